@@ -1,0 +1,18 @@
+//! Offsets and what is found by them: integers, byte strings and topic levels. No record, no file.
+//!
+//! Bottom layer of FluxMQ; depends on nothing of ours.
+
+mod level_tokens;
+pub mod offset;
+pub mod offset_set;
+mod postings;
+pub mod route_set;
+pub mod segment_index;
+mod slab;
+pub mod topic_trie;
+
+pub use offset::{Offset, OffsetRange};
+pub use offset_set::OffsetSet;
+pub use route_set::{EMPTY_ROUTE_SET, RouteSets};
+pub use segment_index::{SegmentIndex, TopicSelection};
+pub use topic_trie::{TopicTrie, matches};
