@@ -1,0 +1,83 @@
+//! `hs.bin`: what a voter must never forget. Two slots ([`slot`](crate::slot)); payload `term u64 | vote u64 | commit u64`.
+//!
+//! Term and vote are written to both slots and synced before [`save`](HardStateFile::save) returns, so one damaged slot never
+//! brings back an older vote. A change of `commit` alone is written to one slot and not synced.
+
+use std::path::Path;
+
+use crate::disk::Disk;
+use crate::format::varint::Input;
+use crate::layout::{FileError, HARD_STATE};
+use crate::slot::{SlotError, SlotFile};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"FluxHst\x01");
+
+/// What a voter must never forget. Raft §5.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// The latest term seen.
+    pub term: u64,
+    /// Whom the vote of `term` went to; 0 for nobody.
+    pub vote: u64,
+    /// Everything up to here is committed. A hint after a restart: it may be older than what was last known.
+    pub commit: u64,
+}
+
+pub(crate) struct HardStateFile<D: Disk> {
+    slots: SlotFile<D>,
+    state: HardState,
+}
+
+impl<D: Disk> HardStateFile<D> {
+    pub(crate) fn create(disk: &D, dir: &Path) -> Result<Self, FileError> {
+        let state = HardState::default();
+        let slots = SlotFile::create(disk, &dir.join(HARD_STATE), MAGIC, &encode(state))?;
+        Ok(HardStateFile { slots, state })
+    }
+
+    /// Opens the file and says whether a damaged slot was repaired; `None` when there is no such file.
+    pub(crate) fn open(disk: &D, dir: &Path) -> Result<Option<(Self, bool)>, SlotError> {
+        let path = dir.join(HARD_STATE);
+        let Some(opened) = SlotFile::open(disk, &path, MAGIC)? else { return Ok(None) };
+        let state = decode(&opened.payload).ok_or(SlotError::BothDamaged { path })?;
+        let mut file = HardStateFile { slots: opened.file, state };
+        file.slots.rewrite(&encode(state))?;
+        Ok(Some((file, opened.is_half)))
+    }
+
+    /// On disk `commit` never exceeds `durable_index`: what is committed elsewhere but not synced here is no evidence that
+    /// this disk ever had it.
+    pub(crate) fn save(&mut self, state: HardState, durable_index: u64) -> Result<(), FileError> {
+        let written = HardState { commit: state.commit.min(durable_index), ..state };
+        if (state.term, state.vote) != (self.state.term, self.state.vote) {
+            self.slots.save_both(&encode(written))?;
+        } else if state.commit != self.state.commit {
+            self.slots.save_lazily(&encode(written))?;
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    /// Lowers `commit` to what the log still holds, durably.
+    pub(crate) fn limit_commit(&mut self, last_index: u64) -> Result<(), FileError> {
+        if self.state.commit > last_index {
+            let state = HardState { commit: last_index, ..self.state };
+            self.slots.save_both(&encode(state))?;
+            self.state = state;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn state(&self) -> HardState {
+        self.state
+    }
+}
+
+fn encode(state: HardState) -> Vec<u8> {
+    [state.term, state.vote, state.commit].iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn decode(payload: &[u8]) -> Option<HardState> {
+    let mut input = Input::new(payload);
+    Some(HardState { term: input.u64()?, vote: input.u64()?, commit: input.u64()? })
+}

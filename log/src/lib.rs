@@ -1,0 +1,50 @@
+//! A segmented, checksummed, group-committed append-only log: bytes, offsets, terms and files.
+//!
+//! Knows no protocol and no view, and never waits for anything but the disk.
+//!
+//! Bottom up: [`disk`] what may be done to files · [`format`] what the bytes mean · slots, manifest and snapshots, the small
+//! files beside the segments · [`log`] the segments · [`flush`] group commit · [`recovery`] what is believed after a crash.
+
+pub mod disk;
+pub mod disk_error;
+pub mod os_disk;
+pub mod sim_disk;
+
+pub mod format;
+
+pub mod data_dir;
+pub mod entry;
+pub mod flush;
+mod hard_state;
+mod housekeeping;
+mod layout;
+pub mod log;
+mod manifest;
+mod manifest_edit;
+pub mod planted;
+pub mod read;
+pub mod recovery;
+mod recovery_segments;
+pub mod scan;
+mod segment;
+mod slot;
+mod snapshot_store;
+pub mod snapshots;
+pub mod spare;
+mod sync_proof;
+pub mod truncate;
+pub mod watermark;
+
+pub use entry::{AppendError, Entry, SealDifference};
+pub use flush::{Flush, FlushError, Flushed};
+pub use fluxmq_index::{Offset, OffsetRange};
+pub use hard_state::HardState;
+pub use layout::FileError;
+pub use log::{HardStateError, Log, LogOptions, Position, SegmentInfo, SnapshotError, TailDamage};
+pub use manifest::ManifestUnreadable;
+pub use read::ReadError;
+pub use recovery::{Damage, OpenError, Proof, Recovery};
+pub use slot::SlotError;
+pub use snapshot_store::{SnapshotAt, SnapshotReadError};
+pub use spare::{PreparedSpare, SpareError, SpareJob};
+pub use truncate::TruncateError;

@@ -1,0 +1,147 @@
+//! Snapshots of a log: saving, finding the newest that is whole, and starting over from another replica's.
+//!
+//! The bytes are [`snapshot_store`](crate::snapshot_store)'s. Two snapshots are kept, so that one that rots leaves another.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use crate::disk::Disk;
+use crate::housekeeping::{quarantine, remove_all};
+use crate::layout::{FileError, LOG_DIR, segment_path, snapshot_path, sync_dir};
+use crate::log::{Log, SnapshotError, Tail};
+use crate::manifest_edit::Edit;
+use crate::segment::Tally;
+use crate::snapshot_store::{SnapshotAt, SnapshotReadError, read_snapshot, write_snapshot};
+
+/// How many whole snapshots are kept.
+const SNAPSHOTS_KEPT: usize = 2;
+
+impl<D: Disk> Log<D> {
+    /// Saves a snapshot durably and reads it back; the one before it is kept. `at` must be durable here, and no flush
+    /// outstanding.
+    pub fn save_snapshot(&mut self, at: SnapshotAt, chunks: &[Bytes]) -> Result<(), SnapshotError> {
+        self.check_idle()?;
+        if at.index > self.durable.index {
+            let durable = self.durable.index;
+            return Err(SnapshotError::NotDurable { index: at.index, durable });
+        }
+        write_snapshot(&self.disk, &self.dir, at, chunks)?;
+        self.list_snapshot(at, Edit::AddSnapshot(at))
+    }
+
+    /// Replaces the whole log by another replica's snapshot: afterwards the log is empty and begins after it.
+    ///
+    /// Raft §7. `at` must be beyond the committed index; entries beyond it are dropped like those before.
+    pub fn install_snapshot(
+        &mut self,
+        at: SnapshotAt,
+        chunks: &[Bytes],
+    ) -> Result<(), SnapshotError> {
+        self.check_idle()?;
+        let commit = self.hard_state().commit;
+        if at.index <= commit {
+            return Err(SnapshotError::NotAhead { index: at.index, last: commit });
+        }
+        write_snapshot(&self.disk, &self.dir, at, chunks)?;
+        let outcome = self.reset_to(at);
+        self.writer.is_poisoned |= outcome.is_err();
+        outcome?;
+        self.list_snapshot(at, Edit::AddSnapshot(at))
+    }
+
+    /// Returns the newest snapshot that is whole; `None` when none was ever saved. Damaged ones are passed over, and listed by
+    /// [`Log::damaged_snapshots`]; when there are only damaged ones that is an error.
+    pub fn newest_snapshot(&mut self) -> Result<Option<(SnapshotAt, Vec<Bytes>)>, SnapshotError> {
+        let listed = self.snapshots();
+        for at in listed.iter().rev() {
+            let path = snapshot_path(&self.dir, at.index);
+            match read_snapshot(&self.disk, &path, *at) {
+                Ok(chunks) => return Ok(Some((*at, chunks))),
+                Err(SnapshotReadError::File(error)) => return Err(error.into()),
+                Err(SnapshotReadError::Missing { .. } | SnapshotReadError::Damaged { .. }) => {
+                    if !self.damaged_snapshots.contains(&path) {
+                        self.damaged_snapshots.push(path);
+                    }
+                }
+            }
+        }
+        match listed.len() {
+            0 => Ok(None),
+            count => Err(SnapshotError::AllDamaged { count }),
+        }
+    }
+
+    /// Returns the snapshots there are, oldest first, without reading them.
+    pub fn snapshots(&self) -> Vec<SnapshotAt> {
+        self.snapshots.values().copied().collect()
+    }
+
+    /// Returns the files of snapshots that were found damaged or missing since the log was opened.
+    pub fn damaged_snapshots(&self) -> &[PathBuf] {
+        &self.damaged_snapshots
+    }
+
+    /// Writes the edit that makes a snapshot count, and drops those that are no longer needed: all but the newest whole ones.
+    fn list_snapshot(&mut self, at: SnapshotAt, edit: Edit) -> Result<(), SnapshotError> {
+        self.snapshots.insert(at.index, at);
+        let listed: Vec<u64> = self.snapshots.keys().copied().collect();
+        let is_damaged = |index: &u64| {
+            *index != at.index && self.damaged_snapshots.contains(&snapshot_path(&self.dir, *index))
+        };
+        let (damaged, mut whole): (Vec<u64>, Vec<u64>) = listed.into_iter().partition(is_damaged);
+        let superseded: Vec<u64> =
+            whole.drain(..whole.len().saturating_sub(SNAPSHOTS_KEPT)).collect();
+        let gone: Vec<u64> = damaged.iter().chain(&superseded).copied().collect();
+        let edits: Vec<_> = std::iter::once(edit)
+            .chain(gone.iter().map(|index| Edit::DropSnapshot { index: *index }))
+            .collect();
+        let path_of = |index: &u64| snapshot_path(&self.dir, *index);
+        let superseded: Vec<_> = superseded.iter().map(path_of).collect();
+        let damaged: Vec<_> = damaged.iter().map(path_of).collect();
+        self.edit_manifest(&edits)?;
+        self.snapshots.retain(|index, _| *index == at.index || !gone.contains(index));
+        remove_all(&self.disk, &superseded)?;
+        let there = damaged.into_iter().filter(|path| self.disk.open_read(path).is_ok());
+        quarantine(&self.disk, &self.dir, &there.collect::<Vec<_>>())?;
+        Ok(())
+    }
+
+    fn reset_to(&mut self, at: SnapshotAt) -> Result<(), FileError> {
+        if self.sync_proof.proven().index > at.index {
+            self.sync_proof.save(at.position())?;
+        }
+        let files: Vec<_> = self
+            .segments
+            .iter()
+            .map(|segment| segment_path(&self.dir, segment.segment_no()))
+            .collect();
+        self.manifest.as_mut().expect("no flush is outstanding").append(&[Edit::Reset(at)])?;
+        self.segments.clear();
+        self.terms.clear();
+        self.tail = Tail::default();
+        self.tally = Tally::new(at.index + 1);
+        self.last_ts = 0;
+        self.durable = at.position();
+        self.writer.open = None;
+        remove_all(&self.disk, &files)?;
+        sync_dir(&self.disk, &self.dir.join(LOG_DIR))?;
+        self.sync_proof.save(at.position())
+    }
+
+    pub(crate) fn edit_manifest(&mut self, edits: &[Edit]) -> Result<(), FileError> {
+        let outcome = self.manifest.as_mut().expect("no flush is outstanding").append(edits);
+        self.writer.is_poisoned |= outcome.is_err();
+        outcome
+    }
+
+    fn check_idle(&self) -> Result<(), SnapshotError> {
+        if self.writer.is_poisoned {
+            return Err(SnapshotError::Poisoned);
+        }
+        if self.writer.in_flight.is_some() {
+            return Err(SnapshotError::FlushInFlight);
+        }
+        Ok(())
+    }
+}
