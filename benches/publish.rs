@@ -1,0 +1,245 @@
+//! What one partition costs, stepped by hand: publish to confirmation and delivery, and a queue's entries to their settlement.
+//!
+//! `cargo bench --profile perf --bench publish`, in a temporary directory of `TMPDIR`; a `TMPDIR` in memory leaves the disk out. One thread
+//! does everything, the flush in line. Goals: 300,000 messages a second with a disk below; 300,000 entries a second claimed and settled.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fluxmq::model::{
+    Delivery, Filter, Message, Millis, Outcome, Properties, QoS, QueueName, RetainHandling,
+    Subscription, Token, Topic,
+};
+use fluxmq::partition::request::{
+    Attach, ConnectionId, Event, Join, Outbox, Position, Publish, Request,
+};
+use fluxmq::partition::{Options, Partition};
+use fluxmq_log::os_disk::OsDisk;
+use fluxmq_log::{Log, LogOptions};
+use tempfile::TempDir;
+
+const BATCH: usize = 256;
+const PAYLOAD: [u8; 256] = [b'x'; 256];
+const CREDIT: u32 = 4096;
+const NOW: Millis = Millis(1_000_000);
+const PUBLISHER: ConnectionId = ConnectionId(1);
+const CONSUMER: ConnectionId = ConnectionId(2);
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2));
+    targets = publish, claim_and_settle
+}
+criterion_main!(benches);
+
+/// Batches of publishes, each flushed, confirmed and delivered to every reader before the next.
+fn publish(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("publish");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let message = message("site/7/device/temperature");
+    for reader_count in [0, 1, 100] {
+        let mut bench = Stepped::open();
+        for reader in 0..reader_count {
+            bench.attach(ConnectionId(10 + reader));
+        }
+        group.bench_function(format!("to_{reader_count}_readers"), |bencher| {
+            bencher.iter(|| {
+                bench.publish(&message, None);
+                bench.flush();
+                assert_eq!(bench.out.confirmed_count, BATCH, "all are stored");
+                let delivered = bench.out.deliveries.len() as u64;
+                assert_eq!(delivered, BATCH as u64 * reader_count, "all are live");
+                bench.out.confirmed_count = 0;
+                bench.out.deliveries.clear();
+                for reader in 0..reader_count {
+                    let count = BATCH as u32;
+                    bench.handle(ConnectionId(10 + reader), Request::Credit { count });
+                }
+            });
+        });
+    }
+}
+
+/// A group's only member works through a backlog: what is handed out in one turn is settled, and outcomes are flushed every so often.
+fn claim_and_settle(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("claim_and_settle");
+    let queue = QueueName::new(Bytes::from_static(b"orders")).expect("a name");
+    let message = message("$queue/orders/new");
+    for batch_count in [1, 16] {
+        let entries = BATCH * batch_count;
+        group.throughput(Throughput::Elements(entries as u64));
+        let mut bench = Stepped::open();
+        bench.join(&queue);
+        group.bench_function(format!("flush_every_{entries}"), |bencher| {
+            bencher.iter_custom(|iterations| {
+                bench.fill(&message, &queue, iterations * batch_count as u64);
+                let start = Instant::now();
+                for _ in 0..iterations {
+                    for _ in 0..batch_count {
+                        bench.claim_and_settle();
+                    }
+                    bench.flush();
+                }
+                let elapsed = start.elapsed();
+                bench.assert_settled(&queue);
+                elapsed
+            });
+        });
+    }
+}
+
+/// A partition and what it has said.
+struct Stepped {
+    partition: Partition<OsDisk>,
+    out: Said,
+    /// Deleted with it.
+    _directory: TempDir,
+}
+
+#[derive(Default)]
+struct Said {
+    confirmed_count: usize,
+    deliveries: Vec<Delivery>,
+}
+
+impl Outbox for Said {
+    fn send(&mut self, _to: ConnectionId, event: Event) {
+        match event {
+            Event::Confirm { result, .. } => {
+                assert_eq!(result, Ok(true), "nothing is refused");
+                self.confirmed_count += 1;
+            }
+            Event::Deliver(delivery) => self.deliveries.push(delivery),
+            Event::Attached { .. } => {}
+            Event::Joined { result, .. } => assert_eq!(result, Ok(())),
+            other => panic!("nobody asked for {other:?}"),
+        }
+    }
+
+    fn offer(&mut self, to: ConnectionId, delivery: Delivery) -> bool {
+        self.send(to, Event::Deliver(delivery));
+        true
+    }
+}
+
+impl Stepped {
+    fn open() -> Stepped {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let disk = OsDisk::new(directory.path().to_owned()).expect("the directory is there");
+        let options = LogOptions { partition: 1, ..LogOptions::default() };
+        let (log, _) = Log::open(disk, PathBuf::from("p0001"), options).expect("it is new");
+        let id = fluxmq::model::PartitionId(1);
+        let partition = Partition::open(id, log, Options::default(), NOW).expect("it is empty");
+        Stepped { partition, out: Said::default(), _directory: directory }
+    }
+
+    fn attach(&mut self, reader: ConnectionId) {
+        let subscription = Subscription {
+            filter: Filter::new(Bytes::from_static(b"site/+/device/#")).expect("a filter"),
+            qos: QoS::AtLeastOnce,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::DontSend,
+            subscription_id: 0,
+            group: None,
+            settle_explicit: false,
+        };
+        let attach = Attach {
+            subscriptions: vec![(subscription, None)],
+            cursor: None,
+            outbound: Vec::new(),
+            publisher: reader.0,
+            credit: CREDIT,
+            retained: vec![false],
+            token: Token(0),
+        };
+        self.handle(reader, Request::Attach(attach));
+    }
+
+    fn join(&mut self, queue: &QueueName) {
+        let join = Join {
+            membership: 1,
+            queue: queue.clone(),
+            group: QueueName::new(Bytes::from_static(b"workers")).expect("a name"),
+            filter: Filter::new(Bytes::from(format!("$queue/{queue}/#"))).expect("a filter"),
+            position: Position::Earliest,
+            qos: QoS::AtLeastOnce,
+            subscription_id: 0,
+            settle_explicit: false,
+            credit: CREDIT,
+            token: Token(0),
+        };
+        self.handle(CONSUMER, Request::Join(join));
+        self.flush();
+    }
+
+    /// One batch, as the shard takes it from a connection.
+    fn publish(&mut self, message: &Message, queue: Option<&QueueName>) {
+        for number in 0..BATCH {
+            let publish = Publish {
+                token: Some(Token(number as u64)),
+                message: message.clone(),
+                dedup: (0, 0),
+                queue: queue.cloned(),
+            };
+            self.handle(PUBLISHER, Request::Publish(publish));
+        }
+    }
+
+    /// A backlog in frames of a thousand entries: what a group under load commits together.
+    fn fill(&mut self, message: &Message, queue: &QueueName, batch_count: u64) {
+        for number in 1..=batch_count {
+            self.publish(message, Some(queue));
+            if number.is_multiple_of(4) || number == batch_count {
+                self.flush();
+            }
+        }
+        self.out.confirmed_count = 0;
+    }
+
+    fn handle(&mut self, from: ConnectionId, request: Request) {
+        self.partition.handle(from, request, NOW, &mut self.out);
+    }
+
+    fn flush(&mut self) {
+        let flush = self.partition.persist().expect("it persists").expect("something waits");
+        self.partition.flushed(flush.run(), &mut self.out).expect("it applies");
+    }
+
+    /// One turn of the shard: the member gets a turn's worth and settles it.
+    fn claim_and_settle(&mut self) {
+        self.partition.pump(&mut self.out).expect("history reads");
+        let deliveries = std::mem::take(&mut self.out.deliveries);
+        assert_eq!(deliveries.len(), BATCH, "a turn's worth of the backlog");
+        for delivery in &deliveries {
+            let (entry, outcome) = (delivery.id.offset, Outcome::Accepted);
+            self.handle(CONSUMER, Request::Settle { membership: 1, entry, outcome });
+        }
+        self.out.deliveries = deliveries;
+        self.out.deliveries.clear();
+    }
+
+    fn assert_settled(&self, queue: &QueueName) {
+        let id = fluxmq::model::record::queue_id(queue.as_bytes());
+        let queue = self.partition.views().queues.get(id).expect("it was published to");
+        let group = queue.group(b"workers").expect("it was joined");
+        assert_eq!(group.committed(), queue.end(), "every entry is finished");
+    }
+}
+
+fn message(topic: &'static str) -> Message {
+    Message {
+        topic: Topic::new(Bytes::from_static(topic.as_bytes())).expect("a topic"),
+        payload: Bytes::from_static(&PAYLOAD),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        expiry_s: None,
+        properties: Properties::default(),
+        publisher: 1,
+    }
+}

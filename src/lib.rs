@@ -1,0 +1,11 @@
+//! FluxMQ: a storage-centric, durable log broker. Bottom layer first; `docs/architecture.md` draws it.
+//!
+//! * [`model`]: the words that the layers share: messages, addresses, records, commands, effects.
+//! * [`view`]: folds over committed records: sessions, retained messages, queues and groups, duplicates.
+//! * [`raft`]: consensus over the partition log, behind one type.
+//! * [`partition`]: a log, a Raft group, the views and who listens; no thread, no clock.
+
+pub mod model;
+pub mod partition;
+pub mod raft;
+pub mod view;

@@ -1,0 +1,412 @@
+//! Topics, filters and queue names, checked wherever they enter: a malformed one stored would match nothing for ever.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+/// Levels of a topic or filter, at most: matching cost grows with them.
+pub const LEVELS_MAX: usize = 128;
+/// Bytes of a topic or filter, at most.
+pub const ADDRESS_BYTES_MAX: usize = 4096;
+/// Bytes of a queue's or group's name, at most.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Why an address was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AddressError {
+    /// [MQTT-4.7.3-1]
+    #[error("an address must have at least one character")]
+    Empty,
+    /// Longer than we match.
+    #[error("an address of {bytes} bytes is longer than {ADDRESS_BYTES_MAX}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Deeper than we match.
+    #[error("an address of {levels} levels is deeper than {LEVELS_MAX}")]
+    TooDeep {
+        /// Its depth.
+        levels: usize,
+    },
+    /// [MQTT-1.5.4-1]
+    #[error("an address must be UTF-8")]
+    NotUtf8,
+    /// [MQTT-4.7.3-2]
+    #[error("an address must not contain U+0000")]
+    Nul,
+    /// [MQTT-3.3.2-2]
+    #[error("a topic to publish to must not contain '+' or '#'")]
+    Wildcard,
+    /// [MQTT-4.7.1-1], [MQTT-4.7.1-2]
+    #[error("'+' and '#' must stand alone in their level, '#' in the last")]
+    MisplacedWildcard,
+    /// A `$` name that is none of ours, or a form of one that does not exist.
+    #[error("'{name}' is not an address that clients can use here")]
+    Reserved {
+        /// Its first level.
+        name: String,
+    },
+    /// A queue's or group's name.
+    #[error("a name must have 1 to {NAME_BYTES_MAX} bytes and none of '/', '+', '#'")]
+    Name,
+    /// A settling verb that is not the last level.
+    #[error("'{verb}' must be the last level of a queue address")]
+    MisplacedVerb {
+        /// The verb.
+        verb: String,
+    },
+}
+
+/// A topic name without wildcards. UTF-8, 1 to 4096 bytes, at most 128 levels, no NUL.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Topic(Bytes);
+
+/// A topic filter. Like a topic, with `+` and `#` in their places.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Filter(Bytes);
+
+/// A queue's name: one level, no wildcards.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueName(Bytes);
+
+impl Topic {
+    /// Checks a topic name; says nothing about who may publish to it.
+    ///
+    /// One pass without branches accepts the usual topic: short, of ASCII. The rest is judged rule by rule.
+    #[inline]
+    pub fn new(bytes: Bytes) -> Result<Topic, AddressError> {
+        let (mut all, mut is_odd) = (0, false);
+        for byte in bytes.iter() {
+            all |= byte;
+            is_odd |= (*byte == 0) | (*byte == b'+') | (*byte == b'#');
+        }
+        // So short that it cannot have too many levels.
+        let is_short = (1..LEVELS_MAX).contains(&bytes.len());
+        if is_short && all < 0x80 && !is_odd {
+            return Ok(Topic(bytes));
+        }
+        Topic::judge(bytes)
+    }
+
+    #[cold]
+    fn judge(bytes: Bytes) -> Result<Topic, AddressError> {
+        check(&bytes)?;
+        if bytes.iter().any(|byte| matches!(byte, b'+' | b'#')) {
+            return Err(AddressError::Wildcard);
+        }
+        Ok(Topic(bytes))
+    }
+
+    /// Wraps a topic that was checked before it was stored.
+    pub fn from_stored(bytes: Bytes) -> Topic {
+        Topic(bytes)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        text(&self.0)
+    }
+
+    /// The name as bytes, shared.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl Filter {
+    /// Checks a topic filter.
+    pub fn new(bytes: Bytes) -> Result<Filter, AddressError> {
+        check(&bytes)?;
+        let mut levels = text(&bytes).split('/').peekable();
+        while let Some(level) = levels.next() {
+            let wild = level.contains(['+', '#']);
+            if wild && (level.len() > 1 || (level == "#" && levels.peek().is_some())) {
+                return Err(AddressError::MisplacedWildcard);
+            }
+        }
+        Ok(Filter(bytes))
+    }
+
+    /// Wraps a filter that was checked before it was stored.
+    pub fn from_stored(bytes: Bytes) -> Filter {
+        Filter(bytes)
+    }
+
+    /// The filter as text.
+    pub fn as_str(&self) -> &str {
+        text(&self.0)
+    }
+
+    /// The filter as bytes, shared.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// Returns true when it names exactly one topic.
+    pub fn is_literal(&self) -> bool {
+        !self.0.iter().any(|byte| matches!(byte, b'+' | b'#'))
+    }
+}
+
+impl QueueName {
+    /// Checks a queue's or group's name.
+    pub fn new(bytes: Bytes) -> Result<QueueName, AddressError> {
+        if bytes.is_empty() || bytes.len() > NAME_BYTES_MAX {
+            return Err(AddressError::Name);
+        }
+        let name = std::str::from_utf8(&bytes).map_err(|_| AddressError::NotUtf8)?;
+        if name.contains(['/', '+', '#', '\0']) {
+            return Err(AddressError::Name);
+        }
+        Ok(QueueName(bytes))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        text(&self.0)
+    }
+
+    /// The name as bytes, shared.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("addresses are checked when they enter")
+}
+
+fn check(bytes: &Bytes) -> Result<(), AddressError> {
+    if bytes.is_empty() {
+        return Err(AddressError::Empty);
+    }
+    if bytes.len() > ADDRESS_BYTES_MAX {
+        return Err(AddressError::TooLong { bytes: bytes.len() });
+    }
+    let levels = bytes.iter().filter(|byte| **byte == b'/').count() + 1;
+    if levels > LEVELS_MAX {
+        return Err(AddressError::TooDeep { levels });
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| AddressError::NotUtf8)?;
+    if text.contains('\0') { Err(AddressError::Nul) } else { Ok(()) }
+}
+
+/// Where a publish goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublishAddress {
+    /// An ordinary topic.
+    Topic,
+    /// `$queue/<name>[/<routing key>]`: the whole topic stays the message's topic.
+    Queue(QueueName),
+    /// `$queue/<name>/…/$ack` and its kin: settles instead of publishing.
+    Settle(QueueName, Verb),
+}
+
+/// What a publish to a verb address does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Done.
+    Ack,
+    /// Again, later.
+    Nack,
+    /// Never again.
+    Reject,
+    /// Moves a group's cursor.
+    Commit,
+}
+
+/// Where a subscription reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubscribeAddress {
+    /// An ordinary filter over topics.
+    Filter(Filter),
+    /// `$queue/<name>[/<filter>]`: the queue, and the filter over whole topics of its messages.
+    Queue {
+        /// The queue.
+        name: QueueName,
+        /// Which of its messages; matches the whole topic, `$queue/<name>/…`.
+        filter: Filter,
+        /// From `$share/<group>/$queue/…`.
+        group: Option<QueueName>,
+    },
+    /// `$share/<group>/<filter>`.
+    Shared {
+        /// The group.
+        group: QueueName,
+        /// Its filter.
+        filter: Filter,
+    },
+    /// `$replay/<from>/<filter>`.
+    Replay {
+        /// A position, unparsed.
+        from: String,
+        /// What to replay.
+        filter: Filter,
+    },
+}
+
+const VERBS: [(&str, Verb); 4] = [
+    ("$ack", Verb::Ack),
+    ("$nack", Verb::Nack),
+    ("$reject", Verb::Reject),
+    ("$commit", Verb::Commit),
+];
+
+impl PublishAddress {
+    /// Reads what a topic means to a publisher. `$` names that are not ours cannot be published to.
+    pub fn of(topic: &Topic) -> Result<PublishAddress, AddressError> {
+        if !topic.0.starts_with(b"$") {
+            return Ok(PublishAddress::Topic);
+        }
+        let text = topic.as_str();
+        let Some(rest) = text.strip_prefix("$queue/") else { return Err(reserved(text)) };
+        let (name, key) =
+            rest.split_once('/').map_or((rest, None), |(name, key)| (name, Some(key)));
+        let name = name_of(&topic.0, name)?;
+        let Some(key) = key else { return Ok(PublishAddress::Queue(name)) };
+        let last = key.rsplit('/').next().unwrap_or(key);
+        for (level, is_last) in key.split('/').map(|level| (level, std::ptr::eq(level, last))) {
+            if let Some((verb, meaning)) = VERBS.iter().find(|(verb, _)| *verb == level) {
+                return match is_last {
+                    true => Ok(PublishAddress::Settle(name, *meaning)),
+                    false => Err(AddressError::MisplacedVerb { verb: (*verb).to_owned() }),
+                };
+            }
+        }
+        Ok(PublishAddress::Queue(name))
+    }
+}
+
+impl SubscribeAddress {
+    /// Reads what a filter means to a subscriber.
+    pub fn of(filter: &Filter) -> Result<SubscribeAddress, AddressError> {
+        let text = filter.as_str();
+        let Some((first, rest)) = text.split_once('/').filter(|(first, _)| first.starts_with('$'))
+        else {
+            return Ok(SubscribeAddress::Filter(filter.clone()));
+        };
+        match first {
+            "$queue" => queue_address(filter, rest, None),
+            "$share" => {
+                let (group, inner) = rest.split_once('/').ok_or_else(|| reserved(text))?;
+                let group = name_of(&filter.0, group)?;
+                let inner_filter = Filter::new(filter.0.slice_ref(inner.as_bytes()))?;
+                match inner.strip_prefix("$queue/") {
+                    Some(rest) => queue_address(&inner_filter, rest, Some(group)),
+                    None => Ok(SubscribeAddress::Shared { group, filter: inner_filter }),
+                }
+            }
+            "$replay" => {
+                let (from, inner) = rest.split_once('/').ok_or_else(|| reserved(text))?;
+                let filter = Filter::new(filter.0.slice_ref(inner.as_bytes()))?;
+                Ok(SubscribeAddress::Replay { from: from.to_owned(), filter })
+            }
+            _ => Ok(SubscribeAddress::Filter(filter.clone())),
+        }
+    }
+}
+
+fn queue_address(
+    filter: &Filter,
+    rest: &str,
+    group: Option<QueueName>,
+) -> Result<SubscribeAddress, AddressError> {
+    let name = rest.split('/').next().unwrap_or(rest);
+    if let Some((verb, _)) =
+        VERBS.iter().find(|(verb, _)| rest.split('/').any(|level| level == *verb))
+    {
+        return Err(AddressError::MisplacedVerb { verb: (*verb).to_owned() });
+    }
+    let whole = rest == name;
+    let name = name_of(&filter.0, name)?;
+    let filter = match whole {
+        // `$queue/<name>` reads the whole queue, as `$queue/<name>/#` does.
+        true => Filter::new(Bytes::from(format!("{}/#", filter.as_str())))?,
+        false => filter.clone(),
+    };
+    Ok(SubscribeAddress::Queue { name, filter, group })
+}
+
+fn name_of(whole: &Bytes, name: &str) -> Result<QueueName, AddressError> {
+    QueueName::new(whole.slice_ref(name.as_bytes()))
+}
+
+fn reserved(text: &str) -> AddressError {
+    AddressError::Reserved { name: text.split('/').next().unwrap_or(text).to_owned() }
+}
+
+macro_rules! as_text {
+    ($($name:ident),*) => {$(
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(formatter, "{:?}", self.as_str())
+            }
+        }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str(self.as_str())
+            }
+        }
+    )*};
+}
+as_text!(Topic, Filter, QueueName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(text: &'static str) -> Topic {
+        Topic::new(Bytes::from_static(text.as_bytes())).expect(text)
+    }
+
+    fn filter(text: &'static str) -> Result<Filter, AddressError> {
+        Filter::new(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn wildcards_stand_alone_and_hash_is_last() {
+        for good in ["#", "+", "a/+/b", "a/#", "+/+", "/", "/+", "a//b"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["a#", "#/a", "a/b+", "+a/b", "a/#/b"] {
+            assert_eq!(filter(bad), Err(AddressError::MisplacedWildcard), "{bad}");
+        }
+    }
+
+    #[test]
+    fn verbs_count_only_in_the_last_level() {
+        let name = QueueName::new(Bytes::from_static(b"q")).unwrap();
+        let of = |text| PublishAddress::of(&topic(text));
+        assert_eq!(of("$queue/q/$ack"), Ok(PublishAddress::Settle(name.clone(), Verb::Ack)));
+        assert_eq!(of("$queue/q/a/b/$nack"), Ok(PublishAddress::Settle(name.clone(), Verb::Nack)));
+        assert_eq!(of("$queue/q/a"), Ok(PublishAddress::Queue(name.clone())));
+        assert_eq!(of("$queue/q"), Ok(PublishAddress::Queue(name)));
+        assert_eq!(
+            of("$queue/q/$ack/a"),
+            Err(AddressError::MisplacedVerb { verb: "$ack".to_owned() })
+        );
+    }
+
+    #[test]
+    fn dollar_names_that_are_not_ours_cannot_be_published() {
+        for text in ["$SYS/x", "$share/g/a", "$foo", "$queue"] {
+            let refused = PublishAddress::of(&topic(text));
+            assert!(matches!(refused, Err(AddressError::Reserved { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn share_can_name_a_queue_group() {
+        let address = SubscribeAddress::of(&filter("$share/g/$queue/q/a/#").unwrap()).unwrap();
+        let SubscribeAddress::Queue { name, filter, group } = address else { panic!("no queue") };
+        assert_eq!((name.as_str(), filter.as_str()), ("q", "$queue/q/a/#"));
+        assert_eq!(group.map(|group| group.to_string()), Some("g".to_owned()));
+    }
+
+    #[test]
+    fn a_bare_queue_address_reads_the_whole_queue() {
+        let address = SubscribeAddress::of(&filter("$queue/q").unwrap()).unwrap();
+        let SubscribeAddress::Queue { filter, .. } = address else { panic!("no queue") };
+        assert_eq!(filter.as_str(), "$queue/q/#");
+    }
+}

@@ -1,0 +1,166 @@
+//! What a connection asks of the broker, in no protocol's words.
+
+use bytes::Bytes;
+
+use super::{DeliveryId, Filter, Message, QueueName, Token};
+
+/// One request of one connection. Everything that stores is answered after it is committed, never before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Opens the connection's session; the first command. Answered by `Opened` or `OpenRefused`.
+    Open(Open),
+    /// Publishes. Answered by `Confirm` unless the QoS is 0.
+    Publish {
+        /// Echoed in `Confirm`.
+        token: Token,
+        /// What.
+        message: Message,
+        /// The protocol's number for a QoS 2 publish: the broker stores one copy until `Release`.
+        packet_id: Option<u16>,
+    },
+    /// Forgets a QoS 2 publish's number (PUBREL). Answered by `Released`, after which the number may be used again.
+    Release {
+        /// The number.
+        packet_id: u16,
+    },
+    /// Adds subscriptions or replaces those with the same filter. Answered by `Subscribed`, one result each.
+    Subscribe {
+        /// Echoed in `Subscribed`.
+        token: Token,
+        /// In the client's order.
+        subscriptions: Vec<Subscribe>,
+    },
+    /// Removes subscriptions. Answered by `Unsubscribed`, one result each.
+    Unsubscribe {
+        /// Echoed in `Unsubscribed`.
+        token: Token,
+        /// Exactly as subscribed.
+        filters: Vec<Filter>,
+    },
+    /// Says under which packet ids session deliveries go out (persistent sessions only).
+    ///
+    /// With a token the broker stores them and answers `Assigned`; the connection sends nothing of them before.
+    Assign {
+        /// Present when a QoS 2 delivery is among them.
+        token: Option<Token>,
+        /// Packet id and delivery, in sending order.
+        entries: Vec<(u16, DeliveryId)>,
+    },
+    /// The receiver of a QoS 2 delivery has it (PUBREC) (persistent sessions only). Answered by `ReceivedStored`.
+    Received {
+        /// The number under which it was sent.
+        packet_id: u16,
+    },
+    /// A delivery is over: PUBACK, PUBCOMP, an error code, or for QoS 0 that it was written to the socket.
+    Settle {
+        /// Which.
+        delivery: DeliveryId,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// Settles entries of a queue by address (`$ack`, `$nack`, `$reject`). Answered by `Confirm`.
+    SettleEntry {
+        /// Echoed in `Confirm`.
+        token: Token,
+        /// The queue.
+        queue: QueueName,
+        /// The consumer group.
+        group: QueueName,
+        /// The queue offset out of `message-id`.
+        offset: u64,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// Moves a group's committed position (`$commit`). Answered by `Confirm`.
+    CommitCursor {
+        /// Echoed in `Confirm`.
+        token: Token,
+        /// The queue.
+        queue: QueueName,
+        /// The consumer group.
+        group: QueueName,
+        /// Everything below this queue offset is finished.
+        offset: u64,
+    },
+    /// Ends the connection; the last command.
+    Close(Close),
+}
+
+/// How a session begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Names the session; never empty (the protocol assigns one where the client did not).
+    pub client_id: Bytes,
+    /// Discards what was there.
+    pub clean_start: bool,
+    /// Seconds the session outlives its connection; 0 ends with it, `u32::MAX` never.
+    pub session_expiry_s: u32,
+    /// Unsettled QoS 1 and 2 deliveries at a time, at most.
+    pub inflight_max: u16,
+    /// Published when the connection ends without `Close { will: Discard }`.
+    pub will: Option<Will>,
+}
+
+/// A message left for when the client is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Will {
+    /// What to publish.
+    pub message: Message,
+    /// Seconds to wait first; a new connection of the client within them cancels it.
+    pub delay_s: u32,
+}
+
+/// One subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscribe {
+    /// As the client wrote it, prefixes included.
+    pub filter: Filter,
+    /// The most the client wants.
+    pub qos: super::QoS,
+    /// [MQTT-3.8.3-3]: not what this client itself published.
+    pub no_local: bool,
+    /// [MQTT-3.3.1-12]: keep the RETAIN flag on messages passed on.
+    pub retain_as_published: bool,
+    /// What to do about retained messages at subscription time.
+    pub retain_handling: RetainHandling,
+    /// Given back on every delivery it caused. 0 is none.
+    pub subscription_id: u32,
+    /// Where to start reading: a position of `docs/concepts/positions`, unparsed.
+    pub position: Option<Bytes>,
+    /// The consumer group, for queues.
+    pub group: Option<Bytes>,
+    /// True when only `$ack` and its kin settle, not the protocol's own acknowledgement.
+    pub settle_explicit: bool,
+}
+
+/// When a subscription brings retained messages (MQTT 5 §3.8.3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RetainHandling {
+    /// At every SUBSCRIBE.
+    #[default]
+    Send,
+    /// Only when the subscription is new.
+    SendIfNew,
+    /// Never.
+    DontSend,
+}
+
+/// How a delivery ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Accepted,
+    /// Back to where it came from, to be delivered again.
+    Released,
+    /// Not to be delivered again.
+    Rejected,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// True publishes the will.
+    pub will: bool,
+    /// Replaces the session's expiry (MQTT 5 DISCONNECT).
+    pub session_expiry_s: Option<u32>,
+}

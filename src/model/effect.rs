@@ -1,0 +1,152 @@
+//! What the broker tells a connection, in no protocol's words.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::{DeliveryId, Message, QoS, Token};
+
+/// One thing a connection must know or pass on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The session is open.
+    Opened(Opened),
+    /// It is not, and the connection ends.
+    OpenRefused(Refusal),
+    /// A publish is committed, or was refused and nothing of it is stored.
+    Confirm {
+        /// Out of `Publish`, `SettleEntry` or `CommitCursor`.
+        token: Token,
+        /// `Ok(false)`: nobody subscribes to it, or nothing was pending (reason 0x10).
+        result: Result<bool, Refusal>,
+    },
+    /// The number of a QoS 2 publish is free again.
+    Released {
+        /// The number.
+        packet_id: u16,
+    },
+    /// Subscriptions stand from here on.
+    Subscribed {
+        /// Out of `Subscribe`.
+        token: Token,
+        /// One for each, in order.
+        results: Vec<Result<QoS, Refusal>>,
+    },
+    /// Subscriptions are gone.
+    Unsubscribed {
+        /// Out of `Unsubscribe`.
+        token: Token,
+        /// One for each, in order; `Ok(false)` where there was none.
+        results: Vec<Result<bool, Refusal>>,
+    },
+    /// A message for this connection.
+    Deliver(Delivery),
+    /// Packet ids are stored; their deliveries may go out.
+    Assigned {
+        /// Out of `Assign`.
+        token: Token,
+    },
+    /// PUBREC is stored; PUBREL may go out.
+    ReceivedStored {
+        /// The number under which it was sent.
+        packet_id: u16,
+    },
+    /// Another connection took the session (MQTT 5 reason 0x8E). The connection closes at once, without its will.
+    TakenOver,
+    /// The broker stops (MQTT 5 reason 0x8B).
+    ShuttingDown,
+}
+
+/// An open session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// True when state from an earlier connection was found [MQTT-3.2.2-2].
+    pub session_present: bool,
+    /// True when the session outlives its connection: packet ids are assigned durably.
+    pub persistent: bool,
+    /// What was out when the last connection ended, in its order, to be sent again [MQTT-4.4.0-1].
+    pub outbound: Vec<Outbound>,
+    /// QoS 2 publishes of the client that are stored and not released.
+    pub inbound: Vec<u16>,
+}
+
+/// A delivery that an earlier connection of the session did not finish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outbound {
+    /// PUBLISH to be sent again with DUP.
+    Publish {
+        /// Under the same number.
+        packet_id: u16,
+        /// What.
+        delivery: Delivery,
+    },
+    /// PUBREL to be sent again; `delivery` is what `Settle` names once PUBCOMP has come.
+    Release {
+        /// Under the same number.
+        packet_id: u16,
+        /// Which.
+        delivery: DeliveryId,
+    },
+}
+
+/// A message on its way to one connection. Cloning shares the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Says what `Settle` refers to.
+    pub id: DeliveryId,
+    /// As published, except that `expiry_s` is what is left of it. Shared by all its receivers.
+    pub message: Arc<Message>,
+    /// The lower of what was published and what was subscribed.
+    pub qos: QoS,
+    /// The RETAIN flag to send: the message answers a new subscription, or the subscription keeps the flag.
+    pub retain: bool,
+    /// True when it was handed out before, perhaps.
+    pub redelivered: bool,
+    /// Of every subscription that matched and has one.
+    pub subscription_ids: Vec<u32>,
+    /// Added to the properties: names and values of `docs/concepts/queues` §properties.
+    pub annotations: Vec<(&'static str, String)>,
+    /// True when the protocol's own acknowledgement does not settle it.
+    pub settle_explicit: bool,
+}
+
+/// Why the broker did not do what it was asked; each protocol maps it to its code, once.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The address is malformed or reserved.
+    #[error("{0}")]
+    Address(#[from] super::AddressError),
+    /// Not allowed to this client.
+    #[error("not authorized")]
+    NotAuthorized,
+    /// A named limit is reached.
+    #[error("{limit} reached")]
+    Quota {
+        /// Which.
+        limit: &'static str,
+    },
+    /// The disk watermark is reached: reads and settling go on.
+    #[error("the disk is full; publishing resumes when there is room")]
+    DiskFull,
+    /// The partition stopped after a disk error.
+    #[error("partition {partition} is out of service: its disk failed")]
+    Unavailable {
+        /// Which.
+        partition: u16,
+    },
+    /// A feature this release does not deliver.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// What.
+        what: &'static str,
+    },
+    /// A request that contradicts itself or the state of what it names.
+    #[error("{reason}")]
+    Invalid {
+        /// What is wrong and what to do instead.
+        reason: String,
+    },
+    /// The broker stops.
+    #[error("the broker is shutting down")]
+    ShuttingDown,
+}

@@ -1,0 +1,19 @@
+//! The words of the broker: what can be said, without behaviour beyond encode, decode and validate.
+//!
+//! Protocols and views never see each other; they meet here.
+
+pub mod address;
+pub mod command;
+pub mod effect;
+pub mod ids;
+pub mod message;
+pub mod properties;
+pub mod record;
+
+pub use address::{AddressError, Filter, QueueName, Topic};
+pub use command::{Command, Outcome, RetainHandling};
+pub use effect::{Delivery, Effect, Refusal};
+pub use ids::{DeliveryId, DeliverySource, Millis, PartitionId, Token};
+pub use message::{Message, QoS};
+pub use properties::{Properties, Property};
+pub use record::{Control, OutboundEntry, Record, SessionProgress, StoredMessage, Subscription};

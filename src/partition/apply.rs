@@ -1,0 +1,100 @@
+//! Folding committed frames into the views: the only place where stored state changes.
+
+use fluxmq_index::Offset;
+use fluxmq_log::disk::Disk;
+use fluxmq_log::format::frame::Frame;
+
+use super::batch::Decoded;
+use super::reader::to_message_at;
+use super::request::{Event, OpenedSession, Outbox};
+use super::stage::Waiting;
+use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError, batch};
+use crate::model::record::queue_id;
+use crate::model::{Control, Record};
+
+impl<D: Disk> Partition<D> {
+    pub(super) fn apply_committed(&mut self, out: &mut impl Outbox) -> Result<(), PartitionError> {
+        while self.applied.index < self.node.commit() {
+            let (from, to) = (self.applied.index + 1, self.node.commit() + 1);
+            for frame in self.node.log().entries(from, to, APPLY_READ_BYTES)? {
+                self.apply(&frame, out)?;
+            }
+            self.node.applied_to(self.applied.index);
+        }
+        if self.since_snapshot >= self.options.snapshot_every_bytes {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Folds one committed frame into the views, gives it to those who are live, and answers those who waited for it.
+    pub(super) fn apply(
+        &mut self,
+        frame: &Frame,
+        out: &mut impl Outbox,
+    ) -> Result<(), PartitionError> {
+        if frame.header.is_roll() {
+            self.history.roll(frame.header.base_offset);
+        }
+        for record in batch::decode(frame)? {
+            let (offset, time, record) = record?;
+            match &record {
+                Decoded::Message(message, queues) => {
+                    self.views.apply(offset, time, Record::Message(message, queues));
+                    self.history.add(offset, &message.topic, queues);
+                    if self.readers.len() > 0 {
+                        self.readers.dispatch(offset, &to_message_at(message, time), out);
+                    }
+                    self.overlay.applied(message.publisher, message.dedup);
+                }
+                Decoded::Control(control) => {
+                    self.views.apply(offset, time, Record::Control(control));
+                    self.after_control(offset, control);
+                }
+            }
+        }
+        self.applied = Applied { index: frame.header.index, end: frame.header.end_offset() };
+        self.since_snapshot += frame.header.frame_bytes();
+        while self.in_flight.front().is_some_and(|first| first.index <= self.applied.index) {
+            let done = self.in_flight.pop_front().expect("just seen");
+            done.waiting.into_iter().for_each(|waiting| self.answer(waiting, out));
+        }
+        Ok(())
+    }
+
+    pub(super) fn after_control(&mut self, offset: Offset, control: &Control) {
+        match control {
+            Control::QueueDeclared { name } => {
+                self.overlay.queues.remove(&queue_id(name));
+            }
+            Control::GroupCreated { queue, group, .. } => {
+                self.overlay.groups.remove(&(*queue, group.clone()));
+            }
+            Control::SessionOpened { client_id, .. } => self.holders.stored(client_id, offset),
+            Control::CursorSet { queue, group, to } => self.groups.seek(*queue, group, *to),
+            _ => {}
+        }
+    }
+
+    pub(super) fn answer(&mut self, waiting: Waiting, out: &mut impl Outbox) {
+        match waiting {
+            Waiting::Confirm { to, token, result } => {
+                out.send(to, Event::Confirm { token, result: Ok(result) });
+            }
+            Waiting::Written { to, token } => {
+                out.send(to, Event::Written { token, result: Ok(()) });
+            }
+            Waiting::Opened { to, client_id } => {
+                let session = self.views.sessions.get(&client_id);
+                let opened = session.map(OpenedSession::of);
+                out.send(to, Event::SessionOpened(Ok(opened.unwrap_or_default())));
+                self.pass_on_takeover(&client_id, to, out);
+            }
+            Waiting::Joined { to, join } => {
+                let token = join.token;
+                self.enter_group(to, *join);
+                out.send(to, Event::Joined { token, result: Ok(()) });
+            }
+        }
+    }
+}

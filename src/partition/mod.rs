@@ -1,0 +1,409 @@
+//! One partition: its log, its consensus group, its views, and who listens.
+//!
+//! A value without thread or clock: [`handle`](Partition::handle) takes requests, [`persist`](Partition::persist) hands out one
+//! flush for everything taken since the last, [`flushed`](Partition::flushed) applies what that flush committed and answers. A test
+//! steps it by hand; the shard steps it in a loop. State changes in one place, `apply`.
+
+mod apply;
+mod batch;
+mod consume;
+mod group;
+mod history;
+mod reader;
+pub mod request;
+mod serve;
+mod session;
+mod sessions;
+mod stage;
+mod stop;
+mod window;
+
+use std::collections::VecDeque;
+
+use fluxmq_index::Offset;
+use fluxmq_log::disk::Disk;
+use fluxmq_log::{
+    Flush, Flushed, HardStateError, Log, PreparedSpare, ReadError, SnapshotAt, SnapshotError,
+    SpareJob,
+};
+use thiserror::Error;
+
+use self::batch::DecodeError;
+use self::group::Groups;
+use self::history::{History, HistoryError};
+use self::reader::Readers;
+use self::request::{ConnectionId, Event, Outbox, Request};
+use self::sessions::{Claim, Holders, Opening};
+use self::stage::{InFlight, Overlay, Pending, Waiting};
+use self::stop::refuse;
+use crate::model::record::queue_id;
+use crate::model::{Control, Delivery, Millis, PartitionId, Refusal};
+use crate::raft::{Node, NodeError};
+use crate::view::{SectionError, Views};
+
+/// Records handed to one reader or group in one turn: a slow replay must not hold up the others.
+const RECORDS_PER_TURN_MAX: usize = 256;
+/// Frames applied at a time while a partition catches up with its own log.
+const APPLY_READ_BYTES: u64 = 4 << 20;
+
+/// How a partition behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Time a consumer has to settle an entry before it goes to another.
+    pub visibility_timeout_ms: u64,
+    /// Entries out at one group's members at a time: reaching it stops handing out, and nothing is dropped.
+    pub pending_max: usize,
+    /// True declares a queue at its first use; false refuses queues that nobody declared.
+    pub auto_create_queues: bool,
+    /// Bytes of log after which the views are snapshotted.
+    pub snapshot_every_bytes: u64,
+    /// Milliseconds after which they are, when anything changed.
+    pub snapshot_every_ms: u64,
+    /// A deliberate defect that the crash suite must catch: messages go out before they are committed.
+    #[cfg(feature = "planted-bugs")]
+    pub deliver_before_commit: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            visibility_timeout_ms: 30_000,
+            pending_max: 100_000,
+            auto_create_queues: true,
+            snapshot_every_bytes: 64 << 20,
+            snapshot_every_ms: 300_000,
+            #[cfg(feature = "planted-bugs")]
+            deliver_before_commit: false,
+        }
+    }
+}
+
+/// One partition.
+pub struct Partition<D: Disk> {
+    id: PartitionId,
+    options: Options,
+    node: Node<D>,
+    views: Views,
+    applied: Applied,
+    building: Option<Pending>,
+    in_flight: VecDeque<InFlight>,
+    flushing: bool,
+    overlay: Overlay,
+    history: History,
+    readers: Readers,
+    groups: Groups,
+    holders: Holders,
+    now: Millis,
+    stopped: Option<Refusal>,
+    disk_full: bool,
+    /// Bytes of frames applied since the last snapshot, and when that was.
+    since_snapshot: u64,
+    snapshot_at: Millis,
+    activity: Activity,
+    counters: Counters,
+}
+
+/// Whether a flush has happened since the last tick, and whether the last one is proven on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activity {
+    Busy,
+    Idle,
+    Proven,
+}
+
+/// What happened since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Messages that nothing stores and somebody had no room for.
+    pub dropped: u64,
+}
+
+/// How far the views are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Raft index of the last applied frame.
+    pub index: u64,
+    /// Offset after the last applied record.
+    pub end: Offset,
+}
+
+/// Why a partition cannot go on.
+#[derive(Debug, Error)]
+pub enum PartitionError {
+    /// Consensus or its log failed.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// A committed frame cannot be read back.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A committed frame cannot be understood.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// History cannot be read.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// A snapshot cannot be written or read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The proof of what is flushed cannot be written.
+    #[error(transparent)]
+    Proof(#[from] HardStateError),
+    /// A snapshot cannot be understood.
+    #[error(transparent)]
+    Section(#[from] SectionError),
+}
+
+impl<D: Disk> Partition<D> {
+    /// Opens a partition on its recovered log: newest snapshot, then replay, the same whether it stopped or crashed.
+    pub fn open(
+        id: PartitionId,
+        mut log: Log<D>,
+        options: Options,
+        now: Millis,
+    ) -> Result<Partition<D>, PartitionError> {
+        let (views, applied) = match log.newest_snapshot()? {
+            Some((at, sections)) => {
+                (Views::restore(&sections)?, Applied { index: at.index, end: at.end })
+            }
+            None => (Views::default(), Applied { index: 0, end: Offset::ZERO }),
+        };
+        let now = now.max(Millis(log.last_ts()));
+        let active = log.segments().last().map_or(Offset::ZERO, |segment| segment.base_offset);
+        let node = Node::open(log, 1, vec![1], u32::from(id.0), applied.index)?;
+        let mut partition = Partition {
+            id,
+            options,
+            node,
+            views,
+            applied,
+            building: None,
+            in_flight: VecDeque::new(),
+            flushing: false,
+            overlay: Overlay::default(),
+            history: History::new(active),
+            readers: Readers::new(id),
+            groups: Groups::default(),
+            holders: Holders::default(),
+            now,
+            stopped: None,
+            disk_full: false,
+            since_snapshot: 0,
+            snapshot_at: now,
+            activity: Activity::Busy,
+            counters: Counters::default(),
+        };
+        // The group has one voter: what it has flushed is committed once its own first entry of the term is.
+        while let Some(flush) = partition.node.begin_flush() {
+            partition.node.finish_flush(flush.run())?;
+        }
+        partition.apply_committed(&mut Nobody)?;
+        partition.close_orphans();
+        Ok(partition)
+    }
+
+    /// Which one it is.
+    pub fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    /// The views, for queries.
+    pub fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// How far the views are.
+    pub fn applied(&self) -> Applied {
+        self.applied
+    }
+
+    /// What happened since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The log, to read from.
+    pub fn log(&self) -> &Log<D> {
+        self.node.log()
+    }
+
+    /// Refuses publishes while the disk watermark is reached; everything else goes on.
+    pub fn set_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
+    }
+
+    /// Takes a request. Answers come from here, when nothing is to be stored, or after the flush that commits it.
+    pub fn handle(
+        &mut self,
+        from: ConnectionId,
+        request: Request,
+        now: Millis,
+        out: &mut impl Outbox,
+    ) {
+        self.now = self.now.max(now);
+        if let Some(refusal) = &self.stopped {
+            return refuse(from, &request, refusal, out);
+        }
+        match request {
+            Request::Publish(publish) => self.publish(from, publish, out),
+            Request::Write { token, control } => {
+                let waiting = token.map(|token| Waiting::Written { to: from, token });
+                self.write(&control, waiting);
+            }
+            Request::OpenSession { client_id, clean_start, expiry_s } => {
+                let opening = Opening { connection: from, clean_start, expiry_s };
+                match self.holders.claim(&client_id, opening.clone()) {
+                    Claim::Granted => self.open_session(&client_id, &opening, out),
+                    Claim::Displaces(holder) => out.send(holder, Event::TakenOver),
+                }
+            }
+            Request::CloseSession { client_id, expiry_s } => {
+                self.close_session(from, &client_id, expiry_s, out);
+            }
+            Request::Attach(attach) => self.attach(from, attach, out),
+            Request::DetachFilter { filter } => self.readers.unsubscribe(from, &filter),
+            Request::Detach => {
+                let next = self.readers.close(from, self.applied.end).unwrap_or(self.applied.end);
+                out.send(from, Event::Detached { next });
+            }
+            Request::Credit { count } => self.readers.credit(from, count),
+            Request::FetchOutbound { entries } => {
+                let found = entries.into_iter().map(|entry| self.fetch_outbound(entry)).collect();
+                out.send(from, Event::Outbound(found));
+            }
+            Request::ListOpenIds { publisher, incarnation } => {
+                let open = self.views.dedup.open_ids(publisher, incarnation);
+                out.send(from, Event::OpenIds(Ok(open)));
+            }
+            Request::Join(join) => self.join(from, join, out),
+            Request::Leave { membership } => self.groups.leave(from, membership),
+            Request::Settle { membership, entry, outcome } => {
+                self.groups.settle(from, membership, entry, outcome);
+            }
+            Request::SettleEntry { token, queue, group, entry, outcome } => {
+                let queue = queue_id(queue.as_bytes());
+                let pending = self.groups.settle_entry(queue, group.as_bytes(), entry, outcome);
+                self.confirm_with_next(from, token, pending, out);
+            }
+            Request::CommitCursor { token, queue, group, to } => {
+                self.commit_cursor(
+                    from,
+                    token,
+                    (queue_id(queue.as_bytes()), group.as_bytes()),
+                    to,
+                    out,
+                );
+            }
+            Request::Forget => self.forget(from, out),
+        }
+    }
+
+    /// Proposes what was taken and hands out the flush that makes it durable, unless one is under way.
+    ///
+    /// While one is under way requests gather, and the next flush covers them all: the group grows with the load.
+    pub fn persist(&mut self) -> Result<Option<Flush<D>>, PartitionError> {
+        if self.stopped.is_some() || self.flushing {
+            return Ok(None);
+        }
+        for control in self.groups.take_outcomes() {
+            self.write(&control, None);
+        }
+        self.propose()?;
+        let flush = self.node.begin_flush();
+        self.flushing = flush.is_some();
+        Ok(flush)
+    }
+
+    /// Takes the result of a flush: applies what it committed, and answers.
+    pub fn flushed(
+        &mut self,
+        flushed: Flushed<D>,
+        out: &mut impl Outbox,
+    ) -> Result<(), PartitionError> {
+        self.flushing = false;
+        self.activity = Activity::Busy;
+        self.node.finish_flush(flushed)?;
+        self.apply_committed(out)
+    }
+
+    /// Hands out the preparation of a spare segment, when there is none.
+    pub fn prepare_spare(&mut self) -> Option<SpareJob<D>> {
+        self.node.log_mut().prepare_spare()
+    }
+
+    /// Takes a prepared spare. A failure is the first sign of a full disk and no more: rolling goes on without.
+    pub fn finish_spare(&mut self, prepared: PreparedSpare) {
+        if let Err(error) = self.node.log_mut().finish_spare(prepared) {
+            tracing::warn!(partition = self.id.0, %error, "no spare segment");
+        }
+    }
+
+    /// Lets time pass: expired sessions end, entries held too long go to others, a quiet log writes down what is proven.
+    pub fn tick(&mut self, now: Millis) -> Result<(), PartitionError> {
+        self.now = self.now.max(now);
+        if self.stopped.is_some() {
+            return Ok(());
+        }
+        self.groups.expire(self.now);
+        for control in self.views.due(self.now) {
+            let held = matches!(&control, Control::SessionRemoved { client_id, .. } if self.holders.is_held(client_id));
+            if !held {
+                self.write(&control, None);
+            }
+        }
+        self.node.tick()?;
+        let old = self.now.0 - self.snapshot_at.0 >= self.options.snapshot_every_ms;
+        if old && self.since_snapshot > 0 && !self.flushing {
+            self.checkpoint()?;
+        }
+        self.prove()
+    }
+
+    /// After two ticks without a flush, proves on disk what the last one covered: no later frame will.
+    fn prove(&mut self) -> Result<(), PartitionError> {
+        self.activity = match self.activity {
+            _ if self.flushing => Activity::Busy,
+            Activity::Busy => Activity::Idle,
+            Activity::Idle => {
+                self.node.log_mut().note_idle()?;
+                Activity::Proven
+            }
+            Activity::Proven => Activity::Proven,
+        };
+        Ok(())
+    }
+
+    /// Writes a snapshot of the views, so that a restart replays only what comes after.
+    pub fn checkpoint(&mut self) -> Result<(), PartitionError> {
+        let Applied { index, end } = self.applied;
+        if index == 0 {
+            return Ok(());
+        }
+        let term = self.node.log().term(index).expect("applied entries are in the log");
+        let sections = self.views.snapshot();
+        self.node.log_mut().save_snapshot(SnapshotAt { index, term, end }, &sections)?;
+        self.since_snapshot = 0;
+        self.snapshot_at = self.now;
+        Ok(())
+    }
+
+    /// Returns true when requests wait for a flush that `persist` would hand out.
+    pub fn wants_flush(&self) -> bool {
+        !self.flushing && (self.building.is_some() || self.groups.has_outcomes())
+    }
+
+    /// Returns true when nothing waits to be proposed, flushed or applied.
+    pub fn is_quiet(&self) -> bool {
+        !self.flushing && self.in_flight.is_empty() && !self.wants_flush()
+    }
+}
+
+/// The outbox of a replay: effects belong to the process that caused them.
+struct Nobody;
+
+impl Outbox for Nobody {
+    fn send(&mut self, _to: ConnectionId, _event: Event) {}
+
+    fn offer(&mut self, _to: ConnectionId, _delivery: Delivery) -> bool {
+        true
+    }
+}

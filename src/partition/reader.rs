@@ -1,0 +1,438 @@
+//! Who reads this partition live: one reader per connection, with its session's subscriptions, its place and its credit.
+//!
+//! Volatile. A reader is live (it gets what is applied, as it is applied) or behind (it gets what the index finds from its place on).
+//! It falls behind when its credit is used up and catches up when credit comes back: the log is the only queue.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use fluxmq_index::{Offset, OffsetSet, TopicTrie, topic_trie};
+
+use super::request::{ConnectionId, Event, Outbox};
+use super::window::Window;
+use crate::model::record::Retain;
+use crate::model::{
+    Delivery, DeliveryId, DeliverySource, Filter, Message, Millis, PartitionId, Properties,
+    StoredMessage, Subscription, Topic,
+};
+
+/// The readers of a partition.
+#[derive(Debug)]
+pub struct Readers {
+    partition: PartitionId,
+    slots: Vec<Option<Reader>>,
+    free: Vec<u32>,
+    by_connection: HashMap<ConnectionId, u32>,
+    filters: TopicTrie<(u32, u32)>,
+    /// Readers that are behind; ordered, so that a simulation repeats.
+    behind: BTreeSet<u32>,
+    /// The readers of the topic dispatched last: a batch often repeats it.
+    matched: Matched,
+}
+
+#[derive(Debug, Default)]
+struct Matched {
+    topic: Option<Topic>,
+    /// Reader and subscription, sorted.
+    hits: Vec<(u32, u32)>,
+}
+
+/// One connection's place in the partition.
+#[derive(Debug)]
+pub struct Reader {
+    connection: ConnectionId,
+    publisher: u64,
+    subscriptions: BTreeMap<u32, Placed>,
+    next_subscription: u32,
+    place: Place,
+    window: Window,
+    /// Retained messages still to be handed out, with the subscription that asked.
+    retained: VecDeque<(Offset, u32)>,
+    /// Records that are out already although they are not below the place.
+    skip: OffsetSet,
+}
+
+#[derive(Debug)]
+struct Placed {
+    subscription: Subscription,
+    start: Offset,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Live,
+    Behind(Offset),
+}
+
+/// What a reader that is behind wants to read next.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Its slot.
+    pub reader: u32,
+    /// Retained records first, each for one subscription.
+    pub retained: Vec<(Offset, u32)>,
+    /// Then matching records from here on; `None` when it is live.
+    pub from: Option<Offset>,
+    /// Any of these filters.
+    pub filters: Vec<Filter>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Readers {
+    /// Returns an empty set.
+    pub fn new(partition: PartitionId) -> Readers {
+        Readers {
+            partition,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_connection: HashMap::new(),
+            filters: TopicTrie::default(),
+            behind: BTreeSet::new(),
+            matched: Matched::default(),
+        }
+    }
+
+    /// Returns how many connections read.
+    pub fn len(&self) -> usize {
+        self.by_connection.len()
+    }
+
+    /// Returns true when no reader is behind with credit to go on.
+    pub fn is_idle(&self) -> bool {
+        !self.behind.iter().any(|slot| self.reader(*slot).is_some_and(Reader::has_work))
+    }
+
+    /// Adds a reader, or returns the connection's.
+    pub fn open(&mut self, connection: ConnectionId, publisher: u64, credit: u32) -> u32 {
+        if let Some(slot) = self.by_connection.get(&connection) {
+            return *slot;
+        }
+        let reader = Reader {
+            connection,
+            publisher,
+            subscriptions: BTreeMap::new(),
+            next_subscription: 0,
+            place: Place::Live,
+            window: Window::new(credit),
+            retained: VecDeque::new(),
+            skip: OffsetSet::default(),
+        };
+        let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
+        match self.slots.get_mut(slot as usize) {
+            Some(free) => *free = Some(reader),
+            None => self.slots.push(Some(reader)),
+        }
+        self.by_connection.insert(connection, slot);
+        slot
+    }
+
+    /// Adds or replaces a subscription that begins at `start`; `end` is where applied records end.
+    pub fn subscribe(
+        &mut self,
+        slot: u32,
+        subscription: Subscription,
+        start: Offset,
+        end: Offset,
+    ) -> u32 {
+        self.matched.topic = None;
+        let Some(reader) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return 0;
+        };
+        let filter = subscription.filter.clone();
+        let replaced =
+            reader.subscriptions.iter().find(|(_, old)| old.subscription.filter == filter);
+        let (id, start) = match replaced.map(|(id, old)| (*id, old.start)) {
+            Some((id, old)) => (id, old.min(start)),
+            None => {
+                reader.next_subscription += 1;
+                (reader.next_subscription, start)
+            }
+        };
+        if start < end {
+            reader.go_back(start, end);
+            self.behind.insert(slot);
+        }
+        reader.subscriptions.insert(id, Placed { subscription, start });
+        self.filters.insert(filter.as_bytes(), (slot, id));
+        id
+    }
+
+    /// Removes a subscription.
+    pub fn unsubscribe(&mut self, connection: ConnectionId, filter: &Filter) {
+        self.matched.topic = None;
+        let Some(slot) = self.by_connection.get(&connection).copied() else { return };
+        let Some(reader) = self.slots[slot as usize].as_mut() else { return };
+        let found = reader.subscriptions.iter().find(|(_, old)| old.subscription.filter == *filter);
+        let Some(id) = found.map(|(id, _)| *id) else { return };
+        reader.subscriptions.remove(&id);
+        reader.retained.retain(|(_, subscription)| *subscription != id);
+        self.filters.remove(filter.as_bytes(), &(slot, id));
+    }
+
+    /// Tells a reader what an earlier connection of its session left open.
+    pub fn resume(&mut self, slot: u32, cursor: Offset, outbound: &[Offset]) {
+        let Some(reader) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        outbound.iter().filter(|at| **at >= cursor).for_each(|at| {
+            reader.skip.insert(*at);
+        });
+        // What is out counts against the credit, as it did before.
+        reader.window.spend_unknown(outbound.len());
+    }
+
+    /// Queues retained messages for a subscription.
+    pub fn queue_retained(&mut self, slot: u32, subscription: u32, offsets: Vec<Offset>) {
+        let Some(reader) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        reader.retained.extend(offsets.into_iter().map(|offset| (offset, subscription)));
+        if !reader.retained.is_empty() {
+            self.behind.insert(slot);
+        }
+    }
+
+    /// Gives credit back.
+    pub fn credit(&mut self, connection: ConnectionId, count: u32) {
+        let Some(slot) = self.by_connection.get(&connection) else { return };
+        let Some(reader) = self.slots[*slot as usize].as_mut() else { return };
+        reader.window.give_back(count);
+    }
+
+    /// Removes a connection's reader; returns the offset below which everything that matches was handed out.
+    pub fn close(&mut self, connection: ConnectionId, end: Offset) -> Option<Offset> {
+        let slot = self.by_connection.remove(&connection)?;
+        self.matched.topic = None;
+        self.behind.remove(&slot);
+        let reader = self.slots[slot as usize].take()?;
+        for (id, placed) in &reader.subscriptions {
+            self.filters.remove(placed.subscription.filter.as_bytes(), &(slot, *id));
+        }
+        self.free.push(slot);
+        Some(match reader.place {
+            Place::Live => end,
+            Place::Behind(next) => next,
+        })
+    }
+
+    /// Hands a message that was just applied at `offset` to every live reader that wants it.
+    pub fn dispatch(&mut self, offset: Offset, message: &Arc<Message>, out: &mut impl Outbox) {
+        self.find(&message.topic);
+        let hits = std::mem::take(&mut self.matched.hits);
+        for group in hits.chunk_by(|left, right| left.0 == right.0) {
+            let slot = group[0].0;
+            let Some(reader) = self.slots[slot as usize].as_mut() else { continue };
+            if reader.place != Place::Live {
+                continue;
+            }
+            let wanted = group.iter().filter_map(|(_, id)| reader.subscriptions.get(id));
+            let wanted = wanted.filter(|placed| placed.start <= offset);
+            let id =
+                DeliveryId { source: DeliverySource::Session, partition: self.partition, offset };
+            let Some(delivery) = reader.delivery(id, message, wanted) else { continue };
+            if reader.window.credit() == 0 {
+                self.behind.insert(slot);
+                reader.place = Place::Behind(offset);
+                continue;
+            }
+            reader.window.spend(&delivery.message);
+            out.send(reader.connection, Event::Deliver(delivery));
+        }
+        self.matched.hits = hits;
+    }
+
+    /// Offers a message that nothing stores to every reader that wants it; returns how many dropped it for want of room.
+    pub fn pass_on(&mut self, message: &Arc<Message>, out: &mut impl Outbox) -> u64 {
+        self.find(&message.topic);
+        let hits = std::mem::take(&mut self.matched.hits);
+        let mut dropped = 0;
+        for group in hits.chunk_by(|left, right| left.0 == right.0) {
+            let Some(reader) = self.slots[group[0].0 as usize].as_ref() else { continue };
+            let wanted = group.iter().filter_map(|(_, id)| reader.subscriptions.get(id));
+            let id = DeliveryId {
+                source: DeliverySource::Live,
+                partition: self.partition,
+                offset: Offset::ZERO,
+            };
+            let Some(delivery) = reader.delivery(id, message, wanted) else { continue };
+            dropped += u64::from(!out.offer(reader.connection, delivery));
+        }
+        self.matched.hits = hits;
+        dropped
+    }
+
+    /// Lists what readers that are behind may read now, at most `limit` records each.
+    pub fn wanted(&self, limit: usize) -> Vec<Wanted> {
+        let wanted = |slot: &u32| {
+            let reader = self.reader(*slot).filter(|reader| reader.has_work())?;
+            let credit = (reader.window.credit() as usize).min(limit);
+            let retained: Vec<_> = reader.retained.iter().take(credit).copied().collect();
+            let from = match reader.place {
+                Place::Behind(next) if reader.retained.len() < credit => Some(next),
+                Place::Behind(_) | Place::Live => None,
+            };
+            let filters = reader.subscriptions.values();
+            Some(Wanted {
+                reader: *slot,
+                limit: credit - retained.len(),
+                retained,
+                from,
+                filters: filters.map(|placed| placed.subscription.filter.clone()).collect(),
+            })
+        };
+        self.behind.iter().filter_map(wanted).collect()
+    }
+
+    /// Hands out a retained message.
+    pub fn send_retained(
+        &mut self,
+        (slot, subscription): (u32, u32),
+        offset: Offset,
+        message: Option<&StoredMessage>,
+        now: Millis,
+        out: &mut impl Outbox,
+    ) {
+        let Some(reader) = self.slots[slot as usize].as_mut() else { return };
+        reader.retained.pop_front();
+        let message = message.filter(|message| !message.is_expired(now));
+        let Some((message, placed)) = message.zip(reader.subscriptions.get(&subscription)) else {
+            return;
+        };
+        let id = DeliveryId { source: DeliverySource::Session, partition: self.partition, offset };
+        let message = to_message_at(message, now);
+        if let Some(mut delivery) = reader.delivery(id, &message, std::iter::once(placed)) {
+            delivery.retain = true;
+            reader.window.spend(&delivery.message);
+            out.send(reader.connection, Event::Deliver(delivery));
+        }
+    }
+
+    /// Hands a record out of the log to a reader that is behind; false when it has no room for one more.
+    pub fn send_old(
+        &mut self,
+        slot: u32,
+        offset: Offset,
+        message: &StoredMessage,
+        now: Millis,
+        out: &mut impl Outbox,
+    ) -> bool {
+        let Some(reader) = self.slots[slot as usize].as_mut() else { return false };
+        if reader.window.credit() == 0 {
+            return false;
+        }
+        if message.is_expired(now) || reader.skip.contains(offset) {
+            return true;
+        }
+        let wanted = reader.subscriptions.values().filter(|placed| {
+            placed.start <= offset
+                && topic_trie::matches(placed.subscription.filter.as_bytes(), &message.topic)
+        });
+        let id = DeliveryId { source: DeliverySource::Session, partition: self.partition, offset };
+        if let Some(delivery) = reader.delivery(id, &to_message_at(message, now), wanted) {
+            reader.window.spend(&delivery.message);
+            out.send(reader.connection, Event::Deliver(delivery));
+        }
+        true
+    }
+
+    /// Moves a reader that is behind: everything that matches below `next` was handed out. At `end` it is live.
+    pub fn advance(&mut self, slot: u32, next: Offset, end: Offset) {
+        let Some(reader) = self.slots[slot as usize].as_mut() else { return };
+        if matches!(reader.place, Place::Behind(_)) {
+            reader.skip.remove_range(Offset::ZERO..next);
+            reader.place = if next >= end { Place::Live } else { Place::Behind(next) };
+        }
+        self.settle_place(slot);
+    }
+
+    /// Takes a reader off the list of those behind once it has nothing left to catch up with.
+    pub fn settle_place(&mut self, slot: u32) {
+        let caught_up = |reader: &Reader| reader.place == Place::Live && reader.retained.is_empty();
+        if self.reader(slot).is_none_or(caught_up) {
+            self.behind.remove(&slot);
+        }
+    }
+
+    fn reader(&self, slot: u32) -> Option<&Reader> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    fn find(&mut self, topic: &Topic) {
+        if self.matched.topic.as_ref() == Some(topic) {
+            return;
+        }
+        let hits = &mut self.matched.hits;
+        hits.clear();
+        self.filters.for_each_match(topic.as_bytes(), |hit| hits.push(*hit));
+        hits.sort_unstable();
+        self.matched.topic = Some(topic.clone());
+    }
+}
+
+impl Reader {
+    fn has_work(&self) -> bool {
+        self.window.credit() > 0 && (!self.retained.is_empty() || self.place != Place::Live)
+    }
+
+    /// Moves back to `start` for a new subscription, without handing out again what the others have had.
+    fn go_back(&mut self, start: Offset, end: Offset) {
+        let next = match self.place {
+            Place::Live => end,
+            Place::Behind(next) => next,
+        };
+        if start < next {
+            self.subscriptions
+                .values_mut()
+                .for_each(|placed| placed.start = placed.start.max(next));
+            self.place = Place::Behind(start);
+        }
+    }
+
+    /// Joins every matching subscription into one delivery [MQTT-3.3.4-2..5]; `None` when none wants it.
+    fn delivery<'a>(
+        &self,
+        id: DeliveryId,
+        message: &Arc<Message>,
+        wanted: impl Iterator<Item = &'a Placed>,
+    ) -> Option<Delivery> {
+        let mut qos = None;
+        let mut retain = false;
+        let mut subscription_ids = Vec::new();
+        let own = message.publisher != 0 && message.publisher == self.publisher;
+        for placed in wanted {
+            let subscription = &placed.subscription;
+            if subscription.no_local && own {
+                continue;
+            }
+            qos = qos.max(Some(subscription.qos.min(message.qos)));
+            retain |= subscription.retain_as_published && message.retain;
+            if subscription.subscription_id != 0 {
+                subscription_ids.push(subscription.subscription_id);
+            }
+        }
+        Some(Delivery {
+            id,
+            message: message.clone(),
+            qos: qos?,
+            retain,
+            redelivered: false,
+            subscription_ids,
+            annotations: Vec::new(),
+            settle_explicit: false,
+        })
+    }
+}
+
+/// Turns a record into a message, with what is left of its expiry at `now`.
+pub fn to_message_at(stored: &StoredMessage, now: Millis) -> Arc<Message> {
+    Arc::new(Message {
+        topic: Topic::from_stored(stored.topic.clone()),
+        payload: stored.payload.clone(),
+        qos: stored.qos,
+        retain: stored.retain != Retain::No,
+        expiry_s: stored.expires_at().map(|at| at.0.saturating_sub(now.0).div_ceil(1000) as u32),
+        properties: Properties::from_encoded(stored.properties.clone()),
+        publisher: stored.publisher,
+    })
+}

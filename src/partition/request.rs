@@ -1,0 +1,279 @@
+//! What is asked of one partition, and what it says to one connection.
+//!
+//! `broker::client` speaks this language; protocols never see it.
+
+use bytes::Bytes;
+use fluxmq_index::Offset;
+
+use crate::model::{
+    Control, Delivery, Filter, Message, Millis, OutboundEntry, Outcome, PartitionId, QoS,
+    QueueName, Refusal, Subscription, Token,
+};
+use crate::view::{Session, StoredSubscription};
+
+/// One connection of this process; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// One request of one connection to one partition. Those with a token are answered with it.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Stores a message, or passes it on where nothing stores it.
+    Publish(Publish),
+    /// Stores a change of state: sessions and releases.
+    Write {
+        /// Echoed in `Written`, if anybody waits.
+        token: Option<Token>,
+        /// What.
+        control: Control,
+    },
+    /// Opens a session in its home partition. Answered by `SessionOpened` once an earlier connection has let go.
+    OpenSession {
+        /// Names the session.
+        client_id: Bytes,
+        /// Discards what was there.
+        clean_start: bool,
+        /// 0 leaves no session behind.
+        expiry_s: u32,
+    },
+    /// Ends the connection's hold on its session.
+    CloseSession {
+        /// Names the session.
+        client_id: Bytes,
+        /// Seconds the session outlives it.
+        expiry_s: u32,
+    },
+    /// Reads the partition for a session: adds the reader, or subscriptions to it.
+    Attach(Attach),
+    /// Takes a subscription from the reader.
+    DetachFilter {
+        /// Exactly as attached.
+        filter: Filter,
+    },
+    /// Stops reading. Answered by `Detached`.
+    Detach,
+    /// Deliveries of the reader ended; it may have as many more.
+    Credit {
+        /// How many.
+        count: u32,
+    },
+    /// Hands out records again that an earlier connection left open. Answered by `Outbound`.
+    FetchOutbound {
+        /// Which.
+        entries: Vec<OutboundEntry>,
+    },
+    /// Lists a session's unreleased QoS 2 publishes. Answered by `OpenIds`.
+    ListOpenIds {
+        /// Who publishes.
+        publisher: u64,
+        /// The session's incarnation.
+        incarnation: u32,
+    },
+    /// Joins a consumer group. Answered by `Joined`.
+    Join(Join),
+    /// Leaves it; what is out goes to others.
+    Leave {
+        /// As in `Join`.
+        membership: u32,
+    },
+    /// Settles one entry by delivery.
+    Settle {
+        /// As in `Join`.
+        membership: u32,
+        /// Queue offset.
+        entry: Offset,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// Settles one entry by address. Answered by `Confirm`.
+    SettleEntry {
+        /// Echoed.
+        token: Token,
+        /// Which queue.
+        queue: QueueName,
+        /// Which group.
+        group: QueueName,
+        /// Queue offset.
+        entry: Offset,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// Moves a group's committed position. Answered by `Confirm`.
+    CommitCursor {
+        /// Echoed.
+        token: Token,
+        /// Which queue.
+        queue: QueueName,
+        /// Which group.
+        group: QueueName,
+        /// Queue offset below which everything is finished.
+        to: Offset,
+    },
+    /// The connection is gone: forget it.
+    Forget,
+}
+
+/// A message to store or pass on.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// Echoed in `Confirm`; `None` where nobody waits (QoS 0).
+    pub token: Option<Token>,
+    /// What.
+    pub message: Message,
+    /// Incarnation and packet id of a persistent session's QoS 2 publish, else zeros.
+    pub dedup: (u32, u16),
+    /// The queue it is addressed to.
+    pub queue: Option<QueueName>,
+}
+
+/// A session's interest in one partition.
+#[derive(Clone, Debug)]
+pub struct Attach {
+    /// What to read, each from its own start in this partition; `None` is from now on.
+    pub subscriptions: Vec<(Subscription, Option<Offset>)>,
+    /// Where an earlier connection of the session got to.
+    pub cursor: Option<Offset>,
+    /// Records at or above the cursor that are out already.
+    pub outbound: Vec<Offset>,
+    /// The session's own publisher id, for No Local.
+    pub publisher: u64,
+    /// Unsettled deliveries at a time, at most; counts for a new reader only.
+    pub credit: u32,
+    /// Send matching retained messages first; parallel to `subscriptions`.
+    pub retained: Vec<bool>,
+    /// Echoed in `Attached`.
+    pub token: Token,
+}
+
+/// A consumer's wish to be in a group.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// Chosen by the connection: names this membership in it.
+    pub membership: u32,
+    /// Which queue.
+    pub queue: QueueName,
+    /// Which group.
+    pub group: QueueName,
+    /// Which of its messages.
+    pub filter: Filter,
+    /// Where a new group begins.
+    pub position: Position,
+    /// The most the consumer wants.
+    pub qos: QoS,
+    /// Given back on every delivery. 0 is none.
+    pub subscription_id: u32,
+    /// Only `$ack` and its kin settle.
+    pub settle_explicit: bool,
+    /// Unsettled deliveries at a time, at most.
+    pub credit: u32,
+    /// Echoed in `Joined`.
+    pub token: Token,
+}
+
+/// Where to start reading a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// Where the group got to; a new one starts at the earliest entry.
+    Resume,
+    /// The oldest entry.
+    Earliest,
+    /// The next entry.
+    Latest,
+    /// A queue offset.
+    At(Offset),
+    /// The first entry of this log time or later.
+    Time(Millis),
+    /// So many entries before the end.
+    Last(u64),
+}
+
+/// What a partition tells a connection.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A publish or settlement is committed, or refused.
+    Confirm {
+        /// Echoed.
+        token: Token,
+        /// As in [`Effect::Confirm`](crate::model::Effect::Confirm).
+        result: Result<bool, Refusal>,
+    },
+    /// A change of state is committed, or refused.
+    Written {
+        /// Echoed.
+        token: Token,
+        /// What became of it.
+        result: Result<(), Refusal>,
+    },
+    /// The session is this connection's.
+    SessionOpened(Result<OpenedSession, Refusal>),
+    /// Another connection wants the session: close it.
+    TakenOver,
+    /// The reader stands.
+    Attached {
+        /// Echoed.
+        token: Token,
+        /// Where new subscriptions begin, or why the partition cannot be read.
+        start: Result<Offset, Refusal>,
+    },
+    /// The reader is gone.
+    Detached {
+        /// Matching records below were handed out.
+        next: Offset,
+    },
+    /// A message for the connection.
+    Deliver(Delivery),
+    /// What an earlier connection left open; `None` where the record is gone by policy.
+    Outbound(Result<Vec<(OutboundEntry, Option<Delivery>)>, Refusal>),
+    /// A session's unreleased packet ids.
+    OpenIds(Result<Vec<u16>, Refusal>),
+    /// The membership stands, or not.
+    Joined {
+        /// Echoed.
+        token: Token,
+        /// What became of it.
+        result: Result<(), Refusal>,
+    },
+}
+
+/// An open session, as its home partition knows it.
+#[derive(Clone, Debug, Default)]
+pub struct OpenedSession {
+    /// True when there was one.
+    pub present: bool,
+    /// True when it outlives its connection.
+    pub stored: bool,
+    /// Epoch of this connection; 0 for a session that is not stored.
+    pub epoch: Offset,
+    /// Names this life of the session towards duplicate detection; 0 where it is not stored.
+    pub incarnation: u32,
+    /// What it is subscribed to.
+    pub subscriptions: Vec<StoredSubscription>,
+    /// How far it has read.
+    pub cursors: Vec<(PartitionId, Offset)>,
+    /// What is out.
+    pub outbound: Vec<OutboundEntry>,
+}
+
+impl OpenedSession {
+    /// Copies a stored session for its new connection.
+    pub fn of(session: &Session) -> OpenedSession {
+        OpenedSession {
+            // A session that its own opening record began was not there before.
+            present: session.epoch.0 as u32 != session.incarnation,
+            stored: true,
+            epoch: session.epoch,
+            incarnation: session.incarnation,
+            subscriptions: session.subscriptions.values().cloned().collect(),
+            cursors: session.cursors.iter().map(|(partition, at)| (*partition, *at)).collect(),
+            outbound: session.outbound.clone(),
+        }
+    }
+}
+
+/// Where events go. The shard's is the mailboxes of its connections; a test's is a list.
+pub trait Outbox {
+    /// Sends an event that credit or a pending request has room for.
+    fn send(&mut self, to: ConnectionId, event: Event);
+    /// Offers a delivery that nothing waits for; false when the receiver has no room and it is dropped.
+    fn offer(&mut self, to: ConnectionId, delivery: Delivery) -> bool;
+}

@@ -1,0 +1,57 @@
+//! Giving readers that are behind what the log has for them.
+
+use fluxmq_index::Offset;
+use fluxmq_log::disk::Disk;
+
+use super::reader::Wanted;
+use super::request::Outbox;
+use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
+
+impl<D: Disk> Partition<D> {
+    /// Gives readers that are behind, and groups, what the log has for them. Returns true when there is more than one turn's worth.
+    pub fn pump(&mut self, out: &mut impl Outbox) -> Result<bool, PartitionError> {
+        if self.stopped.is_some() {
+            return Ok(false);
+        }
+        for wanted in self.readers.wanted(RECORDS_PER_TURN_MAX) {
+            self.serve(wanted, out)?;
+        }
+        let queues = &self.views.queues;
+        let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
+        for next in self.groups.next(RECORDS_PER_TURN_MAX, self.options.pending_max, end) {
+            self.hand_out(&next, out)?;
+        }
+        let queues = &self.views.queues;
+        let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
+        Ok(!self.readers.is_idle()
+            || !self.groups.next(1, self.options.pending_max, end).is_empty())
+    }
+
+    pub(super) fn serve(
+        &mut self,
+        wanted: Wanted,
+        out: &mut impl Outbox,
+    ) -> Result<(), PartitionError> {
+        let log = self.node.log();
+        for (offset, subscription) in &wanted.retained {
+            let message = self.history.fetch(log, *offset)?;
+            let asked = (wanted.reader, *subscription);
+            self.readers.send_retained(asked, *offset, message.as_ref(), self.now, out);
+        }
+        if let Some(from) = wanted.from {
+            let range = (from, self.applied.end);
+            let found = self.history.select(log, &wanted.filters, range, wanted.limit)?;
+            let mut next = found.next;
+            for offset in &found.offsets {
+                let Some(message) = self.history.fetch(log, *offset)? else { continue };
+                if !self.readers.send_old(wanted.reader, *offset, &message, self.now, out) {
+                    next = *offset;
+                    break;
+                }
+            }
+            self.readers.advance(wanted.reader, next, self.applied.end);
+        }
+        self.readers.settle_place(wanted.reader);
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! Sessions and their readers: open, close, attach.
+
+use bytes::Bytes;
+use fluxmq_index::Offset;
+use fluxmq_log::disk::Disk;
+
+use super::Partition;
+use super::reader::to_message_at;
+use super::request::{Attach, ConnectionId, Event, OpenedSession, Outbox};
+use super::sessions::Opening;
+use super::stage::Waiting;
+use crate::model::{Control, Delivery, DeliveryId, DeliverySource, OutboundEntry, Refusal};
+
+impl<D: Disk> Partition<D> {
+    pub(super) fn open_session(
+        &mut self,
+        client_id: &Bytes,
+        opening: &Opening,
+        out: &mut impl Outbox,
+    ) {
+        let stored = self.views.sessions.get(client_id);
+        let resumes = stored.is_some() && !opening.clean_start;
+        if opening.expiry_s > 0 || resumes {
+            let (clean, expiry_s) = (opening.clean_start, opening.expiry_s);
+            let control = Control::SessionOpened { client_id: client_id.clone(), clean, expiry_s };
+            let waiting = Waiting::Opened { to: opening.connection, client_id: client_id.clone() };
+            return self.write(&control, Some(waiting));
+        }
+        if let Some(session) = stored {
+            let epoch = session.epoch;
+            self.write(&Control::SessionRemoved { client_id: client_id.clone(), epoch }, None);
+        }
+        out.send(opening.connection, Event::SessionOpened(Ok(OpenedSession::default())));
+        self.pass_on_takeover(client_id, opening.connection, out);
+    }
+
+    /// Tells a connection that just got a session when another waits for it already.
+    pub(super) fn pass_on_takeover(
+        &mut self,
+        client_id: &Bytes,
+        holder: ConnectionId,
+        out: &mut impl Outbox,
+    ) {
+        if self.holders.is_contended(client_id) {
+            out.send(holder, Event::TakenOver);
+        }
+    }
+
+    pub(super) fn close_session(
+        &mut self,
+        from: ConnectionId,
+        client_id: &Bytes,
+        expiry_s: u32,
+        out: &mut impl Outbox,
+    ) {
+        let Some(released) = self.holders.release(client_id, from) else { return };
+        if let Some(epoch) = released.epoch {
+            let client_id = client_id.clone();
+            self.write(&Control::SessionClosed { client_id, epoch, expiry_s }, None);
+        }
+        if let Some(next) = released.next {
+            self.open_session(client_id, &next, out);
+        }
+    }
+
+    /// Takes everything from a connection that is gone without having let go: its task failed.
+    pub(super) fn forget(&mut self, connection: ConnectionId, out: &mut impl Outbox) {
+        self.readers.close(connection, self.applied.end);
+        self.groups.forget(connection);
+        if let Some(client_id) = self.holders.held_by(connection) {
+            let session = self.views.sessions.get(&client_id);
+            let expiry_s = session.map_or(0, |session| session.expiry_s);
+            self.close_session(connection, &client_id, expiry_s, out);
+        }
+    }
+
+    /// Ends the connections that the log still believes in: this process has none yet.
+    pub(super) fn close_orphans(&mut self) {
+        let close =
+            |(client_id, session): (&Bytes, &crate::view::Session)| Control::SessionClosed {
+                client_id: client_id.clone(),
+                epoch: session.epoch,
+                expiry_s: session.expiry_s,
+            };
+        let orphans: Vec<Control> = self.views.sessions.open().map(close).collect();
+        orphans.iter().for_each(|control| self.write(control, None));
+    }
+
+    pub(super) fn attach(&mut self, from: ConnectionId, attach: Attach, out: &mut impl Outbox) {
+        let end = self.applied.end;
+        let slot = self.readers.open(from, attach.publisher, attach.credit);
+        let cursor = attach.cursor.unwrap_or(Offset::ZERO);
+        for ((subscription, start), retained) in
+            attach.subscriptions.into_iter().zip(attach.retained)
+        {
+            let filter = subscription.filter.clone();
+            let start = start.map_or(end, |start| start.max(cursor));
+            let id = self.readers.subscribe(slot, subscription, start, end);
+            if retained {
+                let offsets = self.views.retained.matching(&filter, self.now);
+                self.readers.queue_retained(slot, id, offsets);
+            }
+        }
+        if !attach.outbound.is_empty() {
+            self.readers.resume(slot, cursor, &attach.outbound);
+        }
+        out.send(from, Event::Attached { token: attach.token, start: Ok(end) });
+    }
+
+    pub(super) fn fetch_outbound(
+        &mut self,
+        entry: OutboundEntry,
+    ) -> Result<(OutboundEntry, Option<Delivery>), Refusal> {
+        let stored = self.history.fetch(self.node.log(), entry.offset).map_err(|error| {
+            let (partition, offset) = (self.id.0, entry.offset.0);
+            tracing::error!(partition, offset, %error, "cannot read a record");
+            Refusal::Unavailable { partition }
+        })?;
+        let delivery =
+            stored.filter(|message| !message.is_expired(self.now)).map(|message| Delivery {
+                id: DeliveryId {
+                    source: DeliverySource::Session,
+                    partition: self.id,
+                    offset: entry.offset,
+                },
+                message: to_message_at(&message, self.now),
+                qos: entry.qos,
+                retain: entry.retain,
+                redelivered: true,
+                subscription_ids: Vec::new(),
+                annotations: Vec::new(),
+                settle_explicit: false,
+            });
+        Ok((entry, delivery))
+    }
+}

@@ -1,0 +1,190 @@
+//! Taking requests into the batch in the making: what is admitted, and who waits for it.
+//!
+//! Admission sees the views and what is proposed on top of them, so the log holds only what was admitted and applying it is total.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fluxmq_log::disk::Disk;
+
+use super::batch::Building;
+use super::request::{ConnectionId, Event, Join, Outbox, Publish};
+use super::{Partition, PartitionError};
+use crate::model::record::queue_id;
+use crate::model::{Control, QoS, Refusal, Token};
+
+/// A batch in the making and who waits for it.
+pub(super) struct Pending {
+    pub(super) building: Building,
+    pub(super) waiting: Vec<Waiting>,
+}
+
+/// A proposed batch and who waits for it.
+pub(super) struct InFlight {
+    pub(super) index: u64,
+    pub(super) waiting: Vec<Waiting>,
+}
+
+/// Who waits for a record to be applied.
+pub(super) enum Waiting {
+    Confirm { to: ConnectionId, token: Token, result: bool },
+    Written { to: ConnectionId, token: Token },
+    Opened { to: ConnectionId, client_id: Bytes },
+    Joined { to: ConnectionId, join: Box<Join> },
+}
+
+/// What proposed and not yet applied records will have changed: admission must see it.
+#[derive(Default)]
+pub(super) struct Overlay {
+    pub(super) queues: BTreeMap<u64, Bytes>,
+    pub(super) groups: BTreeSet<(u64, Bytes)>,
+    pub(super) publishes: BTreeSet<(u64, u32, u16)>,
+}
+
+impl<D: Disk> Partition<D> {
+    pub(super) fn publish(&mut self, from: ConnectionId, publish: Publish, out: &mut impl Outbox) {
+        let message = &publish.message;
+        let stored = message.qos != QoS::AtMostOnce || message.retain || publish.queue.is_some();
+        if !stored {
+            self.counters.dropped += self.readers.pass_on(&Arc::new(publish.message), out);
+            return;
+        }
+        if self.is_duplicate(&publish) {
+            // Stored already, or about to be: answered with what is under way, at once where nothing is.
+            let token = publish.token.expect("QoS 2 publishes wait for their answer");
+            return self.confirm_with_next(from, token, true, out);
+        }
+        if let Err(refusal) = self.admit(&publish) {
+            if let Some(token) = publish.token {
+                out.send(from, Event::Confirm { token, result: Err(refusal) });
+            }
+            return;
+        }
+        #[cfg(feature = "planted-bugs")]
+        if self.options.deliver_before_commit {
+            self.readers.dispatch(self.applied.end, &Arc::new(publish.message.clone()), out);
+        }
+        let waiting = publish.token.map(|token| Waiting::Confirm { to: from, token, result: true });
+        self.overlay.admitted(message.publisher, publish.dedup);
+        let now = self.now;
+        let pending = self.pending();
+        pending.building.message(&publish, now);
+        pending.waiting.extend(waiting);
+        self.relieve();
+    }
+
+    /// Returns true for a QoS 2 publish that is stored, or proposed, and not released [MQTT-4.3.3-10].
+    fn is_duplicate(&self, publish: &Publish) -> bool {
+        let (incarnation, packet_id) = publish.dedup;
+        let key = (publish.message.publisher, incarnation, packet_id);
+        packet_id != 0
+            && (self.views.dedup.find(key.0, key.1, key.2).is_some()
+                || self.overlay.publishes.contains(&key))
+    }
+
+    /// Decides whether a publish may be stored, and makes sure that there is a queue for it.
+    fn admit(&mut self, publish: &Publish) -> Result<(), Refusal> {
+        match &publish.queue {
+            _ if self.disk_full => Err(Refusal::DiskFull),
+            Some(queue) => self.declare(queue.as_bytes()),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds a change of state to the batch.
+    pub(super) fn write(&mut self, control: &Control, waiting: Option<Waiting>) {
+        let now = self.now;
+        let pending = self.pending();
+        pending.building.control(control, now);
+        pending.waiting.extend(waiting);
+        self.relieve();
+    }
+
+    /// Answers with the newest batch that is under way, so that everything admitted before is committed first.
+    pub(super) fn confirm_with_next(
+        &mut self,
+        to: ConnectionId,
+        token: Token,
+        result: bool,
+        out: &mut impl Outbox,
+    ) {
+        for control in self.groups.take_outcomes() {
+            self.write(&control, None);
+        }
+        let waiting = Waiting::Confirm { to, token, result };
+        match (&mut self.building, self.in_flight.back_mut()) {
+            (Some(pending), _) => pending.waiting.push(waiting),
+            (None, Some(in_flight)) => in_flight.waiting.push(waiting),
+            (None, None) => out.send(to, Event::Confirm { token, result: Ok(result) }),
+        }
+    }
+
+    /// Makes sure that a queue exists, declaring it at its first use.
+    pub(super) fn declare(&mut self, name: &Bytes) -> Result<(), Refusal> {
+        let id = queue_id(name);
+        let known = self.views.queues.get(id).map(|queue| queue.name());
+        if let Some(known) = known.or(self.overlay.queues.get(&id)) {
+            // Ids are hashes: two names with one id are as unlikely as a forged one is possible (ADR 0004).
+            return match known == name {
+                true => Ok(()),
+                false => Err(Refusal::Invalid {
+                    reason: format!(
+                        "queue '{}' has the same id as queue '{}': use another name",
+                        String::from_utf8_lossy(name),
+                        String::from_utf8_lossy(known)
+                    ),
+                }),
+            };
+        }
+        if !self.options.auto_create_queues {
+            let name = String::from_utf8_lossy(name);
+            let reason = format!("there is no queue '{name}', and queues.auto_create is off");
+            return Err(Refusal::Invalid { reason });
+        }
+        self.overlay.queues.insert(id, name.clone());
+        self.write(&Control::QueueDeclared { name: name.clone() }, None);
+        Ok(())
+    }
+
+    pub(super) fn pending(&mut self) -> &mut Pending {
+        let now = self.now;
+        self.building
+            .get_or_insert_with(|| Pending { building: Building::new(now), waiting: Vec::new() })
+    }
+
+    /// Proposes a batch that is full: it is flushed with the ones after it.
+    pub(super) fn relieve(&mut self) {
+        if self.building.as_ref().is_some_and(|pending| pending.building.is_full()) {
+            // A refusal is not lost: the next persist meets the same state and reports it.
+            if let Err(error) = self.propose() {
+                tracing::error!(partition = self.id.0, %error, "cannot append a batch");
+            }
+        }
+    }
+
+    pub(super) fn propose(&mut self) -> Result<(), PartitionError> {
+        let Some(pending) = self.building.take() else { return Ok(()) };
+        assert!(!pending.building.is_empty(), "a batch is made for its first record");
+        // Pushed first: should the log refuse, whoever waits is still known to `stop`.
+        self.in_flight.push_back(InFlight { index: u64::MAX, waiting: pending.waiting });
+        let index = self.node.propose(pending.building.finish())?;
+        let last = self.in_flight.back_mut().expect("pushed above");
+        last.index = index;
+        Ok(())
+    }
+}
+
+impl Overlay {
+    fn admitted(&mut self, publisher: u64, (incarnation, packet_id): (u32, u16)) {
+        if packet_id != 0 {
+            self.publishes.insert((publisher, incarnation, packet_id));
+        }
+    }
+
+    pub(super) fn applied(&mut self, publisher: u64, (incarnation, packet_id): (u32, u16)) {
+        if packet_id != 0 {
+            self.publishes.remove(&(publisher, incarnation, packet_id));
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! How much one receiver may have out: a number of deliveries, and their bytes.
+//!
+//! What is out keeps its frames in memory, so the bytes are bounded too: a receiver that is slow costs its window and no more. One
+//! delivery larger than that goes out alone.
+
+use std::collections::VecDeque;
+
+use crate::model::Message;
+
+/// Bytes out at one receiver, at most.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// What one receiver may still be sent.
+#[derive(Debug)]
+pub struct Window {
+    credit: u32,
+    bytes: u64,
+    /// Of each delivery that is out, in sending order. Settling is counted, not named: an early one stands for the oldest.
+    sizes: VecDeque<u32>,
+}
+
+impl Window {
+    /// Returns a window of so many deliveries.
+    pub fn new(credit: u32) -> Window {
+        Window { credit, bytes: 0, sizes: VecDeque::new() }
+    }
+
+    /// How many more deliveries may go out now; the bytes may stop them earlier.
+    pub fn credit(&self) -> u32 {
+        if self.bytes < BYTES_MAX { self.credit } else { 0 }
+    }
+
+    /// Takes room for a delivery.
+    pub fn spend(&mut self, message: &Message) {
+        self.spend_bytes(u32::try_from(message.len_bytes()).unwrap_or(u32::MAX));
+    }
+
+    /// Takes room for deliveries that an earlier connection left open and whose size is not known.
+    pub fn spend_unknown(&mut self, count: usize) {
+        (0..count).for_each(|_| self.spend_bytes(0));
+    }
+
+    /// Gives the room of settled deliveries back.
+    pub fn give_back(&mut self, count: u32) {
+        for size in self.sizes.drain(..self.sizes.len().min(count as usize)) {
+            self.bytes -= u64::from(size);
+            self.credit += 1;
+        }
+        if self.sizes.is_empty() {
+            self.sizes = VecDeque::new();
+        }
+    }
+
+    fn spend_bytes(&mut self, bytes: u32) {
+        self.credit = self.credit.saturating_sub(1);
+        self.bytes += u64::from(bytes);
+        self.sizes.push_back(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::{Properties, QoS, Topic};
+
+    fn message(bytes: usize) -> Message {
+        Message {
+            topic: Topic::new(Bytes::from_static(b"t")).unwrap(),
+            payload: Bytes::from(vec![0; bytes]),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expiry_s: None,
+            properties: Properties::default(),
+            publisher: 0,
+        }
+    }
+
+    #[test]
+    fn the_number_and_the_bytes_both_end_it_and_settling_opens_it_again() {
+        let mut window = Window::new(3);
+        window.spend(&message(1));
+        window.spend(&message(2 << 20));
+        assert_eq!(window.credit(), 0, "the bytes are used up");
+
+        window.give_back(1);
+        assert_eq!(window.credit(), 0, "the large one is still out");
+        window.give_back(1);
+        assert_eq!(window.credit(), 3);
+
+        (0..3).for_each(|_| window.spend(&message(1)));
+        assert_eq!(window.credit(), 0, "the number is used up");
+        window.give_back(9);
+        assert_eq!(window.credit(), 3, "no more comes back than was out");
+    }
+}

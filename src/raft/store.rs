@@ -1,0 +1,171 @@
+//! The partition log as the Raft library reads it.
+
+use bytes::Bytes;
+use fluxmq_log::disk::Disk;
+use fluxmq_log::format::frame::{Frame, FrameKind};
+use fluxmq_log::{Entry as LogEntry, Log};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
+
+/// Bytes of the part of a frame's header that the proposer decides; it travels as the entry's context.
+const CONTEXT_BYTES: usize = 33;
+
+/// Owns the log on behalf of the library.
+pub(super) struct Store<D: Disk> {
+    pub(super) log: Log<D>,
+    pub(super) voters: Vec<u64>,
+    /// Entries up to here are in a snapshot of the views: they were committed, whatever the hard state says.
+    pub(super) applied: u64,
+}
+
+impl<D: Disk> Storage for Store<D> {
+    fn initial_state(&self) -> Result<RaftState> {
+        let state = self.log.hard_state();
+        let mut hard_state = HardState::default();
+        hard_state.set_term(state.term);
+        hard_state.set_vote(state.vote);
+        // The commit position is written lazily: it may be older than a snapshot, and name more than a cut tail has left.
+        hard_state.set_commit(state.commit.max(self.applied).min(self.log.last_index()));
+        Ok(RaftState::new(hard_state, ConfState::from((self.voters.clone(), vec![]))))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> Result<Vec<Entry>> {
+        if low < self.log.first_index() {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        let bytes_max = max_size.into().unwrap_or(u64::MAX);
+        let frames = self.log.entries(low, high, bytes_max);
+        let frames = frames.map_err(|error| Error::Store(StorageError::Other(Box::new(error))))?;
+        Ok(frames.into_iter().map(to_entry).collect())
+    }
+
+    fn term(&self, index: u64) -> Result<u64> {
+        match index {
+            0 => Ok(0),
+            _ => self.log.term(index).ok_or(Error::Store(StorageError::Unavailable)),
+        }
+    }
+
+    fn first_index(&self) -> Result<u64> {
+        Ok(self.log.first_index())
+    }
+
+    fn last_index(&self) -> Result<u64> {
+        Ok(self.log.last_index())
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot> {
+        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+/// What a proposer decides about its frame; the log adds index, term, offset and chain.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context {
+    pub(super) kind: FrameKind,
+    pub(super) flags: u16,
+    pub(super) base_ts: u64,
+    pub(super) commit_hint: u64,
+    pub(super) record_count: u32,
+    pub(super) max_ts_delta: u32,
+    pub(super) tables_len: u32,
+    pub(super) topic_count: u16,
+}
+
+impl Context {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(CONTEXT_BYTES);
+        out.push(self.kind.to_byte());
+        out.extend_from_slice(&self.flags.to_le_bytes());
+        out.extend_from_slice(&self.base_ts.to_le_bytes());
+        out.extend_from_slice(&self.commit_hint.to_le_bytes());
+        out.extend_from_slice(&self.record_count.to_le_bytes());
+        out.extend_from_slice(&self.max_ts_delta.to_le_bytes());
+        out.extend_from_slice(&self.tables_len.to_le_bytes());
+        out.extend_from_slice(&self.topic_count.to_le_bytes());
+        Bytes::from(out)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Context> {
+        let bytes: &[u8; CONTEXT_BYTES] = bytes.try_into().ok()?;
+        let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
+        let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
+        let u16_at = |at: usize| u16::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
+        Some(Context {
+            kind: FrameKind::from_byte(bytes[0])?,
+            flags: u16_at(1),
+            base_ts: u64_at(3),
+            commit_hint: u64_at(11),
+            record_count: u32_at(19),
+            max_ts_delta: u32_at(23),
+            tables_len: u32_at(27),
+            topic_count: u16_at(31),
+        })
+    }
+}
+
+/// Turns an entry of the library into one for the log. An entry without context is the library's own: a new leader's empty one, or
+/// a change of members.
+pub(super) fn to_log_entry(entry: &Entry, last_ts: u64) -> LogEntry {
+    let own = Context {
+        kind: match entry.get_entry_type() {
+            EntryType::EntryNormal => FrameKind::Noop,
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => FrameKind::ConfChange,
+        },
+        flags: 0,
+        base_ts: last_ts,
+        commit_hint: 0,
+        record_count: 0,
+        max_ts_delta: 0,
+        tables_len: 0,
+        topic_count: 0,
+    };
+    let context = Context::decode(&entry.context).unwrap_or(own);
+    LogEntry {
+        index: entry.index,
+        term: entry.term,
+        kind: context.kind,
+        flags: context.flags,
+        base_ts: context.base_ts,
+        commit_hint: context.commit_hint,
+        record_count: context.record_count,
+        max_ts_delta: context.max_ts_delta,
+        tables_len: context.tables_len,
+        topic_count: context.topic_count,
+        body: entry.data.clone(),
+    }
+}
+
+fn to_entry(frame: Frame) -> Entry {
+    let header = &frame.header;
+    let mut entry = Entry {
+        index: header.index,
+        term: header.term,
+        data: frame.body.clone(),
+        ..Entry::default()
+    };
+    match header.kind {
+        FrameKind::ConfChange => entry.set_entry_type(EntryType::EntryConfChangeV2),
+        FrameKind::Noop => {}
+        FrameKind::Data | FrameKind::Control | FrameKind::Mixed | FrameKind::Seal => {
+            let context = Context {
+                kind: header.kind,
+                flags: header.flags,
+                base_ts: header.base_ts,
+                commit_hint: header.commit_hint,
+                record_count: header.record_count,
+                max_ts_delta: header.max_ts_delta,
+                tables_len: header.tables_len,
+                topic_count: header.topic_count,
+            };
+            entry.context = context.encode();
+        }
+    }
+    entry
+}

@@ -1,0 +1,124 @@
+//! QoS 2 publishes that are stored and not released: a second copy of one of them is not stored again.
+//!
+//! Only persistent sessions are here; the others cannot outlive the connection that remembers their packet ids.
+//! [MQTT-4.3.3-10], [MQTT-4.3.3-12]
+
+use std::collections::BTreeMap;
+
+use fluxmq_index::Offset;
+use serde::{Deserialize, Serialize};
+
+use super::section::{decode_rows, encode_rows};
+use super::{SectionError, View};
+use crate::model::{Control, Millis, Record};
+
+/// Log time after which an open packet id lapses: the longest session expiry and an hour. A session that ended without
+/// releasing them never comes back for them.
+const LAPSE_MS: u64 = (7 * 24 + 1) * 3600 * 1000;
+
+/// The open packet ids.
+#[derive(Debug, Default)]
+pub struct Dedup {
+    /// Ordered: snapshots list it.
+    open: BTreeMap<Key, Entry>,
+    /// The same by age, so that lapsing looks only at the oldest.
+    by_time: BTreeMap<(Millis, Key), ()>,
+}
+
+type Key = (u64, u32, u16);
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    offset: Offset,
+    time: Millis,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    publisher: u64,
+    incarnation: u32,
+    packet_id: u16,
+    offset: u64,
+    time: u64,
+}
+
+impl Dedup {
+    /// Returns where an open publish is stored.
+    pub fn find(&self, publisher: u64, incarnation: u32, packet_id: u16) -> Option<Offset> {
+        self.open.get(&(publisher, incarnation, packet_id)).map(|entry| entry.offset)
+    }
+
+    /// Lists the open packet ids of one incarnation of a session.
+    pub fn open_ids(&self, publisher: u64, incarnation: u32) -> Vec<u16> {
+        let range = (publisher, incarnation, 0)..=(publisher, incarnation, u16::MAX);
+        self.open.range(range).map(|((_, _, packet_id), _)| *packet_id).collect()
+    }
+
+    fn insert(&mut self, key: Key, entry: Entry) {
+        if let Some(old) = self.open.insert(key, entry) {
+            self.by_time.remove(&(old.time, key));
+        }
+        self.by_time.insert((entry.time, key), ());
+    }
+
+    fn remove(&mut self, key: Key) {
+        if let Some(entry) = self.open.remove(&key) {
+            self.by_time.remove(&(entry.time, key));
+        }
+    }
+
+    fn lapse(&mut self, now: Millis) {
+        while let Some(((time, key), ())) = self.by_time.first_key_value() {
+            if time.plus(LAPSE_MS) > now {
+                break;
+            }
+            let key = *key;
+            self.remove(key);
+        }
+    }
+}
+
+impl View for Dedup {
+    fn name(&self) -> &'static str {
+        "dedup"
+    }
+
+    fn apply(&mut self, at: Offset, time: Millis, record: Record<'_>) {
+        self.lapse(time);
+        match record {
+            Record::Message(message, _) => {
+                let (incarnation, packet_id) = message.dedup;
+                if packet_id != 0 {
+                    let key = (message.publisher, incarnation, packet_id);
+                    self.insert(key, Entry { offset: at, time });
+                }
+            }
+            Record::Control(Control::Released { publisher, incarnation, packet_ids }) => {
+                packet_ids.iter().for_each(|id| self.remove((*publisher, *incarnation, *id)));
+            }
+            Record::Control(_) => {}
+        }
+    }
+
+    fn due(&self, _now: Millis, _out: &mut Vec<Control>) {}
+
+    fn snapshot(&self) -> Vec<u8> {
+        let row = |(key, entry): (&Key, &Entry)| Row {
+            publisher: key.0,
+            incarnation: key.1,
+            packet_id: key.2,
+            offset: entry.offset.0,
+            time: entry.time.0,
+        };
+        encode_rows(&self.open.iter().map(row).collect::<Vec<Row>>())
+    }
+
+    fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
+        *self = Dedup::default();
+        for row in decode_rows::<Vec<Row>>(section)? {
+            let entry = Entry { offset: Offset(row.offset), time: Millis(row.time) };
+            self.insert((row.publisher, row.incarnation, row.packet_id), entry);
+        }
+        Ok(())
+    }
+}

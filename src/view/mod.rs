@@ -1,0 +1,98 @@
+//! Materialized views: folds over a partition's committed records, nothing else.
+//!
+//! `apply` is total and deterministic: no clock, no randomness, no I/O, no hash-map order. The law of views: for every cut, restoring
+//! a snapshot and applying the rest equals applying everything, and both snapshots are byte-equal.
+
+mod dedup;
+mod queue;
+mod retained;
+mod section;
+mod session;
+mod topology;
+
+pub use dedup::Dedup;
+pub use queue::{Group, Queue, Queues};
+pub use retained::{Retained, RetainedMessage};
+pub use section::SectionError;
+pub use session::{Session, Sessions, StoredSubscription};
+pub use topology::Topology;
+
+use bytes::Bytes;
+use fluxmq_index::Offset;
+
+use crate::model::{Control, Millis, Record};
+
+/// One fold over the log.
+pub trait View {
+    /// Names its section in snapshots.
+    fn name(&self) -> &'static str;
+    /// Takes the record at `at`, whose log time is `time`.
+    fn apply(&mut self, at: Offset, time: Millis, record: Record<'_>);
+    /// Adds what the leader has to say at `now` because time has passed.
+    fn due(&self, now: Millis, out: &mut Vec<Control>);
+    /// Encodes the state; equal states give equal bytes.
+    fn snapshot(&self) -> Vec<u8>;
+    /// Replaces the state with what [`snapshot`](View::snapshot) encoded.
+    fn restore(&mut self, section: &[u8]) -> Result<(), SectionError>;
+}
+
+/// All views of one partition, at one offset.
+#[derive(Debug, Default)]
+pub struct Views {
+    /// MQTT sessions.
+    pub sessions: Sessions,
+    /// Retained messages.
+    pub retained: Retained,
+    /// Queues and their consumer groups.
+    pub queues: Queues,
+    /// QoS 2 publishes that are not released.
+    pub dedup: Dedup,
+    /// What the meta partition knows of the others.
+    pub topology: Topology,
+}
+
+impl Views {
+    /// Applies one record to every view.
+    pub fn apply(&mut self, at: Offset, time: Millis, record: Record<'_>) {
+        self.all_mut().into_iter().for_each(|view| view.apply(at, time, record));
+    }
+
+    /// Collects what time has made necessary.
+    pub fn due(&self, now: Millis) -> Vec<Control> {
+        let mut out = Vec::new();
+        self.all().into_iter().for_each(|view| view.due(now, &mut out));
+        out
+    }
+
+    /// Encodes every view as one named section each.
+    pub fn snapshot(&self) -> Vec<Bytes> {
+        let encode = |view: &dyn View| section::encode(view.name(), &view.snapshot());
+        self.all().into_iter().map(encode).collect()
+    }
+
+    /// Restores every view from its section. A section this release does not know is refused: dropping it would lose state.
+    pub fn restore(sections: &[Bytes]) -> Result<Views, SectionError> {
+        let mut views = Views::default();
+        for bytes in sections {
+            let (name, body) = section::decode(bytes)?;
+            let view = views.all_mut().into_iter().find(|view| view.name() == name);
+            let view = view.ok_or_else(|| SectionError::Unknown { name: name.to_owned() })?;
+            view.restore(body)?;
+        }
+        Ok(views)
+    }
+
+    fn all(&self) -> [&dyn View; 5] {
+        [&self.sessions, &self.retained, &self.queues, &self.dedup, &self.topology]
+    }
+
+    fn all_mut(&mut self) -> [&mut dyn View; 5] {
+        [
+            &mut self.sessions,
+            &mut self.retained,
+            &mut self.queues,
+            &mut self.dedup,
+            &mut self.topology,
+        ]
+    }
+}

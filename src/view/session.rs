@@ -1,0 +1,371 @@
+//! Persistent MQTT sessions: what they subscribe to, how far they have read, and what is out.
+//!
+//! Nothing is written per message for a session that is away: its backlog is the log above its cursors.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use fluxmq_index::Offset;
+use serde::{Deserialize, Serialize};
+
+use super::section::{decode_rows, encode_rows};
+use super::{SectionError, View};
+use crate::model::{
+    Control, Filter, Millis, OutboundEntry, PartitionId, QoS, Record, RetainHandling,
+    SessionProgress, Subscription,
+};
+
+/// The sessions of a partition, by client id.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    by_client: BTreeMap<Bytes, Session>,
+    /// Closed sessions by the log time at which they end.
+    ending: BTreeSet<(Millis, Bytes)>,
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Offset of the record that opened its current or last connection: fences older ones.
+    pub epoch: Offset,
+    /// Names this life of the session towards duplicate detection; a clean start begins another.
+    pub incarnation: u32,
+    /// Seconds it outlives its connection; `u32::MAX` is for ever.
+    pub expiry_s: u32,
+    /// When its connection ended; `None` while it is open.
+    pub closed_at: Option<Millis>,
+    /// By filter as the client wrote it.
+    pub subscriptions: BTreeMap<Filter, StoredSubscription>,
+    /// Matching records below these are settled or outbound.
+    pub cursors: BTreeMap<PartitionId, Offset>,
+    /// What is out, in sending order.
+    pub outbound: Vec<OutboundEntry>,
+}
+
+/// A subscription and where it begins in every partition that may hold a match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSubscription {
+    /// What the client asked for.
+    pub subscription: Subscription,
+    /// Records below are not for it.
+    pub starts: Vec<(PartitionId, Offset)>,
+}
+
+impl Sessions {
+    /// Returns a session.
+    pub fn get(&self, client_id: &[u8]) -> Option<&Session> {
+        self.by_client.get(client_id)
+    }
+
+    /// Returns how many there are.
+    pub fn len(&self) -> usize {
+        self.by_client.len()
+    }
+
+    /// Returns true when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_client.is_empty()
+    }
+
+    /// Lists the sessions whose connection has not ended, as far as the log knows.
+    pub fn open(&self) -> impl Iterator<Item = (&Bytes, &Session)> {
+        self.by_client.iter().filter(|(_, session)| session.closed_at.is_none())
+    }
+
+    fn opened(&mut self, at: Offset, client_id: &Bytes, clean: bool, expiry_s: u32) {
+        let old = self.take(client_id).filter(|_| !clean);
+        let mut session = old.unwrap_or_else(|| Session {
+            epoch: at,
+            incarnation: at.0 as u32,
+            expiry_s,
+            closed_at: None,
+            subscriptions: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            outbound: Vec::new(),
+        });
+        session.epoch = at;
+        session.expiry_s = expiry_s;
+        session.closed_at = None;
+        self.put(client_id, session);
+    }
+
+    fn closed(&mut self, time: Millis, client_id: &Bytes, epoch: Offset, expiry_s: u32) {
+        let Some(mut session) = self.take(client_id) else { return };
+        if session.epoch == epoch {
+            session.expiry_s = expiry_s;
+            session.closed_at = Some(time);
+        }
+        if session.closed_at.is_none() || session.expiry_s > 0 {
+            self.put(client_id, session);
+        }
+    }
+
+    fn removed(&mut self, client_id: &Bytes, epoch: Offset) {
+        if self.by_client.get(client_id).is_some_and(|session| session.epoch == epoch) {
+            self.take(client_id);
+        }
+    }
+
+    fn take(&mut self, client_id: &[u8]) -> Option<Session> {
+        let (key, session) = self.by_client.remove_entry(client_id)?;
+        if let Some(at) = session.ends_at() {
+            self.ending.remove(&(at, key));
+        }
+        Some(session)
+    }
+
+    fn put(&mut self, client_id: &Bytes, session: Session) {
+        // A copy: the slice would keep its whole frame in memory.
+        let key = Bytes::copy_from_slice(client_id);
+        if let Some(at) = session.ends_at() {
+            self.ending.insert((at, key.clone()));
+        }
+        self.by_client.insert(key, session);
+    }
+}
+
+impl Session {
+    /// Returns the log time at which it ends, once it is closed.
+    pub fn ends_at(&self) -> Option<Millis> {
+        let closed_at = self.closed_at.filter(|_| self.expiry_s != u32::MAX)?;
+        Some(closed_at.plus(u64::from(self.expiry_s) * 1000))
+    }
+
+    fn subscribed(&mut self, subscription: &Subscription, starts: &[(PartitionId, Offset)]) {
+        let stored =
+            StoredSubscription { subscription: subscription.clone(), starts: starts.to_vec() };
+        // A replaced subscription goes on from where the old one began: nothing between them is skipped [MQTT-3.8.4-3].
+        let starts = self.subscriptions.get(&subscription.filter).map(|old| old.starts.clone());
+        let stored = match starts {
+            Some(starts) => StoredSubscription { starts, ..stored },
+            None => stored,
+        };
+        for (partition, start) in &stored.starts {
+            self.cursors.entry(*partition).or_insert(*start);
+        }
+        self.subscriptions.insert(subscription.filter.clone(), stored);
+    }
+
+    fn unsubscribed(&mut self, filter: &Filter) {
+        self.subscriptions.remove(filter);
+        // A partition that nobody reads has no cursor: a later subscription there begins afresh.
+        let read: BTreeSet<PartitionId> = self
+            .subscriptions
+            .values()
+            .flat_map(|stored| stored.starts.iter().map(|(partition, _)| *partition))
+            .collect();
+        self.cursors.retain(|partition, _| read.contains(partition));
+    }
+
+    fn progressed(&mut self, progress: &SessionProgress) {
+        for (partition, cursor) in &progress.cursors {
+            // A cursor never goes back, and one without a subscription is not kept.
+            if let Some(old) = self.cursors.get_mut(partition) {
+                *old = (*old).max(*cursor);
+            }
+        }
+        let gone = |id: u16| {
+            progress.done.contains(&id) || progress.assigned.iter().any(|new| new.packet_id == id)
+        };
+        self.outbound.retain(|entry| !gone(entry.packet_id));
+        self.outbound.extend_from_slice(&progress.assigned);
+        for entry in &mut self.outbound {
+            entry.received |= progress.received.contains(&entry.packet_id);
+        }
+    }
+}
+
+impl View for Sessions {
+    fn name(&self) -> &'static str {
+        "sessions"
+    }
+
+    fn apply(&mut self, at: Offset, time: Millis, record: Record<'_>) {
+        let Record::Control(control) = record else { return };
+        match control {
+            Control::SessionOpened { client_id, clean, expiry_s } => {
+                self.opened(at, client_id, *clean, *expiry_s);
+            }
+            Control::SessionClosed { client_id, epoch, expiry_s } => {
+                self.closed(time, client_id, *epoch, *expiry_s);
+            }
+            Control::SessionRemoved { client_id, epoch } => self.removed(client_id, *epoch),
+            Control::Subscribed { client_id, subscription, starts } => {
+                if let Some(session) = self.by_client.get_mut(client_id) {
+                    session.subscribed(&owned(subscription), starts);
+                }
+            }
+            Control::Unsubscribed { client_id, filter } => {
+                if let Some(session) = self.by_client.get_mut(client_id) {
+                    session.unsubscribed(filter);
+                }
+            }
+            Control::SessionProgress(progress) => {
+                let session = self.by_client.get_mut(&progress.client_id);
+                if let Some(session) = session.filter(|session| session.epoch == progress.epoch) {
+                    session.progressed(progress);
+                }
+            }
+            Control::QueueDeclared { .. }
+            | Control::GroupCreated { .. }
+            | Control::Settled { .. }
+            | Control::CursorSet { .. }
+            | Control::Released { .. }
+            | Control::PartitionsFixed { .. } => {}
+        }
+    }
+
+    fn due(&self, now: Millis, out: &mut Vec<Control>) {
+        let ended = self.ending.iter().take_while(|(at, _)| *at <= now);
+        out.extend(ended.filter_map(|(_, client_id)| {
+            let epoch = self.by_client.get(client_id)?.epoch;
+            Some(Control::SessionRemoved { client_id: client_id.clone(), epoch })
+        }));
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        encode_rows(&self.by_client.iter().map(to_row).collect::<Vec<Row>>())
+    }
+
+    fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
+        *self = Sessions::default();
+        for row in decode_rows::<Vec<Row>>(section)? {
+            let (client_id, session) = from_row(row);
+            self.put(&client_id, session);
+        }
+        Ok(())
+    }
+}
+
+/// Copies what would otherwise keep the record's frame in memory for as long as the session lives.
+fn owned(subscription: &Subscription) -> Subscription {
+    let filter = Bytes::copy_from_slice(subscription.filter.as_bytes());
+    Subscription {
+        filter: Filter::from_stored(filter),
+        group: subscription.group.as_ref().map(|group| Bytes::copy_from_slice(group)),
+        ..subscription.clone()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    client_id: Vec<u8>,
+    epoch: u64,
+    incarnation: u32,
+    expiry_s: u32,
+    closed_at: Option<u64>,
+    subscriptions: Vec<SubscriptionRow>,
+    cursors: Vec<(u16, u64)>,
+    outbound: Vec<OutboundRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SubscriptionRow {
+    filter: Vec<u8>,
+    qos: u8,
+    no_local: bool,
+    retain_as_published: bool,
+    retain_handling: u8,
+    subscription_id: u32,
+    group: Option<Vec<u8>>,
+    settle_explicit: bool,
+    starts: Vec<(u16, u64)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OutboundRow {
+    packet_id: u16,
+    partition: u16,
+    offset: u64,
+    qos: u8,
+    retain: bool,
+    received: bool,
+}
+
+fn to_row((client_id, session): (&Bytes, &Session)) -> Row {
+    let outbound = |entry: &OutboundEntry| OutboundRow {
+        packet_id: entry.packet_id,
+        partition: entry.partition.0,
+        offset: entry.offset.0,
+        qos: entry.qos as u8,
+        retain: entry.retain,
+        received: entry.received,
+    };
+    Row {
+        client_id: client_id.to_vec(),
+        epoch: session.epoch.0,
+        incarnation: session.incarnation,
+        expiry_s: session.expiry_s,
+        closed_at: session.closed_at.map(|at| at.0),
+        subscriptions: session.subscriptions.values().map(to_subscription_row).collect(),
+        cursors: session.cursors.iter().map(|(partition, at)| (partition.0, at.0)).collect(),
+        outbound: session.outbound.iter().map(outbound).collect(),
+    }
+}
+
+fn to_subscription_row(stored: &StoredSubscription) -> SubscriptionRow {
+    let subscription = &stored.subscription;
+    SubscriptionRow {
+        filter: subscription.filter.as_bytes().to_vec(),
+        qos: subscription.qos as u8,
+        no_local: subscription.no_local,
+        retain_as_published: subscription.retain_as_published,
+        retain_handling: match subscription.retain_handling {
+            RetainHandling::Send => 0,
+            RetainHandling::SendIfNew => 1,
+            RetainHandling::DontSend => 2,
+        },
+        subscription_id: subscription.subscription_id,
+        group: subscription.group.as_ref().map(|group| group.to_vec()),
+        settle_explicit: subscription.settle_explicit,
+        starts: stored.starts.iter().map(|(partition, at)| (partition.0, at.0)).collect(),
+    }
+}
+
+fn from_row(row: Row) -> (Bytes, Session) {
+    let qos = |bits| QoS::from_bits(bits).expect("snapshots hold what records held");
+    let outbound = |row: OutboundRow| OutboundEntry {
+        packet_id: row.packet_id,
+        partition: PartitionId(row.partition),
+        offset: Offset(row.offset),
+        qos: qos(row.qos),
+        retain: row.retain,
+        received: row.received,
+    };
+    let subscriptions = row.subscriptions.into_iter().map(from_subscription_row);
+    let cursors =
+        row.cursors.into_iter().map(|(partition, at)| (PartitionId(partition), Offset(at)));
+    let session = Session {
+        epoch: Offset(row.epoch),
+        incarnation: row.incarnation,
+        expiry_s: row.expiry_s,
+        closed_at: row.closed_at.map(Millis),
+        subscriptions: subscriptions
+            .map(|stored| (stored.subscription.filter.clone(), stored))
+            .collect(),
+        cursors: cursors.collect(),
+        outbound: row.outbound.into_iter().map(outbound).collect(),
+    };
+    (Bytes::from(row.client_id), session)
+}
+
+fn from_subscription_row(row: SubscriptionRow) -> StoredSubscription {
+    let starts = row.starts.into_iter();
+    StoredSubscription {
+        subscription: Subscription {
+            filter: Filter::from_stored(Bytes::from(row.filter)),
+            qos: QoS::from_bits(row.qos).expect("snapshots hold what records held"),
+            no_local: row.no_local,
+            retain_as_published: row.retain_as_published,
+            retain_handling: match row.retain_handling {
+                0 => RetainHandling::Send,
+                1 => RetainHandling::SendIfNew,
+                _ => RetainHandling::DontSend,
+            },
+            subscription_id: row.subscription_id,
+            group: row.group.map(Bytes::from),
+            settle_explicit: row.settle_explicit,
+        },
+        starts: starts.map(|(partition, at)| (PartitionId(partition), Offset(at))).collect(),
+    }
+}

@@ -1,0 +1,220 @@
+//! The law of views: for every cut, restoring a snapshot and applying the rest equals applying everything, and both snapshots are
+//! byte-equal. One property for all views.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics says where")]
+
+use bytes::Bytes;
+use fluxmq::model::record::queue_id;
+use fluxmq::model::{
+    Control, Filter, Millis, OutboundEntry, PartitionId, QoS, Record, RetainHandling,
+    SessionProgress, StoredMessage, Subscription,
+};
+use fluxmq::view::Views;
+use fluxmq_index::Offset;
+use fluxmq_log::format::Retain;
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Said {
+    Message(StoredMessage, Vec<u64>),
+    Control(Control),
+}
+
+fn name() -> impl Strategy<Value = Bytes> {
+    prop_oneof![Just("a"), Just("b"), Just("c")]
+        .prop_map(|text| Bytes::from_static(text.as_bytes()))
+}
+
+fn queue() -> impl Strategy<Value = u64> {
+    name().prop_map(|name| queue_id(&name))
+}
+
+fn offset() -> impl Strategy<Value = Offset> {
+    (0u64..40).prop_map(Offset)
+}
+
+fn partition() -> impl Strategy<Value = PartitionId> {
+    (1u16..4).prop_map(PartitionId)
+}
+
+fn filter() -> impl Strategy<Value = Filter> {
+    prop_oneof![Just("a/+"), Just("#"), Just("b"), Just("$queue/a/#")]
+        .prop_map(|text| Filter::new(Bytes::from_static(text.as_bytes())).unwrap())
+}
+
+fn qos() -> impl Strategy<Value = QoS> {
+    (0u8..3).prop_map(|bits| QoS::from_bits(bits).unwrap())
+}
+
+fn message() -> impl Strategy<Value = Said> {
+    let retain = prop_oneof![Just(Retain::No), Just(Retain::Set), Just(Retain::Clear)];
+    let queues = proptest::collection::btree_set(queue(), 0..3);
+    (name(), retain, qos(), proptest::option::of(0u32..10), 0u16..4, queues).prop_map(
+        |(topic, retain, qos, expiry_s, packet_id, queues)| {
+            let message = StoredMessage {
+                topic,
+                payload: Bytes::from_static(b"x"),
+                properties: Bytes::new(),
+                qos,
+                retain,
+                time: Millis(0),
+                expiry_s,
+                publisher: 7,
+                dedup: (1, packet_id),
+            };
+            Said::Message(message, queues.into_iter().collect())
+        },
+    )
+}
+
+fn progress() -> impl Strategy<Value = SessionProgress> {
+    let entry =
+        (1u16..6, partition(), offset(), 1u8..3).prop_map(|(packet_id, partition, offset, qos)| {
+            OutboundEntry {
+                packet_id,
+                partition,
+                offset,
+                qos: QoS::from_bits(qos).unwrap(),
+                retain: false,
+                received: false,
+            }
+        });
+    let list = |range: std::ops::Range<usize>| proptest::collection::vec(1u16..6, range);
+    let cursors = proptest::collection::vec((partition(), offset()), 0..3);
+    (name(), offset(), cursors, proptest::collection::vec(entry, 0..3), list(0..3), list(0..3))
+        .prop_map(|(client_id, epoch, cursors, assigned, received, done)| SessionProgress {
+            client_id,
+            epoch,
+            cursors,
+            assigned,
+            received,
+            done,
+        })
+}
+
+fn subscription() -> impl Strategy<Value = Subscription> {
+    (filter(), qos(), any::<bool>(), 0u32..3, proptest::option::of(name())).prop_map(
+        |(filter, qos, no_local, subscription_id, group)| Subscription {
+            filter,
+            qos,
+            no_local,
+            retain_as_published: no_local,
+            retain_handling: RetainHandling::SendIfNew,
+            subscription_id,
+            group,
+            settle_explicit: false,
+        },
+    )
+}
+
+fn session_control() -> impl Strategy<Value = Control> {
+    let starts = proptest::collection::vec((partition(), offset()), 0..3);
+    prop_oneof![
+        (name(), any::<bool>(), 0u32..5).prop_map(|(client_id, clean, expiry_s)| {
+            Control::SessionOpened { client_id, clean, expiry_s }
+        }),
+        (name(), offset(), 0u32..5).prop_map(|(client_id, epoch, expiry_s)| {
+            Control::SessionClosed { client_id, epoch, expiry_s }
+        }),
+        (name(), offset())
+            .prop_map(|(client_id, epoch)| Control::SessionRemoved { client_id, epoch }),
+        (name(), subscription(), starts).prop_map(|(client_id, subscription, starts)| {
+            Control::Subscribed { client_id, subscription, starts }
+        }),
+        (name(), filter())
+            .prop_map(|(client_id, filter)| Control::Unsubscribed { client_id, filter }),
+        progress().prop_map(Control::SessionProgress),
+    ]
+}
+
+fn queue_control() -> impl Strategy<Value = Control> {
+    let finished = proptest::collection::vec((offset(), 1u64..5), 0..4);
+    let released = proptest::collection::vec(offset(), 0..3);
+    prop_oneof![
+        name().prop_map(|name| Control::QueueDeclared { name }),
+        (queue(), name(), offset()).prop_map(|(queue, group, start)| Control::GroupCreated {
+            queue,
+            group,
+            start
+        }),
+        (queue(), name(), finished, released).prop_map(|(queue, group, finished, released)| {
+            Control::Settled { queue, group, finished, released }
+        }),
+        (queue(), name(), offset()).prop_map(|(queue, group, to)| Control::CursorSet {
+            queue,
+            group,
+            to
+        }),
+        proptest::collection::vec(0u16..4, 0..3).prop_map(|packet_ids| Control::Released {
+            publisher: 7,
+            incarnation: 1,
+            packet_ids
+        }),
+        (1u16..9).prop_map(|count| Control::PartitionsFixed { count }),
+    ]
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    prop_oneof![
+        3 => message(),
+        4 => session_control().prop_map(Said::Control),
+        4 => queue_control().prop_map(Said::Control),
+    ]
+}
+
+fn apply(views: &mut Views, said: &[Said], first: usize) {
+    for (step, said) in said.iter().enumerate() {
+        let at = Offset((first + step) as u64);
+        let time = Millis(1000 * at.0);
+        match said {
+            Said::Message(message, queues) => {
+                let message = StoredMessage { time, ..message.clone() };
+                views.apply(at, time, Record::Message(&message, queues));
+            }
+            Said::Control(control) => views.apply(at, time, Record::Control(control)),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_snapshot_and_the_rest_equal_the_whole(
+        said in proptest::collection::vec(said(), 0..60),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let cut = cut.index(said.len() + 1);
+        let mut whole = Views::default();
+        apply(&mut whole, &said, 0);
+        let mut first = Views::default();
+        apply(&mut first, &said[..cut], 0);
+
+        let snapshot = first.snapshot();
+        let mut restored = Views::restore(&snapshot).expect("our own snapshot restores");
+        prop_assert_eq!(restored.snapshot(), snapshot);
+        apply(&mut restored, &said[cut..], cut);
+
+        prop_assert_eq!(restored.snapshot(), whole.snapshot());
+    }
+
+    #[test]
+    fn a_control_survives_its_bytes(said in said()) {
+        if let Said::Control(control) = said {
+            let mut body = Vec::new();
+            control.encode(&mut body);
+            let decoded = Control::decode(control.opcode(), &Bytes::from(body));
+            prop_assert_eq!(decoded, Ok(control));
+        }
+    }
+
+    #[test]
+    fn arbitrary_control_bytes_never_panic(
+        opcode in any::<u8>(),
+        body in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        if let Ok(control) = Control::decode(opcode, &Bytes::from(body)) {
+            prop_assert_eq!(control.opcode(), opcode);
+        }
+    }
+}
