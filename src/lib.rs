@@ -4,8 +4,12 @@
 //! * [`view`]: folds over committed records: sessions, retained messages, queues and groups, duplicates.
 //! * [`raft`]: consensus over the partition log, behind one type.
 //! * [`partition`]: a log, a Raft group, the views and who listens; no thread, no clock.
+//! * [`shard`]: the thread that owns partitions.
+//! * [`broker`]: what a connection holds: placement, and the machine between its protocol and the partitions.
 
+pub mod broker;
 pub mod model;
 pub mod partition;
 pub mod raft;
+pub mod shard;
 pub mod view;

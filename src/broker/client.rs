@@ -1,0 +1,419 @@
+//! One connection's side of the broker: commands of its protocol in, requests to partitions out; their events in, effects out.
+//!
+//! Pure, like the protocol above it: no socket, no clock. It owns what spans partitions: the session's cursors, what is out under
+//! which packet id, which partitions are read, which groups were joined. Deliveries pass through without being looked at twice.
+
+mod close;
+mod open;
+mod outbound;
+mod subscribe;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use bytes::Bytes;
+use fluxmq_index::Offset;
+
+use self::open::Opening;
+use self::outbound::Outbound;
+use self::subscribe::{PendingSubscribe, Subscribed};
+use super::Placement;
+use crate::model::address::PublishAddress;
+use crate::model::message::publisher_id;
+use crate::model::{
+    Command, Control, DeliveryId, DeliverySource, Effect, Filter, Message, Millis, Outcome,
+    PartitionId, QoS, QueueName, Refusal, Token,
+};
+use crate::partition::request::{Event, Publish, Request};
+
+/// Limits of one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Deliveries handed to a connection and not settled, in each partition.
+    pub credit: u32,
+    /// Subscriptions of one session.
+    pub subscriptions_max: usize,
+}
+
+impl Default for ClientLimits {
+    fn default() -> ClientLimits {
+        ClientLimits { credit: 128, subscriptions_max: 10_000 }
+    }
+}
+
+/// One connection, between its protocol and the partitions.
+pub struct Client {
+    placement: Placement,
+    limits: ClientLimits,
+    phase: Phase,
+    identity: Identity,
+    subscriptions: HashMap<Filter, Subscribed>,
+    memberships: BTreeMap<u32, PartitionId>,
+    next_membership: u32,
+    /// Partitions that this connection has a reader in.
+    attached: BTreeMap<PartitionId, ()>,
+    outbound: Outbound,
+    /// Where the client's unreleased QoS 2 publishes are.
+    inbound: HashMap<u16, PartitionId>,
+    waiting: HashMap<Token, Waiting>,
+    next_token: u64,
+    credits: BTreeMap<PartitionId, Credit>,
+    requests: VecDeque<(PartitionId, Request)>,
+    effects: VecDeque<Effect>,
+}
+
+/// Who the client is, once it has opened its session.
+#[derive(Debug, Default)]
+struct Identity {
+    client_id: Bytes,
+    publisher: u64,
+    home: Option<PartitionId>,
+    stored: bool,
+    epoch: Offset,
+    incarnation: u32,
+    expiry_s: u32,
+    will: Option<crate::model::command::Will>,
+}
+
+/// Deliveries of one partition's reader.
+#[derive(Debug, Default)]
+struct Credit {
+    /// Handed to the protocol; settled ones are still among them until the reader is told.
+    out: u32,
+    settled: u32,
+}
+
+enum Phase {
+    /// Waits for `Open`.
+    New,
+    /// Waits for partitions to answer.
+    Opening(Box<Opening>),
+    /// Serves.
+    Open,
+    /// The connection is gone; the session is kept until the will's time.
+    Lingering { will_at: Millis },
+    /// Waits for readers to let go.
+    Closing { detaching: usize },
+    /// Over.
+    Done,
+}
+
+/// What an answer with one of our own tokens continues.
+enum Waiting {
+    Subscribe(PendingSubscribe),
+    /// Part of a SUBSCRIBE that another token stands for.
+    PartOf(Token, usize),
+    Unsubscribe {
+        token: Token,
+        results: Vec<Result<bool, Refusal>>,
+    },
+    /// A reader or membership of a resumed session.
+    Resumed,
+    /// Effects that say that something is stored.
+    Effects(Vec<Effect>),
+}
+
+impl Client {
+    /// Returns a connection that has not opened its session.
+    pub fn new(placement: Placement, limits: ClientLimits) -> Client {
+        Client {
+            placement,
+            limits,
+            phase: Phase::New,
+            identity: Identity::default(),
+            subscriptions: HashMap::new(),
+            memberships: BTreeMap::new(),
+            next_membership: 0,
+            attached: BTreeMap::new(),
+            outbound: Outbound::default(),
+            inbound: HashMap::new(),
+            waiting: HashMap::new(),
+            next_token: 0,
+            credits: BTreeMap::new(),
+            requests: VecDeque::new(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// Takes a command of the protocol.
+    pub fn handle_command(&mut self, now: Millis, command: Command) {
+        match command {
+            Command::Open(open) => self.open(open),
+            Command::Publish { token, message, packet_id } => {
+                self.publish(token, message, packet_id)
+            }
+            Command::Release { packet_id } => self.release(packet_id),
+            Command::Subscribe { token, subscriptions } => {
+                self.subscribe(now, token, subscriptions)
+            }
+            Command::Unsubscribe { token, filters } => self.unsubscribe(token, filters),
+            Command::Assign { token, entries } => {
+                self.outbound.assign(&entries);
+                if let Some(token) = token {
+                    self.outbound.answer_with(Effect::Assigned { token });
+                }
+            }
+            Command::Received { packet_id } => {
+                self.outbound.received(packet_id);
+                self.outbound.answer_with(Effect::ReceivedStored { packet_id });
+            }
+            Command::Settle { delivery, outcome } => self.settle(delivery, outcome),
+            Command::SettleEntry { token, queue, group, offset, outcome } => {
+                let to = self.placement.queue(&queue);
+                let (token, entry) = (theirs(token), Offset(offset));
+                self.request(to, Request::SettleEntry { token, queue, group, entry, outcome });
+            }
+            Command::CommitCursor { token, queue, group, offset } => {
+                let to = self.placement.queue(&queue);
+                let (token, offset) = (theirs(token), Offset(offset));
+                self.request(to, Request::CommitCursor { token, queue, group, to: offset });
+            }
+            Command::Close(close) => self.close(now, close),
+        }
+    }
+
+    /// Takes an event of a partition.
+    pub fn handle_event(&mut self, from: PartitionId, event: Event) {
+        match event {
+            Event::Deliver(delivery) => {
+                // What a reader hands out before it lets go is below the place it reports: unsent, it holds the cursor back.
+                if self.identity.stored && self.is_reading() {
+                    self.outbound.handed(&delivery);
+                }
+                if matches!(self.phase, Phase::Open) {
+                    if delivery.id.source == DeliverySource::Session {
+                        self.credits.entry(from).or_default().out += 1;
+                    }
+                    self.effects.push_back(Effect::Deliver(delivery));
+                }
+            }
+            Event::Confirm { token, result } => {
+                self.effects.push_back(Effect::Confirm { token: Token(token.0 >> 1), result });
+            }
+            Event::Written { token, result } => self.written(token, result),
+            Event::SessionOpened(result) => self.session_opened(result),
+            Event::TakenOver => self.taken_over(),
+            Event::Attached { token, start } => {
+                if let Ok(start) = &start {
+                    self.outbound.attached(from, *start);
+                }
+                self.part_done(from, token, start);
+            }
+            Event::Detached { next } => self.detached(from, next),
+            Event::Outbound(found) => self.found_outbound(found),
+            Event::OpenIds(packet_ids) => self.found_inbound(from, packet_ids),
+            Event::Joined { token, result } => {
+                self.part_done(from, token, result.map(|()| Offset::ZERO));
+            }
+        }
+    }
+
+    /// Tells the client that the broker stops: its protocol says so to the peer.
+    pub fn handle_shutdown(&mut self) {
+        self.effects.push_back(Effect::ShuttingDown);
+        if matches!(self.phase, Phase::Lingering { .. }) {
+            // There is no later for a will that waits: it goes out rather than be forgotten.
+            self.publish_will();
+            self.let_go();
+        }
+    }
+
+    /// The next request, with the partition it is for.
+    ///
+    /// What gathered since the last call goes out together: credits by partition, session progress in one record.
+    pub fn poll_request(&mut self) -> Option<(PartitionId, Request)> {
+        if self.requests.is_empty() {
+            self.gather();
+        }
+        let request = self.requests.pop_front();
+        if request.is_none() {
+            // An idle connection holds no buffer.
+            self.requests = VecDeque::new();
+        }
+        request
+    }
+
+    /// The next effect for the protocol.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        let effect = self.effects.pop_front();
+        if effect.is_none() {
+            self.effects = VecDeque::new();
+        }
+        effect
+    }
+
+    /// When `handle_timeout` wants to be called.
+    pub fn poll_timeout(&self) -> Option<Millis> {
+        match self.phase {
+            Phase::Lingering { will_at } => Some(will_at),
+            _ => None,
+        }
+    }
+
+    /// Time has passed: a delayed will is due.
+    pub fn handle_timeout(&mut self, now: Millis) {
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            self.publish_will();
+            self.let_go();
+        }
+    }
+
+    /// Writes down how far the session is, without anybody waiting: called now and then so that a crash repeats little.
+    pub fn checkpoint(&mut self) {
+        if matches!(self.phase, Phase::Open) {
+            self.write_progress();
+        }
+    }
+
+    /// Returns true when nothing is left to do for this connection.
+    pub fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Done) && self.requests.is_empty()
+    }
+
+    fn is_reading(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Lingering { .. } | Phase::Closing { .. })
+    }
+
+    fn publish(&mut self, token: Token, message: Message, packet_id: Option<u16>) {
+        let address = match PublishAddress::of(&message.topic) {
+            Ok(address) => address,
+            Err(error) => return self.refuse_publish(token, &message, error.into()),
+        };
+        let (to, queue) = match address {
+            PublishAddress::Topic => (self.placement.topic(&message.topic), None),
+            PublishAddress::Queue(name) => (self.placement.queue(&name), Some(name)),
+            PublishAddress::Settle(..) => {
+                let reason = "a settling verb is not a place to publish to".to_owned();
+                return self.refuse_publish(token, &message, Refusal::Invalid { reason });
+            }
+        };
+        let dedup = match packet_id.filter(|_| self.identity.stored) {
+            Some(packet_id) => {
+                self.inbound.insert(packet_id, to);
+                (self.identity.incarnation, packet_id)
+            }
+            None => (0, 0),
+        };
+        self.send_publish(to, token, message, dedup, queue);
+    }
+
+    fn send_publish(
+        &mut self,
+        to: PartitionId,
+        token: Token,
+        mut message: Message,
+        dedup: (u32, u16),
+        queue: Option<QueueName>,
+    ) {
+        message.publisher = self.identity.publisher;
+        let token = (message.qos != QoS::AtMostOnce).then_some(theirs(token));
+        self.request(to, Request::Publish(Publish { token, message, dedup, queue }));
+    }
+
+    fn refuse_publish(&mut self, token: Token, message: &Message, refusal: Refusal) {
+        if message.qos != QoS::AtMostOnce {
+            self.effects.push_back(Effect::Confirm { token, result: Err(refusal) });
+        }
+    }
+
+    fn release(&mut self, packet_id: u16) {
+        let Some(partition) = self.inbound.remove(&packet_id) else {
+            return self.effects.push_back(Effect::Released { packet_id });
+        };
+        let control = Control::Released {
+            publisher: self.identity.publisher,
+            incarnation: self.identity.incarnation,
+            packet_ids: vec![packet_id],
+        };
+        let token = self.wait_for(Waiting::Effects(vec![Effect::Released { packet_id }]));
+        self.request(partition, Request::Write { token: Some(token), control });
+    }
+
+    fn settle(&mut self, delivery: DeliveryId, outcome: Outcome) {
+        match delivery.source {
+            DeliverySource::Live => {}
+            DeliverySource::Session => {
+                if self.identity.stored {
+                    self.outbound.settled(delivery);
+                }
+                self.credits.entry(delivery.partition).or_default().settled += 1;
+            }
+            DeliverySource::Group(membership) => {
+                let entry = delivery.offset;
+                let request = Request::Settle { membership, entry, outcome };
+                self.request(delivery.partition, request);
+            }
+        }
+    }
+
+    fn written(&mut self, token: Token, result: Result<(), Refusal>) {
+        match self.waiting.remove(&token) {
+            None => {}
+            // A partition that stopped answers with a refusal, and the connection can only end: what it waits for was not stored.
+            Some(Waiting::Effects(effects)) => match result {
+                Ok(()) => self.effects.extend(effects),
+                Err(_) => self.effects.push_back(Effect::ShuttingDown),
+            },
+            Some(Waiting::Subscribe(pending)) => self.finish_subscribe(pending, result),
+            Some(Waiting::Unsubscribe { token, results }) => {
+                let results = match result {
+                    Ok(()) => results,
+                    Err(refusal) => results.iter().map(|_| Err(refusal.clone())).collect(),
+                };
+                self.effects.push_back(Effect::Unsubscribed { token, results });
+            }
+            Some(Waiting::PartOf(..) | Waiting::Resumed) => {
+                unreachable!("parts are answered by readers and groups")
+            }
+        }
+    }
+
+    fn gather(&mut self) {
+        let requests = &mut self.requests;
+        for (partition, credit) in &mut self.credits {
+            // A quarter of what is out at a time: fewer requests under load, and never a reader that waits for what is settled.
+            if credit.settled > 0 && credit.settled * 4 >= credit.out {
+                requests.push_back((*partition, Request::Credit { count: credit.settled }));
+                credit.out = credit.out.saturating_sub(credit.settled);
+                credit.settled = 0;
+            }
+        }
+        if self.outbound.is_due() {
+            self.write_progress();
+        }
+    }
+
+    fn write_progress(&mut self) {
+        let effects = self.outbound.take_waiting();
+        let progress = self.outbound.progress(&self.identity.client_id, self.identity.epoch);
+        let Some((home, progress)) = self.identity.home.zip(progress) else {
+            return self.effects.extend(effects);
+        };
+        let token = (!effects.is_empty()).then(|| self.wait_for(Waiting::Effects(effects)));
+        let control = Control::SessionProgress(progress);
+        self.requests.push_back((home, Request::Write { token, control }));
+    }
+
+    fn request(&mut self, to: PartitionId, request: Request) {
+        self.requests.push_back((to, request));
+    }
+
+    fn wait_for(&mut self, waiting: Waiting) -> Token {
+        let token = self.own_token();
+        self.waiting.insert(token, waiting);
+        token
+    }
+
+    fn own_token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token << 1 | 1)
+    }
+}
+
+/// Tells the protocol's tokens from our own.
+fn theirs(token: Token) -> Token {
+    Token(token.0 << 1)
+}
+
+fn identity_of(client_id: &Bytes) -> u64 {
+    publisher_id(client_id)
+}

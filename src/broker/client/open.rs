@@ -1,0 +1,218 @@
+//! Opening a session: claim it, collect what an earlier connection left, then read on.
+
+use std::collections::BTreeMap;
+
+use fluxmq_index::Offset;
+
+use super::{Client, Identity, Phase, Waiting, identity_of};
+use crate::model::command::Open;
+use crate::model::effect::{Opened, Outbound as Resend};
+use crate::model::{
+    Delivery, DeliveryId, DeliverySource, Effect, OutboundEntry, PartitionId, Refusal,
+};
+use crate::partition::request::{Attach, OpenedSession, Request};
+
+/// A session on its way to being open.
+#[derive(Default)]
+pub(super) struct Opening {
+    session: OpenedSession,
+    /// Partitions that have not answered.
+    missing: usize,
+    found: BTreeMap<u16, Option<Delivery>>,
+    inbound: Vec<u16>,
+    /// A partition that holds part of the session does not serve: what it has is not given up, the client comes back later.
+    refused: Option<Refusal>,
+    /// The peer is gone already: close as soon as the session is ours.
+    abandoned: bool,
+    taken_over: bool,
+}
+
+impl Client {
+    pub(super) fn open(&mut self, open: Open) {
+        let home = self.placement.session(&open.client_id);
+        self.identity = Identity {
+            publisher: identity_of(&open.client_id),
+            home: Some(home),
+            client_id: open.client_id.clone(),
+            expiry_s: open.session_expiry_s,
+            will: open.will,
+            ..Identity::default()
+        };
+        self.phase = Phase::Opening(Box::default());
+        let request = Request::OpenSession {
+            client_id: open.client_id,
+            clean_start: open.clean_start,
+            expiry_s: open.session_expiry_s,
+        };
+        self.request(home, request);
+    }
+
+    pub(super) fn session_opened(&mut self, result: Result<OpenedSession, Refusal>) {
+        let Phase::Opening(opening) = &mut self.phase else { return };
+        let session = match result {
+            Ok(session) => session,
+            Err(refusal) => {
+                self.phase = Phase::Done;
+                return self.effects.push_back(Effect::OpenRefused(refusal));
+            }
+        };
+        self.identity.stored = session.stored;
+        self.identity.epoch = session.epoch;
+        self.identity.incarnation = session.incarnation;
+        if opening.abandoned {
+            self.phase = Phase::Open;
+            return self.let_go();
+        }
+        let mut requests = Vec::new();
+        if session.present {
+            let (publisher, incarnation) = (self.identity.publisher, session.incarnation);
+            requests.extend(
+                self.placement
+                    .data()
+                    .map(|to| (to, Request::ListOpenIds { publisher, incarnation })),
+            );
+            let mut entries: BTreeMap<PartitionId, Vec<OutboundEntry>> = BTreeMap::new();
+            for entry in session.outbound.iter().filter(|entry| !entry.received) {
+                entries.entry(entry.partition).or_default().push(*entry);
+            }
+            let fetch = |(to, entries)| (to, Request::FetchOutbound { entries });
+            requests.extend(entries.into_iter().map(fetch));
+        }
+        opening.missing = requests.len();
+        opening.session = session;
+        self.requests.extend(requests);
+        self.finish_open();
+    }
+
+    pub(super) fn found_outbound(
+        &mut self,
+        found: Result<Vec<(OutboundEntry, Option<Delivery>)>, Refusal>,
+    ) {
+        let Phase::Opening(opening) = &mut self.phase else { return };
+        match found {
+            Ok(found) => {
+                let found = found.into_iter().map(|(entry, found)| (entry.packet_id, found));
+                opening.found.extend(found);
+            }
+            Err(refusal) => opening.refused = Some(refusal),
+        }
+        opening.missing -= 1;
+        self.finish_open();
+    }
+
+    pub(super) fn found_inbound(&mut self, from: PartitionId, found: Result<Vec<u16>, Refusal>) {
+        let Phase::Opening(opening) = &mut self.phase else { return };
+        match found {
+            Ok(packet_ids) => {
+                self.inbound.extend(packet_ids.iter().map(|packet_id| (*packet_id, from)));
+                opening.inbound.extend(packet_ids);
+            }
+            Err(refusal) => opening.refused = Some(refusal),
+        }
+        opening.missing -= 1;
+        self.finish_open();
+    }
+
+    /// The peer or a newer connection ended it before it was open.
+    pub(super) fn abandon_open(&mut self, taken_over: bool) -> bool {
+        match &mut self.phase {
+            Phase::Opening(opening) => {
+                opening.taken_over |= taken_over;
+                opening.abandoned |= !taken_over;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn finish_open(&mut self) {
+        let Phase::Opening(opening) = &mut self.phase else { return };
+        if opening.missing > 0 {
+            return;
+        }
+        let opening = std::mem::take(&mut **opening);
+        self.phase = Phase::Open;
+        if opening.abandoned {
+            return self.let_go();
+        }
+        if let Some(refusal) = opening.refused {
+            self.identity.will = None;
+            self.effects.push_back(Effect::OpenRefused(refusal));
+            return self.let_go();
+        }
+        let outbound = self.resend(&opening);
+        self.effects.push_back(Effect::Opened(Opened {
+            session_present: opening.session.present,
+            persistent: self.identity.stored,
+            outbound,
+            inbound: opening.inbound,
+        }));
+        self.resume(&opening.session);
+        if opening.taken_over {
+            self.taken_over();
+        }
+    }
+
+    /// Lists what to send again, in the session's order [MQTT-4.6.0-1].
+    fn resend(&mut self, opening: &Opening) -> Vec<Resend> {
+        let mut resend = Vec::new();
+        for entry in &opening.session.outbound {
+            self.outbound.restored(*entry);
+            let id = DeliveryId {
+                source: DeliverySource::Session,
+                partition: entry.partition,
+                offset: entry.offset,
+            };
+            let packet_id = entry.packet_id;
+            match opening.found.get(&packet_id) {
+                Some(Some(delivery)) if !entry.received => {
+                    resend.push(Resend::Publish { packet_id, delivery: delivery.clone() });
+                }
+                // Received already, or its record is gone: PUBREL lets the client forget the number. A QoS 1 delivery that is
+                // gone is simply over.
+                _ if entry.qos == crate::model::QoS::ExactlyOnce => {
+                    resend.push(Resend::Release { packet_id, delivery: id });
+                }
+                _ => self.outbound.settled(id),
+            }
+        }
+        resend
+    }
+
+    /// Reads on where the session got to.
+    fn resume(&mut self, session: &OpenedSession) {
+        let mut attaches: BTreeMap<PartitionId, Attach> = BTreeMap::new();
+        let cursors: BTreeMap<PartitionId, Offset> = session.cursors.iter().copied().collect();
+        for stored in &session.subscriptions {
+            let subscription = &stored.subscription;
+            if stored.starts.is_empty() {
+                self.rejoin(subscription);
+                continue;
+            }
+            self.remember_filter(subscription);
+            for (partition, start) in &stored.starts {
+                let attach = attaches.entry(*partition).or_insert_with(|| Attach {
+                    subscriptions: Vec::new(),
+                    cursor: cursors.get(partition).copied(),
+                    outbound: Vec::new(),
+                    publisher: self.identity.publisher,
+                    credit: self.limits.credit,
+                    retained: Vec::new(),
+                    token: crate::model::Token(0),
+                });
+                attach.subscriptions.push((subscription.clone(), Some(*start)));
+                attach.retained.push(false);
+            }
+        }
+        for (partition, mut attach) in attaches {
+            let mine = session.outbound.iter().filter(|entry| entry.partition == partition);
+            attach.outbound = mine.map(|entry| entry.offset).collect();
+            attach.token = self.wait_for(Waiting::Resumed);
+            let start = attach.subscriptions.iter().filter_map(|(_, start)| *start).min();
+            let cursor = attach.cursor.or(start).unwrap_or(Offset::ZERO);
+            self.outbound.resumed(partition, cursor);
+            self.attached.insert(partition, ());
+            self.request(partition, Request::Attach(attach));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What a stored session has out, and how far it has read: the part of its state that this connection moves.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+use fluxmq_index::Offset;
+
+use crate::model::{
+    Delivery, DeliveryId, DeliverySource, Effect, OutboundEntry, PartitionId, QoS, SessionProgress,
+};
+
+/// The moving part of a stored session.
+#[derive(Debug, Default)]
+pub(super) struct Outbound {
+    /// Handed to the protocol and not yet sent under a packet id.
+    unsent: HashMap<DeliveryId, Unsent>,
+    partitions: BTreeMap<PartitionId, Reading>,
+    /// Out under a packet id. `stored` says whether the log knows it.
+    entries: HashMap<u16, (OutboundEntry, bool)>,
+    packet_ids: HashMap<DeliveryId, u16>,
+    /// In sending order: assigned, not yet written.
+    assigned: Vec<u16>,
+    received: Vec<u16>,
+    done: Vec<u16>,
+    moved: HashSet<PartitionId>,
+    waiting: Vec<Effect>,
+    /// Deliveries settled since progress was last taken.
+    settled: usize,
+}
+
+/// Deliveries settled after which progress is written although nobody waits: what a crash of the broker hands out again.
+const SETTLED_UNWRITTEN_MAX: usize = 256;
+
+#[derive(Clone, Copy, Debug)]
+struct Unsent {
+    qos: QoS,
+    retain: bool,
+    /// False for a retained message sent at subscription time: it is below what the session reads.
+    counts: bool,
+}
+
+/// How far one partition is read.
+#[derive(Debug, Default)]
+struct Reading {
+    /// After the last delivery that was handed over in order.
+    next: Offset,
+    /// Handed over in order and neither sent under a packet id nor settled.
+    unsent: BTreeMap<Offset, ()>,
+}
+
+impl Outbound {
+    /// A reader stands: it begins at `start`, unless the session had got further.
+    pub(super) fn attached(&mut self, partition: PartitionId, start: Offset) {
+        self.partitions.entry(partition).or_insert(Reading { next: start, ..Reading::default() });
+    }
+
+    /// The session reads a partition from its stored cursor.
+    pub(super) fn resumed(&mut self, partition: PartitionId, cursor: Offset) {
+        self.partitions.insert(partition, Reading { next: cursor, ..Reading::default() });
+    }
+
+    /// An earlier connection left this out.
+    pub(super) fn restored(&mut self, entry: OutboundEntry) {
+        let id = DeliveryId {
+            source: DeliverySource::Session,
+            partition: entry.partition,
+            offset: entry.offset,
+        };
+        self.packet_ids.insert(id, entry.packet_id);
+        self.entries.insert(entry.packet_id, (entry, true));
+    }
+
+    /// A delivery goes to the protocol.
+    pub(super) fn handed(&mut self, delivery: &Delivery) {
+        if delivery.id.source != DeliverySource::Session {
+            return;
+        }
+        let DeliveryId { partition, offset, .. } = delivery.id;
+        let reading = self.partitions.entry(partition).or_default();
+        let counts = offset >= reading.next;
+        if counts {
+            reading.next = offset.next();
+            reading.unsent.insert(offset, ());
+        }
+        let unsent = Unsent { qos: delivery.qos, retain: delivery.retain, counts };
+        self.unsent.insert(delivery.id, unsent);
+    }
+
+    /// Deliveries go out under packet ids.
+    pub(super) fn assign(&mut self, entries: &[(u16, DeliveryId)]) {
+        for (packet_id, id) in entries {
+            let Some(unsent) = self.take_unsent(*id) else { continue };
+            let entry = OutboundEntry {
+                packet_id: *packet_id,
+                partition: id.partition,
+                offset: id.offset,
+                qos: unsent.qos,
+                retain: unsent.retain,
+                received: false,
+            };
+            // A number used again: what it stood for is settled, and saying so twice is not needed.
+            self.done.retain(|done| done != packet_id);
+            self.entries.insert(*packet_id, (entry, false));
+            self.packet_ids.insert(*id, *packet_id);
+            self.assigned.push(*packet_id);
+        }
+    }
+
+    /// PUBREC has come.
+    pub(super) fn received(&mut self, packet_id: u16) {
+        if let Some((entry, _)) = self.entries.get_mut(&packet_id) {
+            entry.received = true;
+            self.received.push(packet_id);
+        }
+    }
+
+    /// A delivery is over.
+    pub(super) fn settled(&mut self, id: DeliveryId) {
+        self.settled += 1;
+        if let Some(packet_id) = self.packet_ids.remove(&id) {
+            match self.entries.remove(&packet_id) {
+                Some((_, true)) => self.done.push(packet_id),
+                _ => self.assigned.retain(|assigned| *assigned != packet_id),
+            }
+            self.moved.insert(id.partition);
+        } else if self.take_unsent(id).is_some() {
+            self.moved.insert(id.partition);
+        }
+    }
+
+    /// Emits an effect once everything said so far is stored.
+    pub(super) fn answer_with(&mut self, effect: Effect) {
+        self.waiting.push(effect);
+    }
+
+    /// Returns true when somebody waits for progress to be stored, or much of it is not.
+    pub(super) fn is_due(&self) -> bool {
+        !self.waiting.is_empty() || self.settled >= SETTLED_UNWRITTEN_MAX
+    }
+
+    /// Takes the effects that wait for the next progress.
+    pub(super) fn take_waiting(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// A reader is gone; everything that matches below `next` was handed over.
+    pub(super) fn detached(&mut self, partition: PartitionId, next: Offset) {
+        if let Some(reading) = self.partitions.get_mut(&partition) {
+            reading.next = reading.next.max(next);
+            self.moved.insert(partition);
+        }
+    }
+
+    /// Takes what changed since the last call as one record; `None` when nothing did.
+    pub(super) fn progress(&mut self, client_id: &Bytes, epoch: Offset) -> Option<SessionProgress> {
+        self.settled = 0;
+        let mut assigned = Vec::with_capacity(self.assigned.len());
+        for packet_id in self.assigned.drain(..) {
+            if let Some((entry, stored)) = self.entries.get_mut(&packet_id) {
+                *stored = true;
+                self.moved.insert(entry.partition);
+                assigned.push(*entry);
+            }
+        }
+        let cursor = |partition: &PartitionId| {
+            let reading = self.partitions.get(partition)?;
+            let first = reading.unsent.first_key_value().map(|(offset, ())| *offset);
+            Some((*partition, first.unwrap_or(reading.next)))
+        };
+        let mut cursors: Vec<_> = self.moved.iter().filter_map(cursor).collect();
+        cursors.sort_unstable();
+        self.moved.clear();
+        let received = std::mem::take(&mut self.received);
+        let done = std::mem::take(&mut self.done);
+        let quiet =
+            assigned.is_empty() && cursors.is_empty() && received.is_empty() && done.is_empty();
+        (!quiet).then(|| SessionProgress {
+            client_id: client_id.clone(),
+            epoch,
+            cursors,
+            assigned,
+            received,
+            done,
+        })
+    }
+
+    fn take_unsent(&mut self, id: DeliveryId) -> Option<Unsent> {
+        let unsent = self.unsent.remove(&id)?;
+        if let Some(reading) = self.partitions.get_mut(&id.partition).filter(|_| unsent.counts) {
+            reading.unsent.remove(&id.offset);
+        }
+        Some(unsent)
+    }
+}

@@ -1,0 +1,73 @@
+//! What connections hold of the broker: where addresses live, and the machine that turns one connection's commands into requests to
+//! partitions and their events into its effects.
+
+pub mod client;
+pub mod placement;
+pub mod position;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use client::{Client, ClientLimits};
+pub use placement::Placement;
+
+use crate::model::PartitionId;
+use crate::partition::request::{ConnectionId, Request};
+use crate::shard::{Receiver, Requests, ShardHandle};
+
+/// The broker, as connections hold it.
+pub struct Broker {
+    placement: Placement,
+    shards: Vec<ShardHandle>,
+    by_partition: HashMap<PartitionId, usize>,
+    next_connection: AtomicU64,
+}
+
+impl Broker {
+    /// Joins shards into a broker; `owners` says which shard owns each partition.
+    pub fn new(
+        placement: Placement,
+        shards: Vec<ShardHandle>,
+        owners: HashMap<PartitionId, usize>,
+    ) -> Broker {
+        Broker { placement, shards, by_partition: owners, next_connection: AtomicU64::new(1) }
+    }
+
+    /// Where addresses live.
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
+    /// Announces a connection and names it.
+    pub fn connect(&self, receiver: Arc<dyn Receiver>) -> ConnectionId {
+        let connection = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
+        self.shards.iter().for_each(|shard| shard.connect(connection, receiver.clone()));
+        connection
+    }
+
+    /// Forgets a connection.
+    pub fn disconnect(&self, connection: ConnectionId) {
+        self.shards.iter().for_each(|shard| shard.disconnect(connection));
+    }
+
+    /// Sends a turn's requests to their partitions, waiting while a shard is behind. Takes all of `requests`.
+    pub async fn submit(
+        &self,
+        connection: ConnectionId,
+        requests: &mut Vec<(PartitionId, Request)>,
+    ) {
+        if let [shard] = self.shards.as_slice() {
+            return shard.submit(connection, std::mem::take(requests)).await;
+        }
+        let mut by_shard: Vec<Requests> = self.shards.iter().map(|_| Vec::new()).collect();
+        for (partition, request) in requests.drain(..) {
+            by_shard[self.by_partition[&partition]].push((partition, request));
+        }
+        for (shard, requests) in self.shards.iter().zip(by_shard) {
+            if !requests.is_empty() {
+                shard.submit(connection, requests).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Which partition an address lives in. Pure; the same on every node.
+
+use crate::model::{Filter, PartitionId, QueueName, Topic};
+
+/// Hash slots between keys and partitions: partitions can be moved by slot without hashing anew.
+const SLOTS: u64 = 4096;
+
+/// The map from addresses to partitions.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    data_partitions: u16,
+}
+
+impl Placement {
+    /// Returns the map over partitions 1 to `data_partitions`. Panics if there is none.
+    pub fn new(data_partitions: u16) -> Placement {
+        assert!(data_partitions > 0, "a broker has at least one data partition");
+        Placement { data_partitions }
+    }
+
+    /// Lists the data partitions.
+    pub fn data(self) -> impl Iterator<Item = PartitionId> {
+        (1..=self.data_partitions).map(PartitionId)
+    }
+
+    /// Where messages of a topic are stored.
+    pub fn topic(self, topic: &Topic) -> PartitionId {
+        self.place(topic.as_bytes(), 0)
+    }
+
+    /// Where messages that match a filter may be stored.
+    pub fn filter(self, filter: &Filter) -> Vec<PartitionId> {
+        match filter.is_literal() {
+            true => vec![self.place(filter.as_bytes(), 0)],
+            false => self.data().collect(),
+        }
+    }
+
+    /// The home of a queue: its messages and its groups.
+    pub fn queue(self, name: &QueueName) -> PartitionId {
+        self.place(name.as_bytes(), 1)
+    }
+
+    /// The home of a session.
+    pub fn session(self, client_id: &[u8]) -> PartitionId {
+        self.place(client_id, 2)
+    }
+
+    fn place(self, key: &[u8], seed: u64) -> PartitionId {
+        let slot = xxhash_rust::xxh3::xxh3_64_with_seed(key, seed) % SLOTS;
+        PartitionId(1 + (slot % u64::from(self.data_partitions)) as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_literal_filter_is_where_its_topic_is() {
+        let placement = Placement::new(4);
+        for number in 0..100 {
+            let text = Bytes::from(format!("a/{number}"));
+            let topic = Topic::new(text.clone()).unwrap();
+            let filter = Filter::new(text).unwrap();
+            assert_eq!(placement.filter(&filter), [placement.topic(&topic)]);
+        }
+    }
+
+    #[test]
+    fn topics_spread_over_all_partitions() {
+        let placement = Placement::new(4);
+        let mut counts = [0; 4];
+        for number in 0..4000 {
+            let topic = Topic::new(Bytes::from(format!("t/{number}"))).unwrap();
+            counts[usize::from(placement.topic(&topic).0) - 1] += 1;
+        }
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+    }
+}

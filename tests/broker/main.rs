@@ -1,0 +1,8 @@
+//! The broker below its sockets: sessions, queues, retained messages and exactly-once, each with one partition and with four.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics says where")]
+
+mod queues;
+mod sessions;
+mod storage;
+mod world;

@@ -1,0 +1,264 @@
+//! What the broker said is true after any power cut: confirmed publishes are there, delivered ones too, and nothing else is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use fluxmq::broker::Placement;
+use fluxmq::model::{Command, Effect, QoS, Refusal, Token, Topic};
+use fluxmq::partition::Options;
+use fluxmq::partition::request::ConnectionId;
+use fluxmq_log::sim_disk::{Faults, SimDisk, SyncFault};
+use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestError, TestRunner};
+
+use crate::world::{World, message, text};
+
+const TOPICS: [&str; 4] = ["a", "b/c", "$queue/q/x", "$queue/r"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish { topic: usize },
+    Turn { flush: bool },
+    Snapshot,
+    PowerCut { seed: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..TOPICS.len()).prop_map(|topic| Step::Publish { topic }),
+        4 => Just(Step::Turn { flush: true }),
+        2 => Just(Step::Turn { flush: false }),
+        1 => Just(Step::Snapshot),
+        2 => any::<u64>().prop_map(|seed| Step::PowerCut { seed }),
+    ]
+}
+
+/// What was said to clients, by topic: the oracle.
+#[derive(Default)]
+struct Said {
+    next: u64,
+    published: BTreeMap<usize, Vec<u64>>,
+    confirmed: BTreeSet<u64>,
+    delivered: BTreeSet<u64>,
+    tokens: BTreeMap<Token, u64>,
+}
+
+struct Run {
+    world: World,
+    publisher: ConnectionId,
+    watcher: ConnectionId,
+    said: Said,
+    data_partitions: u16,
+    options: Options,
+}
+
+impl Run {
+    fn start(world: World, data_partitions: u16, options: Options, said: Said) -> Run {
+        let mut world = world;
+        let (publisher, _) = world.open("publisher", true, 0);
+        let (watcher, _) = world.open("watcher", true, 0);
+        world.subscribe(watcher, "#", |_| {}).expect("subscribes");
+        world
+            .subscribe(watcher, "$queue/q/#", |s| s.group = Some(Bytes::from_static(b"watch")))
+            .expect("joins");
+        Run { world, publisher, watcher, said, data_partitions, options }
+    }
+
+    fn take(&mut self, step: &Step) {
+        match step {
+            Step::Publish { topic } => {
+                let number = self.said.next;
+                self.said.next += 1;
+                let token = Token(1 << 40 | number);
+                self.said.tokens.insert(token, number);
+                self.said.published.entry(*topic).or_default().push(number);
+                let message = message(TOPICS[*topic], number.to_string(), QoS::AtLeastOnce);
+                self.world
+                    .say(self.publisher, Command::Publish { token, message, packet_id: None });
+            }
+            Step::Turn { flush } => drop(self.world.turn(*flush)),
+            Step::Snapshot => self.world.snapshot(),
+            Step::PowerCut { .. } => {}
+        }
+        self.listen();
+    }
+
+    fn listen(&mut self) {
+        let confirm = |effect: &Effect| match effect {
+            Effect::Confirm { token, result } => Some((*token, result.clone())),
+            _ => None,
+        };
+        while let Some((token, result)) = self.world.take(self.publisher, confirm) {
+            assert_eq!(result, Ok(true));
+            self.said.confirmed.insert(self.said.tokens[&token]);
+        }
+        let delivered = self.world.deliveries(self.watcher);
+        self.said.delivered.extend(delivered.iter().map(|d| text(d).parse::<u64>().unwrap()));
+    }
+
+    /// Cuts the power and reads everything back.
+    fn power_cut(self, seed: u64) -> Result<Run, String> {
+        let Run { world, said, data_partitions, options, .. } = self;
+        let disk: SimDisk = world.disk.crash(seed);
+        drop(world);
+        let world = World::with(disk, data_partitions, options.clone())
+            .map_err(|error| format!("{error:#}"))?;
+        let mut run = Run::start(world, data_partitions, options, Said::default());
+        let stored = run.read_everything();
+        let all: BTreeSet<u64> = stored.values().flatten().copied().collect();
+        let lost: Vec<_> = said.confirmed.difference(&all).collect();
+        let undone: Vec<_> = said.delivered.difference(&all).collect();
+        if !lost.is_empty() {
+            return Err(format!("confirmed and lost: {lost:?}"));
+        }
+        if !undone.is_empty() {
+            return Err(format!("delivered and then gone: {undone:?}"));
+        }
+        for (topic, numbers) in &stored {
+            let published = said.published.get(topic).map_or(&[][..], Vec::as_slice);
+            if !published.starts_with(numbers) {
+                return Err(format!("{}: stored {numbers:?} of {published:?}", TOPICS[*topic]));
+            }
+        }
+        // What was published and is gone was never confirmed; the run goes on from what there is.
+        run.said = Said { published: stored, confirmed: all.clone(), delivered: all, ..said };
+        Ok(run)
+    }
+
+    fn read_everything(&mut self) -> BTreeMap<usize, Vec<u64>> {
+        let mut stored: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        for partition in self.world.partitions.values() {
+            let end = partition.log().durable().end;
+            let mut at = partition.log().first_offset();
+            while at < end {
+                let frames = partition.log().read(at, 1 << 20).expect("committed frames read");
+                for frame in &frames {
+                    for (topic, payload) in messages(frame) {
+                        let topic = TOPICS.iter().position(|t| *t == topic).expect("one of ours");
+                        stored.entry(topic).or_default().push(payload);
+                    }
+                }
+                at = frames.last().expect("there are records below the end").header.end_offset();
+            }
+        }
+        stored
+    }
+}
+
+fn messages(frame: &fluxmq_log::format::Frame) -> Vec<(String, u64)> {
+    use fluxmq_log::format::{BatchReader, BatchRecord};
+    if !frame.header.kind.has_records() {
+        return Vec::new();
+    }
+    let reader = BatchReader::new(&frame.header, frame.body.clone()).expect("a batch");
+    let records = reader.into_iter().map(|record| record.expect("a record").1);
+    let message = |record| match record {
+        BatchRecord::Message(message) => {
+            let topic = String::from_utf8(message.topic.to_vec()).expect("text");
+            let number = String::from_utf8(message.payload.to_vec()).expect("text");
+            Some((topic, number.parse().expect("a number")))
+        }
+        BatchRecord::Control { .. } => None,
+    };
+    records.filter_map(message).collect()
+}
+
+fn histories(cases: u32, data_partitions: u16, options: &Options) -> Result<(), String> {
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let strategy = (proptest::collection::vec(step(), 1..60), any::<u64>());
+    let outcome = runner.run(&strategy, |(steps, last)| {
+        let world =
+            World::with(SimDisk::new(last), data_partitions, options.clone()).expect("starts");
+        let mut run = Run::start(world, data_partitions, options.clone(), Said::default());
+        for step in steps.iter().chain([&Step::PowerCut { seed: last }]) {
+            run.take(step);
+            if let Step::PowerCut { seed } = step {
+                run = run.power_cut(*seed).map_err(TestCaseError::fail)?;
+            }
+        }
+        Ok(())
+    });
+    outcome.map_err(|error| match error {
+        TestError::Fail(reason, steps) => format!("{reason}\n{steps:?}"),
+        TestError::Abort(reason) => reason.to_string(),
+    })
+}
+
+/// How many histories: `FLUXMQ_HISTORIES` asks for more.
+fn cases() -> u32 {
+    std::env::var("FLUXMQ_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(100)
+}
+
+#[test]
+fn what_was_confirmed_or_delivered_survives_power_cuts_with_one_partition() {
+    histories(cases(), 1, &Options::default()).unwrap();
+}
+
+#[test]
+fn what_was_confirmed_or_delivered_survives_power_cuts_with_four_partitions() {
+    histories(cases(), 4, &Options::default()).unwrap();
+}
+
+#[test]
+fn a_full_disk_refuses_publishes_and_goes_on_serving() {
+    for data_partitions in [1, 4] {
+        let mut world = World::new(data_partitions);
+        let (publisher, _) = world.open("publisher", true, 0);
+        let kept = |text: &str| message("$queue/q/x", text, QoS::AtLeastOnce);
+        assert_eq!(world.publish(publisher, kept("before"), None), Some(Ok(true)));
+        let full = |world: &mut World, full| {
+            world.partitions.values_mut().for_each(|partition| partition.set_disk_full(full));
+        };
+
+        full(&mut world, true);
+        assert_eq!(world.publish(publisher, kept("refused"), None), Some(Err(Refusal::DiskFull)));
+        let (consumer, _) = world.open("consumer", true, 0);
+        world.subscribe(consumer, "$queue/q/#", |_| {}).expect("joins");
+        assert_eq!(world.drain(consumer), ["before"]);
+
+        full(&mut world, false);
+        assert_eq!(world.publish(publisher, kept("after"), None), Some(Ok(true)));
+        assert_eq!(world.drain(consumer), ["after"]);
+    }
+}
+
+#[test]
+fn a_failed_sync_stops_one_partition_and_confirms_nothing_of_it() {
+    let mut world = World::new(4);
+    let (publisher, _) = world.open("publisher", true, 0);
+    let topics: Vec<String> = (0..40).map(|number| format!("t/{number}")).collect();
+    let faults =
+        Faults { syncs: BTreeMap::from([(1, SyncFault::DropKeepingCache)]), ..Faults::default() };
+    world.disk.set_faults(faults);
+
+    let first = world.publish(publisher, message("t/0", "0", QoS::AtLeastOnce), None);
+    let rest: Vec<_> = topics
+        .iter()
+        .map(|topic| (topic, world.publish(publisher, message(topic, "1", QoS::AtLeastOnce), None)))
+        .collect();
+
+    assert!(matches!(first, Some(Err(Refusal::Unavailable { .. }))), "{first:?}");
+    let placement = Placement::new(4);
+    let of = |topic: &str| placement.topic(&Topic::new(Bytes::from(topic.to_owned())).unwrap());
+    for (topic, result) in &rest {
+        let refused = matches!(result, Some(Err(Refusal::Unavailable { .. })));
+        assert_eq!(refused, of(topic) == of("t/0"), "{topic}: {result:?}");
+    }
+    let mut world = world.crash(3);
+    let (publisher, _) = world.open("publisher", true, 0);
+    let again = world.publish(publisher, message("t/0", "2", QoS::AtLeastOnce), None);
+    assert_eq!(again, Some(Ok(true)), "a restart looks at the disk anew");
+}
+
+#[test]
+fn delivering_before_commit_is_caught() {
+    let planted = Options { deliver_before_commit: true, ..Options::default() };
+
+    let caught = histories(1000, 1, &planted).expect_err("the planted bug is found");
+
+    assert!(caught.contains("delivered and then gone"), "{caught}");
+}

@@ -1,0 +1,379 @@
+//! A broker without sockets, threads or clock: partitions on a simulated disk and the clients of connections, stepped by hand.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use fluxmq::broker::{Client, ClientLimits, Placement};
+use fluxmq::model::command::{Close, Open, Subscribe};
+use fluxmq::model::effect::Opened;
+use fluxmq::model::{
+    Command, Delivery, DeliveryId, Effect, Filter, Message, Millis, Outcome, PartitionId,
+    Properties, QoS, Refusal, RetainHandling, Token, Topic,
+};
+use fluxmq::partition::request::{ConnectionId, Event, Outbox};
+use fluxmq::partition::{Options, Partition};
+use fluxmq_log::sim_disk::SimDisk;
+use fluxmq_log::{Log, LogOptions};
+
+/// The broker.
+pub struct World {
+    options: Options,
+    pub disk: SimDisk,
+    pub partitions: BTreeMap<PartitionId, Partition<SimDisk>>,
+    pub now: Millis,
+    clients: BTreeMap<ConnectionId, Peer>,
+    next: u64,
+    data_partitions: u16,
+}
+
+#[derive(Default)]
+struct Events {
+    sent: VecDeque<(ConnectionId, PartitionId, Event)>,
+    from: PartitionId,
+}
+
+impl Outbox for Events {
+    fn send(&mut self, to: ConnectionId, event: Event) {
+        self.sent.push_back((to, self.from, event));
+    }
+
+    fn offer(&mut self, to: ConnectionId, delivery: Delivery) -> bool {
+        self.send(to, Event::Deliver(delivery));
+        true
+    }
+}
+
+/// One connection, as its protocol would see it.
+struct Peer {
+    client: Client,
+    effects: Vec<Effect>,
+}
+
+impl World {
+    /// Starts an empty broker.
+    pub fn new(data_partitions: u16) -> World {
+        World::on(SimDisk::new(7), data_partitions)
+    }
+
+    /// Starts a broker on what a disk holds.
+    pub fn on(disk: SimDisk, data_partitions: u16) -> World {
+        World::with(disk, data_partitions, Options::default()).expect("the logs recover")
+    }
+
+    /// Starts a broker that behaves as said; fails where its disk does.
+    pub fn with(disk: SimDisk, data_partitions: u16, options: Options) -> anyhow::Result<World> {
+        let mut world = World {
+            options,
+            disk,
+            partitions: BTreeMap::new(),
+            now: Millis(1_000_000),
+            clients: BTreeMap::new(),
+            next: 1,
+            data_partitions,
+        };
+        for id in 1..=data_partitions {
+            let id = PartitionId(id);
+            let partition = open(&world.disk, id, world.options.clone(), world.now)?;
+            world.partitions.insert(id, partition);
+        }
+        Ok(world)
+    }
+
+    /// Kills the broker, cuts the power with this seed, and starts it again.
+    pub fn crash(self, seed: u64) -> World {
+        let disk = self.disk.crash(seed);
+        let now = self.now.plus(1000);
+        let mut world = World::on(disk, self.data_partitions);
+        world.now = now;
+        world.next = self.next;
+        world
+    }
+
+    /// Opens a session; panics when it is refused.
+    pub fn open(
+        &mut self,
+        client_id: &str,
+        clean_start: bool,
+        expiry_s: u32,
+    ) -> (ConnectionId, Opened) {
+        let id = self.connect();
+        self.command(id, open_command(client_id, clean_start, expiry_s));
+        let opened = self.take(id, |effect| match effect {
+            Effect::Opened(opened) => Some(opened.clone()),
+            _ => None,
+        });
+        (id, opened.expect("the session opens"))
+    }
+
+    /// Adds a connection that has said nothing.
+    pub fn connect(&mut self) -> ConnectionId {
+        let id = ConnectionId(self.next);
+        self.next += 1;
+        let client = Client::new(Placement::new(self.data_partitions), ClientLimits::default());
+        self.clients.insert(id, Peer { client, effects: Vec::new() });
+        id
+    }
+
+    /// Gives a command and runs until nothing happens any more.
+    pub fn command(&mut self, id: ConnectionId, command: Command) {
+        self.say(id, command);
+        self.run();
+    }
+
+    /// Gives a command and lets nothing happen.
+    pub fn say(&mut self, id: ConnectionId, command: Command) {
+        let now = self.now;
+        self.clients.get_mut(&id).expect("connected").client.handle_command(now, command);
+    }
+
+    /// Subscribes at QoS 2 unless the filter is changed by `with`.
+    pub fn subscribe(
+        &mut self,
+        id: ConnectionId,
+        filter: &str,
+        with: impl Fn(&mut Subscribe),
+    ) -> Result<QoS, Refusal> {
+        let mut subscribe = Subscribe {
+            filter: Filter::new(Bytes::from(filter.to_owned())).expect("a filter"),
+            qos: QoS::ExactlyOnce,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+            subscription_id: 0,
+            position: None,
+            group: None,
+            settle_explicit: false,
+        };
+        with(&mut subscribe);
+        let token = self.token();
+        self.command(id, Command::Subscribe { token, subscriptions: vec![subscribe] });
+        let results = self.take(id, |effect| match effect {
+            Effect::Subscribed { token: answered, results } if *answered == token => {
+                Some(results.clone())
+            }
+            _ => None,
+        });
+        results.expect("subscribed").remove(0)
+    }
+
+    /// Publishes and returns the confirmation; `None` at QoS 0.
+    pub fn publish(
+        &mut self,
+        id: ConnectionId,
+        message: Message,
+        packet_id: Option<u16>,
+    ) -> Option<Result<bool, Refusal>> {
+        let token = self.token();
+        self.command(id, Command::Publish { token, message, packet_id });
+        self.take(id, |effect| match effect {
+            Effect::Confirm { token: answered, result } if *answered == token => {
+                Some(result.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// Takes every delivery that has come.
+    pub fn deliveries(&mut self, id: ConnectionId) -> Vec<Delivery> {
+        let peer = self.clients.get_mut(&id).expect("connected");
+        let mut deliveries = Vec::new();
+        peer.effects.retain(|effect| match effect {
+            Effect::Deliver(delivery) => {
+                deliveries.push(delivery.clone());
+                false
+            }
+            _ => true,
+        });
+        deliveries
+    }
+
+    /// Takes deliveries, settling each, until no more come; returns their payloads.
+    pub fn drain(&mut self, id: ConnectionId) -> Vec<String> {
+        let mut payloads = Vec::new();
+        loop {
+            let deliveries = self.deliveries(id);
+            if deliveries.is_empty() {
+                return payloads;
+            }
+            for delivery in deliveries {
+                payloads.push(text(&delivery));
+                self.say(id, Command::Settle { delivery: delivery.id, outcome: Outcome::Accepted });
+            }
+            self.run();
+        }
+    }
+
+    /// Settles one delivery.
+    pub fn settle(&mut self, id: ConnectionId, delivery: DeliveryId, outcome: Outcome) {
+        self.command(id, Command::Settle { delivery, outcome });
+    }
+
+    /// Ends a connection.
+    pub fn close(&mut self, id: ConnectionId, will: bool) {
+        self.command(id, Command::Close(Close { will, session_expiry_s: None }));
+    }
+
+    /// Stops a partition, as after a disk error.
+    pub fn stop_partition(&mut self, id: PartitionId) {
+        let mut events = Events::default();
+        self.partitions.get_mut(&id).expect("one of ours").stop(&mut events);
+    }
+
+    /// Forgets a connection, as when its task failed: nothing of it says goodbye.
+    pub fn vanish(&mut self, id: ConnectionId) {
+        self.clients.remove(&id);
+        let mut nobody = Events::default();
+        for partition in self.partitions.values_mut() {
+            partition.handle(
+                id,
+                fluxmq::partition::request::Request::Forget,
+                self.now,
+                &mut nobody,
+            );
+        }
+        self.run();
+    }
+
+    /// Takes the first effect that `pick` wants.
+    pub fn take<T>(&mut self, id: ConnectionId, pick: impl Fn(&Effect) -> Option<T>) -> Option<T> {
+        let peer = self.clients.get_mut(&id).expect("connected");
+        let at = peer.effects.iter().position(|effect| pick(effect).is_some())?;
+        pick(&peer.effects.remove(at))
+    }
+
+    /// Returns true when the connection has nothing left to do.
+    pub fn is_done(&self, id: ConnectionId) -> bool {
+        self.clients[&id].client.is_done()
+    }
+
+    /// Lets time pass.
+    pub fn pass(&mut self, millis: u64) {
+        self.now = self.now.plus(millis);
+        for partition in self.partitions.values_mut() {
+            partition.tick(self.now).expect("ticks");
+        }
+        for peer in self.clients.values_mut() {
+            peer.client.handle_timeout(self.now);
+        }
+        self.run();
+    }
+
+    /// Lets stored sessions write down how far they are.
+    pub fn checkpoint_sessions(&mut self) {
+        self.clients.values_mut().for_each(|peer| peer.client.checkpoint());
+        self.run();
+    }
+
+    /// Writes snapshots of all partitions.
+    pub fn snapshot(&mut self) {
+        self.partitions
+            .values_mut()
+            .for_each(|partition| partition.checkpoint().expect("snapshot"));
+    }
+
+    /// Bytes of all logs.
+    pub fn log_bytes(&self) -> u64 {
+        let end = |partition: &Partition<SimDisk>| {
+            partition.log().segments().iter().map(|segment| segment.end_bytes).sum::<u64>()
+        };
+        self.partitions.values().map(end).sum()
+    }
+
+    /// Runs until nothing happens any more.
+    pub fn run(&mut self) {
+        while self.turn(true) {}
+    }
+
+    /// One turn of everything, with or without flushing; true when something happened.
+    pub fn turn(&mut self, flush: bool) -> bool {
+        let mut events = Events::default();
+        let mut busy = false;
+        for (id, peer) in &mut self.clients {
+            while let Some((to, request)) = peer.client.poll_request() {
+                events.from = to;
+                let partition = self.partitions.get_mut(&to).expect("placed");
+                partition.handle(*id, request, self.now, &mut events);
+                busy = true;
+            }
+        }
+        for (id, partition) in &mut self.partitions {
+            events.from = *id;
+            busy |= partition.pump(&mut events).expect("history reads");
+            if !flush {
+                continue;
+            }
+            let job = partition.persist().expect("persists");
+            if let Some(job) = job {
+                // As the shard does: a partition that cannot flush stops, and no other.
+                if partition.flushed(job.run(), &mut events).is_err() {
+                    partition.stop(&mut events);
+                }
+                busy = true;
+            }
+        }
+        for (to, from, event) in events.sent {
+            busy = true;
+            if let Some(peer) = self.clients.get_mut(&to) {
+                peer.client.handle_event(from, event);
+            }
+        }
+        for peer in self.clients.values_mut() {
+            while let Some(effect) = peer.client.poll_effect() {
+                peer.effects.push(effect);
+            }
+        }
+        busy
+    }
+
+    fn token(&mut self) -> Token {
+        self.next += 1;
+        Token(self.next)
+    }
+}
+
+fn open(
+    disk: &SimDisk,
+    id: PartitionId,
+    behaviour: Options,
+    now: Millis,
+) -> anyhow::Result<Partition<SimDisk>> {
+    let options = LogOptions {
+        partition: u32::from(id.0),
+        segment_bytes_min: 64 << 10,
+        segment_bytes_max: 64 << 10,
+        cache_bytes: 16 << 10,
+        ..LogOptions::default()
+    };
+    let (log, _) = Log::open(disk.clone(), PathBuf::from(format!("p{:04}", id.0)), options)?;
+    Ok(Partition::open(id, log, behaviour, now)?)
+}
+
+/// The command that opens a session.
+pub fn open_command(client_id: &str, clean_start: bool, expiry_s: u32) -> Command {
+    Command::Open(Open {
+        client_id: Bytes::from(client_id.to_owned()),
+        clean_start,
+        session_expiry_s: expiry_s,
+        inflight_max: 64,
+        will: None,
+    })
+}
+
+/// A message.
+pub fn message(topic: &str, payload: impl Into<String>, qos: QoS) -> Message {
+    Message {
+        topic: Topic::new(Bytes::from(topic.to_owned())).expect("a topic"),
+        payload: Bytes::from(payload.into()),
+        qos,
+        retain: false,
+        expiry_s: None,
+        properties: Properties::default(),
+        publisher: 0,
+    }
+}
+
+/// A delivery's payload.
+pub fn text(delivery: &Delivery) -> String {
+    String::from_utf8(delivery.message.payload.to_vec()).expect("text")
+}
