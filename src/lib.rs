@@ -3,6 +3,7 @@
 //! * [`model`]: the words that the layers share: messages, addresses, records, commands, effects.
 //! * [`view`]: folds over committed records: sessions, retained messages, queues and groups, duplicates.
 //! * [`raft`]: consensus over the partition log, behind one type.
+//! * [`protocol`]: sans-IO machines, one folder each; they meet the broker in `model` only.
 //! * [`partition`]: a log, a Raft group, the views and who listens; no thread, no clock.
 //! * [`shard`]: the thread that owns partitions.
 //! * [`broker`]: what a connection holds: placement, and the machine between its protocol and the partitions.
@@ -10,6 +11,7 @@
 pub mod broker;
 pub mod model;
 pub mod partition;
+pub mod protocol;
 pub mod raft;
 pub mod shard;
 pub mod view;

@@ -1,0 +1,41 @@
+//! Client protocols as sans-IO machines: bytes, effects and the time in, bytes and commands out.
+//!
+//! A protocol knows [`model`](crate::model) and nothing else: no sockets, no clock, no other protocol.
+
+pub mod mqtt;
+
+use bytes::BytesMut;
+
+use crate::model::{Command, Effect, Millis};
+
+/// One client connection. The driver calls `handle_*` for what happened, then polls until everything is `None` and nothing is
+/// written: commands first, then transmit, then the timeout.
+///
+/// Back-pressure: while [`wants_input`](Connection::wants_input) is false the driver does not read the socket; whole
+/// packets may be left in the input, so it calls `handle_input` with them again once it is true, after an effect or after transmitting.
+pub trait Connection {
+    /// Consumes what it can of `input`; leaves a partial packet. Slices of `input` may live on in commands.
+    fn handle_input(&mut self, now: Millis, input: &mut BytesMut);
+    /// Takes an answer or a delivery.
+    fn handle_effect(&mut self, now: Millis, effect: Effect);
+    /// The time of `poll_timeout` has come.
+    fn handle_timeout(&mut self, now: Millis);
+    /// The peer is gone: closed, reset, or timed out by the driver.
+    fn handle_disconnect(&mut self, now: Millis);
+    /// The next thing to ask the broker.
+    fn poll_command(&mut self) -> Option<Command>;
+    /// Appends what is to be sent, until `out` holds at least `limit` bytes; the rest waits for the next call.
+    fn poll_transmit(&mut self, now: Millis, out: &mut BytesMut, limit: usize);
+    /// When to call `handle_timeout`, if nothing happens before.
+    fn poll_timeout(&self) -> Option<Millis>;
+    /// True when the socket is to be closed after everything has been transmitted.
+    fn is_closing(&self) -> bool;
+    /// False while the broker or the peer must catch up before more input is taken.
+    fn wants_input(&self) -> bool {
+        true
+    }
+    /// Bytes of input the driver must be able to hold at present: one packet of the largest size the peer may send now.
+    fn input_bytes_max(&self) -> usize {
+        1 << 20
+    }
+}

@@ -1,0 +1,277 @@
+//! SUBSCRIBE and UNSUBSCRIBE: what we refuse ourselves, what the broker decides, and one answer for both.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::connection::{MqttConnection, TokenKind};
+use super::convert::detached;
+use super::property::{Property, PropertyList};
+use super::reason::ReasonCode;
+use super::refusal::{self, Violation};
+use super::types::{Packet, SubAck, Subscribe, SubscribeFilter, UnsubAck, Unsubscribe};
+use crate::model::address::SubscribeAddress;
+use crate::model::command::Subscribe as Subscription;
+use crate::model::{AddressError, Command, Filter, QoS, QueueName, Refusal, Token};
+
+/// Requests that wait for the broker, by the number of their token.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    awaiting: BTreeMap<u64, Request>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Request {
+    packet_id: u16,
+    is_subscribe: bool,
+    /// `None` is for the broker to fill.
+    reasons: Vec<Option<ReasonCode>>,
+    /// Why the first refused filter was refused.
+    text: Option<String>,
+}
+
+/// What the user properties of a SUBSCRIBE ask for, for all its filters (MQTT 5 only).
+#[derive(Default)]
+struct Options {
+    subscription_id: u32,
+    position: Option<Bytes>,
+    group: Option<Bytes>,
+    settle_explicit: bool,
+    /// Something they ask for and do not get.
+    refusal: Option<Refusal>,
+}
+
+/// Why one filter is refused.
+struct Refused {
+    reason: ReasonCode,
+    text: String,
+}
+
+impl Requests {
+    pub(super) fn awaiting_count(&self) -> usize {
+        self.awaiting.len()
+    }
+
+    fn push(&mut self, request: Request) -> Token {
+        let number = self.next;
+        self.next += 1;
+        self.awaiting.insert(number, request);
+        TokenKind::Request.token(number)
+    }
+
+    fn take(&mut self, token: Token) -> Option<Request> {
+        self.awaiting.remove(&TokenKind::Request.number(token)?)
+    }
+}
+
+impl Request {
+    fn new(packet_id: u16, is_subscribe: bool, count: usize) -> Request {
+        Request { packet_id, is_subscribe, reasons: Vec::with_capacity(count), text: None }
+    }
+
+    fn refuse(&mut self, refused: Refused) {
+        self.reasons.push(Some(refused.reason));
+        self.text.get_or_insert(refused.text);
+    }
+
+    /// Puts the broker's results where it was asked.
+    fn fill<T>(
+        &mut self,
+        results: Vec<Result<T, Refusal>>,
+        granted: impl Fn(T) -> ReasonCode,
+        refused: impl Fn(&Refusal) -> ReasonCode,
+    ) {
+        let open = self.reasons.iter_mut().filter(|reason| reason.is_none());
+        for (reason, result) in open.zip(results) {
+            *reason = Some(match result {
+                Ok(value) => granted(value),
+                Err(refusal) => {
+                    self.text.get_or_insert_with(|| refusal.to_string());
+                    refused(&refusal)
+                }
+            });
+        }
+    }
+}
+
+impl MqttConnection {
+    pub(super) fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), Violation> {
+        let options = options(&subscribe.properties);
+        let mut request = Request::new(subscribe.packet_id, true, subscribe.filters.len());
+        let mut subscriptions = Vec::with_capacity(subscribe.filters.len());
+        for filter in &subscribe.filters {
+            if filter.no_local && filter.filter.starts_with(b"$share/") {
+                // [MQTT-3.8.3-4]
+                return Err(Violation::protocol("shared subscriptions cannot be No Local"));
+            }
+            match subscription(filter, &options) {
+                Ok(subscription) => {
+                    subscriptions.push(subscription);
+                    request.reasons.push(None);
+                }
+                Err(refused) => request.refuse(refused),
+            }
+        }
+        if subscriptions.is_empty() {
+            self.answer_request(request);
+        } else {
+            let token = self.requests.push(request);
+            self.commands.push_back(Command::Subscribe { token, subscriptions });
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) -> Result<(), Violation> {
+        let mut request = Request::new(unsubscribe.packet_id, false, unsubscribe.filters.len());
+        let mut filters = Vec::with_capacity(unsubscribe.filters.len());
+        for filter in &unsubscribe.filters {
+            match Filter::new(detached(filter)) {
+                Ok(filter) => {
+                    filters.push(filter);
+                    request.reasons.push(None);
+                }
+                Err(error) => request.refuse(Refused {
+                    reason: ReasonCode::TOPIC_FILTER_INVALID,
+                    text: error.to_string(),
+                }),
+            }
+        }
+        if filters.is_empty() {
+            self.answer_request(request);
+        } else {
+            let token = self.requests.push(request);
+            self.commands.push_back(Command::Unsubscribe { token, filters });
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_subscribed(&mut self, token: Token, results: Vec<Result<QoS, Refusal>>) {
+        if let Some(mut request) = self.requests.take(token) {
+            request.fill(results, |qos| ReasonCode(qos as u8), refusal::of_subscribe);
+            self.answer_request(request);
+        }
+    }
+
+    pub(super) fn on_unsubscribed(&mut self, token: Token, results: Vec<Result<bool, Refusal>>) {
+        let granted = |existed| match existed {
+            true => ReasonCode::SUCCESS,
+            false => ReasonCode::NO_SUBSCRIPTION_EXISTED,
+        };
+        if let Some(mut request) = self.requests.take(token) {
+            request.fill(results, granted, refusal::of_unsubscribe);
+            self.answer_request(request);
+        }
+    }
+
+    /// [MQTT-3.8.4-6], [MQTT-3.11.3-1]: one code for each filter, in order.
+    fn answer_request(&mut self, request: Request) {
+        let Request { packet_id, is_subscribe, reasons, text } = request;
+        let reasons: Vec<_> = reasons
+            .into_iter()
+            .map(|reason| reason.unwrap_or(ReasonCode::UNSPECIFIED_ERROR))
+            .collect();
+        let properties = text.map_or_else(PropertyList::default, |text| {
+            self.reason_string(&text, 16 + reasons.len())
+        });
+        self.send(&match is_subscribe {
+            true => Packet::SubAck(SubAck { packet_id, properties, reasons }),
+            false => Packet::UnsubAck(UnsubAck { packet_id, properties, reasons }),
+        });
+    }
+}
+
+fn options(properties: &PropertyList) -> Options {
+    let mut options = Options::default();
+    for property in properties.iter() {
+        match property {
+            Property::SubscriptionId(id) => options.subscription_id = id,
+            Property::User(key, value) => match &key[..] {
+                b"cursor" => options.position = Some(detached(&value)),
+                b"consumer-group" => options.group = Some(detached(&value)),
+                b"settle" => options.read_settle(&value),
+                b"replay-from" => {
+                    options.refusal = Some(Refusal::Unsupported { what: "replay-from" });
+                }
+                _ => {}
+            },
+            // The codec lets nothing else into SUBSCRIBE.
+            _ => {}
+        }
+    }
+    if let Some(group) = &options.group
+        && QueueName::new(group.clone()).is_err()
+    {
+        let reason = "the user property 'consumer-group' is not a name".to_owned();
+        options.refusal = Some(Refusal::Invalid { reason });
+    }
+    options
+}
+
+impl Options {
+    fn read_settle(&mut self, value: &[u8]) {
+        match value {
+            b"explicit" => self.settle_explicit = true,
+            b"auto" => self.settle_explicit = false,
+            _ => {
+                let reason = "the user property 'settle' must be 'explicit' or 'auto'".to_owned();
+                self.refusal = Some(Refusal::Invalid { reason });
+            }
+        }
+    }
+}
+
+fn subscription(asked: &SubscribeFilter, options: &Options) -> Result<Subscription, Refused> {
+    if let Some(refusal) = &options.refusal {
+        return Err(refused(refusal));
+    }
+    let filter = Filter::new(detached(&asked.filter)).map_err(invalid)?;
+    let mut subscription = Subscription {
+        filter,
+        qos: asked.qos,
+        no_local: asked.no_local,
+        retain_as_published: asked.retain_as_published,
+        retain_handling: asked.retain_handling,
+        subscription_id: options.subscription_id,
+        position: None,
+        group: None,
+        settle_explicit: false,
+    };
+    match SubscribeAddress::of(&subscription.filter).map_err(invalid)? {
+        SubscribeAddress::Filter(_) => check_reserved(&subscription.filter)?,
+        SubscribeAddress::Queue { group, .. } => {
+            let named = group.map(|group| detached(group.as_bytes()));
+            subscription.group = named.or_else(|| options.group.clone());
+            subscription.position = options.position.clone();
+            subscription.settle_explicit = options.settle_explicit;
+        }
+        SubscribeAddress::Shared { .. } => {
+            return Err(Refused {
+                reason: ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED,
+                text: "shared subscriptions are supported on queues only".to_owned(),
+            });
+        }
+        SubscribeAddress::Replay { .. } => {
+            return Err(refused(&Refusal::Unsupported { what: "$replay" }));
+        }
+    }
+    Ok(subscription)
+}
+
+/// A bare `$share`, `$queue` or `$replay` would match nothing for ever.
+fn check_reserved(filter: &Filter) -> Result<(), Refused> {
+    match filter.as_str() {
+        name @ ("$share" | "$queue" | "$replay") => {
+            Err(invalid(AddressError::Reserved { name: name.to_owned() }))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn invalid(error: AddressError) -> Refused {
+    refused(&Refusal::Address(error))
+}
+
+fn refused(refusal: &Refusal) -> Refused {
+    Refused { reason: refusal::of_subscribe(refusal), text: refusal.to_string() }
+}
