@@ -7,11 +7,15 @@
 //! * [`partition`]: a log, a Raft group, the views and who listens; no thread, no clock.
 //! * [`shard`]: the thread that owns partitions.
 //! * [`broker`]: what a connection holds: placement, and the machine between its protocol and the partitions.
+//! * [`config`]: one typed tree of everything that can be set.
+//! * [`telemetry`]: log events to standard error.
 
 pub mod broker;
+pub mod config;
 pub mod model;
 pub mod partition;
 pub mod protocol;
 pub mod raft;
 pub mod shard;
+pub mod telemetry;
 pub mod view;

@@ -1,0 +1,342 @@
+//! The sections of the configuration: what each field means, its default, and the least it may be.
+//!
+//! `docs/operating/configuration.md` says the same for people; a test compares the two.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::setting::{Address, Choice, Flag, LogFilter, Named, Number, Size};
+use super::walk::{Section, Walk};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// Where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listeners {
+    /// MQTT 3.1, 3.1.1 and 5.0 over TCP, one list entry each. Default: 127.0.0.1:1883 alone.
+    pub mqtt: Vec<Listener>,
+}
+
+/// One socket that accepts connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// An IP address and a port; port 0 takes any free one. Default 127.0.0.1:1883.
+    pub address: SocketAddr,
+}
+
+/// Who may connect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authentication {
+    /// Which peers may connect without saying who they are. Default `loopback`.
+    pub anonymous: Anonymous,
+}
+
+/// Which peers may connect without saying who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Those on the same machine, whatever the listener: others are refused.
+    #[default]
+    Loopback,
+    /// Everybody who reaches a listener, written `unsafe_always`.
+    UnsafeAlways,
+    /// Nobody.
+    Never,
+}
+
+/// How the log is divided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partitions {
+    /// Data partitions, beside the meta partition. Fixed at first start. Default 4, minimum 1.
+    pub data: u16,
+}
+
+/// The threads that own partitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shards {
+    /// How many; 0 takes as many as there are processors, at most one per partition. Default 0.
+    pub threads: u16,
+}
+
+/// Segments, memory and disk space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// Smallest segment file that is worth its own index, in bytes. Default 4 MiB, minimum 64 KiB.
+    pub segment_bytes_min: u64,
+    /// Size at which a segment file is sealed and the next begun, in bytes. Default 128 MiB, minimum 64 KiB.
+    pub segment_bytes_max: u64,
+    /// Records kept in memory for readers that are nearly live, in bytes for the whole node. Default 128 MiB, minimum 0.
+    pub cache_bytes: u64,
+    /// Publishes are refused below this much free space, in percent of the file system. Default 5, minimum 0.
+    ///
+    /// The larger of this and `disk_low_bytes` counts. Reading and settling go on.
+    pub disk_low_percent: u16,
+    /// Publishes are refused below this much free space, in bytes. Default 1 GiB, minimum 0.
+    pub disk_low_bytes: u64,
+    /// A partition's views are written out after this much log, in bytes: the most a restart replays. Default 64 MiB, minimum
+    /// 64 KiB.
+    pub snapshot_every_bytes: u64,
+    /// A partition's views are written out after this many seconds in which something changed. Default 300, minimum 1.
+    pub snapshot_every_s: u32,
+}
+
+/// The bounds that back-pressure and refusals come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest packet a client may send, in bytes. Default 1 MiB, minimum 1 KiB.
+    pub packet_bytes_max: u32,
+    /// Largest CONNECT packet, in bytes: what a stranger can make the broker hold. Default 64 KiB, minimum 256.
+    pub connect_packet_bytes_max: u32,
+    /// Seconds a peer has to complete CONNECT. Default 10, minimum 1.
+    pub connect_timeout_s: u32,
+    /// Connections at a time; further ones are closed at once. Default 100000, minimum 1.
+    pub connections_max: u32,
+    /// Unsettled QoS 1 and 2 deliveries to one client at a time; a client may ask for fewer. Default 64, minimum 1.
+    pub inflight_max: u16,
+    /// Unfinished QoS 1 and 2 publishes of one client at a time (MQTT 5 Receive Maximum). Default 256, minimum 1.
+    pub receive_maximum: u16,
+    /// Subscriptions of one client. Default 10000, minimum 1.
+    pub subscriptions_per_client_max: u32,
+    /// Seconds a session outlives its connection, whatever the client asked for. Default 604800 (7 days), minimum 0;
+    /// 4294967295 is for ever.
+    pub session_expiry_max_s: u32,
+    /// Longest keep alive in seconds that a client may have; MQTT 5 clients are told. Default 65535, minimum 10.
+    pub keep_alive_max_s: u16,
+    /// Topic aliases of one connection, each way. Default 32, minimum 0.
+    pub topic_alias_max: u16,
+    /// Longest client id, in bytes. Default 256, minimum 23 [MQTT-3.1.3-5].
+    pub client_id_bytes_max: u16,
+    /// Stored messages handed to one connection by one partition and not settled. Default 1024, minimum 1.
+    pub deliveries_buffered_max: u32,
+    /// Batches of commands waiting for one shard, each what one connection asked in one turn; connections wait when it is reached.
+    /// Default 4096, minimum 1.
+    pub commands_buffered_max: u32,
+    /// Batches of commands that a shard takes before it flushes once for all of them. Default 1024, minimum 1.
+    pub commands_per_batch_max: u32,
+}
+
+/// What queues do unless they say otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queues {
+    /// Seconds a claimed message may stay unsettled before it is delivered again. Default 30, minimum 1.
+    pub visibility_timeout_s: u32,
+    /// Claimed and unsettled messages of one consumer group; reaching it stops dispatch. Default 100000, minimum 1.
+    pub pending_max: u32,
+    /// The first use of `$queue/<name>` declares the queue. Default true.
+    pub auto_create: bool,
+}
+
+/// What the broker says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe level that is written, and others for parts of the program: `info,fluxmq::partition=debug`. Default
+    /// `info`.
+    pub level: String,
+    /// How a line looks. Default `text`.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for Listener {
+    fn default() -> Listener {
+        Listener { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)) }
+    }
+}
+
+impl Default for Listeners {
+    fn default() -> Listeners {
+        Listeners { mqtt: vec![Listener::default()] }
+    }
+}
+
+impl Default for Partitions {
+    fn default() -> Partitions {
+        Partitions { data: 4 }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Storage {
+        Storage {
+            segment_bytes_min: 4 * MIB,
+            segment_bytes_max: 128 * MIB,
+            cache_bytes: 128 * MIB,
+            disk_low_percent: 5,
+            disk_low_bytes: GIB,
+            snapshot_every_bytes: 64 * MIB,
+            snapshot_every_s: 300,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            packet_bytes_max: 1 << 20,
+            connect_packet_bytes_max: 64 << 10,
+            connect_timeout_s: 10,
+            connections_max: 100_000,
+            inflight_max: 64,
+            receive_maximum: 256,
+            subscriptions_per_client_max: 10_000,
+            session_expiry_max_s: 7 * 24 * 3600,
+            keep_alive_max_s: u16::MAX,
+            topic_alias_max: 32,
+            client_id_bytes_max: 256,
+            deliveries_buffered_max: 1024,
+            commands_buffered_max: 4096,
+            commands_per_batch_max: 1024,
+        }
+    }
+}
+
+impl Default for Queues {
+    fn default() -> Queues {
+        Queues { visibility_timeout_s: 30, pending_max: 100_000, auto_create: true }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Section for Listeners {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Listeners { mqtt } = self;
+        walk.list("mqtt", mqtt);
+    }
+}
+
+impl Section for Listener {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Listener { address } = self;
+        walk.leaf("address", &mut Address(address));
+    }
+}
+
+impl Section for Authentication {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Authentication { anonymous } = self;
+        walk.leaf("anonymous", &mut Choice(anonymous));
+    }
+}
+
+impl Section for Partitions {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Partitions { data } = self;
+        walk.leaf("data", &mut Number(data, 1..=1024));
+    }
+}
+
+impl Section for Shards {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Shards { threads } = self;
+        walk.leaf("threads", &mut Number(threads, 0..=1024));
+    }
+}
+
+impl Section for Storage {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Storage {
+            segment_bytes_min,
+            segment_bytes_max,
+            cache_bytes,
+            disk_low_percent,
+            disk_low_bytes,
+            snapshot_every_bytes,
+            snapshot_every_s,
+        } = self;
+        walk.leaf("segment_bytes_min", &mut Size(segment_bytes_min, 64 * KIB..=4 * GIB));
+        walk.leaf("segment_bytes_max", &mut Size(segment_bytes_max, 64 * KIB..=4 * GIB));
+        walk.leaf("cache_bytes", &mut Size(cache_bytes, 0..=TIB));
+        walk.leaf("disk_low_percent", &mut Number(disk_low_percent, 0..=90));
+        walk.leaf("disk_low_bytes", &mut Size(disk_low_bytes, 0..=1024 * TIB));
+        walk.leaf("snapshot_every_bytes", &mut Size(snapshot_every_bytes, 64 * KIB..=TIB));
+        walk.leaf("snapshot_every_s", &mut Number(snapshot_every_s, 1..=86_400));
+    }
+}
+
+impl Section for Limits {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Limits {
+            packet_bytes_max,
+            connect_packet_bytes_max,
+            connect_timeout_s,
+            connections_max,
+            inflight_max,
+            receive_maximum,
+            subscriptions_per_client_max,
+            session_expiry_max_s,
+            keep_alive_max_s,
+            topic_alias_max,
+            client_id_bytes_max,
+            deliveries_buffered_max,
+            commands_buffered_max,
+            commands_per_batch_max,
+        } = self;
+        // MQTT cannot say more than 256 MiB less one byte behind the fixed header (§1.5.5 in 5.0).
+        walk.leaf("packet_bytes_max", &mut Size(packet_bytes_max, KIB..=256 * MIB));
+        walk.leaf("connect_packet_bytes_max", &mut Size(connect_packet_bytes_max, 256..=256 * MIB));
+        walk.leaf("connect_timeout_s", &mut Number(connect_timeout_s, 1..=300));
+        walk.leaf("connections_max", &mut Number(connections_max, 1..=10_000_000));
+        walk.leaf("inflight_max", &mut Number(inflight_max, 1..=65_535));
+        walk.leaf("receive_maximum", &mut Number(receive_maximum, 1..=65_535));
+        let per_client = subscriptions_per_client_max;
+        walk.leaf("subscriptions_per_client_max", &mut Number(per_client, 1..=1_000_000));
+        let for_ever = u64::from(u32::MAX);
+        walk.leaf("session_expiry_max_s", &mut Number(session_expiry_max_s, 0..=for_ever));
+        walk.leaf("keep_alive_max_s", &mut Number(keep_alive_max_s, 10..=65_535));
+        walk.leaf("topic_alias_max", &mut Number(topic_alias_max, 0..=65_535));
+        walk.leaf("client_id_bytes_max", &mut Number(client_id_bytes_max, 23..=65_535));
+        walk.leaf("deliveries_buffered_max", &mut Number(deliveries_buffered_max, 1..=1_000_000));
+        walk.leaf("commands_buffered_max", &mut Number(commands_buffered_max, 1..=1_000_000));
+        walk.leaf("commands_per_batch_max", &mut Number(commands_per_batch_max, 1..=1_000_000));
+    }
+}
+
+impl Section for Queues {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Queues { visibility_timeout_s, pending_max, auto_create } = self;
+        walk.leaf("visibility_timeout_s", &mut Number(visibility_timeout_s, 1..=86_400));
+        walk.leaf("pending_max", &mut Number(pending_max, 1..=10_000_000));
+        walk.leaf("auto_create", &mut Flag(auto_create));
+    }
+}
+
+impl Section for Log {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Log { level, format } = self;
+        walk.leaf("level", &mut LogFilter(level));
+        walk.leaf("format", &mut Choice(format));
+    }
+}
+
+impl Named for Anonymous {
+    const NAMES: &'static [(&'static str, Anonymous)] = &[
+        ("loopback", Anonymous::Loopback),
+        ("never", Anonymous::Never),
+        ("unsafe_always", Anonymous::UnsafeAlways),
+    ];
+
+    fn hint(text: &str) -> Option<&'static str> {
+        let always = matches!(text, "always" | "true" | "yes" | "on");
+        always.then_some("unsafe_always to let everybody in who reaches a listener")
+    }
+}
+
+impl Named for LogFormat {
+    const NAMES: &'static [(&'static str, LogFormat)] =
+        &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+}

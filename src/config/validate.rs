@@ -1,0 +1,66 @@
+//! The rules between fields; the bounds of each are where the field is.
+
+use std::collections::BTreeSet;
+
+use super::{Config, FieldProblem};
+
+/// Adds every broken rule to `problems`.
+pub(super) fn between_fields(config: &Config, problems: &mut Vec<FieldProblem>) {
+    listeners(config, problems);
+    let Config { storage, limits, .. } = config;
+    if storage.segment_bytes_min > storage.segment_bytes_max {
+        add(
+            problems,
+            "storage.segment_bytes_min",
+            format!("{} is above storage.segment_bytes_max", storage.segment_bytes_min),
+            format!("write at most {}", storage.segment_bytes_max),
+        );
+    }
+    // A record is a packet and a frame header around it, and a batch is never split over two segments.
+    let smallest = u64::from(limits.packet_bytes_max).saturating_mul(2);
+    if storage.segment_bytes_max < smallest {
+        add(
+            problems,
+            "storage.segment_bytes_max",
+            format!("{} holds less than two of the largest packets", storage.segment_bytes_max),
+            format!("write at least {smallest} or lower limits.packet_bytes_max"),
+        );
+    }
+    if limits.connect_packet_bytes_max > limits.packet_bytes_max {
+        add(
+            problems,
+            "limits.connect_packet_bytes_max",
+            format!("{} is above limits.packet_bytes_max", limits.connect_packet_bytes_max),
+            format!("write at most {}", limits.packet_bytes_max),
+        );
+    }
+    if u32::from(limits.inflight_max) > limits.deliveries_buffered_max {
+        add(
+            problems,
+            "limits.deliveries_buffered_max",
+            format!("{} is below limits.inflight_max", limits.deliveries_buffered_max),
+            format!("write at least {}", limits.inflight_max),
+        );
+    }
+}
+
+fn listeners(config: &Config, problems: &mut Vec<FieldProblem>) {
+    if config.listeners.mqtt.is_empty() {
+        let remedy = "write at least one address".to_owned();
+        add(problems, "listeners.mqtt", "nobody could connect".to_owned(), remedy);
+    }
+    let mut seen = BTreeSet::new();
+    for (index, listener) in config.listeners.mqtt.iter().enumerate() {
+        let address = listener.address;
+        // Port 0 asks for any free port, so two of them do not meet.
+        if address.port() != 0 && !seen.insert(address) {
+            let path = format!("listeners.mqtt.{index}.address");
+            let remedy = "remove one of the two".to_owned();
+            add(problems, &path, format!("{address} is listened on twice"), remedy);
+        }
+    }
+}
+
+fn add(problems: &mut Vec<FieldProblem>, path: &str, problem: String, remedy: String) {
+    problems.push(FieldProblem { path: path.to_owned(), origin: None, problem, remedy });
+}
