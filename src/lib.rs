@@ -7,15 +7,19 @@
 //! * [`partition`]: a log, a Raft group, the views and who listens; no thread, no clock.
 //! * [`shard`]: the thread that owns partitions.
 //! * [`broker`]: what a connection holds: placement, and the machine between its protocol and the partitions.
+//! * [`net`]: sockets, and the one loop that drives every connection.
 //! * [`config`]: one typed tree of everything that can be set.
 //! * [`telemetry`]: log events to standard error.
+//! * [`server`]: wires the above; the order of starting and stopping.
 
 pub mod broker;
 pub mod config;
 pub mod model;
+pub mod net;
 pub mod partition;
 pub mod protocol;
 pub mod raft;
+pub mod server;
 pub mod shard;
 pub mod telemetry;
 pub mod view;

@@ -1,0 +1,81 @@
+//! The broker: arguments and configuration in, a running server out.
+//!
+//! Exit codes: 0 stopped as asked, 1 failed, 2 the arguments or the configuration are wrong.
+
+mod cli;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Arguments, banner};
+use fluxmq::config::Config;
+use fluxmq::server::Server;
+use fluxmq::telemetry;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let config =
+        match Config::load(arguments.config.as_deref(), environment, &arguments.overrides()) {
+            Ok(config) => config,
+            Err(error) => {
+                eprintln!("fluxmq: the configuration is wrong:\n{error}");
+                return ExitCode::from(2);
+            }
+        };
+    if arguments.check {
+        return match std::io::stdout().write_all(config.to_yaml().as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    if let Err(error) = telemetry::install(&config.log) {
+        eprintln!("fluxmq: {error}");
+        return ExitCode::from(2);
+    }
+    for line in banner(&config).lines() {
+        tracing::info!("{line}");
+    }
+    match start(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the broker until it is told to stop.
+fn start(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let server = Server::start(&config)?;
+        // Before anybody is told that there is a broker: whoever reads that line may ask it to stop.
+        let stop = told_to_stop();
+        for address in server.addresses()? {
+            tracing::info!(%address, protocol = "mqtt", "listening");
+        }
+        server.run(stop).await
+    })
+}
+
+/// Listens for signals from here on; completes when the process is asked to end.
+fn told_to_stop() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+            tracing::warn!("cannot listen for signals: the broker only ends when it is killed");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}

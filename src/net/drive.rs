@@ -1,0 +1,317 @@
+//! The one loop that every client connection runs in, whatever its protocol.
+//!
+//! Bytes go to the protocol machine, its commands to the broker's client, the client's requests to the shards; events come back the
+//! same way. One turn reads what there is, asks everything at once, and writes once.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::broker::{Broker, Client, ClientLimits};
+use crate::model::Millis;
+use crate::net::mailbox::Mailbox;
+use crate::partition::request::{ConnectionId, Request};
+use crate::protocol::Connection;
+use crate::shard::Events;
+
+/// Bytes read from a socket at a time: little from a quiet peer, much from a busy one.
+const READ_BYTES_MIN: usize = 2 << 10;
+const READ_BYTES_MAX: usize = 128 << 10;
+/// Bytes waiting to be written beyond which a connection takes no more events: they wait in the log.
+const WRITE_BYTES_MAX: usize = 256 << 10;
+/// Time between checkpoints of a stored session.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
+
+/// Time that a peer has to take what is said to it before the connection closes.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What connections of one listener share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The partitions.
+    pub broker: Arc<Broker>,
+    /// Limits of each connection.
+    pub limits: ClientLimits,
+    /// Bytes of messages passed on without being stored that may wait for a connection.
+    pub passed_on_bytes_max: usize,
+    /// Becomes true when the server stops.
+    pub stopping: watch::Receiver<bool>,
+    /// When the process started: timers count from here.
+    pub started: Instant,
+}
+
+/// Runs a connection from its first byte to the end of its session's hold.
+///
+/// The future is small: what a connection needs is made before it, not inside it.
+pub fn drive<C: Connection>(
+    stream: TcpStream,
+    connection: C,
+    shared: Shared,
+) -> impl Future<Output = ()> + use<C> {
+    let mailbox = Arc::new(Mailbox::new(shared.passed_on_bytes_max));
+    let id = shared.broker.connect(mailbox.clone());
+    let client = Client::new(shared.broker.placement(), shared.limits);
+    let mut driver = Box::new(Driver {
+        stream: Some(stream),
+        connection,
+        client,
+        id,
+        mailbox,
+        input: BytesMut::new(),
+        read_bytes: READ_BYTES_MIN,
+        output: BytesMut::new(),
+        requests: Vec::new(),
+        shared,
+        next_checkpoint: Instant::now() + CHECKPOINT_EVERY,
+        closing_by: None,
+        told_to_stop: false,
+    });
+    async move { driver.run().await }
+}
+
+impl<C: Connection> Drop for Driver<C> {
+    /// However the connection ends, also by a defect of ours, what it holds goes to others.
+    fn drop(&mut self) {
+        self.shared.broker.disconnect(self.id);
+    }
+}
+
+struct Driver<C: Connection> {
+    /// `None` once the peer is gone: the session may still have something to finish.
+    stream: Option<TcpStream>,
+    connection: C,
+    client: Client,
+    id: ConnectionId,
+    mailbox: Arc<Mailbox>,
+    input: BytesMut,
+    read_bytes: usize,
+    output: BytesMut,
+    requests: Vec<(crate::model::PartitionId, Request)>,
+    shared: Shared,
+    next_checkpoint: Instant,
+    /// When a peer that does not read is left without our last words.
+    closing_by: Option<Instant>,
+    told_to_stop: bool,
+}
+
+enum Woken {
+    Socket,
+    Closed,
+    Events(Events),
+    Time,
+    Stopping,
+}
+
+impl<C: Connection> Driver<C> {
+    async fn run(&mut self) {
+        loop {
+            self.step().await;
+            if self.client.is_done() && self.stream.is_none() {
+                return;
+            }
+            match self.wait().await {
+                Woken::Socket => {}
+                Woken::Closed => self.lose(),
+                Woken::Events(events) => self.give(events),
+                Woken::Time => self.on_time(),
+                Woken::Stopping => {
+                    self.told_to_stop = true;
+                    self.client.handle_shutdown();
+                }
+            }
+            // Both sides have their turn, whichever woke us: neither a flood in nor one out holds up the other.
+            self.read();
+            if self.takes_events() {
+                let events = self.mailbox.try_receive();
+                self.give(events);
+            }
+        }
+    }
+
+    /// Lets the machines talk until neither has anything to say, sends what they ask, writes what they send.
+    async fn step(&mut self) {
+        let now = self.now();
+        loop {
+            let mut idle = true;
+            if !self.input.is_empty() && self.stream.is_some() {
+                let before = self.input.len();
+                self.connection.handle_input(now, &mut self.input);
+                idle = self.input.len() == before;
+            }
+            while let Some(command) = self.connection.poll_command() {
+                self.client.handle_command(now, command);
+                idle = false;
+            }
+            while let Some(effect) = self.client.poll_effect() {
+                self.connection.handle_effect(now, effect);
+                idle = false;
+            }
+            if idle {
+                break;
+            }
+        }
+        self.transmit(now);
+        // Writing settles QoS 0 deliveries: those commands belong to this turn.
+        while let Some(command) = self.connection.poll_command() {
+            self.client.handle_command(now, command);
+        }
+        while let Some(request) = self.client.poll_request() {
+            self.requests.push(request);
+        }
+        if !self.requests.is_empty() {
+            self.shared.broker.submit(self.id, &mut self.requests).await;
+        }
+    }
+
+    fn transmit(&mut self, now: Millis) {
+        let Some(stream) = &self.stream else {
+            return self.output.clear();
+        };
+        loop {
+            if self.output.len() < WRITE_BYTES_MAX {
+                self.connection.poll_transmit(now, &mut self.output, WRITE_BYTES_MAX);
+            }
+            if self.output.is_empty() {
+                break;
+            }
+            match stream.try_write(&self.output) {
+                Ok(count) => {
+                    let _ = self.output.split_to(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.connection.is_closing() && self.closing_by.is_none() {
+                        self.closing_by = Some(Instant::now() + LAST_WORDS);
+                    }
+                    return;
+                }
+                Err(_) => return self.lose(),
+            }
+        }
+        // Everything is written: an idle connection holds no buffer.
+        self.output = BytesMut::new();
+        if self.connection.is_closing() {
+            self.lose();
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn wait(&mut self) -> Woken {
+        let deadline = self.deadline();
+        let interest = self.interest();
+        let (reads, takes_events) = (self.wants_read(), self.takes_events());
+        let stop = async {
+            if self.told_to_stop
+                || self.shared.stopping.wait_for(|stopping| *stopping).await.is_err()
+            {
+                std::future::pending::<()>().await;
+            }
+        };
+        let socket = async {
+            match self.stream.as_ref().zip(interest) {
+                None => std::future::pending().await,
+                Some((stream, interest)) => stream.ready(interest).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            ready = socket => match ready {
+                Ok(ready) if ready.is_read_closed() && !reads => Woken::Closed,
+                Ok(_) => Woken::Socket,
+                Err(_) => Woken::Closed,
+            },
+            events = self.mailbox.receive(), if takes_events => Woken::Events(events),
+            () = stop => Woken::Stopping,
+            () = tokio::time::sleep_until(deadline.into()) => Woken::Time,
+        }
+    }
+
+    /// What to wait for on the socket: input while it is wanted and there is room for it, and room for output while there is some.
+    fn interest(&self) -> Option<Interest> {
+        let read = self.wants_read().then_some(Interest::READABLE);
+        let write = (!self.output.is_empty()).then_some(Interest::WRITABLE);
+        match (read, write) {
+            (Some(read), Some(write)) => Some(read | write),
+            (read, write) => read.or(write),
+        }
+    }
+
+    fn wants_read(&self) -> bool {
+        self.connection.wants_input() && self.input.len() < self.connection.input_bytes_max()
+    }
+
+    fn takes_events(&self) -> bool {
+        self.output.len() < WRITE_BYTES_MAX
+    }
+
+    fn read(&mut self) {
+        let Some(stream) = self.stream.as_ref().filter(|_| self.wants_read()) else { return };
+        let read_bytes = self.read_bytes.min(self.connection.input_bytes_max());
+        self.input.reserve(read_bytes);
+        match stream.try_read_buf(&mut self.input) {
+            Ok(0) => self.lose(),
+            Ok(count) if count >= read_bytes => {
+                self.read_bytes = (self.read_bytes * 4).min(READ_BYTES_MAX);
+            }
+            Ok(count) if count < self.read_bytes / 8 => {
+                self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.lose(),
+        }
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+    }
+
+    fn give(&mut self, events: Events) {
+        for (partition, event) in events {
+            self.client.handle_event(partition, event);
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = self.now();
+        if self.connection.poll_timeout().is_some_and(|at| at <= now) {
+            self.connection.handle_timeout(now);
+        }
+        self.client.handle_timeout(now);
+        if self.closing_by.is_some_and(|by| by <= Instant::now()) {
+            self.lose();
+        }
+        if Instant::now() >= self.next_checkpoint {
+            self.next_checkpoint = Instant::now() + CHECKPOINT_EVERY;
+            self.client.checkpoint();
+        }
+    }
+
+    /// The peer is gone, or is to go.
+    fn lose(&mut self) {
+        if self.stream.take().is_some() {
+            let now = self.now();
+            self.connection.handle_disconnect(now);
+            self.input = BytesMut::new();
+            self.output = BytesMut::new();
+            while let Some(command) = self.connection.poll_command() {
+                self.client.handle_command(now, command);
+            }
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let timers = [self.connection.poll_timeout(), self.client.poll_timeout()];
+        let at = |millis: Millis| self.shared.started + Duration::from_millis(millis.0);
+        let timers = timers.into_iter().flatten().map(at);
+        let timers = timers.chain(self.closing_by);
+        timers.chain([self.next_checkpoint]).min().expect("the checkpoint is always among them")
+    }
+
+    fn now(&self) -> Millis {
+        Millis(self.shared.started.elapsed().as_millis() as u64)
+    }
+}

@@ -1,0 +1,109 @@
+//! Where a connection receives what shards send it: a list behind a short lock, and a wake-up.
+//!
+//! Smaller than a channel, and idle connections are many. Bounded by what was granted: credit for stored messages, one answer for each
+//! request, and `passed_on_bytes_max` for messages that nothing stores.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::model::DeliverySource;
+use crate::partition::request::Event;
+use crate::shard::{Events, Receiver, passed_on_bytes};
+
+/// One connection's mailbox.
+#[derive(Debug)]
+pub struct Mailbox {
+    waiting: Mutex<Events>,
+    /// Bytes of those that were passed on without being stored.
+    passed_on: AtomicUsize,
+    passed_on_bytes_max: usize,
+    arrived: Notify,
+}
+
+impl Mailbox {
+    /// Returns an empty mailbox.
+    pub fn new(passed_on_bytes_max: usize) -> Mailbox {
+        Mailbox {
+            waiting: Mutex::default(),
+            passed_on: AtomicUsize::new(0),
+            passed_on_bytes_max,
+            arrived: Notify::new(),
+        }
+    }
+
+    /// Takes everything that has come, waiting until something has. Cancel-safe.
+    pub async fn receive(&self) -> Events {
+        loop {
+            let events = self.try_receive();
+            if !events.is_empty() {
+                return events;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Takes everything that has come; nothing when nothing has.
+    pub fn try_receive(&self) -> Events {
+        let events = self.lock(std::mem::take);
+        self.passed_on.fetch_sub(passed_on(&events), Ordering::Relaxed);
+        events
+    }
+
+    fn lock<T>(&self, with: impl FnOnce(&mut Events) -> T) -> T {
+        // Nothing panics while it is held, and a list is whole after every step.
+        with(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Receiver for Mailbox {
+    fn send(&self, events: Events) {
+        self.passed_on.fetch_add(passed_on(&events), Ordering::Relaxed);
+        self.lock(|waiting| match waiting.is_empty() {
+            true => *waiting = events,
+            false => waiting.extend(events),
+        });
+        self.arrived.notify_one();
+    }
+
+    fn has_room(&self, more: usize) -> bool {
+        self.passed_on.load(Ordering::Relaxed) + more < self.passed_on_bytes_max
+    }
+}
+
+fn passed_on(events: &Events) -> usize {
+    let bytes = |event: &Event| match event {
+        Event::Deliver(delivery) if delivery.id.source == DeliverySource::Live => {
+            passed_on_bytes(delivery)
+        }
+        _ => 0,
+    };
+    events.iter().map(|(_, event)| bytes(event)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PartitionId;
+    use fluxmq_index::Offset;
+
+    fn events(next: u64) -> Events {
+        vec![(PartitionId(1), Event::Detached { next: Offset(next) })]
+    }
+
+    #[tokio::test]
+    async fn what_came_before_and_after_the_wait_is_taken_in_order() {
+        let mailbox = std::sync::Arc::new(Mailbox::new(1));
+        mailbox.send(events(1));
+        mailbox.send(events(2));
+        assert_eq!(mailbox.receive().await.len(), 2);
+
+        let sender = mailbox.clone();
+        let sending = tokio::spawn(async move { sender.send(events(3)) });
+        let received = mailbox.receive().await;
+        sending.await.expect("sent");
+
+        assert!(matches!(received[..], [(_, Event::Detached { next: Offset(3) })]));
+    }
+}

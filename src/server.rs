@@ -1,0 +1,359 @@
+//! Wires the layers together. The order in which a broker starts and stops is this file.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use fluxmq_log::data_dir::{DataDir, NodeIdentity};
+use fluxmq_log::disk::Disk;
+use fluxmq_log::os_disk::OsDisk;
+use fluxmq_log::watermark::{Watermark, WatermarkOptions};
+use fluxmq_log::{Log, LogOptions};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::broker::{Broker, ClientLimits, Placement};
+use crate::config::{Anonymous, Config};
+use crate::model::{Control, Millis, PartitionId};
+use crate::net::drive::{Shared, drive};
+use crate::net::listener;
+use crate::partition::request::{ConnectionId, Event, Outbox, Request};
+use crate::partition::{Options, Partition};
+use crate::protocol::mqtt::codec::Limits;
+use crate::protocol::mqtt::{MqttConnection, Settings};
+use crate::shard::{self, ShardHandle, ShardLimits};
+
+/// Time between two looks at how full the disk is.
+const WATERMARK_EVERY: Duration = Duration::from_secs(1);
+/// Time that connections have to say goodbye when the broker stops.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// This node's id within its cluster: there is one node.
+const NODE_ID: u64 = 1;
+
+/// A broker that has started.
+pub struct Server {
+    shards: Vec<ShardHandle>,
+    threads: Vec<JoinHandle<()>>,
+    listeners: Vec<TcpListener>,
+    shared: Shared,
+    stopping: watch::Sender<bool>,
+    places: Arc<Semaphore>,
+    connections_max: usize,
+    policy: MqttPolicy,
+    disk: OsDisk,
+    watermarks: WatermarkOptions,
+    /// Held until everything else is gone.
+    _data_dir: DataDir<OsDisk>,
+}
+
+impl Server {
+    /// Recovers the data and binds the listeners; nothing is accepted before [`run`](Server::run).
+    pub fn start(config: &Config) -> anyhow::Result<Server> {
+        let disk = OsDisk::new(config.data_dir.clone())
+            .with_context(|| format!("cannot use data directory {}", config.data_dir.display()))?;
+        let data_dir = open_data_dir(&disk)?;
+        let started = Instant::now();
+        let partitions = open_partitions(&disk, data_dir.identity().cluster, config)?;
+        let count = partitions.len();
+        tracing::info!(partitions = count, elapsed = ?started.elapsed(), "recovered");
+        let placement = Placement::new(u16::try_from(count - 1)?);
+        let (shards, threads, owners) = spawn_shards(partitions, config)?;
+        let broker = Arc::new(Broker::new(placement, shards.clone(), owners));
+        let listeners = config.listeners.mqtt.iter().map(|listener| {
+            let address = listener.address;
+            listener::bind(address).with_context(|| format!("cannot listen on {address}"))
+        });
+        let (stopping, stopped) = watch::channel(false);
+        let limits = &config.limits;
+        let connections_max = limits.connections_max as usize;
+        Ok(Server {
+            shards,
+            threads,
+            listeners: listeners.collect::<anyhow::Result<_>>()?,
+            shared: Shared {
+                broker,
+                limits: ClientLimits {
+                    credit: limits.deliveries_buffered_max,
+                    subscriptions_max: limits.subscriptions_per_client_max as usize,
+                },
+                passed_on_bytes_max: PASSED_ON_BYTES_MAX,
+                stopping: stopped,
+                started,
+            },
+            stopping,
+            places: Arc::new(Semaphore::new(connections_max)),
+            connections_max,
+            policy: MqttPolicy::new(config),
+            disk,
+            watermarks: watermarks(config),
+            _data_dir: data_dir,
+        })
+    }
+
+    /// The addresses that are listened on; a configured port of 0 has become a real one.
+    pub fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.listeners.iter().map(TcpListener::local_addr).collect()
+    }
+
+    /// Serves until `stop` completes, then: no new connections, goodbye to the old ones, flush, snapshot.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        for listener in std::mem::take(&mut self.listeners) {
+            let (shared, policy) = (self.shared.clone(), self.policy.clone());
+            let serve = move |stream: TcpStream, peer: SocketAddr| {
+                let now = Millis(shared.started.elapsed().as_millis() as u64);
+                let connection = MqttConnection::new(policy.of(peer), assigned_client_id(), now);
+                drive(stream, connection, shared.clone())
+            };
+            let stopping = self.shared.stopping.clone();
+            tokio::spawn(listener::accept(listener, self.places.clone(), stopping, serve));
+        }
+        tracing::info!("ready");
+        self.watch_disk(stop).await;
+        tracing::info!("stopping");
+        self.stopping.send_replace(true);
+        let all = u32::try_from(self.connections_max)?;
+        if tokio::time::timeout(GOODBYE, self.places.acquire_many(all)).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+        self.shards.iter().for_each(ShardHandle::stop);
+        let threads = std::mem::take(&mut self.threads);
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().all(|t| t.join().is_ok()));
+        anyhow::ensure!(joined.await?, "a shard ended with a panic");
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// Tells the shards when the disk runs full, until `stop` completes.
+    async fn watch_disk(&self, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        let mut was_full = false;
+        loop {
+            let full = match self.disk.space() {
+                Ok(space) => self.watermarks.watermark(space) != Watermark::Normal,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot tell how full the disk is");
+                    was_full
+                }
+            };
+            if full != was_full {
+                was_full = full;
+                match full {
+                    true => tracing::error!(
+                        "the disk is nearly full: publishes are refused until there is room"
+                    ),
+                    false => {
+                        tracing::info!("there is room on the disk again: publishes are accepted")
+                    }
+                }
+                self.shards.iter().for_each(|shard| shard.set_disk_full(full));
+            }
+            tokio::select! {
+                () = &mut stop => return,
+                () = tokio::time::sleep(WATERMARK_EVERY) => {}
+            }
+        }
+    }
+}
+
+/// Publishes stop at the configured watermark; there is nothing else to stop below it while nothing frees space by itself.
+fn watermarks(config: &Config) -> WatermarkOptions {
+    let low_percent = u64::from(config.storage.disk_low_percent);
+    let low_bytes = config.storage.disk_low_bytes;
+    WatermarkOptions {
+        low_percent,
+        low_bytes,
+        read_only_percent: low_percent.min(WatermarkOptions::default().read_only_percent),
+        read_only_bytes: low_bytes.min(WatermarkOptions::default().read_only_bytes),
+    }
+}
+
+/// Bytes of messages passed on without being stored that may wait for one connection: beyond, they are dropped and counted.
+const PASSED_ON_BYTES_MAX: usize = 1 << 20;
+
+/// What clients may do, by where they come from: anonymous access may end at the loopback interface.
+#[derive(Clone)]
+struct MqttPolicy {
+    loopback: Arc<Settings>,
+    beyond: Arc<Settings>,
+}
+
+impl MqttPolicy {
+    fn new(config: &Config) -> MqttPolicy {
+        let limits = &config.limits;
+        let settings = |anonymous_allowed| {
+            Arc::new(Settings {
+                limits: Limits {
+                    packet_bytes_max: limits.packet_bytes_max as usize,
+                    connect_bytes_max: limits.connect_packet_bytes_max as usize,
+                    ..Limits::default()
+                },
+                connect_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
+                client_id_bytes_max: usize::from(limits.client_id_bytes_max),
+                anonymous_allowed,
+                session_expiry_max_s: limits.session_expiry_max_s,
+                keep_alive_max_s: limits.keep_alive_max_s,
+                receive_max: limits.receive_maximum,
+                inflight_max: limits.inflight_max,
+                topic_alias_max: limits.topic_alias_max,
+                ..Settings::default()
+            })
+        };
+        let anonymous = config.authentication.anonymous;
+        MqttPolicy {
+            loopback: settings(anonymous != Anonymous::Never),
+            beyond: settings(anonymous == Anonymous::UnsafeAlways),
+        }
+    }
+
+    fn of(&self, peer: SocketAddr) -> Arc<Settings> {
+        match peer.ip().to_canonical().is_loopback() {
+            true => self.loopback.clone(),
+            false => self.beyond.clone(),
+        }
+    }
+}
+
+/// Returns an id that no other client has: unique in the process, random between processes.
+fn assigned_client_id() -> Bytes {
+    static PROCESS: OnceLock<String> = OnceLock::new();
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let process = PROCESS.get_or_init(|| uuid::Uuid::new_v4().simple().to_string());
+    Bytes::from(format!("auto-{process}-{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// Takes the data directory for this process; a new one becomes a cluster of its own.
+fn open_data_dir(disk: &OsDisk) -> anyhow::Result<DataDir<OsDisk>> {
+    let cluster = match disk.open_read(Path::new("node.id")) {
+        Ok(_) => [0; 16],
+        Err(_) => uuid::Uuid::new_v4().into_bytes(),
+    };
+    Ok(DataDir::open(disk.clone(), NodeIdentity { cluster, node: NODE_ID })?)
+}
+
+/// Opens the meta partition, learns or fixes how many others there are, and opens those.
+fn open_partitions(
+    disk: &OsDisk,
+    cluster: [u8; 16],
+    config: &Config,
+) -> anyhow::Result<Vec<Partition<OsDisk>>> {
+    let storage = &config.storage;
+    let open = |id: PartitionId| -> anyhow::Result<Partition<OsDisk>> {
+        let options = LogOptions {
+            cluster,
+            partition: u32::from(id.0),
+            segment_bytes_min: storage.segment_bytes_min,
+            segment_bytes_max: storage.segment_bytes_max,
+            cache_bytes: storage.cache_bytes / (u64::from(config.partitions.data) + 1),
+            ..LogOptions::default()
+        };
+        let dir = PathBuf::from(format!("p{:04}", id.0));
+        let (log, recovery) = Log::open(disk.clone(), dir, options).with_context(|| {
+            let data = config.data_dir.display();
+            format!(
+                "partition {} cannot be opened and nothing was changed; run 'wal-tools verify {data}' to \
+                 see what is wrong, then put back a copy of the damaged file",
+                id.0
+            )
+        })?;
+        if let Some(cut) = &recovery.cut {
+            tracing::warn!(
+                partition = id.0,
+                ?cut,
+                "a torn tail was cut: nothing of it was acknowledged"
+            );
+        }
+        for name in &recovery.quarantined {
+            tracing::warn!(partition = id.0, file = %name.display(), "unknown file moved to quarantine");
+        }
+        #[allow(clippy::needless_update, reason = "the feature planted-bugs adds a field")]
+        let options = Options {
+            visibility_timeout_ms: u64::from(config.queues.visibility_timeout_s) * 1000,
+            pending_max: config.queues.pending_max as usize,
+            auto_create_queues: config.queues.auto_create,
+            snapshot_every_bytes: storage.snapshot_every_bytes,
+            snapshot_every_ms: u64::from(storage.snapshot_every_s) * 1000,
+            ..Options::default()
+        };
+        Ok(Partition::open(id, log, options, wall_clock())?)
+    };
+    let mut meta = open(PartitionId::META)?;
+    let count = fixed_count(&mut meta, config.partitions.data)?;
+    if count != config.partitions.data {
+        tracing::warn!(
+            configured = config.partitions.data,
+            fixed = count,
+            "partitions.data is fixed at the first start; the configured value is ignored"
+        );
+    }
+    let mut partitions = vec![meta];
+    for id in 1..=count {
+        partitions.push(open(PartitionId(id))?);
+    }
+    Ok(partitions)
+}
+
+/// Returns the number of data partitions, fixing it when this is the first start.
+fn fixed_count<D: Disk>(meta: &mut Partition<D>, configured: u16) -> anyhow::Result<u16> {
+    if let Some(count) = meta.views().topology.data_partitions() {
+        return Ok(count);
+    }
+    let control = Control::PartitionsFixed { count: configured };
+    let request = Request::Write { token: None, control };
+    meta.handle(ConnectionId(0), request, wall_clock(), &mut Unheard);
+    while let Some(flush) = meta.persist()? {
+        meta.flushed(flush.run(), &mut Unheard)?;
+    }
+    let count = meta.views().topology.data_partitions();
+    count.context("the number of partitions was written and is not there")
+}
+
+type Shards = (Vec<ShardHandle>, Vec<JoinHandle<()>>, HashMap<PartitionId, usize>);
+
+/// Spreads the partitions over threads: half the processors, unless configured.
+fn spawn_shards(partitions: Vec<Partition<OsDisk>>, config: &Config) -> anyhow::Result<Shards> {
+    let configured = usize::from(config.shards.threads);
+    let limits = ShardLimits {
+        batches_waiting_max: config.limits.commands_buffered_max as usize,
+        batches_per_turn_max: config.limits.commands_per_batch_max as usize,
+    };
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let wanted = if configured == 0 { processors / 2 } else { configured };
+    let count = wanted.clamp(1, partitions.len());
+    let mut owners = HashMap::new();
+    let mut spread: Vec<Vec<Partition<OsDisk>>> = (0..count).map(|_| Vec::new()).collect();
+    for (index, partition) in partitions.into_iter().enumerate() {
+        owners.insert(partition.id(), index % count);
+        spread[index % count].push(partition);
+    }
+    let (mut shards, mut threads) = (Vec::new(), Vec::new());
+    for (index, partitions) in spread.into_iter().enumerate() {
+        let (shard, thread) = shard::spawn(format!("shard-{index}"), partitions, limits)?;
+        shards.push(shard);
+        threads.push(thread);
+    }
+    Ok((shards, threads, owners))
+}
+
+/// Nobody waits while the server starts.
+struct Unheard;
+
+impl Outbox for Unheard {
+    fn send(&mut self, _to: ConnectionId, _event: Event) {}
+
+    fn offer(&mut self, _to: ConnectionId, _delivery: crate::model::Delivery) -> bool {
+        true
+    }
+}
+
+fn wall_clock() -> Millis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Millis(since.map_or(0, |since| since.as_millis() as u64))
+}
