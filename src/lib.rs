@@ -11,9 +11,13 @@
 //! * [`config`]: one typed tree of everything that can be set.
 //! * [`telemetry`]: log events to standard error.
 //! * [`server`]: wires the above; the order of starting and stopping.
+//! * [`client`]: our own MQTT client, for tools, tests and bridges.
+//! * [`ctl`]: what `mqttctl` does.
 
 pub mod broker;
+pub mod client;
 pub mod config;
+pub mod ctl;
 pub mod model;
 pub mod net;
 pub mod partition;

@@ -1,0 +1,248 @@
+//! How a received message is printed.
+
+use std::io::Write;
+
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+
+use crate::client::Incoming;
+use crate::protocol::mqtt::property::Property;
+
+/// How a received message is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// One line: the payload as text, control characters escaped; -v puts the topic before it, -vv everything else.
+    #[default]
+    Text,
+    /// One object per line.
+    Json,
+    /// The payload's bytes as they are, and a line feed unless --no-newline.
+    Payload,
+}
+
+/// Everything about printing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Style {
+    pub format: Format,
+    /// How often -v was given.
+    pub verbosity: u8,
+    pub newline: bool,
+}
+
+/// Prints one message.
+pub(super) fn print(
+    message: &Incoming,
+    style: Style,
+    output: &mut impl Write,
+) -> std::io::Result<()> {
+    match style.format {
+        Format::Text => print_text(message, style.verbosity, output),
+        Format::Json => writeln!(output, "{}", to_json(message)),
+        Format::Payload => {
+            output.write_all(&message.payload)?;
+            if style.newline { output.write_all(b"\n") } else { Ok(()) }
+        }
+    }
+}
+
+fn print_text(message: &Incoming, verbosity: u8, output: &mut impl Write) -> std::io::Result<()> {
+    let payload = escaped(&message.payload);
+    if verbosity == 0 {
+        return writeln!(output, "{payload}");
+    }
+    write!(output, "{} ", escaped(&message.topic))?;
+    if verbosity > 1 {
+        write!(output, "[qos={}", message.qos as u8)?;
+        for (flag, is_set) in [("retain", message.retain), ("dup", message.dup)] {
+            if is_set {
+                write!(output, " {flag}")?;
+            }
+        }
+        for property in message.properties.iter() {
+            if let Some((name, value)) = described(&property) {
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                write!(output, " {}={}", escaped(name.as_bytes()), escaped(value.as_bytes()))?;
+            }
+        }
+        write!(output, "] ")?;
+    }
+    writeln!(output, "{payload}")
+}
+
+/// Returns the message as one JSON object. What is not UTF-8 is in `payload_base64` instead of `payload`.
+pub(super) fn to_json(message: &Incoming) -> Value {
+    let mut object = Map::new();
+    object.insert("topic".to_owned(), String::from_utf8_lossy(&message.topic).into());
+    let (name, payload) = match std::str::from_utf8(&message.payload) {
+        Ok(text) => ("payload", text.to_owned()),
+        Err(_) => ("payload_base64", base64(&message.payload)),
+    };
+    object.insert(name.to_owned(), payload.into());
+    object.insert("qos".to_owned(), (message.qos as u8).into());
+    object.insert("retain".to_owned(), message.retain.into());
+    object.insert("dup".to_owned(), message.dup.into());
+    let (mut properties, mut user, mut subscription_ids) = (Map::new(), Vec::new(), Vec::new());
+    for property in message.properties.iter() {
+        match &property {
+            Property::User(key, value) => {
+                user.push(json!([String::from_utf8_lossy(key), String::from_utf8_lossy(value)]))
+            }
+            Property::SubscriptionId(id) => subscription_ids.push(json!(id)),
+            _ => properties.extend(described(&property)),
+        }
+    }
+    if !user.is_empty() {
+        properties.insert("user".to_owned(), user.into());
+    }
+    if !subscription_ids.is_empty() {
+        properties.insert("subscription_ids".to_owned(), subscription_ids.into());
+    }
+    if !properties.is_empty() {
+        object.insert("properties".to_owned(), properties.into());
+    }
+    object.into()
+}
+
+/// Names a property that a delivery can have; topic aliases are resolved and not worth telling.
+fn described(property: &Property) -> Option<(String, Value)> {
+    let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
+    let (name, value) = match property {
+        Property::PayloadFormat(is_text) => ("utf8", (*is_text).into()),
+        Property::MessageExpiry(seconds) => ("expiry_s", (*seconds).into()),
+        Property::ContentType(value) => ("content_type", text(value)),
+        Property::ResponseTopic(value) => ("response_topic", text(value)),
+        Property::CorrelationData(value) => match std::str::from_utf8(value) {
+            Ok(value) => ("correlation_data", value.into()),
+            Err(_) => ("correlation_data_base64", base64(value).into()),
+        },
+        Property::SubscriptionId(id) => ("subscription_id", (*id).into()),
+        Property::User(key, value) => {
+            return Some((String::from_utf8_lossy(key).into_owned(), text(value)));
+        }
+        _ => return None,
+    };
+    Some((name.to_owned(), value))
+}
+
+/// Makes bytes safe for a terminal and for one line: control characters and what is not UTF-8 are escaped.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\t' => text.push(character),
+                _ if character.is_control() => text.extend(character.escape_default()),
+                _ => text.push(character),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// RFC 4648 §4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
+        for index in 0..4 {
+            let digit = (bits >> (18 - 6 * index)) & 0x3F;
+            text.push(if index <= chunk.len() { ALPHABET[digit as usize] as char } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::QoS;
+
+    fn message(payload: &'static [u8]) -> Incoming {
+        let user = |key: &'static str, value: &'static str| {
+            Property::User(Bytes::from_static(key.as_bytes()), Bytes::from_static(value.as_bytes()))
+        };
+        Incoming {
+            topic: Bytes::from_static(b"a/b"),
+            payload: Bytes::from_static(payload),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            dup: false,
+            properties: [
+                Property::ContentType(Bytes::from_static(b"text/plain")),
+                user("offset", "7"),
+                user("offset", "8"),
+                Property::SubscriptionId(3),
+            ]
+            .into_iter()
+            .collect(),
+            handle: None,
+        }
+    }
+
+    fn printed(payload: &'static [u8], format: Format, verbosity: u8, newline: bool) -> Vec<u8> {
+        let mut output = Vec::new();
+        print(&message(payload), Style { format, verbosity, newline }, &mut output).unwrap();
+        output
+    }
+
+    #[test]
+    fn text_is_one_safe_line_and_says_more_when_asked() {
+        assert_eq!(printed(b"21.5", Format::Text, 0, true), b"21.5\n");
+        assert_eq!(printed(b"21.5", Format::Text, 1, true), b"a/b 21.5\n");
+        assert_eq!(
+            printed(b"21.5", Format::Text, 2, true),
+            b"a/b [qos=1 retain content_type=text/plain offset=7 offset=8 subscription_id=3] 21.5\n"
+        );
+        let hostile = printed(b"\x1b[2J\nx\xff\xc3\xa4", Format::Text, 0, true);
+        assert_eq!(hostile, "\\u{1b}[2J\\nx\\xffä\n".as_bytes());
+    }
+
+    #[test]
+    fn payload_is_the_bytes_alone() {
+        assert_eq!(printed(b"\x00\xff", Format::Payload, 2, true), b"\x00\xff\n");
+        assert_eq!(printed(b"\x00\xff", Format::Payload, 0, false), b"\x00\xff");
+    }
+
+    #[test]
+    fn json_keeps_repeated_user_properties_in_order() {
+        let line = printed(b"hi", Format::Json, 0, true);
+
+        let value: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(
+            value,
+            json!({
+                "topic": "a/b", "payload": "hi", "qos": 1, "retain": true, "dup": false,
+                "properties": {
+                    "content_type": "text/plain",
+                    "user": [["offset", "7"], ["offset", "8"]],
+                    "subscription_ids": [3]
+                }
+            })
+        );
+    }
+
+    #[test]
+    fn json_has_binary_payloads_in_base64() {
+        let value: Value =
+            serde_json::from_slice(&printed(b"\xff\xfe", Format::Json, 0, true)).unwrap();
+
+        assert_eq!(value["payload_base64"], "//4=");
+        assert_eq!(value.get("payload"), None);
+    }
+
+    #[test]
+    fn base64_has_the_test_vectors_of_rfc_4648() {
+        let vectors =
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")];
+        for (plain, encoded) in vectors {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+    }
+}

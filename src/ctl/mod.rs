@@ -1,0 +1,111 @@
+//! `mqttctl`: one module per subcommand, on our own client.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or not in time, 2 no connection
+//! or a lost one, 3 wrong usage. A closed standard output ends a command quietly, as `head` expects.
+
+mod bench;
+mod connection;
+mod error;
+mod format;
+mod properties;
+mod publish;
+mod subscribe;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+pub use error::CtlError;
+
+/// Publishes, subscribes and measures over MQTT 3.1, 3.1.1 and 5.0.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mqttctl",
+    version,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    after_help = "\
+Exit codes: 0 done · 1 refused, or not in time · 2 no connection, or a lost one · 3 wrong usage
+
+Examples:
+  mqttctl publish sensors/1 -m 21.5 -q 1
+  mqttctl subscribe 'sensors/#' -v
+  mqttctl subscribe '$queue/orders' --from earliest --group billing --format json
+  mqttctl bench --publishers 4 --subscribers 2 --seconds 10 --json"
+)]
+struct Arguments {
+    /// Prints the version of mqttctl.
+    #[arg(long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    /// Prints results and errors as JSON, one object per line.
+    #[arg(long, short = 'j', global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Publishes one message, or many.
+    #[command(visible_alias = "pub")]
+    Publish(publish::Arguments),
+    /// Prints messages as they come in.
+    #[command(visible_alias = "sub")]
+    Subscribe(subscribe::Arguments),
+    /// Measures throughput and latency, and stops by itself.
+    Bench(bench::Arguments),
+}
+
+/// Runs the command that `arguments` say, the program's name first.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let is_answer =
+                matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let _ = error.print();
+            return if is_answer { ExitCode::SUCCESS } else { ExitCode::from(3) };
+        }
+    };
+    let json = arguments.json;
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut stderr = std::io::stderr();
+            let _ = match json {
+                true => writeln!(stderr, "{}", error.to_json()),
+                false => writeln!(stderr, "mqttctl: {error}"),
+            };
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), CtlError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CtlError::Usage(format!("cannot start threads: {error}")))?;
+    let json = arguments.json;
+    let mut output = std::io::BufWriter::new(std::io::stdout());
+    let result = runtime.block_on(async {
+        match arguments.command {
+            Command::Publish(arguments) => publish::run(&arguments, json, &mut output).await,
+            Command::Subscribe(arguments) => subscribe::run(&arguments, json, &mut output).await,
+            Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
+        }
+    });
+    // A thread that waits for standard input must not keep the program.
+    runtime.shutdown_background();
+    let written = output.flush().map_err(CtlError::Output);
+    match result.and(written) {
+        Err(CtlError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,348 @@
+//! `mqttctl subscribe`: prints messages as they come in, and settles each once it is printed.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use tokio::time::{Instant, sleep_until};
+
+use super::connection::{ConnectionArguments, parse_qos};
+use super::error::CtlError;
+use super::format::{Format, Style, print};
+use crate::client::{Client, Event, SubscribeRequest};
+use crate::model::QoS;
+use crate::model::command::RetainHandling;
+use crate::protocol::mqtt::property::PropertyList;
+use crate::protocol::mqtt::reason::ReasonCode;
+use crate::protocol::mqtt::types::{SubscribeFilter, Version};
+
+/// What to subscribe to, and when to stop.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Runs until Ctrl-C, or until --count, --timeout or --idle say so. A message of QoS 1 or 2 is \
+acknowledged after it is printed; one that could not be printed comes again.
+
+Positions for --from: earliest, latest, resume, offset=N, timestamp=MS, an RFC 3339 time, -15m, -2h, -7d, last=N.
+
+Examples:
+  mqttctl subscribe 'sensors/#' -v
+  mqttctl subscribe 'sensors/#' --from=-15m --idle 2 --format json    what was said, then the end
+  mqttctl subscribe '$queue/orders' -q 1 --group billing --from earliest
+  mqttctl subscribe '$share/workers/jobs/+' -q 1 --count 10 --timeout 30")]
+pub(super) struct Arguments {
+    /// Filters to subscribe to; + is one level, # the rest.
+    #[arg(value_name = "FILTER", required_unless_present = "filter_flags")]
+    pub filters: Vec<String>,
+    /// A filter, for those used to it.
+    #[arg(short = 't', long = "topic", value_name = "FILTER", hide = true)]
+    pub filter_flags: Vec<String>,
+    /// The most wanted: 0, 1 or 2. Queues need 1 or 2.
+    #[arg(short = 'q', long, default_value = "0", value_parser = parse_qos)]
+    pub qos: QoS,
+    /// Reads history first: where to start (5.0).
+    #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
+    pub from: Option<String>,
+    /// Reads queues as a member of this consumer group (5.0).
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Does not want what this client publishes (5.0).
+    #[arg(long)]
+    pub no_local: bool,
+    /// Keeps the retain flag of what is passed on (5.0).
+    #[arg(long)]
+    pub retain_as_published: bool,
+    /// Which retained messages to send at the beginning (5.0).
+    #[arg(long, value_enum, default_value_t = Retained::Always)]
+    pub retained: Retained,
+    /// User property of SUBSCRIBE (5.0); repeat for several.
+    #[arg(short = 'U', long = "user-property", value_name = "KEY=VALUE", value_parser = super::properties::parse_pair)]
+    pub user: Vec<(String, String)>,
+    /// Stops after this many messages.
+    #[arg(short = 'c', long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Stops after this many seconds; with --count, exit code 1 when there were fewer.
+    #[arg(short = 'W', long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+    /// Stops when nothing came in for this many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub idle: Option<u64>,
+    /// How to print; --json is --format json.
+    #[arg(short = 'F', long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Prints the topic, too; -vv also QoS, flags and properties.
+    #[arg(short = 'v', long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// No line feed after a payload (--format payload).
+    #[arg(short = 'N', long)]
+    pub no_newline: bool,
+    /// Shows progress on standard error; by default when --from is given and standard output is not a terminal.
+    #[arg(long)]
+    pub progress: bool,
+    /// Deliveries of QoS 1 and 2 that may be under way at a time.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub receive_maximum: u16,
+    #[command(flatten)]
+    pub connection: ConnectionArguments,
+}
+
+/// When retained messages are sent (MQTT 5 §3.8.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Retained {
+    /// Always.
+    Always,
+    /// When the session has no such subscription yet.
+    New,
+    /// Never.
+    Never,
+}
+
+/// Subscribes and prints until it is enough.
+pub(super) async fn run(
+    arguments: &Arguments,
+    json: bool,
+    output: &mut impl Write,
+) -> Result<(), CtlError> {
+    let requests = requests(arguments)?;
+    let mut options = arguments.connection.options()?;
+    options.receive_maximum = arguments.receive_maximum.max(1);
+    options.topic_alias_max = 64;
+    let started = Instant::now();
+    let (mut client, _) = arguments.connection.connect(&options).await?;
+    let format = if json { Format::Json } else { arguments.format };
+    let style = Style { format, verbosity: arguments.verbose, newline: !arguments.no_newline };
+    let progress = Progress::new(arguments);
+    let mut reading = Reading { arguments, style, progress, count: 0 };
+    let result = match subscribe(arguments, &mut client, &requests).await {
+        Ok(()) => reading.read(&mut client, started, output).await,
+        Err(error) => Err(error),
+    };
+    reading.progress.finish();
+    // The goodbye carries the last acknowledgements out.
+    let (_, left) = client.disconnect(ReasonCode::SUCCESS, None).await;
+    result?;
+    Ok(left?)
+}
+
+/// Returns one SUBSCRIBE for each filter: where to read from is a property of the whole packet, and differs by kind.
+fn requests(arguments: &Arguments) -> Result<Vec<SubscribeRequest>, CtlError> {
+    let is_v5 = arguments.connection.mqtt_version == Version::V5;
+    let needs_v5 = arguments.from.is_some()
+        || arguments.group.is_some()
+        || !arguments.user.is_empty()
+        || arguments.no_local
+        || arguments.retain_as_published
+        || arguments.retained != Retained::Always;
+    if needs_v5 && !is_v5 {
+        let said = "--from, --group, --user-property and the options of subscriptions need MQTT 5; with 3.1.1 write \
+                    $replay/<position>/<filter> and $share/<group>/<filter>";
+        return Err(CtlError::Usage(said.to_owned()));
+    }
+    let filters = arguments.filters.iter().chain(&arguments.filter_flags);
+    Ok(filters.map(|filter| request(arguments, filter)).collect())
+}
+
+fn request(arguments: &Arguments, filter: &str) -> SubscribeRequest {
+    let mut properties = Vec::new();
+    if let Some(from) = &arguments.from {
+        properties.push((position_property(filter).to_owned(), from.clone()));
+    }
+    properties
+        .extend(arguments.group.iter().map(|name| ("consumer-group".to_owned(), name.clone())));
+    properties.extend(arguments.user.iter().cloned());
+    let properties: PropertyList = crate::client::user(&properties).collect();
+    let filter = SubscribeFilter {
+        no_local: arguments.no_local,
+        retain_as_published: arguments.retain_as_published,
+        retain_handling: match arguments.retained {
+            Retained::Always => RetainHandling::Send,
+            Retained::New => RetainHandling::SendIfNew,
+            Retained::Never => RetainHandling::DontSend,
+        },
+        ..SubscribeFilter::new(Bytes::from(filter.to_owned()), arguments.qos)
+    };
+    SubscribeRequest { filters: vec![filter], properties }
+}
+
+/// Queues read from a cursor, everything else replays.
+fn position_property(filter: &str) -> &'static str {
+    let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+    let inner = shared.map_or(filter, |(_, inner)| inner);
+    if inner.starts_with("$queue/") { "cursor" } else { "replay-from" }
+}
+
+async fn subscribe(
+    arguments: &Arguments,
+    client: &mut Client,
+    requests: &[SubscribeRequest],
+) -> Result<(), CtlError> {
+    for request in requests {
+        arguments.connection.subscribe(client, request).await?;
+    }
+    Ok(())
+}
+
+struct Reading<'a> {
+    arguments: &'a Arguments,
+    style: Style,
+    progress: Progress,
+    count: u64,
+}
+
+impl Reading<'_> {
+    async fn read(
+        &mut self,
+        client: &mut Client,
+        started: Instant,
+        output: &mut impl Write,
+    ) -> Result<(), CtlError> {
+        let seconds_after = |from: Instant, seconds: Option<u64>| {
+            seconds.map(|seconds| from + Duration::from_secs(seconds))
+        };
+        let ends_at = seconds_after(started, self.arguments.timeout);
+        let mut last_message = Instant::now();
+        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+        while self.arguments.count.is_none_or(|count| self.count < count) {
+            let idle_at = seconds_after(last_message, self.arguments.idle);
+            let wakes_at = [ends_at, idle_at, self.progress.due()].into_iter().flatten().min();
+            tokio::select! {
+                event = client.next() => {
+                    let before = self.count;
+                    self.on_events(client, event?, output)?;
+                    if self.count > before {
+                        last_message = Instant::now();
+                    }
+                }
+                () = sleep_until(wakes_at.unwrap_or(started)), if wakes_at.is_some() => {
+                    let now = Instant::now();
+                    self.progress.tick(now, self.count);
+                    if ends_at.is_some_and(|at| at <= now) {
+                        return self.timed_out();
+                    }
+                    if idle_at.is_some_and(|at| at <= now) {
+                        return Ok(());
+                    }
+                }
+                _ = &mut interrupted => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints what is there, writes it out once for all of it, and only then acknowledges.
+    fn on_events(
+        &mut self,
+        client: &mut Client,
+        event: Event,
+        output: &mut impl Write,
+    ) -> Result<(), CtlError> {
+        let (mut next, mut printed) = (Some(event), Vec::new());
+        while let Some(event) = next {
+            if let Event::Message(message) = event {
+                let style = self.style;
+                let print = || print(&message, style, output);
+                self.progress.aside(print).map_err(CtlError::Output)?;
+                printed.extend(message.handle);
+                self.count += 1;
+            }
+            let is_enough = self.arguments.count.is_some_and(|count| self.count >= count);
+            next = if is_enough { None } else { client.try_next() };
+        }
+        output.flush().map_err(CtlError::Output)?;
+        for handle in printed {
+            client.acknowledge(handle, ReasonCode::SUCCESS);
+        }
+        Ok(())
+    }
+
+    fn timed_out(&self) -> Result<(), CtlError> {
+        let Some(wanted) = self.arguments.count else { return Ok(()) };
+        let (count, seconds) = (self.count, self.arguments.timeout.unwrap_or_default());
+        Err(CtlError::Timeout(format!("{count} of {wanted} messages within {seconds} s")))
+    }
+}
+
+/// How far a long replay is, on standard error: a line that moves on a terminal, a line a second elsewhere.
+struct Progress {
+    bar: Option<indicatif::ProgressBar>,
+    /// Standard error is no terminal but progress was asked for.
+    plain: bool,
+    started: Instant,
+    ticked: Instant,
+}
+
+impl Progress {
+    fn new(arguments: &Arguments) -> Progress {
+        let is_terminal = std::io::stderr().is_terminal();
+        let by_itself = arguments.from.is_some() && is_terminal && !std::io::stdout().is_terminal();
+        let bar = (is_terminal && (arguments.progress || by_itself)).then(|| {
+            let bar = match arguments.count {
+                Some(count) => indicatif::ProgressBar::new(count),
+                None => indicatif::ProgressBar::no_length(),
+            };
+            let template = match arguments.count {
+                Some(_) => "{bar:30} {human_pos} of {human_len} messages, {per_sec}, {eta} left",
+                None => "{spinner} {human_pos} messages, {per_sec}, {elapsed}",
+            };
+            let style = indicatif::ProgressStyle::with_template(template);
+            bar.with_style(style.expect("the template is well-formed"))
+        });
+        let now = Instant::now();
+        let plain = arguments.progress && bar.is_none();
+        Progress { bar, plain, started: now, ticked: now }
+    }
+
+    /// When to call [`Progress::tick`].
+    fn due(&self) -> Option<Instant> {
+        let interval = match &self.bar {
+            Some(_) => Duration::from_millis(100),
+            None => Duration::from_secs(1),
+        };
+        (self.plain || self.bar.is_some()).then_some(self.ticked + interval)
+    }
+
+    fn tick(&mut self, now: Instant, count: u64) {
+        if self.due().is_none_or(|due| due > now) {
+            return;
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(count);
+            bar.tick();
+        }
+        if self.plain {
+            let seconds = (now - self.started).as_secs_f64();
+            let rate = count as f64 / seconds.max(0.001);
+            let _ = writeln!(std::io::stderr(), "{count} messages in {seconds:.0} s, {rate:.0}/s");
+        }
+        self.ticked = now;
+    }
+
+    /// Runs something that prints, out of the way of the moving line.
+    fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) if std::io::stdout().is_terminal() => bar.suspend(print),
+            _ => print(),
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_are_read_from_a_cursor_and_filters_are_replayed() {
+        for filter in ["$queue/orders", "$queue/orders/eu/#", "$share/g/$queue/orders"] {
+            assert_eq!(position_property(filter), "cursor", "{filter}");
+        }
+        for filter in ["sensors/#", "#", "$share/g/a/b", "a/$queue/x", "$share/g"] {
+            assert_eq!(position_property(filter), "replay-from", "{filter}");
+        }
+    }
+}
