@@ -1,0 +1,159 @@
+//! What can be asked on the command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fluxmq_index::Offset;
+
+use crate::time;
+
+/// Inspects the segments of a FluxMQ data directory.
+///
+/// Reads only: a running broker is not disturbed, and a copied segment file can be read alone.
+/// Exit codes: 0 clean, 1 torn tail only, 2 corruption, 3 usage.
+#[derive(Debug, Parser)]
+#[command(name = "wal-tools", version)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One thing to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print records, one a line.
+    Dump(DumpArguments),
+    /// Check every checksum and the continuity of the log, and name what is damaged.
+    Verify(VerifyArguments),
+    /// Print sizes, counts and the busiest topics.
+    Stat(StatArguments),
+}
+
+/// What to print, and how.
+#[derive(Debug, Args)]
+pub struct DumpArguments {
+    /// A data directory, a partition's directory, or one segment file.
+    pub path: PathBuf,
+    /// Only this partition.
+    #[arg(long, value_name = "N")]
+    pub partition: Option<u32>,
+    /// Only messages sent to this queue by its address, `$queue/NAME` or below.
+    #[arg(long, value_name = "NAME", conflicts_with = "topic")]
+    pub queue: Option<String>,
+    /// Only messages routed to the queue of this id, by a route set or its address.
+    #[arg(long, value_name = "ID")]
+    pub queue_id: Option<u64>,
+    /// Only messages whose topic matches this filter; `+` and `#` as in MQTT.
+    #[arg(long, value_name = "FILTER")]
+    pub topic: Option<String>,
+    /// Where to start: earliest, an offset, timestamp=<ms>, or an RFC 3339 time.
+    #[arg(long, value_name = "POSITION", default_value = "earliest")]
+    pub from: From,
+    /// Stop after so many records.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// How to print a record.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Leave payloads out.
+    #[arg(long)]
+    pub headers_only: bool,
+    /// How to print payloads.
+    #[arg(long, value_enum, default_value_t = PayloadFormat::Text)]
+    pub payload: PayloadFormat,
+}
+
+/// What to check.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// A data directory, a partition's directory, or one segment file.
+    pub path: PathBuf,
+}
+
+/// What to count.
+#[derive(Debug, Args)]
+pub struct StatArguments {
+    /// A data directory, a partition's directory, or one segment file.
+    pub path: PathBuf,
+    /// How many topics to list.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+}
+
+/// How a record is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// How a payload is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PayloadFormat {
+    /// As text; what is not UTF-8 is escaped, or base64 in JSON.
+    Text,
+    /// As hexadecimal digits.
+    Hex,
+    /// As base64.
+    Base64,
+}
+
+/// Where to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// At the oldest record.
+    Earliest,
+    /// At an offset.
+    Offset(Offset),
+    /// At the first record of this log time or later, in milliseconds since the Unix epoch.
+    Time(u64),
+}
+
+/// Why a position is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected earliest, an offset, timestamp=<ms> or a time like 2026-11-21T08:00:00Z")]
+pub struct FromError;
+
+impl FromStr for From {
+    type Err = FromError;
+
+    fn from_str(text: &str) -> Result<From, FromError> {
+        if text == "earliest" {
+            return Ok(From::Earliest);
+        }
+        if let Some(ms) = text.strip_prefix("timestamp=") {
+            return ms.parse().map(From::Time).map_err(|_| FromError);
+        }
+        let number = text.strip_prefix("offset=").unwrap_or(text);
+        if let Ok(offset) = number.parse() {
+            return Ok(From::Offset(Offset(offset)));
+        }
+        time::parse_rfc3339(text).map(From::Time).ok_or(FromError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_read_as_documented() {
+        assert_eq!("earliest".parse(), Ok(From::Earliest));
+        assert_eq!("17".parse(), Ok(From::Offset(Offset(17))));
+        assert_eq!("offset=17".parse(), Ok(From::Offset(Offset(17))));
+        assert_eq!("timestamp=1700000000000".parse(), Ok(From::Time(1_700_000_000_000)));
+        assert_eq!("1970-01-01T00:00:01.5Z".parse(), Ok(From::Time(1_500)));
+        for wrong in ["", "latest", "-1", "timestamp=", "1970-01-01"] {
+            assert_eq!(wrong.parse::<From>(), Err(FromError), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -1,0 +1,83 @@
+//! Inspects the segments of a FluxMQ data directory, of a stopped or a running broker.
+//!
+//! Read-only: takes no lock and writes nothing but its output. Exit codes: 0 clean, 1 torn tail only,
+//! 2 corruption, 3 usage or a path that cannot be read.
+
+mod arguments;
+mod dump;
+mod finding;
+mod link;
+mod names;
+mod record_line;
+mod scan;
+mod side;
+mod source;
+mod stat;
+mod text;
+mod time;
+mod verify;
+mod walk;
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+use source::SourceError;
+
+const EXIT_CORRUPTION: u8 = 2;
+const EXIT_USAGE: u8 = 3;
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return say_usage(&error),
+    };
+    let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    let outcome = run(arguments.command, &mut out).and_then(|code| {
+        out.flush()?;
+        Ok(code)
+    });
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            // The reader, `head` for one, has seen enough.
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            warn(&error);
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn run(command: Command, out: &mut impl Write) -> Result<u8, CommandError> {
+    match command {
+        Command::Dump(arguments) => dump::run(&arguments, out),
+        Command::Verify(arguments) => verify::run(&arguments, out),
+        Command::Stat(arguments) => stat::run(&arguments, out),
+    }
+}
+
+/// Says something beside the output, on standard error.
+fn warn(message: &dyn Display) {
+    // Nobody to tell when standard error is gone too.
+    let _ = writeln!(io::stderr(), "wal-tools: {message}");
+}
+
+/// Prints what clap has to say: help and version are asked for, everything else is a mistake.
+fn say_usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
+}

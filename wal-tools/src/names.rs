@@ -1,0 +1,22 @@
+//! Names for the numbers that the log stores without knowing what they mean.
+
+/// Opcodes of control records. One without a name here is printed as a number.
+const CONTROL_NAMES: &[(u8, &str)] = &[
+    (1, "queue-declared"),
+    (2, "group-created"),
+    (3, "settled"),
+    (4, "cursor-set"),
+    (5, "session-opened"),
+    (6, "session-closed"),
+    (7, "session-removed"),
+    (8, "subscribed"),
+    (9, "unsubscribed"),
+    (10, "session-progress"),
+    (11, "released"),
+    (12, "partitions-fixed"),
+];
+
+/// Returns the name of a control record's opcode.
+pub fn control_name(op: u8) -> Option<&'static str> {
+    CONTROL_NAMES.iter().find(|(number, _)| *number == op).map(|(_, name)| *name)
+}
