@@ -1,0 +1,222 @@
+//! A broker as users have it: the binary, a data directory, a port, signals and an exit code.
+//!
+//! The child is killed by its pid when the value is dropped. What it logged is kept, and printed when the test fails.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long anything that must happen may take.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Lines of the log that a failed test prints.
+const LINES_SHOWN: usize = 60;
+
+/// A running broker.
+pub struct BrokerProcess {
+    child: Child,
+    address: String,
+    log: Log,
+}
+
+/// How a broker ended by itself.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// Everything it said.
+    pub log: String,
+}
+
+/// What to start it with, beside the data directory.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The address to listen on.
+    pub listen: String,
+    /// `FLUXMQ_…` variables, in addition to those of the test's own environment.
+    pub variables: Vec<(&'static str, String)>,
+}
+
+impl Default for Start {
+    fn default() -> Start {
+        Start { listen: "127.0.0.1:0".to_owned(), variables: Vec::new() }
+    }
+}
+
+impl BrokerProcess {
+    /// Starts a broker with the defaults and waits until it listens. Panics with its log if it does not.
+    pub fn start(data: &Path) -> BrokerProcess {
+        Self::start_with(data, &Start::default())
+    }
+
+    /// Starts a broker and waits until it listens. Panics with its log if it does not.
+    pub fn start_with(data: &Path, start: &Start) -> BrokerProcess {
+        match Self::try_start(data, start) {
+            Ok(broker) => broker,
+            Err(ended) => panic!(
+                "the broker ended with {:?} instead of listening:\n{}",
+                ended.code, ended.log
+            ),
+        }
+    }
+
+    /// Starts a broker and waits until it listens, or has ended by itself.
+    pub fn try_start(data: &Path, start: &Start) -> Result<BrokerProcess, Ended> {
+        let (mut child, mut log) = spawn(data, start);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match log.next(deadline) {
+                Ok(line) => {
+                    if let Some(address) = listening(&line) {
+                        return Ok(BrokerProcess { child, address, log });
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let (_, _) = (child.kill(), child.wait());
+                    panic!("the broker neither listens nor ends:\n{}", log.text());
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = wait(&mut child, deadline).expect("it closed its standard error");
+                    return Err(Ended { code: status.code(), log: log.text() });
+                }
+            }
+        }
+    }
+
+    /// Starts a broker and kills it after `life`, wherever it is by then.
+    pub fn start_and_kill(data: &Path, start: &Start, life: Duration) {
+        let (mut child, _log) = spawn(data, start);
+        std::thread::sleep(life);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Where it listens, `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Kills it with SIGKILL, as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end with SIGTERM and returns how it did.
+    pub fn terminate(mut self) -> Ended {
+        self.ask_to_end();
+        self.wait()
+    }
+
+    /// Sends SIGTERM and comes back at once.
+    pub fn ask_to_end(&mut self) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        assert!(sent.success(), "cannot signal process {pid}");
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> Ended {
+        let status = wait(&mut self.child, Instant::now() + PATIENCE);
+        let status =
+            status.unwrap_or_else(|| panic!("the broker does not end:\n{}", self.log.text()));
+        Ended { code: status.code(), log: self.log.rest() }
+    }
+}
+
+impl Drop for BrokerProcess {
+    fn drop(&mut self) {
+        let (_, _) = (self.child.kill(), self.child.wait());
+        if std::thread::panicking() {
+            let text = self.log.text();
+            let lines: Vec<&str> = text.lines().collect();
+            let from = lines.len().saturating_sub(LINES_SHOWN);
+            eprintln!("--- the broker said:\n{}\n---", lines[from..].join("\n"));
+        }
+    }
+}
+
+fn spawn(data: &Path, start: &Start) -> (Child, Log) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fluxmq"))
+        .arg("--data")
+        .arg(data)
+        .args(["--mqtt", &start.listen])
+        .envs(start.variables.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stderr = child.stderr.take().unwrap();
+    (child, Log::follow(stderr))
+}
+
+/// Waits for the end of a process, `None` when the deadline comes first.
+pub fn wait(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Returns the address in the line that says where the broker listens.
+fn listening(line: &str) -> Option<String> {
+    let (_, fields) = line.split_once(" listening ")?;
+    let address = fields.split_whitespace().find_map(|field| field.strip_prefix("address="))?;
+    Some(address.to_owned())
+}
+
+/// Standard error of a process, read by a thread so that the process never waits for us.
+struct Log {
+    lines: Receiver<()>,
+    text: Arc<Mutex<String>>,
+    seen: usize,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Log {
+    fn follow(source: impl std::io::Read + Send + 'static) -> Log {
+        let (sender, lines) = channel();
+        let text = Arc::new(Mutex::new(String::new()));
+        let kept = text.clone();
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(source).lines().map_while(Result::ok) {
+                let mut text = kept.lock().unwrap();
+                text.push_str(&line);
+                text.push('\n');
+                drop(text);
+                let _ = sender.send(());
+            }
+        });
+        Log { lines, text, seen: 0, reader: Some(reader) }
+    }
+
+    /// Waits for the next line.
+    fn next(&mut self, deadline: Instant) -> Result<String, RecvTimeoutError> {
+        self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
+        let text = self.text();
+        let line = text.lines().nth(self.seen).expect("announced after it was written");
+        self.seen += 1;
+        Ok(line.to_owned())
+    }
+
+    /// Everything up to the end of the stream: the process has ended.
+    fn rest(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        self.text()
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().unwrap().clone()
+    }
+}

@@ -1,0 +1,17 @@
+//! Clients that nobody here wrote, against the real binary: mosquitto's from Debian, paho-mqtt from PyPI.
+//!
+//! A client that is not installed is skipped with the reason on standard error, unless `FLUXMQ_INTEROP=required`: then the
+//! test fails. `FLUXMQ_PYTHON` names the Python that has paho-mqtt (default `python3`).
+
+#![allow(clippy::unwrap_used, reason = "a test that panics says where")]
+
+mod mosquitto;
+mod mosquitto_durable;
+mod paho;
+mod program;
+
+#[path = "../durability/inspect.rs"]
+mod inspect;
+#[path = "../durability/process.rs"]
+#[allow(dead_code, reason = "the durability tests use all of it")]
+mod process;
