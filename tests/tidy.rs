@@ -66,7 +66,18 @@ const CLOCKS: &[&str] = &[
 /// What is at home in a few places only: the beginning of a path, and where it may be named.
 const HOMES: [(&str, &[&str]); 7] = [
     ("tokio", RUNTIME),
-    ("std::thread", &["src/shard", "src/server", "src/main.rs", "src/ctl", "src/bin"]),
+    (
+        "std::thread",
+        &[
+            "src/shard",
+            "src/server",
+            "src/main.rs",
+            "src/ctl",
+            "src/bin",
+            "wal-tools/src/scan.rs",
+            "wal-tools/src/verify",
+        ],
+    ),
     ("std::fs", &["log/src/os_disk.rs", "src/config", "wal-tools/src", "src/ctl", "src/bin"]),
     ("std::net", &["src/net", "src/server", "src/config", "src/client", "src/ctl", "src/bin"]),
     ("raft", &["src/raft"]),

@@ -4,6 +4,7 @@
 //! partition, which is `verify.rs`. Holds one frame in memory, however long the file.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fluxmq_log::format::frame::{FRAME_ALIGNMENT, FRAME_MARKER};
@@ -59,6 +60,9 @@ pub struct Placed {
     /// For a seal frame, the digests of the blocks before it; none if some of them could not be read as frames.
     pub blocks: Option<Vec<u32>>,
 }
+
+/// Longer than a running broker takes to write what it has begun.
+const WRITE_TAKES: Duration = Duration::from_millis(20);
 
 /// Bytes that are no frame.
 #[derive(Debug)]
@@ -140,7 +144,12 @@ impl Scan<'_> {
     /// Reads the frame that an intact header announces.
     fn frame(&mut self, header: FrameHeader) -> Result<Scanned, SourceError> {
         let position = self.position;
-        let bytes = self.file().read_at(position, header.frame_bytes() as usize)?;
+        let mut bytes = self.file().read_at(position, header.frame_bytes() as usize)?;
+        if decode(&bytes, header, self.salt).is_err() {
+            // A running broker may be in the middle of writing it.
+            std::thread::sleep(WRITE_TAKES);
+            bytes = self.file().read_at(position, header.frame_bytes() as usize)?;
+        }
         self.position += bytes.len() as u64;
         self.next_index = self.next_index.max(header.index.saturating_add(1));
         let is_seal = header.kind == FrameKind::Seal;
@@ -158,7 +167,13 @@ impl Scan<'_> {
     /// Looks for the next frame behind bytes that are none.
     fn search(&mut self, error: FrameError) -> Result<Scanned, SourceError> {
         let position = self.position;
-        match self.next_header(position)? {
+        let next = self.next_header(position)?;
+        // What lies behind was written after: if it is there, a running broker has written here since we looked.
+        let head = self.file().read_at(position, FRAME_HEADER_BYTES)?;
+        if let Ok(header) = FrameHeader::decode_canonical(&head, self.salt) {
+            return self.frame(header);
+        }
+        match next {
             Some(end) => {
                 self.pass_to(end);
                 Ok(Scanned::Damage(Damage { position, end, error, header: None }))

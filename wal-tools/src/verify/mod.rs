@@ -7,6 +7,7 @@
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fluxmq_index::Offset;
 use fluxmq_log::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -17,12 +18,16 @@ use crate::link::Link;
 use crate::scan::{Opened, Scanned, Segment};
 use crate::side::{self, SideFiles};
 use crate::source::{self, Partition, SourceError};
-use crate::{CommandError, text};
+use crate::{CommandError, EXIT_CORRUPTION, text};
 
 mod seal;
 mod segment;
 
 use segment::SegmentCheck;
+
+/// How often damage must be seen before it is reported.
+const ATTEMPTS: usize = 4;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 
 /// Checks what is under a path and returns the exit code.
 pub fn run(arguments: &VerifyArguments, out: &mut impl Write) -> Result<u8, CommandError> {
@@ -35,7 +40,7 @@ pub fn run(arguments: &VerifyArguments, out: &mut impl Write) -> Result<u8, Comm
         code = exit_code(node.findings.iter());
     }
     for partition in partitions {
-        let report = verify(&partition)?;
+        let report = verify_settled(&partition)?;
         report.print(&partition.name, out)?;
         code = code.max(exit_code(report.findings.iter()));
     }
@@ -81,6 +86,18 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// Reads a partition again when it looks damaged: a running broker writes between our reads, and damage is still there afterwards.
+fn verify_settled(partition: &Partition) -> Result<Report, SourceError> {
+    for _ in 1..ATTEMPTS {
+        let report = verify(partition)?;
+        if exit_code(report.findings.iter()) < EXIT_CORRUPTION {
+            return Ok(report);
+        }
+        std::thread::sleep(BETWEEN_ATTEMPTS);
+    }
+    verify(partition)
 }
 
 /// Reads a whole partition.
