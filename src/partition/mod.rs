@@ -95,6 +95,8 @@ pub struct Partition<D: Disk> {
     holders: Holders,
     now: Millis,
     stopped: Option<Refusal>,
+    /// A batch that could not be appended between two flushes.
+    failed: Option<PartitionError>,
     disk_full: bool,
     /// Bytes of frames applied since the last snapshot, and when that was.
     since_snapshot: u64,
@@ -186,6 +188,7 @@ impl<D: Disk> Partition<D> {
             holders: Holders::default(),
             now,
             stopped: None,
+            failed: None,
             disk_full: false,
             since_snapshot: 0,
             snapshot_at: now,
@@ -301,6 +304,9 @@ impl<D: Disk> Partition<D> {
     ///
     /// While one is under way requests gather, and the next flush covers them all: the group grows with the load.
     pub fn persist(&mut self) -> Result<Option<Flush<D>>, PartitionError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         if self.stopped.is_some() || self.flushing {
             return Ok(None);
         }

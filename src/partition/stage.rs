@@ -155,11 +155,11 @@ impl<D: Disk> Partition<D> {
 
     /// Proposes a batch that is full: it is flushed with the ones after it.
     pub(super) fn relieve(&mut self) {
-        if self.building.as_ref().is_some_and(|pending| pending.building.is_full()) {
-            // A refusal is not lost: the next persist meets the same state and reports it.
-            if let Err(error) = self.propose() {
-                tracing::error!(partition = self.id.0, %error, "cannot append a batch");
-            }
+        if self.building.as_ref().is_some_and(|pending| pending.building.is_full())
+            && let Err(error) = self.propose()
+        {
+            // Whoever waits for the batch is told when `persist` reports this and the partition stops.
+            self.failed.get_or_insert(error);
         }
     }
 

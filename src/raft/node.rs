@@ -62,7 +62,9 @@ impl<D: Disk> Node<D> {
             election_tick: ELECTION_TICKS,
             max_size_per_msg: 1 << 20,
             max_inflight_msgs: 256,
-            max_uncommitted_size: 64 << 20,
+            // What may wait is bounded where it is admitted, by what each connection may have unconfirmed: a proposal that the
+            // library drops here would have been admitted and then refused.
+            max_uncommitted_size: raft::NO_LIMIT,
             max_committed_size_per_ready: 8 << 20,
             check_quorum: true,
             pre_vote: true,

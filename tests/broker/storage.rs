@@ -227,6 +227,28 @@ fn a_full_disk_refuses_publishes_and_goes_on_serving() {
 }
 
 #[test]
+fn what_is_admitted_while_a_flush_is_slow_is_confirmed_however_much_it_is() {
+    let mut world = World::new(1);
+    let (publisher, _) = world.open("publisher", true, 0);
+    let body = "x".repeat(1 << 20);
+    for number in 0..80 {
+        let message = message("a", body.clone(), QoS::AtLeastOnce);
+        let token = Token(1 << 40 | number);
+        world.say(publisher, Command::Publish { token, message, packet_id: None });
+    }
+
+    world.turn(false);
+    world.run();
+
+    let confirm = |effect: &Effect| match effect {
+        Effect::Confirm { result, .. } => Some(result.clone()),
+        _ => None,
+    };
+    let results = std::iter::from_fn(|| world.take(publisher, confirm));
+    assert_eq!(results.filter(|result| *result == Ok(true)).count(), 80);
+}
+
+#[test]
 fn a_failed_sync_stops_one_partition_and_confirms_nothing_of_it() {
     let mut world = World::new(4);
     let (publisher, _) = world.open("publisher", true, 0);
