@@ -3,19 +3,20 @@
 //! Goals for QoS 0 without properties: at most 100 ns in, 60 ns out. A batch per iteration, as a socket read brings one.
 
 use std::hint::black_box;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fluxmq::model::effect::Opened;
 use fluxmq::model::{
-    Delivery, DeliveryId, DeliverySource, Effect, Message, Millis, PartitionId, Properties, QoS,
-    Topic,
+    Delivery, DeliveryId, DeliverySource, Effect, Message, Millis, PartitionId, PeerInfo,
+    Properties, QoS, Topic,
 };
 use fluxmq::protocol::Connection;
 use fluxmq::protocol::mqtt::codec::{Limits, PublishHeader, decode, encode, encode_publish};
 use fluxmq::protocol::mqtt::types::Connect;
-use fluxmq::protocol::mqtt::{MqttConnection, Packet, PropertyList, Settings, Version};
+use fluxmq::protocol::mqtt::{Anonymous, MqttConnection, Packet, PropertyList, Settings, Version};
 use fluxmq_index::Offset;
 
 const BATCH: u64 = 256;
@@ -38,8 +39,10 @@ fn read(input: &mut BytesMut, bytes: &[u8]) {
 }
 
 fn open_connection(version: Version) -> MqttConnection {
-    let settings = Arc::new(Settings { anonymous_allowed: true, ..Settings::default() });
-    let mut connection = MqttConnection::new(settings, Bytes::from_static(b"auto-1"), Millis(0));
+    let settings = Arc::new(Settings { anonymous: Anonymous::Everybody, ..Settings::default() });
+    let peer = PeerInfo::tcp(SocketAddr::from(([127, 0, 0, 1], 40_000)));
+    let mut connection =
+        MqttConnection::new(settings, peer, Bytes::from_static(b"auto-1"), Millis(0));
     let connect = Packet::Connect(Box::new(Connect {
         version,
         clean_start: true,

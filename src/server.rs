@@ -19,14 +19,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::broker::{Broker, ClientLimits, Placement};
-use crate::config::{Anonymous, Config};
-use crate::model::{Control, Millis, PartitionId};
+use crate::config::{self, Config};
+use crate::model::{Control, Millis, PartitionId, PeerInfo};
 use crate::net::drive::{Shared, drive};
 use crate::net::listener;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
 use crate::partition::{Options, Partition};
 use crate::protocol::mqtt::codec::Limits;
-use crate::protocol::mqtt::{MqttConnection, Settings};
+use crate::protocol::mqtt::{Anonymous, MqttConnection, Settings};
 use crate::shard::{self, ShardHandle, ShardLimits};
 
 /// Time between two looks at how full the disk is.
@@ -46,7 +46,7 @@ pub struct Server {
     stopping: watch::Sender<bool>,
     places: Arc<Semaphore>,
     connections_max: usize,
-    policy: MqttPolicy,
+    settings: Arc<Settings>,
     disk: OsDisk,
     watermarks: WatermarkOptions,
     /// Held until everything else is gone.
@@ -90,7 +90,7 @@ impl Server {
             stopping,
             places: Arc::new(Semaphore::new(connections_max)),
             connections_max,
-            policy: MqttPolicy::new(config),
+            settings: Arc::new(mqtt_settings(config)),
             disk,
             watermarks: watermarks(config),
             _data_dir: data_dir,
@@ -105,10 +105,12 @@ impl Server {
     /// Serves until `stop` completes, then: no new connections, goodbye to the old ones, flush, snapshot.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         for listener in std::mem::take(&mut self.listeners) {
-            let (shared, policy) = (self.shared.clone(), self.policy.clone());
-            let serve = move |stream: TcpStream, peer: SocketAddr| {
+            let (shared, settings) = (self.shared.clone(), self.settings.clone());
+            let serve = move |stream: TcpStream, address: SocketAddr| {
                 let now = Millis(shared.started.elapsed().as_millis() as u64);
-                let connection = MqttConnection::new(policy.of(peer), assigned_client_id(), now);
+                let peer = PeerInfo::tcp(address);
+                let connection =
+                    MqttConnection::new(settings.clone(), peer, assigned_client_id(), now);
                 drive(stream, connection, shared.clone())
             };
             let stopping = self.shared.stopping.clone();
@@ -178,46 +180,28 @@ fn watermarks(config: &Config) -> WatermarkOptions {
 /// Bytes of messages passed on without being stored that may wait for one connection: beyond, they are dropped and counted.
 const PASSED_ON_BYTES_MAX: usize = 1 << 20;
 
-/// What clients may do, by where they come from: anonymous access may end at the loopback interface.
-#[derive(Clone)]
-struct MqttPolicy {
-    loopback: Arc<Settings>,
-    beyond: Arc<Settings>,
-}
-
-impl MqttPolicy {
-    fn new(config: &Config) -> MqttPolicy {
-        let limits = &config.limits;
-        let settings = |anonymous_allowed| {
-            Arc::new(Settings {
-                limits: Limits {
-                    packet_bytes_max: limits.packet_bytes_max as usize,
-                    connect_bytes_max: limits.connect_packet_bytes_max as usize,
-                    ..Limits::default()
-                },
-                connect_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
-                client_id_bytes_max: usize::from(limits.client_id_bytes_max),
-                anonymous_allowed,
-                session_expiry_max_s: limits.session_expiry_max_s,
-                keep_alive_max_s: limits.keep_alive_max_s,
-                receive_max: limits.receive_maximum,
-                inflight_max: limits.inflight_max,
-                topic_alias_max: limits.topic_alias_max,
-                ..Settings::default()
-            })
-        };
-        let anonymous = config.authentication.anonymous;
-        MqttPolicy {
-            loopback: settings(anonymous != Anonymous::Never),
-            beyond: settings(anonymous == Anonymous::UnsafeAlways),
-        }
-    }
-
-    fn of(&self, peer: SocketAddr) -> Arc<Settings> {
-        match peer.ip().to_canonical().is_loopback() {
-            true => self.loopback.clone(),
-            false => self.beyond.clone(),
-        }
+/// What MQTT clients may do.
+fn mqtt_settings(config: &Config) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        limits: Limits {
+            packet_bytes_max: limits.packet_bytes_max as usize,
+            connect_bytes_max: limits.connect_packet_bytes_max as usize,
+            ..Limits::default()
+        },
+        connect_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
+        client_id_bytes_max: usize::from(limits.client_id_bytes_max),
+        anonymous: match config.authentication.anonymous {
+            config::Anonymous::Never => Anonymous::Never,
+            config::Anonymous::Loopback => Anonymous::Local,
+            config::Anonymous::UnsafeAlways => Anonymous::Everybody,
+        },
+        session_expiry_max_s: limits.session_expiry_max_s,
+        keep_alive_max_s: limits.keep_alive_max_s,
+        receive_max: limits.receive_maximum,
+        inflight_max: limits.inflight_max,
+        topic_alias_max: limits.topic_alias_max,
+        ..Settings::default()
     }
 }
 

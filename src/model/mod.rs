@@ -7,6 +7,7 @@ pub mod command;
 pub mod effect;
 pub mod ids;
 pub mod message;
+pub mod peer;
 pub mod properties;
 pub mod record;
 
@@ -15,5 +16,6 @@ pub use command::{Command, Outcome, RetainHandling};
 pub use effect::{Delivery, Effect, Refusal};
 pub use ids::{DeliveryId, DeliverySource, Millis, PartitionId, Token};
 pub use message::{Message, QoS};
+pub use peer::{CertificateIdentity, PeerInfo, Transport};
 pub use properties::{Properties, Property};
 pub use record::{Control, OutboundEntry, Record, SessionProgress, StoredMessage, Subscription};

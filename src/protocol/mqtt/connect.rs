@@ -8,6 +8,7 @@ use super::convert::{detached, parts};
 use super::property::{Property, PropertyList};
 use super::reason::ReasonCode;
 use super::refusal::{self, Violation};
+use super::settings::Anonymous;
 use super::types::{ConnAck, Connect, Packet, Version, Will};
 use crate::model::address::PublishAddress;
 use crate::model::command::{Open, Will as ModelWill};
@@ -75,7 +76,12 @@ impl MqttConnection {
                 "unknown user name or wrong password",
             ));
         }
-        match self.settings.anonymous_allowed {
+        let is_admitted = match self.settings.anonymous {
+            Anonymous::Never => false,
+            Anonymous::Local => self.peer.is_local(),
+            Anonymous::Everybody => true,
+        };
+        match is_admitted {
             true => Ok(()),
             false => Err(Violation::new(
                 ReasonCode::NOT_AUTHORIZED,

@@ -23,7 +23,7 @@ use super::settings::Settings;
 use super::subscribe::Requests;
 use super::types::{Disconnect, Packet, Version};
 use crate::model::command::Close;
-use crate::model::{Command, Effect, Millis, Token};
+use crate::model::{Command, Effect, Millis, PeerInfo, Token};
 use crate::protocol::Connection;
 
 /// Where a connection stands.
@@ -121,6 +121,8 @@ impl TokenKind {
 #[derive(Debug)]
 pub struct MqttConnection {
     pub(super) settings: Arc<Settings>,
+    /// Who is at the other end, by what the connection shows.
+    pub(super) peer: PeerInfo,
     /// The client id for a client without one.
     pub(super) assigned_id: Bytes,
     pub(super) state: State,
@@ -138,13 +140,19 @@ pub struct MqttConnection {
 }
 
 impl MqttConnection {
-    /// Starts a connection that was accepted at `now`.
+    /// Starts a connection of `peer` that was accepted at `now`.
     ///
     /// `assigned_id` becomes the client id of a client that has none [MQTT-3.1.3-6]; the caller makes it unique and
     /// hard to guess.
-    pub fn new(settings: Arc<Settings>, assigned_id: Bytes, now: Millis) -> MqttConnection {
+    pub fn new(
+        settings: Arc<Settings>,
+        peer: PeerInfo,
+        assigned_id: Bytes,
+        now: Millis,
+    ) -> MqttConnection {
         MqttConnection {
             settings,
+            peer,
             assigned_id,
             state: State::AwaitingConnect,
             client: Client::unknown(),

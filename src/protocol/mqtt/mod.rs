@@ -24,5 +24,5 @@ pub use codec::{DecodeError, EncodeError, Limits, decode, encode};
 pub use connection::{Counters, MqttConnection};
 pub use property::{Property, PropertyList};
 pub use reason::ReasonCode;
-pub use settings::Settings;
+pub use settings::{Anonymous, Settings};
 pub use types::{Packet, Version};

@@ -13,8 +13,8 @@ pub struct Settings {
     pub connect_timeout_ms: u64,
     /// Bytes of a client id.
     pub client_id_bytes_max: usize,
-    /// True admits clients without credentials. Credentials are refused: nothing here can verify them.
-    pub anonymous_allowed: bool,
+    /// Who is admitted without credentials. Credentials are refused: nothing here can verify them.
+    pub anonymous: Anonymous,
     /// Seconds a session may outlive its connection; `u32::MAX` is no cap.
     pub session_expiry_max_s: u32,
     /// Seconds of keep alive imposed on 5.0 clients that ask for more or none; 0 imposes nothing.
@@ -35,6 +35,17 @@ pub struct Settings {
     pub answer_bytes_max: usize,
 }
 
+/// Which clients need no credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    /// None.
+    Never,
+    /// Those that are certainly on this machine.
+    Local,
+    /// All.
+    Everybody,
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -42,7 +53,7 @@ impl Default for Settings {
             unconnected_bytes_max: 16 << 10,
             connect_timeout_ms: 10_000,
             client_id_bytes_max: 256,
-            anonymous_allowed: false,
+            anonymous: Anonymous::Never,
             session_expiry_max_s: 7 * 24 * 3600,
             keep_alive_max_s: 0,
             receive_max: 64,

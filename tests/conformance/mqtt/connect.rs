@@ -275,7 +275,7 @@ fn mqtt_3_1_3_11_a_will_topic_must_be_one_that_can_be_published() {
 
 #[test]
 fn mqtt_3_1_4_2_credentials_and_anonymous_clients_are_judged_by_policy() {
-    let closed = || Settings { anonymous_allowed: false, ..settings() };
+    let closed = || Settings { anonymous: Anonymous::Never, ..settings() };
     for (version, anonymous, credentials) in [
         (Version::V5, ReasonCode::NOT_AUTHORIZED, ReasonCode::BAD_USER_NAME_OR_PASSWORD),
         (Version::V311, ReasonCode::V3_NOT_AUTHORIZED, ReasonCode::V3_BAD_USER_NAME_OR_PASSWORD),
@@ -289,6 +289,23 @@ fn mqtt_3_1_4_2_credentials_and_anonymous_clients_are_judged_by_policy() {
             connect.password = Some(text("p"));
         });
         assert_eq!(refusal(&mut peer).reason, credentials);
+    }
+}
+
+#[test]
+fn mqtt_3_1_4_2_local_anonymous_access_is_for_peers_that_are_here_themselves() {
+    let local = || Settings { anonymous: Anonymous::Local, ..settings() };
+    let here = PeerInfo::tcp("127.0.0.1:40000".parse().unwrap());
+    let elsewhere = PeerInfo::tcp("192.0.2.1:40000".parse().unwrap());
+    let proxied = PeerInfo { proxy: Some(elsewhere.address), ..here.clone() };
+
+    let mut peer = Peer::from(Version::V5, local(), here);
+    peer.connect(|_| {});
+    peer.open();
+    for outside in [elsewhere, proxied] {
+        let mut peer = Peer::from(Version::V5, local(), outside);
+        peer.connect(|_| {});
+        assert_eq!(refusal(&mut peer).reason, ReasonCode::NOT_AUTHORIZED);
     }
 }
 

@@ -14,20 +14,21 @@ mod queue;
 mod resume;
 mod subscribe;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use fluxmq::model::command::Open;
 use fluxmq::model::effect::Opened;
 use fluxmq::model::{
-    Command, Delivery, DeliveryId, DeliverySource, Effect, Message, Millis, PartitionId,
+    Command, Delivery, DeliveryId, DeliverySource, Effect, Message, Millis, PartitionId, PeerInfo,
     Properties, QoS, Refusal, Token, Topic,
 };
 use fluxmq::protocol::Connection;
 use fluxmq::protocol::mqtt::codec::{Limits, decode, encode};
 use fluxmq::protocol::mqtt::types::*;
 use fluxmq::protocol::mqtt::{
-    MqttConnection, Packet, Property, PropertyList, ReasonCode, Settings, Version,
+    Anonymous, MqttConnection, Packet, Property, PropertyList, ReasonCode, Settings, Version,
 };
 use fluxmq_index::Offset;
 
@@ -41,7 +42,7 @@ struct Peer {
 }
 
 fn settings() -> Settings {
-    Settings { anonymous_allowed: true, ..Settings::default() }
+    Settings { anonymous: Anonymous::Everybody, ..Settings::default() }
 }
 
 impl Peer {
@@ -50,8 +51,12 @@ impl Peer {
     }
 
     fn with(version: Version, settings: Settings) -> Peer {
+        Peer::from(version, settings, PeerInfo::tcp(SocketAddr::from(([127, 0, 0, 1], 40_000))))
+    }
+
+    fn from(version: Version, settings: Settings, peer: PeerInfo) -> Peer {
         let assigned = Bytes::from_static(b"auto-7f");
-        let connection = MqttConnection::new(Arc::new(settings), assigned, Millis(1_000));
+        let connection = MqttConnection::new(Arc::new(settings), peer, assigned, Millis(1_000));
         Peer { connection, version, now: Millis(1_000), input: BytesMut::new() }
     }
 
