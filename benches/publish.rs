@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fluxmq::model::record::DedupKey;
 use fluxmq::model::{
     Delivery, Filter, Message, Millis, Outcome, Properties, QoS, QueueName, RetainHandling,
     Subscription, Token, Topic,
@@ -184,7 +185,7 @@ impl Stepped {
             let publish = Publish {
                 token: Some(Token(number as u64)),
                 message: message.clone(),
-                dedup: (0, 0),
+                dedup: DedupKey::default(),
                 queue: queue.cloned(),
             };
             self.handle(PUBLISHER, Request::Publish(publish));

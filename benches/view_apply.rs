@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use fluxmq::model::record::DedupKey;
 use fluxmq::model::record::queue_id;
 use fluxmq::model::{
     Control, Filter, Millis, OutboundEntry, PartitionId, QoS, Record, RetainHandling,
@@ -214,7 +215,7 @@ fn message(number: u64, retain: Retain) -> StoredMessage {
         time: NOW,
         expiry_s: None,
         publisher: 7,
-        dedup: (0, 0),
+        dedup: DedupKey::default(),
     }
 }
 

@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
 use bytes::Bytes;
-use fluxmq::model::record::queue_id;
+use fluxmq::model::command::Will;
+use fluxmq::model::message::publisher_id;
+use fluxmq::model::record::{DedupKey, queue_id};
 use fluxmq::model::{
-    Control, Filter, Millis, OutboundEntry, PartitionId, QoS, Record, RetainHandling,
-    SessionProgress, StoredMessage, Subscription,
+    Control, Filter, Message, Millis, OutboundEntry, PartitionId, Properties, QoS, Record,
+    RetainHandling, SessionProgress, StoredMessage, Subscription, Topic,
 };
 use fluxmq::view::Views;
 use fluxmq_index::Offset;
@@ -49,7 +51,7 @@ fn qos() -> impl Strategy<Value = QoS> {
 fn message() -> impl Strategy<Value = Said> {
     let retain = prop_oneof![Just(Retain::No), Just(Retain::Set), Just(Retain::Clear)];
     let queues = proptest::collection::btree_set(queue(), 0..3);
-    (name(), retain, qos(), proptest::option::of(0u32..10), 0u16..4, queues).prop_map(
+    (name(), retain, qos(), proptest::option::of(0u32..10), 0u32..4, queues).prop_map(
         |(topic, retain, qos, expiry_s, packet_id, queues)| {
             let message = StoredMessage {
                 topic,
@@ -60,7 +62,7 @@ fn message() -> impl Strategy<Value = Said> {
                 time: Millis(0),
                 expiry_s,
                 publisher: 7,
-                dedup: (1, packet_id),
+                dedup: DedupKey { incarnation: 1, seq: packet_id },
             };
             Said::Message(message, queues.into_iter().collect())
         },
@@ -145,7 +147,7 @@ fn queue_control() -> impl Strategy<Value = Control> {
             group,
             to
         }),
-        proptest::collection::vec(0u16..4, 0..3).prop_map(|packet_ids| Control::Released {
+        proptest::collection::vec(0u32..4, 0..3).prop_map(|packet_ids| Control::Released {
             publisher: 7,
             incarnation: 1,
             packet_ids
@@ -154,11 +156,34 @@ fn queue_control() -> impl Strategy<Value = Control> {
     ]
 }
 
+fn will_control() -> impl Strategy<Value = Control> {
+    let will = (name(), any::<bool>(), qos(), proptest::option::of(0u32..10), 0u32..5);
+    prop_oneof![
+        (name(), will).prop_map(|(client_id, (topic, retain, qos, expiry_s, delay_s))| {
+            let message = Message {
+                topic: Topic::new(topic).unwrap(),
+                payload: Bytes::from_static(b"gone"),
+                qos,
+                retain,
+                expiry_s,
+                properties: Properties::default(),
+                publisher: publisher_id(&client_id),
+            };
+            Control::WillSet { client_id, will: Box::new(Will { message, delay_s }) }
+        }),
+        (name(), offset(), 0u32..5).prop_map(|(client_id, epoch, delay_s)| {
+            Control::WillDue { client_id, epoch, delay_s }
+        }),
+        (name(), offset()).prop_map(|(client_id, epoch)| Control::WillCleared { client_id, epoch }),
+    ]
+}
+
 fn said() -> impl Strategy<Value = Said> {
     prop_oneof![
         3 => message(),
         4 => session_control().prop_map(Said::Control),
         4 => queue_control().prop_map(Said::Control),
+        2 => will_control().prop_map(Said::Control),
     ]
 }
 

@@ -19,6 +19,7 @@ use self::subscribe::{PendingSubscribe, Subscribed};
 use super::Placement;
 use crate::model::address::PublishAddress;
 use crate::model::message::publisher_id;
+use crate::model::record::DedupKey;
 use crate::model::{
     Command, Control, DeliveryId, DeliverySource, Effect, Filter, Message, Millis, Outcome,
     PartitionId, QoS, QueueName, Refusal, Token,
@@ -289,9 +290,9 @@ impl Client {
         let dedup = match packet_id.filter(|_| self.identity.stored) {
             Some(packet_id) => {
                 self.inbound.insert(packet_id, to);
-                (self.identity.incarnation, packet_id)
+                DedupKey { incarnation: self.identity.incarnation, seq: u32::from(packet_id) }
             }
-            None => (0, 0),
+            None => DedupKey::default(),
         };
         self.send_publish(to, token, message, dedup, queue);
     }
@@ -301,7 +302,7 @@ impl Client {
         to: PartitionId,
         token: Token,
         mut message: Message,
-        dedup: (u32, u16),
+        dedup: DedupKey,
         queue: Option<QueueName>,
     ) {
         message.publisher = self.identity.publisher;
@@ -322,7 +323,7 @@ impl Client {
         let control = Control::Released {
             publisher: self.identity.publisher,
             incarnation: self.identity.incarnation,
-            packet_ids: vec![packet_id],
+            packet_ids: vec![u32::from(packet_id)],
         };
         let token = self.wait_for(Waiting::Effects(vec![Effect::Released { packet_id }]));
         self.request(partition, Request::Write { token: Some(token), control });

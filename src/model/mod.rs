@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod command;
+mod control_codec;
 pub mod effect;
 pub mod ids;
 pub mod message;

@@ -1,17 +1,16 @@
 //! Everything that can be said in a partition's log.
 //!
 //! A record is a message or a control. Messages have the log's own layout (`fluxmq_log::format::batch`); a control is an opcode and
-//! a body of varints and length-prefixed bytes, written here. Opcodes are never reused; a reader that meets one it does not know
-//! refuses the partition rather than guess.
+//! a body (`control_codec`). Opcodes are never reused; a reader that meets one it does not know refuses the partition rather than
+//! guess.
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
 use thiserror::Error;
 
-use super::command::RetainHandling;
+use super::command::{RetainHandling, Will};
 use super::{Filter, Millis, PartitionId, QoS};
 pub use fluxmq_log::format::batch::Retain;
-use fluxmq_log::format::varint::{self, Input};
 
 /// A message as its record has it. Cloning shares the bytes of its frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +31,25 @@ pub struct StoredMessage {
     pub expiry_s: Option<u32>,
     /// Who published; 0 is nobody.
     pub publisher: u64,
-    /// For a QoS 2 publish of a persistent session: its incarnation and packet id. Packet id 0 is none.
-    pub dedup: (u32, u16),
+    /// With the publisher, what a second copy is known by; see [`DedupKey`].
+    pub dedup: DedupKey,
+}
+
+/// What a second copy of a publish is known by, beside its publisher. A `seq` of 0 is none.
+///
+/// For a QoS 2 publish of a persistent session: its incarnation and packet id. For a will: the epoch it was left under and
+/// [`DedupKey::WILL`], which no packet id can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DedupKey {
+    /// Which life of the session, or which will.
+    pub incarnation: u32,
+    /// The packet id, or what stands for one.
+    pub seq: u32,
+}
+
+impl DedupKey {
+    /// The `seq` of a will.
+    pub const WILL: u32 = 1 << 16;
 }
 
 impl StoredMessage {
@@ -143,13 +159,37 @@ pub enum Control {
         publisher: u64,
         /// The session's incarnation.
         incarnation: u32,
-        /// The ids.
-        packet_ids: Vec<u16>,
+        /// The ids, or what stands for one: see [`DedupKey`].
+        packet_ids: Vec<u32>,
     },
     /// The number of data partitions, fixed at the first start (meta partition only).
     PartitionsFixed {
         /// How many.
         count: u16,
+    },
+    /// A connection left a will; the record's own offset is the will's epoch [MQTT-3.1.2-7].
+    WillSet {
+        /// Whose.
+        client_id: Bytes,
+        /// What to publish, and how long to wait.
+        will: Box<Will>,
+    },
+    /// A connection with a will ended otherwise than by DISCONNECT 0x00: the will is due `delay_s` after this record. Said again,
+    /// the later one counts.
+    WillDue {
+        /// Whose.
+        client_id: Bytes,
+        /// Which.
+        epoch: Offset,
+        /// Seconds to wait; never longer than the session lasts [MQTT-3.1.3-9].
+        delay_s: u32,
+    },
+    /// A will is over: published, or not to be.
+    WillCleared {
+        /// Whose.
+        client_id: Bytes,
+        /// Which.
+        epoch: Offset,
     },
 }
 
@@ -240,260 +280,9 @@ impl Control {
             Control::SessionProgress(_) => 10,
             Control::Released { .. } => 11,
             Control::PartitionsFixed { .. } => 12,
+            Control::WillSet { .. } => 13,
+            Control::WillDue { .. } => 14,
+            Control::WillCleared { .. } => 15,
         }
     }
-
-    /// Appends the body.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        match self {
-            Control::QueueDeclared { name } => put_bytes(out, name),
-            Control::GroupCreated { queue, group, start } => {
-                out.extend_from_slice(&queue.to_le_bytes());
-                put_bytes(out, group);
-                varint::put(out, start.0);
-            }
-            Control::Settled { queue, group, finished, released } => {
-                out.extend_from_slice(&queue.to_le_bytes());
-                put_bytes(out, group);
-                put_list(out, finished, |out, (first, count)| {
-                    varint::put(out, first.0);
-                    varint::put(out, *count);
-                });
-                put_list(out, released, |out, offset| varint::put(out, offset.0));
-            }
-            Control::CursorSet { queue, group, to } => {
-                out.extend_from_slice(&queue.to_le_bytes());
-                put_bytes(out, group);
-                varint::put(out, to.0);
-            }
-            Control::SessionOpened { client_id, clean, expiry_s } => {
-                put_bytes(out, client_id);
-                out.push(u8::from(*clean));
-                varint::put(out, u64::from(*expiry_s));
-            }
-            Control::SessionClosed { client_id, epoch, expiry_s } => {
-                put_bytes(out, client_id);
-                varint::put(out, epoch.0);
-                varint::put(out, u64::from(*expiry_s));
-            }
-            Control::SessionRemoved { client_id, epoch } => {
-                put_bytes(out, client_id);
-                varint::put(out, epoch.0);
-            }
-            Control::Subscribed { client_id, subscription, starts } => {
-                put_bytes(out, client_id);
-                put_subscription(out, subscription);
-                put_list(out, starts, put_position);
-            }
-            Control::Unsubscribed { client_id, filter } => {
-                put_bytes(out, client_id);
-                put_bytes(out, filter.as_bytes());
-            }
-            Control::SessionProgress(progress) => put_progress(out, progress),
-            Control::Released { publisher, incarnation, packet_ids } => {
-                out.extend_from_slice(&publisher.to_le_bytes());
-                varint::put(out, u64::from(*incarnation));
-                put_list(out, packet_ids, |out, id| varint::put(out, u64::from(*id)));
-            }
-            Control::PartitionsFixed { count } => varint::put(out, u64::from(*count)),
-        }
-    }
-
-    /// Reads what [`encode`](Control::encode) wrote.
-    pub fn decode(opcode: u8, body: &Bytes) -> Result<Control, ControlError> {
-        if !(1..=12).contains(&opcode) {
-            return Err(ControlError::UnknownOpcode(opcode));
-        }
-        let mut input = Source { input: Input::new(body), whole: body };
-        let control = take_control(opcode, &mut input);
-        control.filter(|_| input.input.remaining() == 0).ok_or(ControlError::Malformed(opcode))
-    }
-}
-
-/// What is left of a body; byte strings are slices of it.
-struct Source<'a> {
-    input: Input<'a>,
-    whole: &'a Bytes,
-}
-
-fn take_bytes(input: &mut Source<'_>) -> Option<Bytes> {
-    input.input.take_prefixed().map(|range| input.whole.slice(range))
-}
-
-fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
-    Some(match opcode {
-        1 => Control::QueueDeclared { name: take_bytes(input)? },
-        2 => Control::GroupCreated {
-            queue: input.input.u64()?,
-            group: take_bytes(input)?,
-            start: Offset(input.input.varint()?),
-        },
-        3 => Control::Settled {
-            queue: input.input.u64()?,
-            group: take_bytes(input)?,
-            finished: take_list(input, |input| {
-                Some((Offset(input.input.varint()?), input.input.varint()?))
-            })?,
-            released: take_list(input, |input| Some(Offset(input.input.varint()?)))?,
-        },
-        4 => Control::CursorSet {
-            queue: input.input.u64()?,
-            group: take_bytes(input)?,
-            to: Offset(input.input.varint()?),
-        },
-        5 => Control::SessionOpened {
-            client_id: take_bytes(input)?,
-            clean: take_flag(input)?,
-            expiry_s: take_u32(input)?,
-        },
-        6 => Control::SessionClosed {
-            client_id: take_bytes(input)?,
-            epoch: Offset(input.input.varint()?),
-            expiry_s: take_u32(input)?,
-        },
-        7 => Control::SessionRemoved {
-            client_id: take_bytes(input)?,
-            epoch: Offset(input.input.varint()?),
-        },
-        8 => Control::Subscribed {
-            client_id: take_bytes(input)?,
-            subscription: take_subscription(input)?,
-            starts: take_list(input, take_position)?,
-        },
-        9 => Control::Unsubscribed {
-            client_id: take_bytes(input)?,
-            filter: Filter::new(take_bytes(input)?).ok()?,
-        },
-        10 => Control::SessionProgress(take_progress(input)?),
-        11 => Control::Released {
-            publisher: input.input.u64()?,
-            incarnation: take_u32(input)?,
-            packet_ids: take_list(input, take_u16)?,
-        },
-        12 => Control::PartitionsFixed { count: take_u16(input)? },
-        _ => return None,
-    })
-}
-
-fn put_progress(out: &mut Vec<u8>, progress: &SessionProgress) {
-    put_bytes(out, &progress.client_id);
-    varint::put(out, progress.epoch.0);
-    put_list(out, &progress.cursors, put_position);
-    put_list(out, &progress.assigned, |out, entry| {
-        varint::put(out, u64::from(entry.packet_id));
-        put_position(out, &(entry.partition, entry.offset));
-        let flags = u8::from(entry.retain) << 2 | u8::from(entry.received) << 3;
-        out.push(entry.qos as u8 | flags);
-    });
-    put_list(out, &progress.received, |out, id| varint::put(out, u64::from(*id)));
-    put_list(out, &progress.done, |out, id| varint::put(out, u64::from(*id)));
-}
-
-fn take_progress(input: &mut Source<'_>) -> Option<SessionProgress> {
-    Some(SessionProgress {
-        client_id: take_bytes(input)?,
-        epoch: Offset(input.input.varint()?),
-        cursors: take_list(input, take_position)?,
-        assigned: take_list(input, |input| {
-            let packet_id = take_u16(input)?;
-            let (partition, offset) = take_position(input)?;
-            let bits = input.input.u8()?;
-            Some(OutboundEntry {
-                packet_id,
-                partition,
-                offset,
-                qos: QoS::from_bits(bits & 3)?,
-                retain: bits & 4 != 0,
-                received: bits & 8 != 0,
-            })
-        })?,
-        received: take_list(input, take_u16)?,
-        done: take_list(input, take_u16)?,
-    })
-}
-
-fn put_subscription(out: &mut Vec<u8>, subscription: &Subscription) {
-    put_bytes(out, subscription.filter.as_bytes());
-    let handling = match subscription.retain_handling {
-        RetainHandling::Send => 0,
-        RetainHandling::SendIfNew => 1,
-        RetainHandling::DontSend => 2,
-    };
-    let flags = u8::from(subscription.no_local) << 2
-        | u8::from(subscription.retain_as_published) << 3
-        | handling << 4
-        | u8::from(subscription.settle_explicit) << 6
-        | u8::from(subscription.group.is_some()) << 7;
-    out.push(subscription.qos as u8 | flags);
-    varint::put(out, u64::from(subscription.subscription_id));
-    if let Some(group) = &subscription.group {
-        put_bytes(out, group);
-    }
-}
-
-fn take_subscription(input: &mut Source<'_>) -> Option<Subscription> {
-    let filter = Filter::new(take_bytes(input)?).ok()?;
-    let bits = input.input.u8()?;
-    Some(Subscription {
-        filter,
-        qos: QoS::from_bits(bits & 3)?,
-        no_local: bits & 4 != 0,
-        retain_as_published: bits & 8 != 0,
-        retain_handling: match (bits >> 4) & 3 {
-            0 => RetainHandling::Send,
-            1 => RetainHandling::SendIfNew,
-            2 => RetainHandling::DontSend,
-            _ => return None,
-        },
-        subscription_id: take_u32(input)?,
-        settle_explicit: bits & 0x40 != 0,
-        group: if bits & 0x80 == 0 { None } else { Some(take_bytes(input)?) },
-    })
-}
-
-fn put_position(out: &mut Vec<u8>, (partition, offset): &(PartitionId, Offset)) {
-    varint::put(out, u64::from(partition.0));
-    varint::put(out, offset.0);
-}
-
-fn take_position(input: &mut Source<'_>) -> Option<(PartitionId, Offset)> {
-    Some((PartitionId(take_u16(input)?), Offset(input.input.varint()?)))
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    varint::put(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-fn put_list<T>(out: &mut Vec<u8>, list: &[T], mut put: impl FnMut(&mut Vec<u8>, &T)) {
-    varint::put(out, list.len() as u64);
-    list.iter().for_each(|item| put(out, item));
-}
-
-fn take_list<T>(
-    input: &mut Source<'_>,
-    mut take: impl FnMut(&mut Source<'_>) -> Option<T>,
-) -> Option<Vec<T>> {
-    let count = input.input.varint()?;
-    // Every item takes a byte at least: a count beyond what is left is a lie, and nothing is allocated for it.
-    if count > input.input.remaining() as u64 {
-        return None;
-    }
-    (0..count).map(|_| take(input)).collect()
-}
-
-fn take_flag(input: &mut Source<'_>) -> Option<bool> {
-    match input.input.u8()? {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    }
-}
-
-fn take_u16(input: &mut Source<'_>) -> Option<u16> {
-    input.input.varint()?.try_into().ok()
-}
-
-fn take_u32(input: &mut Source<'_>) -> Option<u32> {
-    input.input.varint()?.try_into().ok()
 }

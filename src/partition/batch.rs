@@ -12,7 +12,7 @@ use fluxmq_log::format::{
 use thiserror::Error;
 
 use super::request::Publish;
-use crate::model::record::{ControlError, queue_id};
+use crate::model::record::{ControlError, DedupKey, queue_id};
 use crate::model::{Control, Millis, QoS, StoredMessage};
 
 /// Bytes at which a batch is proposed without waiting for the flush before it.
@@ -93,7 +93,10 @@ fn to_stored(message: fluxmq_log::format::Message, qos: QoS) -> StoredMessage {
         time: Millis(message.ts),
         expiry_s: message.expiry_s,
         publisher: producer.map_or(0, |producer| producer.id),
-        dedup: producer.map_or((0, 0), |producer| (producer.epoch, producer.seq as u16)),
+        dedup: producer.map_or(DedupKey::default(), |producer| DedupKey {
+            incarnation: producer.epoch,
+            seq: producer.seq,
+        }),
     }
 }
 
@@ -128,11 +131,10 @@ impl Building {
         let message = &publish.message;
         let route_set =
             publish.queue.as_ref().map_or(0, |queue| self.route(queue_id(queue.as_bytes())));
-        let (epoch, packet_id) = publish.dedup;
         let producer = (message.publisher != 0).then_some(Producer {
             id: message.publisher,
-            epoch,
-            seq: u32::from(packet_id),
+            epoch: publish.dedup.incarnation,
+            seq: publish.dedup.seq,
         });
         self.builder.push_message(&MessageRecord {
             topic: message.topic.as_bytes(),

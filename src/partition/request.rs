@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
+use crate::model::record::DedupKey;
 use crate::model::{
     Control, Delivery, Filter, Message, Millis, OutboundEntry, Outcome, PartitionId, QoS,
     QueueName, Refusal, Subscription, Token,
@@ -120,8 +121,8 @@ pub struct Publish {
     pub token: Option<Token>,
     /// What.
     pub message: Message,
-    /// Incarnation and packet id of a persistent session's QoS 2 publish, else zeros.
-    pub dedup: (u32, u16),
+    /// What a second copy is known by: of a persistent session's QoS 2 publish, and of a will.
+    pub dedup: DedupKey,
     /// The queue it is addressed to.
     pub queue: Option<QueueName>,
 }

@@ -11,7 +11,7 @@ use fluxmq_log::disk::Disk;
 use super::batch::Building;
 use super::request::{ConnectionId, Event, Join, Outbox, Publish};
 use super::{Partition, PartitionError};
-use crate::model::record::queue_id;
+use crate::model::record::{DedupKey, queue_id};
 use crate::model::{Control, QoS, Refusal, Token};
 
 /// A batch in the making and who waits for it.
@@ -39,20 +39,24 @@ pub(super) enum Waiting {
 pub(super) struct Overlay {
     pub(super) queues: BTreeMap<u64, Bytes>,
     pub(super) groups: BTreeSet<(u64, Bytes)>,
-    pub(super) publishes: BTreeSet<(u64, u32, u16)>,
+    pub(super) publishes: BTreeSet<(u64, DedupKey)>,
 }
 
 impl<D: Disk> Partition<D> {
     pub(super) fn publish(&mut self, from: ConnectionId, publish: Publish, out: &mut impl Outbox) {
         let message = &publish.message;
-        let stored = message.qos != QoS::AtMostOnce || message.retain || publish.queue.is_some();
+        // A will is stored whatever its QoS: that it is published once must survive a crash.
+        let stored = message.qos != QoS::AtMostOnce
+            || message.retain
+            || publish.queue.is_some()
+            || publish.dedup.seq != 0;
         if !stored {
             self.counters.dropped += self.readers.pass_on(&Arc::new(publish.message), out);
             return;
         }
         if self.is_duplicate(&publish) {
             // Stored already, or about to be: answered with what is under way, at once where nothing is.
-            let token = publish.token.expect("QoS 2 publishes wait for their answer");
+            let token = publish.token.expect("QoS 2 publishes and wills wait for their answer");
             return self.confirm_with_next(from, token, true, out);
         }
         if let Err(refusal) = self.admit(&publish) {
@@ -74,12 +78,11 @@ impl<D: Disk> Partition<D> {
         self.relieve();
     }
 
-    /// Returns true for a QoS 2 publish that is stored, or proposed, and not released [MQTT-4.3.3-10].
+    /// Returns true for a QoS 2 publish, or a will, that is stored, or proposed, and not released [MQTT-4.3.3-10].
     fn is_duplicate(&self, publish: &Publish) -> bool {
-        let (incarnation, packet_id) = publish.dedup;
-        let key = (publish.message.publisher, incarnation, packet_id);
-        packet_id != 0
-            && (self.views.dedup.find(key.0, key.1, key.2).is_some()
+        let key = (publish.message.publisher, publish.dedup);
+        publish.dedup.seq != 0
+            && (self.views.dedup.find(key.0, key.1).is_some()
                 || self.overlay.publishes.contains(&key))
     }
 
@@ -176,15 +179,15 @@ impl<D: Disk> Partition<D> {
 }
 
 impl Overlay {
-    fn admitted(&mut self, publisher: u64, (incarnation, packet_id): (u32, u16)) {
-        if packet_id != 0 {
-            self.publishes.insert((publisher, incarnation, packet_id));
+    fn admitted(&mut self, publisher: u64, key: DedupKey) {
+        if key.seq != 0 {
+            self.publishes.insert((publisher, key));
         }
     }
 
-    pub(super) fn applied(&mut self, publisher: u64, (incarnation, packet_id): (u32, u16)) {
-        if packet_id != 0 {
-            self.publishes.remove(&(publisher, incarnation, packet_id));
+    pub(super) fn applied(&mut self, publisher: u64, key: DedupKey) {
+        if key.seq != 0 {
+            self.publishes.remove(&(publisher, key));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! QoS 2 publishes that are stored and not released: a second copy of one of them is not stored again.
+//! QoS 2 publishes that are stored and not released, and wills that their sessions' homes do not know to be published: a second copy
+//! of one of them is not stored again.
 //!
 //! Only persistent sessions are here; the others cannot outlive the connection that remembers their packet ids.
 //! [MQTT-4.3.3-10], [MQTT-4.3.3-12]
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
+use crate::model::record::DedupKey;
 use crate::model::{Control, Millis, Record};
 
 /// Log time after which an open packet id lapses: the longest session expiry and an hour. A session that ended without
@@ -25,7 +27,7 @@ pub struct Dedup {
     by_time: BTreeMap<(Millis, Key), ()>,
 }
 
-type Key = (u64, u32, u16);
+type Key = (u64, u32, u32);
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -37,21 +39,22 @@ struct Entry {
 struct Row {
     publisher: u64,
     incarnation: u32,
-    packet_id: u16,
+    seq: u32,
     offset: u64,
     time: u64,
 }
 
 impl Dedup {
     /// Returns where an open publish is stored.
-    pub fn find(&self, publisher: u64, incarnation: u32, packet_id: u16) -> Option<Offset> {
-        self.open.get(&(publisher, incarnation, packet_id)).map(|entry| entry.offset)
+    pub fn find(&self, publisher: u64, key: DedupKey) -> Option<Offset> {
+        self.open.get(&(publisher, key.incarnation, key.seq)).map(|entry| entry.offset)
     }
 
     /// Lists the open packet ids of one incarnation of a session.
     pub fn open_ids(&self, publisher: u64, incarnation: u32) -> Vec<u16> {
-        let range = (publisher, incarnation, 0)..=(publisher, incarnation, u16::MAX);
-        self.open.range(range).map(|((_, _, packet_id), _)| *packet_id).collect()
+        let last = u32::from(u16::MAX);
+        let range = (publisher, incarnation, 0)..=(publisher, incarnation, last);
+        self.open.range(range).map(|((_, _, seq), _)| *seq as u16).collect()
     }
 
     fn insert(&mut self, key: Key, entry: Entry) {
@@ -87,9 +90,9 @@ impl View for Dedup {
         self.lapse(time);
         match record {
             Record::Message(message, _) => {
-                let (incarnation, packet_id) = message.dedup;
-                if packet_id != 0 {
-                    let key = (message.publisher, incarnation, packet_id);
+                let DedupKey { incarnation, seq } = message.dedup;
+                if seq != 0 {
+                    let key = (message.publisher, incarnation, seq);
                     self.insert(key, Entry { offset: at, time });
                 }
             }
@@ -106,7 +109,7 @@ impl View for Dedup {
         let row = |(key, entry): (&Key, &Entry)| Row {
             publisher: key.0,
             incarnation: key.1,
-            packet_id: key.2,
+            seq: key.2,
             offset: entry.offset.0,
             time: entry.time.0,
         };
@@ -117,7 +120,7 @@ impl View for Dedup {
         *self = Dedup::default();
         for row in decode_rows::<Vec<Row>>(section)? {
             let entry = Entry { offset: Offset(row.offset), time: Millis(row.time) };
-            self.insert((row.publisher, row.incarnation, row.packet_id), entry);
+            self.insert((row.publisher, row.incarnation, row.seq), entry);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ mod retained;
 mod section;
 mod session;
 mod topology;
+mod will;
 
 pub use dedup::Dedup;
 pub use queue::{Group, Queue, Queues};
@@ -16,6 +17,7 @@ pub use retained::{Retained, RetainedMessage};
 pub use section::SectionError;
 pub use session::{Session, Sessions, StoredSubscription};
 pub use topology::Topology;
+pub use will::{KeptWill, Wills};
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
@@ -49,6 +51,8 @@ pub struct Views {
     pub dedup: Dedup,
     /// What the meta partition knows of the others.
     pub topology: Topology,
+    /// Wills that are not over.
+    pub wills: Wills,
 }
 
 impl Views {
@@ -82,17 +86,18 @@ impl Views {
         Ok(views)
     }
 
-    fn all(&self) -> [&dyn View; 5] {
-        [&self.sessions, &self.retained, &self.queues, &self.dedup, &self.topology]
+    fn all(&self) -> [&dyn View; 6] {
+        [&self.sessions, &self.retained, &self.queues, &self.dedup, &self.topology, &self.wills]
     }
 
-    fn all_mut(&mut self) -> [&mut dyn View; 5] {
+    fn all_mut(&mut self) -> [&mut dyn View; 6] {
         [
             &mut self.sessions,
             &mut self.retained,
             &mut self.queues,
             &mut self.dedup,
             &mut self.topology,
+            &mut self.wills,
         ]
     }
 }

@@ -211,7 +211,10 @@ impl View for Sessions {
             | Control::Settled { .. }
             | Control::CursorSet { .. }
             | Control::Released { .. }
-            | Control::PartitionsFixed { .. } => {}
+            | Control::PartitionsFixed { .. }
+            | Control::WillSet { .. }
+            | Control::WillDue { .. }
+            | Control::WillCleared { .. } => {}
         }
     }
 

@@ -14,6 +14,9 @@ const CONTROL_NAMES: &[(u8, &str)] = &[
     (10, "session-progress"),
     (11, "released"),
     (12, "partitions-fixed"),
+    (13, "will-set"),
+    (14, "will-due"),
+    (15, "will-cleared"),
 ];
 
 /// Returns the name of a control record's opcode.
