@@ -40,7 +40,7 @@ pub enum AddressError {
     /// [MQTT-4.7.1-1], [MQTT-4.7.1-2]
     #[error("'+' and '#' must stand alone in their level, '#' in the last")]
     MisplacedWildcard,
-    /// A `$` name that is none of ours, or a form of one that does not exist.
+    /// A `$` name with a meaning to the broker, in a form that has none.
     #[error("'{name}' is not an address that clients can use here")]
     Reserved {
         /// Its first level.
@@ -252,14 +252,24 @@ const VERBS: [(&str, Verb); 4] = [
     ("$commit", Verb::Commit),
 ];
 
+/// First levels that mean something to the broker, now or by its design: clients cannot make topics of their own below them.
+const OURS: [&str; 6] = ["$SYS", "$dlq", "$management", "$queue", "$replay", "$share"];
+
 impl PublishAddress {
-    /// Reads what a topic means to a publisher. `$` names that are not ours cannot be published to.
+    /// Reads what a topic means to a publisher. `$` names that mean something to the broker cannot be published to, except queues;
+    /// all others are ordinary topics, which no filter that begins with a wildcard matches [MQTT-4.7.2-1].
     pub fn of(topic: &Topic) -> Result<PublishAddress, AddressError> {
         if !topic.0.starts_with(b"$") {
             return Ok(PublishAddress::Topic);
         }
         let text = topic.as_str();
-        let Some(rest) = text.strip_prefix("$queue/") else { return Err(reserved(text)) };
+        let first = text.split('/').next().unwrap_or(text);
+        let Some(rest) = text.strip_prefix("$queue/") else {
+            return match OURS.contains(&first) {
+                true => Err(reserved(text)),
+                false => Ok(PublishAddress::Topic),
+            };
+        };
         let (name, key) =
             rest.split_once('/').map_or((rest, None), |(name, key)| (name, Some(key)));
         let name = name_of(&topic.0, name)?;
@@ -388,10 +398,13 @@ mod tests {
     }
 
     #[test]
-    fn dollar_names_that_are_not_ours_cannot_be_published() {
-        for text in ["$SYS/x", "$share/g/a", "$foo", "$queue"] {
+    fn dollar_names_of_the_broker_cannot_be_published_and_others_are_topics() {
+        for text in ["$SYS/x", "$SYS", "$share/g/a", "$queue", "$replay/a/b", "$dlq/q"] {
             let refused = PublishAddress::of(&topic(text));
             assert!(matches!(refused, Err(AddressError::Reserved { .. })), "{text}");
+        }
+        for text in ["$foo", "$sparkplug/certificates/x", "$SYSTEM", "$", "$/a", "$queues/q"] {
+            assert_eq!(PublishAddress::of(&topic(text)), Ok(PublishAddress::Topic), "{text}");
         }
     }
 

@@ -143,16 +143,17 @@ impl Readers {
         let replaced =
             reader.subscriptions.iter().find(|(_, old)| old.subscription.filter == filter);
         let (id, start) = match replaced.map(|(id, old)| (*id, old.start)) {
-            Some((id, old)) => (id, old.min(start)),
+            // The place stays: what the old one has had is not handed out again, what it has not had comes [MQTT-3.8.4-4].
+            Some(replaced) => replaced,
             None => {
+                if start < end {
+                    reader.go_back(start, end);
+                    self.behind.insert(slot);
+                }
                 reader.next_subscription += 1;
                 (reader.next_subscription, start)
             }
         };
-        if start < end {
-            reader.go_back(start, end);
-            self.behind.insert(slot);
-        }
         reader.subscriptions.insert(id, Placed { subscription, start });
         self.filters.insert(filter.as_bytes(), (slot, id));
         id

@@ -12,6 +12,7 @@ mod ordering;
 mod publish;
 mod queue;
 mod resume;
+mod stack;
 mod subscribe;
 
 use std::net::SocketAddr;
