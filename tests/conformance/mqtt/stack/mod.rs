@@ -3,6 +3,7 @@
 //! What one connection alone cannot show: what reaches whom, what is kept, and what is there again. Every test runs for each version
 //! of the protocol that has the rule.
 
+mod bad_input;
 mod filters;
 mod properties;
 mod qos;
@@ -68,7 +69,8 @@ impl Stack {
     fn dial(&mut self, version: Version) -> ConnectionId {
         let id = self.world.connect();
         let assigned = Bytes::from(format!("auto-{}", id.0));
-        let machine = MqttConnection::new(self.settings.clone(), assigned, self.world.now);
+        let peer = PeerInfo::tcp(SocketAddr::from(([127, 0, 0, 1], 40_000)));
+        let machine = MqttConnection::new(self.settings.clone(), peer, assigned, self.world.now);
         let end = End {
             machine,
             version,
