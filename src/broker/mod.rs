@@ -2,6 +2,7 @@
 //! partitions and their events into its effects.
 
 pub mod client;
+mod live;
 pub mod placement;
 pub mod position;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use client::{Client, ClientLimits};
+pub use live::{Live, Passing};
 pub use placement::Placement;
 
 use crate::model::PartitionId;
@@ -19,6 +21,7 @@ use crate::shard::{Receiver, Requests, ShardHandle};
 /// The broker, as connections hold it.
 pub struct Broker {
     placement: Placement,
+    live: Live,
     shards: Vec<ShardHandle>,
     by_partition: HashMap<PartitionId, usize>,
     next_connection: AtomicU64,
@@ -31,7 +34,13 @@ impl Broker {
         shards: Vec<ShardHandle>,
         owners: HashMap<PartitionId, usize>,
     ) -> Broker {
-        Broker { placement, shards, by_partition: owners, next_connection: AtomicU64::new(1) }
+        Broker {
+            placement,
+            live: Live::default(),
+            shards,
+            by_partition: owners,
+            next_connection: AtomicU64::new(1),
+        }
     }
 
     /// Where addresses live.
@@ -39,31 +48,40 @@ impl Broker {
         self.placement
     }
 
+    /// Who listens right now.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
     /// Announces a connection and names it.
     pub fn connect(&self, receiver: Arc<dyn Receiver>) -> ConnectionId {
         let connection = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
+        self.live.connect(connection, receiver.clone());
         self.shards.iter().for_each(|shard| shard.connect(connection, receiver.clone()));
         connection
     }
 
     /// Forgets a connection.
     pub fn disconnect(&self, connection: ConnectionId) {
+        self.live.disconnect(connection);
         self.shards.iter().for_each(|shard| shard.disconnect(connection));
     }
 
-    /// Sends a turn's requests to their partitions, waiting while a shard is behind. Takes all of `requests`.
+    /// Sends a turn's requests to their partitions, waiting while a shard is behind, and what nothing stores to those who listen. Takes
+    /// all of `requests`.
     pub async fn submit(
         &self,
         connection: ConnectionId,
         requests: &mut Vec<(PartitionId, Request)>,
+        passing: &mut Passing,
     ) {
-        if let [shard] = self.shards.as_slice() {
-            return shard.submit(connection, std::mem::take(requests)).await;
-        }
         let mut by_shard: Vec<Requests> = self.shards.iter().map(|_| Vec::new()).collect();
         for (partition, request) in requests.drain(..) {
-            by_shard[self.by_partition[&partition]].push((partition, request));
+            if let Some(request) = self.live.route(connection, request, passing) {
+                by_shard[self.by_partition[&partition]].push((partition, request));
+            }
         }
+        self.live.send(passing);
         for (shard, requests) in self.shards.iter().zip(by_shard) {
             if !requests.is_empty() {
                 shard.submit(connection, requests).await;

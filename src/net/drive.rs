@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::broker::{Broker, Client, ClientLimits};
+use crate::broker::{Broker, Client, ClientLimits, Passing};
 use crate::model::Millis;
 use crate::net::mailbox::Mailbox;
 use crate::partition::request::{ConnectionId, Request};
@@ -66,6 +66,7 @@ pub fn drive<C: Connection>(
         read_bytes: READ_BYTES_MIN,
         output: BytesMut::new(),
         requests: Vec::new(),
+        passing: Passing::default(),
         shared,
         next_checkpoint: Instant::now() + CHECKPOINT_EVERY,
         closing_by: None,
@@ -92,6 +93,7 @@ struct Driver<C: Connection> {
     read_bytes: usize,
     output: BytesMut,
     requests: Vec<(crate::model::PartitionId, Request)>,
+    passing: Passing,
     shared: Shared,
     next_checkpoint: Instant,
     /// When a peer that does not read is left without our last words.
@@ -164,7 +166,8 @@ impl<C: Connection> Driver<C> {
             self.requests.push(request);
         }
         if !self.requests.is_empty() {
-            self.shared.broker.submit(self.id, &mut self.requests).await;
+            let broker = &self.shared.broker;
+            broker.submit(self.id, &mut self.requests, &mut self.passing).await;
         }
     }
 
@@ -287,6 +290,7 @@ impl<C: Connection> Driver<C> {
         if Instant::now() >= self.next_checkpoint {
             self.next_checkpoint = Instant::now() + CHECKPOINT_EVERY;
             self.client.checkpoint();
+            self.passing = Passing::default();
         }
     }
 

@@ -243,26 +243,6 @@ impl Readers {
         self.matched.hits = hits;
     }
 
-    /// Offers a message that nothing stores to every reader that wants it; returns how many dropped it for want of room.
-    pub fn pass_on(&mut self, message: &Arc<Message>, out: &mut impl Outbox) -> u64 {
-        self.find(&message.topic);
-        let hits = std::mem::take(&mut self.matched.hits);
-        let mut dropped = 0;
-        for group in hits.chunk_by(|left, right| left.0 == right.0) {
-            let Some(reader) = self.slots[group[0].0 as usize].as_ref() else { continue };
-            let wanted = group.iter().filter_map(|(_, id)| reader.subscriptions.get(id));
-            let id = DeliveryId {
-                source: DeliverySource::Live,
-                partition: self.partition,
-                offset: Offset::ZERO,
-            };
-            let Some(delivery) = reader.delivery(id, message, wanted) else { continue };
-            dropped += u64::from(!out.offer(reader.connection, delivery));
-        }
-        self.matched.hits = hits;
-        dropped
-    }
-
     /// Lists what readers that are behind may read now, at most `limit` records each.
     pub fn wanted(&self, limit: usize) -> Vec<Wanted> {
         let wanted = |slot: &u32| {

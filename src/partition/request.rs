@@ -127,6 +127,18 @@ pub struct Publish {
     pub queue: Option<QueueName>,
 }
 
+impl Publish {
+    /// Returns true when the message is a record; otherwise it is only passed on to those who listen.
+    ///
+    /// A will is a record whatever its QoS: that it is published once must survive a crash.
+    pub fn is_stored(&self) -> bool {
+        self.message.qos != QoS::AtMostOnce
+            || self.message.retain
+            || self.queue.is_some()
+            || self.dedup.seq != 0
+    }
+}
+
 /// A session's interest in one partition.
 #[derive(Clone, Debug)]
 pub struct Attach {

@@ -3,7 +3,6 @@
 //! Admission sees the views and what is proposed on top of them, so the log holds only what was admitted and applying it is total.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq_log::disk::Disk;
@@ -12,7 +11,7 @@ use super::batch::Building;
 use super::request::{ConnectionId, Event, Join, Outbox, Publish};
 use super::{Partition, PartitionError};
 use crate::model::record::{DedupKey, queue_id};
-use crate::model::{Control, QoS, Refusal, Token};
+use crate::model::{Control, Refusal, Token};
 
 /// A batch in the making and who waits for it.
 pub(super) struct Pending {
@@ -45,15 +44,7 @@ pub(super) struct Overlay {
 impl<D: Disk> Partition<D> {
     pub(super) fn publish(&mut self, from: ConnectionId, publish: Publish, out: &mut impl Outbox) {
         let message = &publish.message;
-        // A will is stored whatever its QoS: that it is published once must survive a crash.
-        let stored = message.qos != QoS::AtMostOnce
-            || message.retain
-            || publish.queue.is_some()
-            || publish.dedup.seq != 0;
-        if !stored {
-            self.counters.dropped += self.readers.pass_on(&Arc::new(publish.message), out);
-            return;
-        }
+        debug_assert!(publish.is_stored(), "what nothing stores does not come here");
         if self.is_duplicate(&publish) {
             // Stored already, or about to be: answered with what is under way, at once where nothing is.
             let token = publish.token.expect("QoS 2 publishes and wills wait for their answer");
@@ -67,7 +58,11 @@ impl<D: Disk> Partition<D> {
         }
         #[cfg(feature = "planted-bugs")]
         if self.options.deliver_before_commit {
-            self.readers.dispatch(self.applied.end, &Arc::new(publish.message.clone()), out);
+            self.readers.dispatch(
+                self.applied.end,
+                &std::sync::Arc::new(publish.message.clone()),
+                out,
+            );
         }
         let waiting = publish.token.map(|token| Waiting::Confirm { to: from, token, result: true });
         self.overlay.admitted(message.publisher, publish.dedup);

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use fluxmq::broker::{Client, ClientLimits, Placement};
+use fluxmq::broker::{Client, ClientLimits, Live, Passing, Placement};
 use fluxmq::model::command::{Close, Open, Subscribe};
 use fluxmq::model::effect::Opened;
 use fluxmq::model::{
@@ -13,6 +14,7 @@ use fluxmq::model::{
 };
 use fluxmq::partition::request::{ConnectionId, Event, Outbox};
 use fluxmq::partition::{Options, Partition};
+use fluxmq::shard::{Events as Sent, Receiver};
 use fluxmq_log::sim_disk::SimDisk;
 use fluxmq_log::{Log, LogOptions};
 
@@ -23,6 +25,7 @@ pub struct World {
     pub partitions: BTreeMap<PartitionId, Partition<SimDisk>>,
     pub now: Millis,
     clients: BTreeMap<ConnectionId, Peer>,
+    live: Live,
     next: u64,
     data_partitions: u16,
 }
@@ -48,6 +51,22 @@ impl Outbox for Events {
 struct Peer {
     client: Client,
     effects: Vec<Effect>,
+    passing: Passing,
+    passed_on: Arc<PassedOn>,
+}
+
+/// What other connections passed on to one, until its turn.
+#[derive(Default)]
+struct PassedOn(Mutex<Sent>);
+
+impl Receiver for PassedOn {
+    fn send(&self, events: Sent) {
+        self.0.lock().expect("one thread").extend(events);
+    }
+
+    fn has_room(&self, _more: usize) -> bool {
+        true
+    }
 }
 
 impl World {
@@ -69,6 +88,7 @@ impl World {
             partitions: BTreeMap::new(),
             now: Millis(1_000_000),
             clients: BTreeMap::new(),
+            live: Live::default(),
             next: 1,
             data_partitions,
         };
@@ -111,7 +131,10 @@ impl World {
         let id = ConnectionId(self.next);
         self.next += 1;
         let client = Client::new(Placement::new(self.data_partitions), ClientLimits::default());
-        self.clients.insert(id, Peer { client, effects: Vec::new() });
+        let passed_on = Arc::new(PassedOn::default());
+        self.live.connect(id, passed_on.clone());
+        let passing = Passing::default();
+        self.clients.insert(id, Peer { client, effects: Vec::new(), passing, passed_on });
         id
     }
 
@@ -223,6 +246,7 @@ impl World {
     /// Forgets a connection, as when its task failed: nothing of it says goodbye.
     pub fn vanish(&mut self, id: ConnectionId) {
         self.clients.remove(&id);
+        self.live.disconnect(id);
         let mut nobody = Events::default();
         for partition in self.partitions.values_mut() {
             partition.handle(
@@ -291,11 +315,15 @@ impl World {
         let mut busy = false;
         for (id, peer) in &mut self.clients {
             while let Some((to, request)) = peer.client.poll_request() {
+                busy = true;
+                let Some(request) = self.live.route(*id, request, &mut peer.passing) else {
+                    continue;
+                };
                 events.from = to;
                 let partition = self.partitions.get_mut(&to).expect("placed");
                 partition.handle(*id, request, self.now, &mut events);
-                busy = true;
             }
+            self.live.send(&mut peer.passing);
         }
         for (id, partition) in &mut self.partitions {
             events.from = *id;
@@ -319,6 +347,11 @@ impl World {
             }
         }
         for peer in self.clients.values_mut() {
+            let passed_on = std::mem::take(&mut *peer.passed_on.0.lock().expect("one thread"));
+            busy |= !passed_on.is_empty();
+            for (from, event) in passed_on {
+                peer.client.handle_event(from, event);
+            }
             while let Some(effect) = peer.client.poll_effect() {
                 peer.effects.push(effect);
             }
