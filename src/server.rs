@@ -14,7 +14,7 @@ use fluxmq_log::data_dir::{DataDir, NodeIdentity};
 use fluxmq_log::disk::Disk;
 use fluxmq_log::os_disk::OsDisk;
 use fluxmq_log::watermark::{Watermark, WatermarkOptions};
-use fluxmq_log::{Log, LogOptions};
+use fluxmq_log::{Log, LogOptions, Recovery};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -222,6 +222,36 @@ fn open_data_dir(disk: &OsDisk) -> anyhow::Result<DataDir<OsDisk>> {
     Ok(DataDir::open(disk.clone(), NodeIdentity { cluster, node: NODE_ID })?)
 }
 
+/// Says what recovery had to do: each line is a crash, or a disk to have an eye on, and none of them lost what was acknowledged.
+fn report(id: PartitionId, recovery: &Recovery) {
+    let partition = id.0;
+    if let Some(cut) = &recovery.cut {
+        tracing::warn!(partition, ?cut, "a torn tail was cut: nothing of it was acknowledged");
+    }
+    for wiped in &recovery.wiped {
+        tracing::warn!(
+            partition,
+            ?wiped,
+            "rot behind the end of a closed segment: filled with zeros again"
+        );
+    }
+    if let Some(reason) = recovery.manifest_rebuilt {
+        tracing::warn!(partition, ?reason, "manifest rebuilt from the segments");
+    }
+    for file in &recovery.repaired {
+        let file = file.display();
+        tracing::warn!(partition, %file, "one copy of two was damaged: repaired from the other");
+    }
+    for file in &recovery.damaged_snapshots {
+        let file = file.display();
+        tracing::warn!(partition, %file, "snapshot missing or damaged: starting from another one");
+    }
+    for file in &recovery.quarantined {
+        let file = file.display();
+        tracing::warn!(partition, %file, "unknown file moved to quarantine");
+    }
+}
+
 /// Opens the meta partition, learns or fixes how many others there are, and opens those.
 fn open_partitions(
     disk: &OsDisk,
@@ -247,16 +277,7 @@ fn open_partitions(
                 id.0
             )
         })?;
-        if let Some(cut) = &recovery.cut {
-            tracing::warn!(
-                partition = id.0,
-                ?cut,
-                "a torn tail was cut: nothing of it was acknowledged"
-            );
-        }
-        for name in &recovery.quarantined {
-            tracing::warn!(partition = id.0, file = %name.display(), "unknown file moved to quarantine");
-        }
+        report(id, &recovery);
         #[allow(clippy::needless_update, reason = "the feature planted-bugs adds a field")]
         let options = Options {
             visibility_timeout_ms: u64::from(config.queues.visibility_timeout_s) * 1000,

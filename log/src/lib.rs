@@ -43,7 +43,7 @@ pub use layout::FileError;
 pub use log::{HardStateError, Log, LogOptions, Position, SegmentInfo, SnapshotError, TailDamage};
 pub use manifest::ManifestUnreadable;
 pub use read::ReadError;
-pub use recovery::{Damage, OpenError, Proof, Recovery};
+pub use recovery::{Cut, Damage, OpenError, Proof, Recovery, Wiped};
 pub use slot::SlotError;
 pub use snapshot_store::{SnapshotAt, SnapshotReadError};
 pub use spare::{PreparedSpare, SpareError, SpareJob};

@@ -12,6 +12,7 @@
 //! | a bad frame, nothing or more after it  | no     | zeroed from there on, synced, opened; said in `Recovery`  |
 //! | a bad frame, or none                   | yes    | refused with the place and the offsets; nothing is changed |
 //! | a bad or missing file                  | yes    | refused                                                   |
+//! | bytes behind a closed segment's end    |        | zeroed, synced, opened; said in `Recovery`                |
 //! | a file nobody knows                    |        | moved to `quarantine/`                                    |
 //! | a manifest that cannot be read         |        | rebuilt from the segments                                 |
 
@@ -46,6 +47,8 @@ pub struct Recovery {
     pub bytes_scanned: u64,
     /// The torn tail that was cut.
     pub cut: Option<Cut>,
+    /// Bytes behind the last frame of closed segments that were not zero any more, and are again.
+    pub wiped: Vec<Wiped>,
     /// A segment that had begun but held no frame yet, and was removed.
     pub removed_segment: Option<u64>,
     /// Segments the manifest did not list although they hold frames, and which are listed again.
@@ -86,6 +89,17 @@ pub struct Cut {
     pub fault: FrameFault,
     /// Intact frames that were cut with it.
     pub later_frames: u64,
+}
+
+/// Rot where nothing is stored: behind the end of a segment that another one continues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wiped {
+    /// The segment's file.
+    pub path: PathBuf,
+    /// Where its frames end; zeroed from here.
+    pub from_bytes: u64,
+    /// Zeroed up to here.
+    pub to_bytes: u64,
 }
 
 /// How it is known that something was once durable.

@@ -1,7 +1,7 @@
 //! Recovery, segment by segment: loading the chain, and telling a torn tail from damage by the rules of
 //! [`recovery`](crate::recovery).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, DiskFile};
 use crate::format::{
@@ -12,7 +12,7 @@ use crate::log::{Position, TailDamage};
 use crate::manifest_edit::{Closed, Edit, ManifestState};
 use crate::planted::{PlantedBug, is_planted};
 use crate::recovery::{
-    Cut, Damage, Evidence, Glance, OpenError, Place, Proof, Recovery, SegmentFault,
+    Cut, Damage, Evidence, Glance, OpenError, Place, Proof, Recovery, SegmentFault, Wiped,
 };
 use crate::scan::{
     Expected, FrameFault, Rest, Stopped, Window, check_frame, read_segment_header, scan_frames,
@@ -86,6 +86,7 @@ pub(crate) fn load_chain<D: Disk>(
         sync_proof.save_both(kept, must_reach.max(sync_proof.must_reach()))?;
         recovery.must_reach = Some(must_reach);
     }
+    wipe(place, &recovery.wiped)?;
     cut_tail(place, &scanned, recovery)?;
     if !scanned.reloaded.segment.is_empty() {
         finish_chain(place, scanned, sync_proof.proven(), &mut chain)?;
@@ -260,10 +261,29 @@ fn load_closed<D: Disk>(
     if segment.last.index + 1 != next.base_index || segment.last_chain != next.prev_chain {
         return Err(damage(place, &scanned, Proof::LaterSegment));
     }
+    let path = segment_path(place.dir, segment.segment_no());
+    note_stray(path, segment.end_bytes, &scanned.rest, recovery);
     for run in scanned.reloaded.tally.terms() {
         push_term(&mut chain.terms, run.first_index, run.term);
     }
     chain.segments.push(scanned.reloaded.segment);
+    Ok(())
+}
+
+/// Notes what is not zero behind a segment that another one continues: the next one's header says where the frames end, so it
+/// is no frame that counts, and no reason to refuse.
+fn note_stray(path: PathBuf, from_bytes: u64, rest: &Rest, recovery: &mut Recovery) {
+    if let Some(to_bytes) = rest.dirty_end {
+        recovery.wiped.push(Wiped { path, from_bytes, to_bytes });
+    }
+}
+
+/// Zeroes what was noted, once nothing refuses the log any more.
+fn wipe<D: Disk>(place: &Place<'_, D>, wiped: &[Wiped]) -> Result<(), FileError> {
+    for Wiped { path, from_bytes, to_bytes } in wiped {
+        let file = place.disk.open(path).at(path)?;
+        write_zeros(&file, *from_bytes..*to_bytes).and_then(|()| file.sync_data()).at(path)?;
+    }
     Ok(())
 }
 
@@ -328,6 +348,9 @@ fn load_sealed<D: Disk>(
     let mut segment = Segment::new(header);
     segment.last_frame_at = last_at;
     segment.end_bytes = last_at + last.frame_bytes();
+    let after = Expected::after(&last);
+    let rest = survey_rest(&mut window, segment.salt, segment.end_bytes, &after).at(&path)?;
+    note_stray(path, segment.end_bytes, &rest, recovery);
     segment.last = crate::log::Position { index: last.index, end: last.end_offset() };
     segment.last_chain = last.crc;
     segment.is_sealed = true;

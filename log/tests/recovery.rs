@@ -164,6 +164,42 @@ fn a_damaged_segment_header_is_refused() {
 }
 
 #[test]
+fn rot_behind_the_end_of_a_closed_segment_is_wiped_and_said() {
+    let disk = SimDisk::new(1);
+    let mut log = open(&disk);
+    append_and_flush(&mut log, 5);
+    seal(&mut log);
+    append_and_flush(&mut log, 5);
+    roll(&mut log);
+    append_and_flush(&mut log, 5);
+    append_and_flush(&mut log, 5);
+    let ends: Vec<u64> = log.segments().iter().map(|segment| segment.end_bytes).collect();
+    drop(log);
+    // Of the sealed one directly behind its seal, of the other further on.
+    let rot = [(0, ends[0]), (1, ends[1] + 4_000)];
+    for (segment_no, at) in rot {
+        disk.flip_bit(&segment_file(segment_no), at * 8 + 3).unwrap();
+    }
+    let before = disk.contents();
+
+    // Not as long as something else refuses the log.
+    let refused = disk.crash_image(Crash::Process);
+    refused.flip_bit(&segment_file(2), 4_200 * 8).unwrap();
+    damage(&refused);
+    let (log, recovery) = try_open(&disk).unwrap();
+
+    let wiped = recovery.wiped.iter().map(|wiped| {
+        assert!(wiped.to_bytes - wiped.from_bytes <= 4_008, "no more than what rotted");
+        (wiped.path.clone(), wiped.from_bytes)
+    });
+    assert!(wiped.eq([0, 1].map(|number| (segment_file(number), ends[number as usize]))));
+    assert_eq!(log.last_index(), 22);
+    drop(log);
+    assert_ne!(disk.contents(), before);
+    open_clean(&disk.crash_image(Crash::LoseUnsynced));
+}
+
+#[test]
 fn a_missing_segment_is_refused() {
     for (missing, after) in [(0, 0), (1, 6), (2, 7)] {
         let disk = SimDisk::new(1);

@@ -11,7 +11,7 @@ use crate::time;
 /// Inspects the segments of a FluxMQ data directory.
 ///
 /// Reads only: a running broker is not disturbed, and a copied segment file can be read alone.
-/// Exit codes: 0 clean, 1 torn tail only, 2 corruption, 3 usage.
+/// Exit codes: 0 clean, 1 torn tail or rot in unused bytes only, 2 corruption, 3 usage.
 #[derive(Debug, Parser)]
 #[command(name = "wal-tools", version)]
 pub struct Arguments {

@@ -10,6 +10,8 @@ use fluxmq_index::Offset;
 /// How bad it is. The order is that of the exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
+    /// Bytes in which nothing is stored are not the zeros they should be.
+    Unused,
     /// Bytes at the end that were never confirmed to anyone.
     TornTail,
     /// Bytes that were durable are damaged or missing.
@@ -40,6 +42,10 @@ pub enum Advice {
     Cut,
     /// Nothing: the broker repairs or rebuilds the file.
     Rebuilt,
+    /// Nothing: the broker fills the bytes with zeros again.
+    Wiped,
+    /// Nothing: the broker throws the file away.
+    Discarded,
     /// The file must come back from somewhere else.
     Restore,
     /// The node forgot whom it voted for.
@@ -84,6 +90,14 @@ impl Finding {
                  while it runs, this may be a write in progress"
             }
             Advice::Rebuilt => "the broker repairs this when it starts; nothing is lost",
+            Advice::Wiped => {
+                "nothing is stored there, and the broker fills it with zeros again when it starts; \
+                 have an eye on the disk"
+            }
+            Advice::Discarded => {
+                "nothing is stored there, and the broker makes a new one when it starts; \
+                 have an eye on the disk"
+            }
             Advice::Restore => {
                 "copy the directory before anything else, then restore this file from \
                  another replica or a backup; what is intact can be read with wal-tools dump"
@@ -103,6 +117,7 @@ impl Finding {
 impl fmt::Display for Severity {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Severity::Unused => "rot in unused bytes",
             Severity::TornTail => "torn tail",
             Severity::Corruption => "corruption",
         })
@@ -113,7 +128,7 @@ impl fmt::Display for Severity {
 pub fn exit_code<'a>(findings: impl Iterator<Item = &'a Finding>) -> u8 {
     match findings.map(|finding| finding.severity).max() {
         None => 0,
-        Some(Severity::TornTail) => 1,
+        Some(Severity::Unused | Severity::TornTail) => 1,
         Some(Severity::Corruption) => crate::EXIT_CORRUPTION,
     }
 }

@@ -1,7 +1,7 @@
 //! Inspects the segments of a FluxMQ data directory, of a stopped or a running broker.
 //!
-//! Read-only: takes no lock and writes nothing but its output. Exit codes: 0 clean, 1 torn tail only,
-//! 2 corruption, 3 usage or a path that cannot be read.
+//! Read-only: takes no lock and writes nothing but its output. Exit codes: 0 clean, 1 only a torn
+//! tail or rot where nothing is stored, 2 corruption, 3 usage or a path that cannot be read.
 
 mod arguments;
 mod dump;

@@ -61,8 +61,8 @@ pub struct Placed {
     pub blocks: Option<Vec<u32>>,
 }
 
-/// Longer than a running broker takes to write what it has begun.
-const WRITE_TAKES: Duration = Duration::from_millis(20);
+/// Longer than a running broker takes to write what it has begun. In unit tests no broker runs.
+const WRITE_TAKES: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 20 });
 
 /// Bytes that are no frame.
 #[derive(Debug)]
@@ -286,7 +286,8 @@ pub fn is_unsupported(error: &FrameError) -> bool {
     }
 }
 
-fn first_nonzero(file: &SourceFile, from: u64) -> Result<Option<u64>, SourceError> {
+/// Returns the position of the first byte from `from` on that is not zero.
+pub fn first_nonzero(file: &SourceFile, from: u64) -> Result<Option<u64>, SourceError> {
     let mut at = from;
     loop {
         let bytes = file.read_at(at, SEARCH_BYTES)?;

@@ -16,6 +16,7 @@ use slots::Slots;
 pub mod manifest;
 mod slots;
 mod snapshot;
+mod spare;
 
 const HARD_STATE_MAGIC: &[u8; 8] = b"FluxHst\x01";
 const SYNC_PROOF_MAGIC: &[u8; 8] = b"FluxSyn\x01";
@@ -55,6 +56,7 @@ impl SideFiles {
         let listed = files.manifest.iter().flat_map(|manifest| manifest.snapshots.last().copied());
         files.proven_index = commit.into_iter().chain(synced).chain(listed).max().unwrap_or(0);
         files.check_snapshots(dir)?;
+        files.check_spares(dir)?;
         Ok(files)
     }
 
@@ -167,6 +169,24 @@ impl SideFiles {
                     let (len, what) = (file.len() as usize, damage.to_string());
                     self.report(&path, len, Advice::OtherSnapshot, &what);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that files prepared for segments to come hold nothing yet.
+    fn check_spares(&mut self, dir: &Path) -> Result<(), SourceError> {
+        let spare_dir = dir.join("spare");
+        if !spare_dir.is_dir() {
+            return Ok(());
+        }
+        for name in source::names(&spare_dir)? {
+            let path = spare_dir.join(name);
+            if let Some(stray) = spare::stray(&path)? {
+                let what = format!("a spare should hold only zeros: byte {stray}");
+                self.report(&path, 0, Advice::Discarded, &what);
+                let last = self.findings.last_mut().expect("reported above");
+                (last.severity, last.bytes) = (Severity::Unused, stray..stray + 1);
             }
         }
         Ok(())

@@ -20,6 +20,8 @@ use crate::side::{self, SideFiles};
 use crate::source::{self, Partition, SourceError};
 use crate::{CommandError, EXIT_CORRUPTION, text};
 
+#[cfg(test)]
+mod flips;
 mod seal;
 mod segment;
 
@@ -64,10 +66,11 @@ pub struct Report {
 
 impl Report {
     fn print(&self, name: &str, out: &mut impl Write) -> Result<(), CommandError> {
-        let verdict = match exit_code(self.findings.iter()) {
-            0 => "clean",
-            1 => "torn tail",
-            _ => "CORRUPT",
+        let verdict = match self.findings.iter().map(|finding| finding.severity).max() {
+            None => "clean",
+            Some(Severity::Unused) => "rot in unused bytes",
+            Some(Severity::TornTail) => "torn tail",
+            Some(Severity::Corruption) => "CORRUPT",
         };
         let (start, end) = self.offsets.unwrap_or_default();
         writeln!(
@@ -264,6 +267,18 @@ impl Verifier<'_> {
                 what: doubt.what.clone(),
                 records: doubt.records,
                 advice: if is_torn { Advice::Cut } else { Advice::Restore },
+            });
+        }
+        // If frames are missing at the end, the bytes there are what is left of them.
+        let stray = check.stray.filter(|_| closed_at.is_none_or(|end| end == check.tail_at));
+        if let Some(first) = stray {
+            self.report.findings.push(Finding {
+                severity: Severity::Unused,
+                file: segment.path().to_owned(),
+                bytes: check.tail_at..segment.file_bytes(),
+                what: format!("behind the last frame there are not only zeros: byte {first}"),
+                records: Records::None,
+                advice: Advice::Wiped,
             });
         }
         self.link = Some(check.link);

@@ -28,6 +28,8 @@ pub(super) struct SegmentCheck {
     pub(super) proven_index: u64,
     /// Where the frames end.
     pub(super) tail_at: u64,
+    /// The first byte behind them that is not zero, in a segment that gets no more frames.
+    pub(super) stray: Option<u64>,
     pub(super) doubts: Vec<Doubt>,
 }
 
@@ -58,6 +60,7 @@ impl SegmentCheck {
             synced_bytes: 0,
             proven_index,
             tail_at: SEGMENT_HEADER_BYTES as u64,
+            stray: None,
             doubts: Vec::new(),
         }
     }
@@ -121,9 +124,10 @@ impl SegmentCheck {
         self.used_bytes = damage.end;
     }
 
-    /// Notes what is behind the last frame. Bytes there mean nothing in a segment that another follows.
+    /// Notes what is behind the last frame. Bytes there mean nothing in a segment that is sealed, or that another follows.
     pub(super) fn end(&mut self, tail: &Tail, is_last: bool, file_bytes: u64) {
         self.tail_at = tail.position;
+        self.stray = tail.stray.filter(|_| self.is_sealed || !is_last);
         if !is_last {
             return;
         }

@@ -80,6 +80,39 @@ fn a_damaged_segment_header_is_corruption() {
 }
 
 #[test]
+fn rot_behind_the_frames_of_a_closed_segment_and_in_a_spare_is_told_and_harmless() {
+    let (data, segments) = Data::with_three_segments();
+    data.flip(1, segments[1].end() + 1_000);
+    let spare = data.partition().join("spare/00000000000000000001.zero");
+    fs::create_dir(spare.parent().unwrap()).unwrap();
+    let mut zeros = vec![0; 64 << 10];
+    zeros[77] = 1;
+    fs::write(&spare, zeros).unwrap();
+
+    let (code, text) = verify(&data);
+
+    assert_eq!(code, 1, "{text}");
+    assert!(text.starts_with("p0001: rot in unused bytes: "), "{text}");
+    let place = format!("{}, bytes {}..", data.segment(1).display(), segments[1].end());
+    assert!(text.contains(&format!("rot in unused bytes: {place}")), "{text}");
+    assert!(text.contains(&format!("{}, bytes 77..78\n", spare.display())), "{text}");
+    assert_eq!(text.matches("    no record is concerned\n").count(), 2, "{text}");
+}
+
+/// A broker that begins a segment writes its header into the spare first.
+#[test]
+fn a_spare_that_is_about_to_become_a_segment_is_clean() {
+    let (data, segments) = Data::with_three_segments();
+    let spare = data.partition().join("spare/00000000000000000001.zero");
+    fs::create_dir(spare.parent().unwrap()).unwrap();
+    let mut file = segments[2].file();
+    file[4096..].fill(0);
+    fs::write(&spare, file).unwrap();
+
+    assert_eq!(verify(&data).0, 0);
+}
+
+#[test]
 fn damage_in_the_active_segment_is_corruption_if_a_later_frame_proves_it_was_durable() {
     for proof in [Proof::Both, Proof::Synced, Proof::Committed, Proof::Nothing] {
         let data = Data::new();
