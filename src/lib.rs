@@ -3,6 +3,7 @@
 //! * [`model`]: the words that the layers share: messages, addresses, records, commands, effects.
 //! * [`view`]: folds over committed records: sessions, retained messages, queues and groups, duplicates.
 //! * [`raft`]: consensus over the partition log, behind one type.
+//! * [`auth`]: who a client is and what it may do: users, credentials, the access list.
 //! * [`protocol`]: sans-IO machines, one folder each; they meet the broker in `model` only.
 //! * [`partition`]: a log, a Raft group, the views and who listens; no thread, no clock.
 //! * [`shard`]: the thread that owns partitions.
@@ -14,6 +15,7 @@
 //! * [`client`]: our own MQTT client, for tools, tests and bridges.
 //! * [`ctl`]: what `mqttctl` does.
 
+pub mod auth;
 pub mod broker;
 pub mod client;
 pub mod config;

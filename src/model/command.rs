@@ -101,6 +101,44 @@ pub struct Open {
     pub will: Option<Will>,
 }
 
+/// How a client says who it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Credentials {
+    /// It does not.
+    #[default]
+    None,
+    /// By a password that is sent as it is.
+    Password {
+        /// The user's name, unchecked.
+        user: Bytes,
+        /// The password.
+        password: Secret,
+    },
+    /// By an exchange of messages (MQTT 5 §4.12, SASL).
+    Exchange {
+        /// The method's name.
+        method: Bytes,
+        /// The client's first message.
+        first: Secret,
+    },
+}
+
+/// Bytes that must not be printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(pub Bytes);
+
+impl From<Bytes> for Secret {
+    fn from(bytes: Bytes) -> Secret {
+        Secret(bytes)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} secret bytes", self.0.len())
+    }
+}
+
 /// A message left for when the client is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Will {

@@ -119,6 +119,24 @@ pub enum Refusal {
     /// Not allowed to this client.
     #[error("not authorized")]
     NotAuthorized,
+    /// Nobody of this name, or another password: which of both is not said.
+    #[error("unknown user name or wrong password")]
+    BadCredentials,
+    /// Clients without credentials are not admitted here.
+    #[error("anonymous clients are not allowed here: send a user name and password")]
+    CredentialsNeeded,
+    /// An authentication method that is not offered.
+    #[error("the authentication method is not supported")]
+    AuthenticationMethod,
+    /// The address failed to authenticate too often.
+    #[error("too many failed attempts from this address: try again in a minute")]
+    Throttled,
+    /// Too many wait to be authenticated.
+    #[error("too many clients are being authenticated: try again in a moment")]
+    Busy,
+    /// The client id names a session of somebody else.
+    #[error("the session of this client id belongs to another user")]
+    NotOwner,
     /// A named limit is reached.
     #[error("{limit} reached")]
     Quota {

@@ -9,6 +9,7 @@ pub mod effect;
 pub mod ids;
 pub mod message;
 pub mod peer;
+pub mod principal;
 pub mod properties;
 pub mod record;
 
@@ -18,5 +19,6 @@ pub use effect::{Delivery, Effect, Refusal};
 pub use ids::{DeliveryId, DeliverySource, Millis, PartitionId, Token};
 pub use message::{Message, QoS};
 pub use peer::{CertificateIdentity, PeerInfo, Transport};
+pub use principal::{Principal, PrincipalError};
 pub use properties::{Properties, Property};
 pub use record::{Control, OutboundEntry, Record, SessionProgress, StoredMessage, Subscription};

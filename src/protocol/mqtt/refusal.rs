@@ -33,7 +33,13 @@ impl From<DecodeError> for Violation {
 pub(super) fn of_publish(refusal: &Refusal) -> ReasonCode {
     match refusal {
         Refusal::Address(_) => ReasonCode::TOPIC_NAME_INVALID,
-        Refusal::NotAuthorized => ReasonCode::NOT_AUTHORIZED,
+        Refusal::NotAuthorized | Refusal::CredentialsNeeded | Refusal::NotOwner => {
+            ReasonCode::NOT_AUTHORIZED
+        }
+        Refusal::BadCredentials => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        Refusal::AuthenticationMethod => ReasonCode::BAD_AUTHENTICATION_METHOD,
+        Refusal::Throttled => ReasonCode::CONNECTION_RATE_EXCEEDED,
+        Refusal::Busy => ReasonCode::SERVER_BUSY,
         Refusal::Quota { .. } | Refusal::DiskFull => ReasonCode::QUOTA_EXCEEDED,
         Refusal::Unsupported { .. } | Refusal::Invalid { .. } => {
             ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR
