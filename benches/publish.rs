@@ -16,7 +16,7 @@ use fluxmq::model::{
 use fluxmq::partition::request::{
     Attach, ConnectionId, Event, Join, Outbox, Position, Publish, Request,
 };
-use fluxmq::partition::{Options, Partition};
+use fluxmq::partition::{Member, Options, Partition};
 use fluxmq_log::os_disk::OsDisk;
 use fluxmq_log::{Log, LogOptions};
 use tempfile::TempDir;
@@ -135,7 +135,8 @@ impl Stepped {
         let options = LogOptions { partition: 1, ..LogOptions::default() };
         let (log, _) = Log::open(disk, PathBuf::from("p0001"), options).expect("it is new");
         let id = fluxmq::model::PartitionId(1);
-        let partition = Partition::open(id, log, Options::default(), NOW).expect("it is empty");
+        let partition = Partition::open(id, log, Options::default(), &Member::alone(), NOW)
+            .expect("it is empty");
         Stepped { partition, out: Said::default(), _directory: directory }
     }
 

@@ -24,7 +24,7 @@ use crate::model::{Control, Millis, PartitionId, PeerInfo};
 use crate::net::drive::{Shared, drive};
 use crate::net::listener;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
-use crate::partition::{Options, Partition};
+use crate::partition::{Member, Options, Partition};
 use crate::protocol::mqtt::codec::Limits;
 use crate::protocol::mqtt::{Anonymous, MqttConnection, Settings};
 use crate::shard::{self, ShardHandle, ShardLimits};
@@ -287,7 +287,7 @@ fn open_partitions(
             snapshot_every_ms: u64::from(storage.snapshot_every_s) * 1000,
             ..Options::default()
         };
-        Ok(Partition::open(id, log, options, wall_clock())?)
+        Ok(Partition::open(id, log, options, &Member::alone(), wall_clock())?)
     };
     let mut meta = open(PartitionId::META)?;
     let count = fixed_count(&mut meta, config.partitions.data)?;

@@ -195,7 +195,7 @@ impl<D: Disk> Shard<D> {
             }
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK;
-                self.each(|partition, _| partition.tick(log_time()));
+                self.each(|partition, post| partition.tick(log_time(), post));
                 self.prepare_spares();
             }
             busy = self.serve();

@@ -314,6 +314,11 @@ impl<D: Disk> Log<D> {
         Bytes::from(self.tally.seal(segment.end_bytes).encode())
     }
 
+    /// How the log was opened.
+    pub fn options(&self) -> &LogOptions {
+        &self.options
+    }
+
     /// Returns the position after the last appended entry.
     pub fn last(&self) -> Position {
         self.segments.last().map_or_else(|| self.base().position(), |segment| segment.last)

@@ -8,7 +8,7 @@ mod open;
 mod outbound;
 mod subscribe;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
@@ -93,7 +93,7 @@ enum Phase {
     /// The connection is gone; the session is kept until the will's time.
     Lingering { will_at: Millis },
     /// Waits for readers to let go.
-    Closing { detaching: usize },
+    Closing { detaching: BTreeSet<PartitionId> },
     /// Over.
     Done,
 }
@@ -202,6 +202,8 @@ impl Client {
             Event::Detached { next } => self.detached(from, next),
             Event::Outbound(found) => self.found_outbound(found),
             Event::OpenIds(packet_ids) => self.found_inbound(from, packet_ids),
+            // What it read and held there is gone: the peer comes back, to whoever leads then, and its session goes on.
+            Event::Resigned(refusal) => self.resigned(from, refusal),
             Event::Joined { token, result } => {
                 self.part_done(from, token, result.map(|()| Offset::ZERO));
             }

@@ -152,6 +152,14 @@ pub enum Refusal {
         /// Which.
         partition: u16,
     },
+    /// Another replica of the partition leads, or none yet: the same request may succeed there, or here a little later.
+    #[error("partition {partition} is led {}", hint.map_or("by nobody yet".to_owned(), |id| format!("by replica {id}")))]
+    NotLeader {
+        /// Which.
+        partition: u16,
+        /// Who leads, as far as this replica knows.
+        hint: Option<u64>,
+    },
     /// A feature this release does not deliver.
     #[error("{what} is not supported")]
     Unsupported {

@@ -2,7 +2,7 @@
 
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
-use fluxmq_log::format::frame::Frame;
+use fluxmq_log::format::frame::{Frame, FrameKind};
 
 use super::batch::Decoded;
 use super::reader::to_message_at;
@@ -10,16 +10,16 @@ use super::request::{Event, OpenedSession, Outbox};
 use super::stage::Waiting;
 use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError, batch};
 use crate::model::record::queue_id;
-use crate::model::{Control, Record};
+use crate::model::{Control, Millis, Record};
 
 impl<D: Disk> Partition<D> {
     pub(super) fn apply_committed(&mut self, out: &mut impl Outbox) -> Result<(), PartitionError> {
-        while self.applied.index < self.node.commit() {
-            let (from, to) = (self.applied.index + 1, self.node.commit() + 1);
+        while self.applied.index < self.node.appliable() {
+            let (from, to) = (self.applied.index + 1, self.node.appliable() + 1);
             for frame in self.node.log().entries(from, to, APPLY_READ_BYTES)? {
                 self.apply(&frame, out)?;
             }
-            self.node.applied_to(self.applied.index);
+            self.node.applied_to(self.applied.index)?;
         }
         if self.since_snapshot >= self.options.snapshot_every_bytes {
             self.checkpoint()?;
@@ -36,6 +36,11 @@ impl<D: Disk> Partition<D> {
         if frame.header.is_roll() {
             self.history.roll(frame.header.base_offset);
         }
+        if frame.header.kind == FrameKind::ConfChange {
+            self.node.change_members(frame)?;
+        }
+        // A follower's time is the leader's: a later leader's records are not before it.
+        self.now = self.now.max(Millis(frame.header.max_ts()));
         for record in batch::decode(frame)? {
             let (offset, time, record) = record?;
             match &record {

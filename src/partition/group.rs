@@ -100,6 +100,11 @@ impl Groups {
         }
     }
 
+    /// Returns the connections that are members.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionId> {
+        self.memberships.keys().map(|(connection, _)| *connection)
+    }
+
     /// Returns how many members a group has beside one connection's.
     pub fn others(&self, queue: u64, group: &Bytes, connection: ConnectionId) -> usize {
         let consumers = self.by_name.get(&(queue, group.clone()));

@@ -9,6 +9,8 @@ mod batch;
 mod consume;
 mod group;
 mod history;
+mod lead;
+mod peers;
 mod reader;
 pub mod request;
 mod serve;
@@ -31,6 +33,7 @@ use thiserror::Error;
 use self::batch::DecodeError;
 use self::group::Groups;
 use self::history::{History, HistoryError};
+pub use self::peers::{ReceiveError, Status};
 use self::reader::Readers;
 use self::request::{ConnectionId, Event, Outbox, Request};
 use self::sessions::{Claim, Holders, Opening};
@@ -38,9 +41,12 @@ use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
 use crate::model::record::queue_id;
 use crate::model::{Control, Delivery, Millis, PartitionId, Refusal};
-use crate::raft::{Node, NodeError};
-use crate::view::{SectionError, Views};
+pub use crate::raft::{Member, PeerError, ReplicaId, Role};
+use crate::raft::{Members, MembersError, Node, NodeError};
+use crate::view::{SectionError, Views, section};
 
+/// Names the part of a snapshot that says who the members are.
+const MEMBERS: &str = "members";
 /// Records handed to one reader or group in one turn: a slow replay must not hold up the others.
 const RECORDS_PER_TURN_MAX: usize = 256;
 /// Frames applied at a time while a partition catches up with its own log.
@@ -93,6 +99,8 @@ pub struct Partition<D: Disk> {
     readers: Readers,
     groups: Groups,
     holders: Holders,
+    /// The term in which this replica serves connections.
+    leading: Option<u64>,
     now: Millis,
     stopped: Option<Refusal>,
     /// A batch that could not be appended between two flushes.
@@ -153,25 +161,33 @@ pub enum PartitionError {
     /// A snapshot cannot be understood.
     #[error(transparent)]
     Section(#[from] SectionError),
+    /// A snapshot's members cannot be understood.
+    #[error(transparent)]
+    Members(#[from] MembersError),
 }
 
 impl<D: Disk> Partition<D> {
-    /// Opens a partition on its recovered log: newest snapshot, then replay, the same whether it stopped or crashed.
+    /// Opens a replica of a partition on its recovered log: newest snapshot, then replay, the same whether it stopped or crashed.
     pub fn open(
         id: PartitionId,
         mut log: Log<D>,
         options: Options,
+        member: &Member,
         now: Millis,
     ) -> Result<Partition<D>, PartitionError> {
+        let mut members = Members::first(member);
         let (views, applied) = match log.newest_snapshot()? {
-            Some((at, sections)) => {
+            Some((at, mut sections)) => {
+                if let Some(stored) = section::take(&mut sections, MEMBERS)? {
+                    members = Members::decode(&stored)?;
+                }
                 (Views::restore(&sections)?, Applied { index: at.index, end: at.end })
             }
             None => (Views::default(), Applied { index: 0, end: Offset::ZERO }),
         };
         let now = now.max(Millis(log.last_ts()));
         let active = log.segments().last().map_or(Offset::ZERO, |segment| segment.base_offset);
-        let node = Node::open(log, 1, vec![1], u32::from(id.0), applied.index)?;
+        let node = Node::open(log, member, members, applied.index)?;
         let mut partition = Partition {
             id,
             options,
@@ -186,6 +202,7 @@ impl<D: Disk> Partition<D> {
             readers: Readers::new(id),
             groups: Groups::default(),
             holders: Holders::default(),
+            leading: None,
             now,
             stopped: None,
             failed: None,
@@ -195,12 +212,12 @@ impl<D: Disk> Partition<D> {
             activity: Activity::Busy,
             counters: Counters::default(),
         };
-        // The group has one voter: what it has flushed is committed once its own first entry of the term is.
+        // Alone, what is flushed is committed once its own first entry of the term is. With others there is nothing to flush yet.
         while let Some(flush) = partition.node.begin_flush() {
             partition.node.finish_flush(flush.run())?;
         }
         partition.apply_committed(&mut Nobody)?;
-        partition.close_orphans();
+        partition.settle_role(&mut Nobody);
         Ok(partition)
     }
 
@@ -243,8 +260,8 @@ impl<D: Disk> Partition<D> {
         out: &mut impl Outbox,
     ) {
         self.now = self.now.max(now);
-        if let Some(refusal) = &self.stopped {
-            return refuse(from, &request, refusal, out);
+        if let Some(refusal) = self.refusal() {
+            return refuse(from, &request, &refusal, out);
         }
         match request {
             Request::Publish(publish) => self.publish(from, publish, out),
@@ -310,10 +327,12 @@ impl<D: Disk> Partition<D> {
         if self.stopped.is_some() || self.flushing {
             return Ok(None);
         }
-        for control in self.groups.take_outcomes() {
-            self.write(&control, None);
+        if self.leading.is_some() {
+            for control in self.groups.take_outcomes() {
+                self.write(&control, None);
+            }
+            self.propose()?;
         }
-        self.propose()?;
         let flush = self.node.begin_flush();
         self.flushing = flush.is_some();
         Ok(flush)
@@ -328,7 +347,7 @@ impl<D: Disk> Partition<D> {
         self.flushing = false;
         self.activity = Activity::Busy;
         self.node.finish_flush(flushed)?;
-        self.apply_committed(out)
+        self.follow_up(out)
     }
 
     /// Hands out the preparation of a spare segment, when there is none.
@@ -343,25 +362,33 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    /// Lets time pass: expired sessions end, entries held too long go to others, a quiet log writes down what is proven.
-    pub fn tick(&mut self, now: Millis) -> Result<(), PartitionError> {
+    /// Lets time pass: elections, heartbeats; a leader ends expired sessions and gives entries held too long to others; a quiet log
+    /// writes down what is proven.
+    pub fn tick(&mut self, now: Millis, out: &mut impl Outbox) -> Result<(), PartitionError> {
         self.now = self.now.max(now);
         if self.stopped.is_some() {
             return Ok(());
         }
-        self.groups.expire(self.now);
+        self.node.tick()?;
+        self.follow_up(out)?;
+        if self.leading.is_some() {
+            self.groups.expire(self.now);
+            self.write_due();
+        }
+        let old = self.now.0 - self.snapshot_at.0 >= self.options.snapshot_every_ms;
+        if old && self.since_snapshot > 0 && !self.flushing {
+            self.checkpoint()?;
+        }
+        self.prove()
+    }
+
+    fn write_due(&mut self) {
         for control in self.views.due(self.now) {
             let held = matches!(&control, Control::SessionRemoved { client_id, .. } if self.holders.is_held(client_id));
             if !held {
                 self.write(&control, None);
             }
         }
-        self.node.tick()?;
-        let old = self.now.0 - self.snapshot_at.0 >= self.options.snapshot_every_ms;
-        if old && self.since_snapshot > 0 && !self.flushing {
-            self.checkpoint()?;
-        }
-        self.prove()
     }
 
     /// After two ticks without a flush, proves on disk what the last one covered: no later frame will.
@@ -385,7 +412,8 @@ impl<D: Disk> Partition<D> {
             return Ok(());
         }
         let term = self.node.log().term(index).expect("applied entries are in the log");
-        let sections = self.views.snapshot();
+        let mut sections = self.views.snapshot();
+        sections.push(section::encode(MEMBERS, &self.node.members().encode()));
         self.node.log_mut().save_snapshot(SnapshotAt { index, term, end }, &sections)?;
         self.since_snapshot = 0;
         self.snapshot_at = self.now;
@@ -394,7 +422,8 @@ impl<D: Disk> Partition<D> {
 
     /// Returns true when requests wait for a flush that `persist` would hand out.
     pub fn wants_flush(&self) -> bool {
-        !self.flushing && (self.building.is_some() || self.groups.has_outcomes())
+        let unflushed = self.log().last() != self.log().durable();
+        !self.flushing && (self.building.is_some() || self.groups.has_outcomes() || unflushed)
     }
 
     /// Returns true when nothing waits to be proposed, flushed or applied.

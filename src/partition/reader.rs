@@ -98,6 +98,11 @@ impl Readers {
         self.by_connection.len()
     }
 
+    /// Returns the connections that read.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionId> {
+        self.slots.iter().flatten().map(|reader| reader.connection)
+    }
+
     /// Returns true when no reader is behind with credit to go on.
     pub fn is_idle(&self) -> bool {
         !self.behind.iter().any(|slot| self.reader(*slot).is_some_and(Reader::has_work))

@@ -239,6 +239,9 @@ pub enum Event {
     Outbound(Result<Vec<(OutboundEntry, Option<Delivery>)>, Refusal>),
     /// A session's unreleased packet ids.
     OpenIds(Result<Vec<u16>, Refusal>),
+    /// The partition does not serve this connection any more: its reader, its memberships and its hold on a session are gone, and
+    /// what waited for an answer was refused. Another replica may lead now.
+    Resigned(Refusal),
     /// The membership stands, or not.
     Joined {
         /// Echoed.

@@ -3,7 +3,7 @@
 //! Volatile, in the session's home partition. An open waits here until the connection it displaces has let go, so that nothing is
 //! delivered to the old one after the new one knows that it has the session.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
@@ -15,7 +15,7 @@ use super::request::ConnectionId;
 pub struct Holders {
     by_client: HashMap<Bytes, Holder>,
     /// Which session a connection holds or waits for.
-    by_connection: HashMap<ConnectionId, Bytes>,
+    by_connection: BTreeMap<ConnectionId, Bytes>,
 }
 
 #[derive(Debug)]
@@ -99,6 +99,11 @@ impl Holders {
     /// Returns the session that a connection holds or waits for.
     pub fn held_by(&self, connection: ConnectionId) -> Option<Bytes> {
         self.by_connection.get(&connection).cloned()
+    }
+
+    /// Returns the connections that hold a session or wait for one.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionId> {
+        self.by_connection.keys().copied()
     }
 
     /// Returns true when another connection waits for the session already.

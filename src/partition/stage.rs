@@ -33,6 +33,18 @@ pub(super) enum Waiting {
     Joined { to: ConnectionId, join: Box<Join> },
 }
 
+impl Waiting {
+    /// Who waits.
+    pub(super) fn to(&self) -> ConnectionId {
+        match self {
+            Waiting::Confirm { to, .. }
+            | Waiting::Written { to, .. }
+            | Waiting::Opened { to, .. }
+            | Waiting::Joined { to, .. } => *to,
+        }
+    }
+}
+
 /// What proposed and not yet applied records will have changed: admission must see it.
 #[derive(Default)]
 pub(super) struct Overlay {

@@ -5,36 +5,21 @@ use fluxmq_log::disk::Disk;
 
 use super::Partition;
 use super::request::{Attach, ConnectionId, Event, Join, Outbox, Publish, Request};
-use super::stage::Waiting;
 use crate::model::Refusal;
 
 impl<D: Disk> Partition<D> {
     /// Stops the partition after an error that only a restart can look into: whoever waits is told, and nobody is served.
     pub fn stop(&mut self, out: &mut impl Outbox) {
         let refusal = Refusal::Unavailable { partition: self.id.0 };
-        let building = self.building.take().into_iter().flat_map(|pending| pending.waiting);
-        let in_flight = self.in_flight.drain(..).flat_map(|in_flight| in_flight.waiting);
-        for waiting in building.chain(in_flight) {
-            match waiting {
-                Waiting::Confirm { to, token, .. } => {
-                    out.send(to, Event::Confirm { token, result: Err(refusal.clone()) });
-                }
-                Waiting::Written { to, token } => {
-                    out.send(to, Event::Written { token, result: Err(refusal.clone()) });
-                }
-                Waiting::Opened { to, .. } => {
-                    out.send(to, Event::SessionOpened(Err(refusal.clone())))
-                }
-                Waiting::Joined { to, join } => {
-                    out.send(to, Event::Joined { token: join.token, result: Err(refusal.clone()) });
-                }
-            }
+        for connection in self.dismiss(&refusal, out) {
+            out.send(connection, Event::Resigned(refusal.clone()));
         }
+        self.leading = None;
         self.stopped = Some(refusal);
     }
 }
 
-/// Answers a request to a stopped partition.
+/// Answers a request to a partition that does not serve.
 pub(super) fn refuse(
     from: ConnectionId,
     request: &Request,

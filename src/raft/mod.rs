@@ -2,8 +2,14 @@
 //!
 //! The Raft log is the partition log: one entry is one frame, written once.
 
+mod guard;
 mod logger;
+mod member;
 mod node;
+mod peer;
+mod random;
 mod store;
 
-pub use node::{Node, NodeError};
+pub use member::{Member, Members, MembersError, ReplicaId};
+pub use node::{Node, NodeError, Role};
+pub use peer::PeerError;

@@ -1,32 +1,67 @@
-//! One member of a Raft group: proposals and time in, frames to flush and a commit position out.
+//! One member of a Raft group: proposals, peers' messages and time in; frames to flush, messages and a commit position out.
 //!
-//! Flushing is somebody else's work: [`Node::begin_flush`] hands it out, [`Node::finish_flush`] takes the result. A single node
-//! is a group of one voter and takes the same path: its own flush is the majority.
+//! Flushing is somebody else's work: [`Node::begin_flush`] hands it out, [`Node::finish_flush`] takes the result. A leader's messages
+//! go out while its own flush runs (Raft thesis §10.2.1); what promises entries waits for the flush that holds them. A group of one
+//! takes the same path: its own flush is the majority.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::format::batch::Batch;
-use fluxmq_log::format::frame::{FLAG_ROLL, FrameKind};
-use fluxmq_log::{AppendError, Flush, FlushError, Flushed, HardState, HardStateError, Log};
-use raft::eraftpb::{Entry, Message, MessageType};
+use fluxmq_log::format::frame::{FLAG_ROLL, Frame, FrameKind};
+use fluxmq_log::{
+    AppendError, Flush, FlushError, Flushed, HardState, HardStateError, Log, ReadError,
+    TruncateError,
+};
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeV2, Entry, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
 use thiserror::Error;
 
+use super::guard::{self, Known};
 use super::logger::logger;
+use super::member::{Member, Members, ReplicaId};
+use super::peer::{self, Address, Body, PeerError};
+use super::random::mix;
 use super::store::{Context, Store, to_log_entry};
 
-/// Ticks between heartbeats, and until a follower that hears none stands for election (Raft §5.2).
+/// Ticks between heartbeats, and until a follower that hears none stands for election (Raft §5.2): from so many to twice that.
 const HEARTBEAT_TICKS: usize = 2;
 const ELECTION_TICKS: usize = 10;
 
 /// One member of the group.
 pub struct Node<D: Disk> {
     raw: RawNode<Store<D>>,
-    /// Readies whose frames are not flushed: the library's number and the last index it covers.
-    unflushed: VecDeque<(u64, u64)>,
+    address: Address,
+    seed: u64,
+    /// How often this replica's patience has ended: the next one differs.
+    elections: u64,
+    unflushed: VecDeque<Unflushed>,
+    is_flushing: bool,
+    /// A message that takes entries back which a flush is writing: it waits for the flush.
+    parked: Option<Box<Message>>,
+    outgoing: VecDeque<(ReplicaId, Bytes)>,
     last_ts: u64,
+}
+
+/// A ready of the library whose frames are not flushed, and what may be said once they are.
+struct Unflushed {
+    number: u64,
+    last_index: u64,
+    messages: Vec<Message>,
+}
+
+/// What a member does in its group (Raft §5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Proposes.
+    Leader,
+    /// Asks for votes.
+    Candidate,
+    /// Takes what the leader sends.
+    Follower,
 }
 
 /// Why a node stopped.
@@ -44,19 +79,37 @@ pub enum NodeError {
     /// Term or vote cannot be made durable.
     #[error(transparent)]
     HardState(#[from] HardStateError),
+    /// Entries that conflict with the leader's cannot be taken back.
+    #[error(transparent)]
+    Truncate(#[from] TruncateError),
+    /// Entries cannot be read back.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A committed change of members does not decode.
+    #[error("change of members at index {index}: {source}")]
+    Change {
+        /// Where.
+        index: u64,
+        /// What is wrong with it.
+        source: protobuf::ProtobufError,
+    },
 }
 
 impl<D: Disk> Node<D> {
-    /// Starts on a recovered log whose entries up to `applied` are in the views already.
+    /// Starts on a recovered log whose entries up to `applied` are in the views already, and `members` with them.
     pub fn open(
         log: Log<D>,
-        id: u64,
-        voters: Vec<u64>,
-        partition: u32,
+        member: &Member,
+        members: Members,
         applied: u64,
     ) -> Result<Node<D>, NodeError> {
+        let address = Address {
+            cluster: log.options().cluster,
+            partition: log.options().partition,
+            me: member.id,
+        };
         let config = Config {
-            id,
+            id: member.id.0,
             applied,
             heartbeat_tick: HEARTBEAT_TICKS,
             election_tick: ELECTION_TICKS,
@@ -71,14 +124,24 @@ impl<D: Disk> Node<D> {
             ..Config::default()
         };
         let last_ts = log.last_ts();
-        let alone = voters == [id];
-        let store = Store { log, voters, applied };
-        let mut raw = RawNode::new(&config, store, &logger(partition))?;
-        if alone {
+        let alone = members.voters() == [member.id];
+        let store = Store { log, members, applied, failed: OnceCell::new() };
+        let raw = RawNode::new(&config, store, &logger(address.partition))?;
+        let mut node = Node {
+            raw,
+            address,
+            seed: mix(&[member.seed, member.id.0, u64::from(address.partition)]),
+            elections: 0,
+            unflushed: VecDeque::new(),
+            is_flushing: false,
+            parked: None,
+            outgoing: VecDeque::new(),
+            last_ts,
+        };
+        if alone && !node.is_muted() {
             // Nobody else can win: waiting for the election timeout would only delay the start.
-            raw.campaign()?;
+            node.raw.campaign()?;
         }
-        let mut node = Node { raw, unflushed: VecDeque::new(), last_ts };
         node.advance()?;
         Ok(node)
     }
@@ -93,14 +156,55 @@ impl<D: Disk> Node<D> {
         &mut self.raw.mut_store().log
     }
 
-    /// Returns true when this node may propose.
-    pub fn is_leader(&self) -> bool {
-        self.raw.raft.state == StateRole::Leader
+    /// Which replica this is.
+    pub fn id(&self) -> ReplicaId {
+        self.address.me
+    }
+
+    /// What this replica does.
+    pub fn role(&self) -> Role {
+        match self.raw.raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower => Role::Follower,
+        }
+    }
+
+    /// The newest term that this replica has seen.
+    pub fn term(&self) -> u64 {
+        self.raw.raft.term
+    }
+
+    /// Who leads, as far as is known here.
+    pub fn leader(&self) -> Option<ReplicaId> {
+        Some(ReplicaId(self.raw.raft.leader_id)).filter(|leader| leader.0 != 0)
+    }
+
+    /// Returns the term in which this replica leads and may propose: an entry of that term is applied here, so everything that
+    /// earlier leaders committed is (Raft §8).
+    pub fn leads(&self) -> Option<u64> {
+        let raft = &self.raw.raft;
+        (raft.state == StateRole::Leader && raft.apply_to_current_term()).then_some(raft.term)
+    }
+
+    /// Who is in the group, as of what is applied here.
+    pub fn members(&self) -> &Members {
+        &self.raw.store().members
+    }
+
+    /// Returns true while this replica must not vote: it does not have all that it may have acknowledged.
+    pub fn is_muted(&self) -> bool {
+        self.log().must_reach().is_some()
     }
 
     /// Everything up to this index is flushed on a majority.
     pub fn commit(&self) -> u64 {
         self.raw.raft.raft_log.committed
+    }
+
+    /// Everything up to this index is committed, and flushed here: it may be applied.
+    pub fn appliable(&self) -> u64 {
+        self.commit().min(self.raw.raft.raft_log.persisted)
     }
 
     /// Proposes a batch and appends it here, unflushed; returns its index.
@@ -126,45 +230,126 @@ impl<D: Disk> Node<D> {
         Ok(self.log().last_index())
     }
 
-    /// Takes a message of another member. The caller has checked that it comes from one.
-    pub fn step(&mut self, message: Message) -> Result<(), NodeError> {
-        self.raw.step(message)?;
-        self.advance()
+    /// Decodes a message that came from a replica, and refuses what no honest one sends. Changes nothing.
+    pub fn check(&self, via: ReplicaId, bytes: Bytes) -> Result<Checked, PeerError> {
+        let Body::Raft(message) = peer::decode(&self.address, via, bytes)?;
+        let known = Known {
+            log: self.log(),
+            term: self.term(),
+            commit: self.commit(),
+            is_leader: self.role() == Role::Leader,
+        };
+        guard::check(&message, &known)?;
+        Ok(Checked(message))
+    }
+
+    /// Takes a checked message.
+    pub fn receive(&mut self, message: Checked) -> Result<(), NodeError> {
+        let Checked(mut message) = message;
+        if self.is_flushing && self.takes_back(&message) {
+            // Losing an older one is what networks do.
+            self.parked = Some(message);
+            return Ok(());
+        }
+        match message.get_msg_type() {
+            MessageType::MsgRequestVote
+            | MessageType::MsgRequestPreVote
+            | MessageType::MsgTimeoutNow
+                if self.is_muted() =>
+            {
+                return Ok(());
+            }
+            // To stand while entries are not flushed would be to claim them.
+            MessageType::MsgTimeoutNow if !self.unflushed.is_empty() => return Ok(()),
+            // It knows of entries that this log had acknowledged and lost: how far they are committed means nothing to it.
+            MessageType::MsgHeartbeat if message.commit > self.log().last_index() => {
+                message.commit = self.commit();
+            }
+            _ => {}
+        }
+        match self.raw.step(*message) {
+            Ok(()) | Err(raft::Error::StepPeerNotFound) => self.advance(),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The next message to another replica.
+    pub fn poll_message(&mut self) -> Option<(ReplicaId, Bytes)> {
+        self.outgoing.pop_front()
     }
 
     /// A tick has passed.
     pub fn tick(&mut self) -> Result<(), NodeError> {
-        if self.raw.tick() { self.advance() } else { Ok(()) }
+        // A replica that has forgotten something does not stand, nor one whose disk is behind.
+        if self.role() != Role::Leader && (self.is_muted() || !self.unflushed.is_empty()) {
+            return Ok(());
+        }
+        let patience = mix(&[self.seed, self.term(), self.elections]) % ELECTION_TICKS as u64;
+        self.raw.raft.set_randomized_election_timeout(ELECTION_TICKS + patience as usize);
+        let was_waiting = self.role() != Role::Leader;
+        if !self.raw.tick() {
+            return Ok(());
+        }
+        self.elections += u64::from(was_waiting);
+        self.advance()
     }
 
     /// Hands out the flush of everything appended, unless one is under way or nothing waits.
     pub fn begin_flush(&mut self) -> Option<Flush<D>> {
-        self.log_mut().begin_flush()
+        let flush = self.log_mut().begin_flush();
+        self.is_flushing |= flush.is_some();
+        flush
     }
 
     /// Takes the result of a flush. An error is final: the log is poisoned.
     pub fn finish_flush(&mut self, flushed: Flushed<D>) -> Result<(), NodeError> {
+        self.is_flushing = false;
         let position = self.log_mut().finish_flush(flushed)?;
         let mut covered = None;
-        while self.unflushed.front().is_some_and(|(_, last)| *last <= position.index) {
-            covered = self.unflushed.pop_front().map(|(number, _)| number);
+        while self.unflushed.front().is_some_and(|first| first.last_index <= position.index) {
+            let first = self.unflushed.pop_front().expect("just seen");
+            covered = Some(first.number);
+            self.send(first.messages);
         }
         if let Some(number) = covered {
             self.raw.on_persist_ready(number);
         }
-        self.advance()
+        self.advance()?;
+        match self.parked.take() {
+            Some(message) => self.receive(Checked(message)),
+            None => Ok(()),
+        }
     }
 
     /// Everything up to this index is in the views.
-    pub fn applied_to(&mut self, index: u64) {
+    pub fn applied_to(&mut self, index: u64) -> Result<(), NodeError> {
         self.raw.advance_apply_to(index);
+        self.advance()
+    }
+
+    /// Takes a change of members that is committed (Raft §6); to be called as it is applied, before [`Node::applied_to`].
+    pub fn change_members(&mut self, frame: &Frame) -> Result<(), NodeError> {
+        let mut change = ConfChangeV2::default();
+        let index = frame.header.index;
+        change
+            .merge_from_bytes(&frame.body)
+            .map_err(|source| NodeError::Change { index, source })?;
+        let members = Members(self.raw.apply_conf_change(&change)?);
+        let stays = members.voters().contains(&self.id());
+        self.raw.mut_store().members = members;
+        if !stays && self.role() == Role::Leader {
+            // It led the group up to its own removal; now others elect one of theirs (Raft §6).
+            let term = self.term();
+            self.raw.raft.become_follower(term, 0);
+        }
+        self.advance()
     }
 
     fn context(&self, kind: FrameKind, flags: u16) -> Context {
         Context {
             kind,
             flags,
-            base_ts: self.last_ts,
+            base_ts: self.last_ts.max(self.log().last_ts()),
             commit_hint: self.commit(),
             record_count: 0,
             max_ts_delta: 0,
@@ -184,32 +369,88 @@ impl<D: Disk> Node<D> {
         self.advance()
     }
 
-    /// Does what the library wants done: term and vote to disk at once, entries to the log, unflushed.
+    /// Does what the library wants done: term and vote to disk at once, entries to the log, unflushed, messages to where they wait.
     fn advance(&mut self) -> Result<(), NodeError> {
-        while self.raw.has_ready() {
+        while self.raw.has_ready() && self.raw.store().failed.get().is_none() {
             let mut ready = self.raw.ready();
+            // First: what follows may say that what replaces them is committed.
+            if let Some(first) = ready.entries().first().map(|first| first.index) {
+                self.take_back(first)?;
+            }
             if let Some(state) = ready.hs().filter(|_| ready.must_sync()) {
                 let state = HardState { term: state.term, vote: state.vote, commit: state.commit };
                 self.log_mut().save_hard_state(state)?;
             }
-            let number = ready.number();
+            self.send(ready.take_messages());
+            let (promises, others): (Vec<_>, Vec<_>) =
+                ready.take_persisted_messages().into_iter().partition(promises_entries);
+            self.send(others);
             let entries = ready.take_entries();
             for entry in &entries {
-                let entry = to_log_entry(entry, self.last_ts);
-                self.log_mut().append(entry)?;
+                self.log_mut().append(to_log_entry(entry))?;
             }
-            let last = entries.last().map(|entry| entry.index);
+            let number = ready.number();
             self.raw.advance_append_async(ready);
-            match (last, self.unflushed.back()) {
-                (Some(last), _) => self.unflushed.push_back((number, last)),
-                // Nothing to flush, but readies are persisted in order: this one counts with the one before it.
-                (None, Some((_, last))) => {
-                    let last = *last;
-                    self.unflushed.push_back((number, last));
+            let last_index = entries.last().map(|entry| entry.index);
+            // Readies are persisted in order: one without entries counts with the one before it.
+            match last_index.or(self.unflushed.back().map(|last| last.last_index)) {
+                Some(last_index) => {
+                    self.unflushed.push_back(Unflushed { number, last_index, messages: promises });
                 }
-                (None, None) => self.raw.on_persist_ready(number),
+                None => {
+                    self.send(promises);
+                    self.raw.on_persist_ready(number);
+                }
             }
+        }
+        match self.raw.mut_store().failed.take() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes back entries from `index` on that the leader replaces (Raft §5.3). No flush is under way.
+    fn take_back(&mut self, index: u64) -> Result<(), NodeError> {
+        if index > self.log().last_index() {
+            return Ok(());
+        }
+        self.log_mut().truncate_suffix(index)?;
+        self.last_ts = self.log().last_ts();
+        // What they waited for is gone with them; what is left counts with what it was flushed with.
+        for waiting in &mut self.unflushed {
+            waiting.last_index = waiting.last_index.min(index - 1);
         }
         Ok(())
     }
+
+    /// Returns true for a message whose entries replace some of ours.
+    fn takes_back(&self, message: &Message) -> bool {
+        let differs = |entry: &Entry| {
+            entry.index <= self.log().last_index()
+                && self.log().term(entry.index) != Some(entry.term)
+        };
+        message.get_msg_type() == MessageType::MsgAppend && message.entries.iter().any(differs)
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let to = ReplicaId(message.to);
+            let bytes = peer::encode(&self.address, to, &Body::Raft(Box::new(message)));
+            self.outgoing.push_back((to, bytes));
+        }
+    }
+}
+
+/// A message that was decoded and found possible.
+pub struct Checked(Box<Message>);
+
+/// Returns true for what may be said only once entries are flushed: that they are there, and that they make a candidate. Term and
+/// vote are on disk before anything is sent.
+fn promises_entries(message: &Message) -> bool {
+    !matches!(
+        message.get_msg_type(),
+        MessageType::MsgHeartbeatResponse
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgRequestPreVoteResponse
+    )
 }

@@ -1,11 +1,15 @@
 //! The partition log as the Raft library reads it.
 
+use std::cell::OnceCell;
+
 use bytes::Bytes;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::format::frame::{Frame, FrameKind};
-use fluxmq_log::{Entry as LogEntry, Log};
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
+use fluxmq_log::{Entry as LogEntry, Log, ReadError};
+use raft::eraftpb::{Entry, EntryType, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
+
+use super::member::Members;
 
 /// Bytes of the part of a frame's header that the proposer decides; it travels as the entry's context.
 const CONTEXT_BYTES: usize = 33;
@@ -13,9 +17,12 @@ const CONTEXT_BYTES: usize = 33;
 /// Owns the log on behalf of the library.
 pub(super) struct Store<D: Disk> {
     pub(super) log: Log<D>,
-    pub(super) voters: Vec<u64>,
+    pub(super) members: Members,
     /// Entries up to here are in a snapshot of the views: they were committed, whatever the hard state says.
     pub(super) applied: u64,
+    /// Why entries could not be read. The library panics on what it cannot explain, so it is told that there are none, and whoever
+    /// called it looks here.
+    pub(super) failed: OnceCell<ReadError>,
 }
 
 impl<D: Disk> Storage for Store<D> {
@@ -26,7 +33,7 @@ impl<D: Disk> Storage for Store<D> {
         hard_state.set_vote(state.vote);
         // The commit position is written lazily: it may be older than a snapshot, and name more than a cut tail has left.
         hard_state.set_commit(state.commit.max(self.applied).min(self.log.last_index()));
-        Ok(RaftState::new(hard_state, ConfState::from((self.voters.clone(), vec![]))))
+        Ok(RaftState::new(hard_state, self.members.0.clone()))
     }
 
     fn entries(
@@ -34,15 +41,22 @@ impl<D: Disk> Storage for Store<D> {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> Result<Vec<Entry>> {
         if low < self.log.first_index() {
             return Err(Error::Store(StorageError::Compacted));
         }
         let bytes_max = max_size.into().unwrap_or(u64::MAX);
-        let frames = self.log.entries(low, high, bytes_max);
-        let frames = frames.map_err(|error| Error::Store(StorageError::Other(Box::new(error))))?;
-        Ok(frames.into_iter().map(to_entry).collect())
+        match self.log.entries(low, high, bytes_max) {
+            Ok(frames) => Ok(frames.into_iter().map(to_entry).collect()),
+            Err(error) => {
+                self.failed.get_or_init(|| error);
+                match context.can_async() {
+                    true => Err(Error::Store(StorageError::LogTemporarilyUnavailable)),
+                    false => Ok(Vec::new()),
+                }
+            }
+        }
     }
 
     fn term(&self, index: u64) -> Result<u64> {
@@ -111,15 +125,15 @@ impl Context {
 }
 
 /// Turns an entry of the library into one for the log. An entry without context is the library's own: a new leader's empty one, or
-/// a change of members.
-pub(super) fn to_log_entry(entry: &Entry, last_ts: u64) -> LogEntry {
+/// a change of members. Its log time is that of the entry before it, which the log fills in: the same on every replica.
+pub(super) fn to_log_entry(entry: &Entry) -> LogEntry {
     let own = Context {
         kind: match entry.get_entry_type() {
             EntryType::EntryNormal => FrameKind::Noop,
             EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => FrameKind::ConfChange,
         },
         flags: 0,
-        base_ts: last_ts,
+        base_ts: 0,
         commit_hint: 0,
         record_count: 0,
         max_ts_delta: 0,

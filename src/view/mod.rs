@@ -6,7 +6,7 @@
 mod dedup;
 mod queue;
 mod retained;
-mod section;
+pub mod section;
 mod session;
 mod topology;
 mod will;

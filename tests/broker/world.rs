@@ -13,7 +13,7 @@ use fluxmq::model::{
     Properties, QoS, Refusal, RetainHandling, Token, Topic,
 };
 use fluxmq::partition::request::{ConnectionId, Event, Outbox};
-use fluxmq::partition::{Options, Partition};
+use fluxmq::partition::{Member, Options, Partition};
 use fluxmq::shard::{Events as Sent, Receiver};
 use fluxmq_log::sim_disk::SimDisk;
 use fluxmq_log::{Log, LogOptions};
@@ -275,7 +275,7 @@ impl World {
     pub fn pass(&mut self, millis: u64) {
         self.now = self.now.plus(millis);
         for partition in self.partitions.values_mut() {
-            partition.tick(self.now).expect("ticks");
+            partition.tick(self.now, &mut Events::default()).expect("ticks");
         }
         for peer in self.clients.values_mut() {
             peer.client.handle_timeout(self.now);
@@ -379,7 +379,7 @@ fn open(
         ..LogOptions::default()
     };
     let (log, _) = Log::open(disk.clone(), PathBuf::from(format!("p{:04}", id.0)), options)?;
-    Ok(Partition::open(id, log, behaviour, now)?)
+    Ok(Partition::open(id, log, behaviour, &Member::alone(), now)?)
 }
 
 /// The command that opens a session.

@@ -4,7 +4,7 @@ use fluxmq_index::Offset;
 
 use super::{Client, Phase};
 use crate::model::command::Close;
-use crate::model::{Effect, Millis, PartitionId, Token};
+use crate::model::{Effect, Millis, PartitionId, Refusal, Token};
 use crate::partition::request::Request;
 
 impl Client {
@@ -70,10 +70,10 @@ impl Client {
     pub(super) fn let_go(&mut self) {
         self.leave_groups();
         let attached = std::mem::take(&mut self.attached);
-        self.phase = Phase::Closing { detaching: attached.len() };
-        for partition in attached.into_keys() {
-            self.request(partition, Request::Detach);
+        for partition in attached.keys() {
+            self.request(*partition, Request::Detach);
         }
+        self.phase = Phase::Closing { detaching: attached.into_keys().collect() };
         self.finish_close();
     }
 
@@ -85,14 +85,37 @@ impl Client {
 
     pub(super) fn detached(&mut self, from: PartitionId, next: Offset) {
         if let Phase::Closing { detaching } = &mut self.phase {
-            *detaching -= 1;
+            detaching.remove(&from);
             self.outbound.detached(from, next);
             self.finish_close();
         }
     }
 
+    /// A partition lost leadership, or the node that led it is gone: what this connection had there is gone too.
+    pub(super) fn resigned(&mut self, from: PartitionId, refusal: Refusal) {
+        match &mut self.phase {
+            // Whatever was granted went with it; the client opens its session again.
+            Phase::Opening(_) if self.identity.home == Some(from) => {
+                self.phase = Phase::Done;
+                self.effects.push_back(Effect::OpenRefused(refusal));
+            }
+            Phase::Open => {
+                self.attached.remove(&from);
+                self.effects.push_back(Effect::ShuttingDown);
+            }
+            Phase::Lingering { .. } => {
+                self.attached.remove(&from);
+            }
+            Phase::Closing { detaching } => {
+                detaching.remove(&from);
+                self.finish_close();
+            }
+            Phase::New | Phase::Opening(_) | Phase::Done => {}
+        }
+    }
+
     fn finish_close(&mut self) {
-        if !matches!(self.phase, Phase::Closing { detaching: 0 }) {
+        if !matches!(&self.phase, Phase::Closing { detaching } if detaching.is_empty()) {
             return;
         }
         if self.identity.stored {

@@ -44,7 +44,9 @@ pub(super) fn of_publish(refusal: &Refusal) -> ReasonCode {
         Refusal::Unsupported { .. } | Refusal::Invalid { .. } => {
             ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR
         }
-        Refusal::Unavailable { .. } | Refusal::ShuttingDown => ReasonCode::UNSPECIFIED_ERROR,
+        Refusal::Unavailable { .. } | Refusal::NotLeader { .. } | Refusal::ShuttingDown => {
+            ReasonCode::UNSPECIFIED_ERROR
+        }
     }
 }
 
@@ -67,9 +69,10 @@ pub(super) fn of_unsubscribe(refusal: &Refusal) -> ReasonCode {
 /// CONNACK of 5.0.
 pub(super) fn of_connect(refusal: &Refusal) -> ReasonCode {
     match refusal {
-        Refusal::DiskFull | Refusal::Unavailable { .. } | Refusal::ShuttingDown => {
-            ReasonCode::SERVER_UNAVAILABLE
-        }
+        Refusal::DiskFull
+        | Refusal::Unavailable { .. }
+        | Refusal::NotLeader { .. }
+        | Refusal::ShuttingDown => ReasonCode::SERVER_UNAVAILABLE,
         other => of_publish(other),
     }
 }

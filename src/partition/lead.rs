@@ -1,0 +1,96 @@
+//! Leading: only the leader serves connections, from when its own first entry is applied until it hears of a newer term.
+//!
+//! What serving needs and the log does not hold (readers, groups, holders, the overlay) begins empty with every term and ends with
+//! it: whoever waited is refused and may ask the next leader.
+
+use std::collections::BTreeSet;
+
+use fluxmq_log::disk::Disk;
+
+use super::reader::Readers;
+use super::request::{ConnectionId, Event, Outbox};
+use super::stage::{Overlay, Waiting};
+use super::{Partition, PartitionError};
+use crate::model::{Millis, Refusal};
+
+impl<D: Disk> Partition<D> {
+    /// Applies what was committed meanwhile, and begins or ends to serve as the role has become.
+    pub(super) fn follow_up(&mut self, out: &mut impl Outbox) -> Result<(), PartitionError> {
+        // A leader that was deposed must not answer: what its batches waited for may be replaced by another's.
+        self.settle_role(out);
+        self.apply_committed(out)?;
+        self.settle_role(out);
+        Ok(())
+    }
+
+    /// Compares the role with what is being served.
+    pub(super) fn settle_role(&mut self, out: &mut impl Outbox) {
+        let leads = self.node.leads();
+        if self.leading.is_some() && leads != self.leading {
+            self.resign(out);
+        }
+        if self.leading.is_none() && leads.is_some() {
+            self.leading = leads;
+            self.now = self.now.max(Millis(self.log().last_ts()));
+            self.close_orphans();
+        }
+    }
+
+    /// Why no connection is served here; `None` while this replica leads.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        match (&self.stopped, self.leading) {
+            (Some(refusal), _) => Some(refusal.clone()),
+            (None, Some(_)) => None,
+            (None, None) => Some(self.not_leader()),
+        }
+    }
+
+    fn not_leader(&self) -> Refusal {
+        let hint = self.node.leader().filter(|leader| *leader != self.node.id());
+        Refusal::NotLeader { partition: self.id.0, hint: hint.map(|leader| leader.0) }
+    }
+
+    /// Ends serving: whoever waits is refused, and everybody who had something here is told that it is gone.
+    fn resign(&mut self, out: &mut impl Outbox) {
+        let refusal = self.not_leader();
+        self.leading = None;
+        let proposers = self.dismiss(&refusal, out);
+        self.overlay = Overlay::default();
+        let readers = std::mem::replace(&mut self.readers, Readers::new(self.id));
+        let groups = std::mem::take(&mut self.groups);
+        let holders = std::mem::take(&mut self.holders);
+        let mut connections = proposers;
+        connections.extend(readers.connections());
+        connections.extend(groups.connections());
+        connections.extend(holders.connections());
+        for connection in connections {
+            out.send(connection, Event::Resigned(refusal.clone()));
+        }
+    }
+
+    /// Refuses whoever waits for what was not proposed, and returns who waits for what was: it may be committed yet, by another
+    /// leader, so they can be told neither yes nor no.
+    pub(super) fn dismiss(
+        &mut self,
+        refusal: &Refusal,
+        out: &mut impl Outbox,
+    ) -> BTreeSet<ConnectionId> {
+        for waiting in self.building.take().into_iter().flat_map(|pending| pending.waiting) {
+            let refusal = refusal.clone();
+            match waiting {
+                Waiting::Confirm { to, token, .. } => {
+                    out.send(to, Event::Confirm { token, result: Err(refusal) });
+                }
+                Waiting::Written { to, token } => {
+                    out.send(to, Event::Written { token, result: Err(refusal) });
+                }
+                Waiting::Opened { to, .. } => out.send(to, Event::SessionOpened(Err(refusal))),
+                Waiting::Joined { to, join } => {
+                    out.send(to, Event::Joined { token: join.token, result: Err(refusal) });
+                }
+            }
+        }
+        let in_flight = self.in_flight.drain(..).flat_map(|in_flight| in_flight.waiting);
+        in_flight.map(|waiting| waiting.to()).collect()
+    }
+}

@@ -1,0 +1,90 @@
+//! The other replicas: messages in and out, and how this one stands among them.
+
+use bytes::Bytes;
+use fluxmq_log::disk::Disk;
+use thiserror::Error;
+
+use super::request::Outbox;
+use super::{Partition, PartitionError};
+use crate::model::Millis;
+use crate::raft::{Members, PeerError, ReplicaId, Role};
+
+/// What became of a message that was not taken.
+#[derive(Debug, Error)]
+pub enum ReceiveError {
+    /// It was refused. Nothing has changed; the sender is at fault, or the network.
+    #[error(transparent)]
+    Refused(#[from] PeerError),
+    /// Taking it failed: the partition must stop.
+    #[error(transparent)]
+    Failed(#[from] PartitionError),
+}
+
+/// How a replica stands in its group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// Which replica.
+    pub id: ReplicaId,
+    /// What it does.
+    pub role: Role,
+    /// The newest term it has seen.
+    pub term: u64,
+    /// Who leads, as far as it knows.
+    pub leader: Option<ReplicaId>,
+    /// True while it serves connections: it leads, and has applied an entry of its own term.
+    pub serves: bool,
+    /// True while it must not vote, because it does not have all that it may have acknowledged.
+    pub muted: bool,
+    /// Raft index of the last entry, flushed or not.
+    pub last: u64,
+    /// Raft index up to which its own log is flushed.
+    pub durable: u64,
+    /// Raft index up to which a majority has flushed, as far as it knows.
+    pub commit: u64,
+    /// Raft index up to which its views are.
+    pub applied: u64,
+    /// Who is in the group, as of what it has applied.
+    pub members: Members,
+}
+
+impl<D: Disk> Partition<D> {
+    /// Takes a message that another replica's [`poll_message`](Partition::poll_message) gave out for this one.
+    pub fn receive(
+        &mut self,
+        from: ReplicaId,
+        message: Bytes,
+        now: Millis,
+        out: &mut impl Outbox,
+    ) -> Result<(), ReceiveError> {
+        self.now = self.now.max(now);
+        if self.stopped.is_some() {
+            return Ok(());
+        }
+        let message = self.node.check(from, message)?;
+        self.node.receive(message).map_err(PartitionError::from)?;
+        Ok(self.follow_up(out)?)
+    }
+
+    /// The next message for another replica. To be drained after every call that takes something in: requests, messages, time,
+    /// and the beginning and the end of flushes.
+    pub fn poll_message(&mut self) -> Option<(ReplicaId, Bytes)> {
+        self.node.poll_message().filter(|_| self.stopped.is_none())
+    }
+
+    /// How this replica stands in its group.
+    pub fn status(&self) -> Status {
+        Status {
+            id: self.node.id(),
+            role: self.node.role(),
+            term: self.node.term(),
+            leader: self.node.leader(),
+            serves: self.leading.is_some(),
+            muted: self.node.is_muted(),
+            last: self.log().last_index(),
+            durable: self.log().durable().index,
+            commit: self.node.commit(),
+            applied: self.applied.index,
+            members: self.node.members().clone(),
+        }
+    }
+}

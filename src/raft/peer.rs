@@ -1,0 +1,258 @@
+//! Messages between the replicas of a partition, as bytes: an envelope of ours around what the library says.
+//!
+//! ```text
+//! message  := u8 version | u8 kind | cluster [16] | u32 partition | u64 from | u64 to | body | u32 crc of all before
+//! body     := u8 type | u8 reject | u64 term | u64 log_term | u64 index | u64 commit | u64 commit_term | u64 reject_hint
+//!             | u64 request_snapshot | i64 priority | bytes context | u32 count, entry* | snapshot, when the type says so
+//! entry    := u8 type | u64 term | u64 index | bytes context | bytes data
+//! snapshot := u64 index | u64 term | bytes members | bytes data
+//! bytes    := u32 length | that many
+//! ```
+//!
+//! Numbers are little-endian. A codec of our own and not the library's: nothing that a peer sends is parsed by code that may
+//! recurse or allocate by what the sender claims, and bodies of frames are slices of what was received.
+
+use bytes::{Buf, BufMut, Bytes};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
+use thiserror::Error;
+
+use super::member::{Members, ReplicaId};
+
+const VERSION: u8 = 1;
+/// Bytes of an envelope before its body.
+const HEAD_BYTES: usize = 38;
+const CRC_BYTES: usize = 4;
+
+/// Which partition of which cluster messages belong to, and whose they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) cluster: [u8; 16],
+    pub(super) partition: u32,
+    pub(super) me: ReplicaId,
+}
+
+/// What is in an envelope.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Body {
+    /// What the library says.
+    Raft(Box<Message>),
+}
+
+/// Why a peer's message is not taken. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PeerError {
+    /// The bytes are not a message, or not the ones that were sent.
+    #[error("message of {len} bytes is damaged")]
+    Damaged {
+        /// How many there are.
+        len: usize,
+    },
+    /// Of a release that this one does not understand.
+    #[error("message has version {version}; this release reads {VERSION}")]
+    Version {
+        /// Its version.
+        version: u8,
+    },
+    /// Of another cluster or partition.
+    #[error("message is for partition {partition} of cluster {cluster:02x?}")]
+    Foreign {
+        /// Whose it is.
+        cluster: [u8; 16],
+        /// Whose it is.
+        partition: u32,
+    },
+    /// For another replica, or from one that it does not come from.
+    #[error("message from replica {from} to replica {to} came to replica {me} from replica {via}")]
+    Misdirected {
+        /// Who wrote it.
+        from: ReplicaId,
+        /// For whom.
+        to: ReplicaId,
+        /// Who got it.
+        me: ReplicaId,
+        /// From whom.
+        via: ReplicaId,
+    },
+    /// An answer of a replica that is not a member.
+    #[error("replica {from} is not a member of the group")]
+    NotMember {
+        /// Who answers.
+        from: ReplicaId,
+    },
+    /// Says what no honest replica can say.
+    #[error("replica {from} sent {what} {value}, {limit} is the limit")]
+    Impossible {
+        /// Who.
+        from: ReplicaId,
+        /// Which field.
+        what: &'static str,
+        /// What it says.
+        value: u64,
+        /// What it may say at most.
+        limit: u64,
+    },
+    /// Contradicts what is committed here: one of the two logs is not this group's.
+    #[error("replica {from} has another entry at committed index {index}")]
+    Diverged {
+        /// Who.
+        from: ReplicaId,
+        /// Where.
+        index: u64,
+    },
+}
+
+/// Encodes a message to one replica.
+pub(super) fn encode(address: &Address, to: ReplicaId, body: &Body) -> Bytes {
+    let Body::Raft(message) = body;
+    let entry_bytes = |entry: &Entry| entry.data.len() + entry.context.len() + 32;
+    let entries: usize = message.entries.iter().map(entry_bytes).sum();
+    let mut out = Vec::with_capacity(HEAD_BYTES + 128 + entries);
+    out.put_u8(VERSION);
+    out.put_u8(0);
+    out.put_slice(&address.cluster);
+    out.put_u32_le(address.partition);
+    out.put_u64_le(address.me.0);
+    out.put_u64_le(to.0);
+    put_message(&mut out, message);
+    let crc = crc32c::crc32c(&out);
+    out.put_u32_le(crc);
+    Bytes::from(out)
+}
+
+/// Decodes a message that came from `via`.
+pub(super) fn decode(address: &Address, via: ReplicaId, bytes: Bytes) -> Result<Body, PeerError> {
+    let len = bytes.len();
+    let damaged = || PeerError::Damaged { len };
+    let body_end = len.checked_sub(CRC_BYTES).filter(|end| *end >= HEAD_BYTES);
+    let (head, crc) = bytes.split_at(body_end.ok_or_else(damaged)?);
+    if crc32c::crc32c(head).to_le_bytes() != crc {
+        return Err(damaged());
+    }
+    let mut head = &head[..HEAD_BYTES];
+    let (version, kind) = (head.get_u8(), head.get_u8());
+    if version != VERSION || kind != 0 {
+        return Err(PeerError::Version { version });
+    }
+    let mut cluster = [0; 16];
+    head.copy_to_slice(&mut cluster);
+    let partition = head.get_u32_le();
+    if (cluster, partition) != (address.cluster, address.partition) {
+        return Err(PeerError::Foreign { cluster, partition });
+    }
+    let (from, to) = (ReplicaId(head.get_u64_le()), ReplicaId(head.get_u64_le()));
+    if from != via || to != address.me || from == to || from.0 == 0 {
+        return Err(PeerError::Misdirected { from, to, me: address.me, via });
+    }
+    let mut input = bytes.slice(HEAD_BYTES..len - CRC_BYTES);
+    let mut message = take_message(&mut input).filter(|_| input.is_empty()).ok_or_else(damaged)?;
+    (message.from, message.to) = (from.0, to.0);
+    Ok(Body::Raft(Box::new(message)))
+}
+
+fn put_message(out: &mut Vec<u8>, message: &Message) {
+    out.put_u8(message.get_msg_type() as u8);
+    out.put_u8(u8::from(message.reject));
+    for number in [
+        message.term,
+        message.log_term,
+        message.index,
+        message.commit,
+        message.commit_term,
+        message.reject_hint,
+        message.request_snapshot,
+    ] {
+        out.put_u64_le(number);
+    }
+    out.put_i64_le(message.priority);
+    put_bytes(out, &message.context);
+    out.put_u32_le(message.entries.len() as u32);
+    for entry in message.entries.iter() {
+        out.put_u8(entry.get_entry_type() as u8);
+        out.put_u64_le(entry.term);
+        out.put_u64_le(entry.index);
+        put_bytes(out, &entry.context);
+        put_bytes(out, &entry.data);
+    }
+    if message.get_msg_type() == MessageType::MsgSnapshot {
+        let snapshot = message.get_snapshot();
+        out.put_u64_le(snapshot.get_metadata().index);
+        out.put_u64_le(snapshot.get_metadata().term);
+        put_bytes(out, &Members(snapshot.get_metadata().get_conf_state().clone()).encode());
+        put_bytes(out, &snapshot.data);
+    }
+}
+
+fn take_message(input: &mut Bytes) -> Option<Message> {
+    let mut message = Message::default();
+    message.set_msg_type(message_type(input.try_get_u8().ok()?)?);
+    message.reject = match input.try_get_u8().ok()? {
+        reject @ (0 | 1) => reject == 1,
+        _ => return None,
+    };
+    message.term = input.try_get_u64_le().ok()?;
+    message.log_term = input.try_get_u64_le().ok()?;
+    message.index = input.try_get_u64_le().ok()?;
+    message.commit = input.try_get_u64_le().ok()?;
+    message.commit_term = input.try_get_u64_le().ok()?;
+    message.reject_hint = input.try_get_u64_le().ok()?;
+    message.request_snapshot = input.try_get_u64_le().ok()?;
+    message.priority = input.try_get_i64_le().ok()?;
+    message.context = take_bytes(input)?;
+    let count = input.try_get_u32_le().ok()?;
+    let entries: Option<Vec<Entry>> = (0..count).map(|_| take_entry(input)).collect();
+    message.set_entries(entries?.into());
+    if message.get_msg_type() == MessageType::MsgSnapshot {
+        let mut snapshot = Snapshot::default();
+        snapshot.mut_metadata().index = input.try_get_u64_le().ok()?;
+        snapshot.mut_metadata().term = input.try_get_u64_le().ok()?;
+        let members = Members::decode(&take_bytes(input)?).ok()?;
+        snapshot.mut_metadata().set_conf_state(members.0);
+        snapshot.data = take_bytes(input)?;
+        message.set_snapshot(snapshot);
+    }
+    Some(message)
+}
+
+fn take_entry(input: &mut Bytes) -> Option<Entry> {
+    let mut entry = Entry::default();
+    entry.set_entry_type(match input.try_get_u8().ok()? {
+        0 => EntryType::EntryNormal,
+        2 => EntryType::EntryConfChangeV2,
+        _ => return None,
+    });
+    entry.term = input.try_get_u64_le().ok()?;
+    entry.index = input.try_get_u64_le().ok()?;
+    entry.context = take_bytes(input)?;
+    entry.data = take_bytes(input)?;
+    Some(entry)
+}
+
+/// The types that replicas send one another. Proposals are not forwarded: a client is told who leads.
+fn message_type(byte: u8) -> Option<MessageType> {
+    const TYPES: [MessageType; 13] = [
+        MessageType::MsgAppend,
+        MessageType::MsgAppendResponse,
+        MessageType::MsgRequestVote,
+        MessageType::MsgRequestVoteResponse,
+        MessageType::MsgSnapshot,
+        MessageType::MsgHeartbeat,
+        MessageType::MsgHeartbeatResponse,
+        MessageType::MsgTransferLeader,
+        MessageType::MsgTimeoutNow,
+        MessageType::MsgReadIndex,
+        MessageType::MsgReadIndexResp,
+        MessageType::MsgRequestPreVote,
+        MessageType::MsgRequestPreVoteResponse,
+    ];
+    TYPES.into_iter().find(|known| *known as u8 == byte)
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32_le(bytes.len() as u32);
+    out.put_slice(bytes);
+}
+
+fn take_bytes(input: &mut Bytes) -> Option<Bytes> {
+    let len = input.try_get_u32_le().ok()? as usize;
+    (len <= input.len()).then(|| input.split_to(len))
+}

@@ -1,0 +1,286 @@
+//! Replicas with a simulated disk each, a network that loses nothing unless told to, and connections that remember what they heard.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use fluxmq::model::record::DedupKey;
+use fluxmq::model::{
+    Delivery, Message, Millis, PartitionId, Properties, QoS, Refusal, Token, Topic,
+};
+use fluxmq::partition::request::{ConnectionId, Event, Outbox, Publish, Request};
+use fluxmq::partition::{Member, Options, Partition, ReceiveError, ReplicaId};
+use fluxmq_log::format::frame::Frame;
+use fluxmq_log::sim_disk::SimDisk;
+use fluxmq_log::{Flush, Log, LogOptions, TailDamage};
+
+const PARTITION: PartitionId = PartitionId(1);
+/// Small, so that a few publishes fill a segment.
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// What one replica's partition says to connections.
+#[derive(Default)]
+pub struct Heard(pub Vec<(ConnectionId, Event)>);
+
+impl Outbox for Heard {
+    fn send(&mut self, to: ConnectionId, event: Event) {
+        self.0.push((to, event));
+    }
+
+    fn offer(&mut self, to: ConnectionId, delivery: Delivery) -> bool {
+        self.send(to, Event::Deliver(delivery));
+        true
+    }
+}
+
+/// One replica: its disk outlives its process.
+pub struct Replica {
+    pub disk: SimDisk,
+    pub partition: Option<Partition<SimDisk>>,
+    pub heard: Heard,
+    /// A flush that is held back.
+    pub held: Option<Flush<SimDisk>>,
+    pub slow: bool,
+}
+
+/// The group.
+pub struct Cluster {
+    pub replicas: BTreeMap<ReplicaId, Replica>,
+    pub voters: Vec<ReplicaId>,
+    pub now: Millis,
+    pub network: VecDeque<(ReplicaId, ReplicaId, Bytes)>,
+    /// Links that lose everything, from one to another.
+    pub cut: BTreeSet<(ReplicaId, ReplicaId)>,
+    /// Messages that were refused.
+    pub refused: Vec<String>,
+    pub options: Options,
+    next_token: u64,
+}
+
+pub fn id(number: u64) -> ReplicaId {
+    ReplicaId(number)
+}
+
+impl Cluster {
+    /// Starts so many voters on empty disks.
+    pub fn new(voters: u64) -> Cluster {
+        let mut cluster = Cluster {
+            replicas: BTreeMap::new(),
+            voters: (1..=voters).map(ReplicaId).collect(),
+            now: Millis(1_000_000),
+            network: VecDeque::new(),
+            cut: BTreeSet::new(),
+            refused: Vec::new(),
+            options: Options::default(),
+            next_token: 0,
+        };
+        for id in cluster.voters.clone() {
+            cluster.add(id, SimDisk::new(id.0));
+        }
+        cluster
+    }
+
+    /// Adds a replica on a disk and starts it.
+    pub fn add(&mut self, id: ReplicaId, disk: SimDisk) {
+        let replica =
+            Replica { disk, partition: None, heard: Heard::default(), held: None, slow: false };
+        self.replicas.insert(id, replica);
+        self.start(id);
+    }
+
+    /// Starts a replica on what its disk holds.
+    pub fn start(&mut self, id: ReplicaId) {
+        let member = Member { id, voters: self.voters.clone(), learners: Vec::new(), seed: 7 };
+        let (options, now) = (self.options.clone(), self.now);
+        let replica = self.replicas.get_mut(&id).expect("known");
+        let log_options = LogOptions {
+            partition: u32::from(PARTITION.0),
+            segment_bytes_min: SEGMENT_BYTES,
+            segment_bytes_max: SEGMENT_BYTES,
+            cache_bytes: 4 << 10,
+            tail_damage: TailDamage::CutAndRefetch,
+            ..LogOptions::default()
+        };
+        let (log, _) =
+            Log::open(replica.disk.clone(), PathBuf::from("p0001"), log_options).expect("opens");
+        replica.partition =
+            Some(Partition::open(PARTITION, log, options, &member, now).expect("opens"));
+    }
+
+    /// Kills a replica's process; `power` also loses what was not synced.
+    pub fn kill(&mut self, id: ReplicaId, power: Option<u64>) {
+        let replica = self.replicas.get_mut(&id).expect("known");
+        replica.partition = None;
+        replica.held = None;
+        if let Some(seed) = power {
+            replica.disk = replica.disk.crash(seed);
+        }
+        self.network.retain(|(from, to, _)| *from != id && *to != id);
+    }
+
+    /// Loses everything between one replica and all others, both ways.
+    pub fn isolate(&mut self, id: ReplicaId) {
+        for other in self.replicas.keys().filter(|other| **other != id) {
+            self.cut.extend([(id, *other), (*other, id)]);
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    pub fn partition(&self, id: ReplicaId) -> &Partition<SimDisk> {
+        self.replicas[&id].partition.as_ref().expect("runs")
+    }
+
+    /// Lets one tick pass everywhere, and everything that follows from it.
+    pub fn tick(&mut self) {
+        self.now = self.now.plus(100);
+        for replica in self.replicas.values_mut() {
+            if let Some(partition) = &mut replica.partition {
+                partition.tick(self.now, &mut replica.heard).expect("ticks");
+            }
+        }
+        self.settle();
+    }
+
+    pub fn ticks(&mut self, count: usize) {
+        (0..count).for_each(|_| self.tick());
+    }
+
+    /// Runs until nothing happens any more without time passing.
+    pub fn settle(&mut self) {
+        loop {
+            self.flush();
+            let Some((from, to, message)) = self.network.pop_front() else { return };
+            self.deliver(from, to, message);
+        }
+    }
+
+    /// Flushes what can be flushed, and collects messages.
+    pub fn flush(&mut self) {
+        for (id, replica) in &mut self.replicas {
+            let Some(partition) = &mut replica.partition else { continue };
+            loop {
+                partition.pump(&mut replica.heard).expect("pumps");
+                replica.held = match replica.held.take() {
+                    Some(flush) => Some(flush),
+                    None => partition.persist().expect("persists"),
+                };
+                // A leader's messages do not wait for its own flush.
+                while let Some((to, message)) = partition.poll_message() {
+                    self.network.push_back((*id, to, message));
+                }
+                let Some(flush) = replica.held.take_if(|_| !replica.slow) else { break };
+                partition.flushed(flush.run(), &mut replica.heard).expect("flushes");
+            }
+        }
+    }
+
+    pub fn deliver(&mut self, from: ReplicaId, to: ReplicaId, message: Bytes) {
+        if self.cut.contains(&(from, to)) {
+            return;
+        }
+        let now = self.now;
+        let Some(replica) = self.replicas.get_mut(&to) else { return };
+        let Some(partition) = &mut replica.partition else { return };
+        match partition.receive(from, message, now, &mut replica.heard) {
+            Ok(()) => {}
+            Err(ReceiveError::Refused(error)) => self.refused.push(error.to_string()),
+            Err(ReceiveError::Failed(error)) => panic!("replica {to} failed: {error}"),
+        }
+    }
+
+    /// Returns who serves; panics when two do in one term.
+    pub fn leader(&self) -> Option<ReplicaId> {
+        let mut leaders = BTreeMap::new();
+        for (id, replica) in &self.replicas {
+            let status = replica.partition.as_ref().map(Partition::status);
+            if let Some(status) = status.filter(|status| status.serves) {
+                assert_eq!(leaders.insert(status.term, *id), None, "one leader in a term");
+            }
+        }
+        leaders.into_values().next_back()
+    }
+
+    /// Lets time pass until somebody serves.
+    pub fn elect(&mut self) -> ReplicaId {
+        for _ in 0..100 {
+            if let Some(leader) = self.leader() {
+                return leader;
+            }
+            self.tick();
+        }
+        panic!("nobody leads after ten seconds");
+    }
+
+    /// Asks a replica to store a message; returns the token of the answer.
+    pub fn say(&mut self, to: ReplicaId, payload: impl Into<Vec<u8>>) -> Token {
+        self.next_token += 1;
+        let token = Token(self.next_token);
+        let message = Message {
+            topic: Topic::new(Bytes::from_static(b"a/b")).expect("a topic"),
+            payload: Bytes::from(payload.into()),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expiry_s: None,
+            properties: Properties::default(),
+            publisher: 0,
+        };
+        let publish =
+            Publish { token: Some(token), message, dedup: DedupKey::default(), queue: None };
+        let now = self.now;
+        let replica = self.replicas.get_mut(&to).expect("known");
+        let partition = replica.partition.as_mut().expect("runs");
+        partition.handle(ConnectionId(1), Request::Publish(publish), now, &mut replica.heard);
+        token
+    }
+
+    /// Stores messages through a leader, and asserts that each is confirmed.
+    pub fn publish(&mut self, to: ReplicaId, count: usize, bytes: usize) {
+        for number in 0..count {
+            let mut payload = format!("{}-{number}-", to.0).into_bytes();
+            payload.resize(payload.len().max(bytes), b'x');
+            let token = self.say(to, payload);
+            self.settle();
+            assert_eq!(self.answer(to, token), Some(Ok(true)));
+        }
+    }
+
+    /// Returns what a publish was answered, if it was.
+    pub fn answer(&self, from: ReplicaId, token: Token) -> Option<Result<bool, Refusal>> {
+        self.replicas[&from].heard.0.iter().find_map(|(_, event)| match event {
+            Event::Confirm { token: found, result } if *found == token => Some(result.clone()),
+            _ => None,
+        })
+    }
+
+    /// The frames of a replica's log without what is its own.
+    pub fn frames(&self, id: ReplicaId) -> Vec<Frame> {
+        let log = self.partition(id).log();
+        let frames = log.entries(log.first_index(), log.last_index() + 1, u64::MAX);
+        let mut frames = frames.expect("reads");
+        frames.iter_mut().for_each(|frame| frame.header.synced_bytes = 0);
+        frames
+    }
+
+    /// Asserts that all running replicas have the same log, byte for byte, and the same views.
+    pub fn assert_identical(&self) {
+        let running: Vec<_> =
+            self.replicas.keys().filter(|id| self.replicas[id].partition.is_some()).collect();
+        let first = *running[0];
+        let segments = |id| {
+            let segments = self.partition(id).log().segments();
+            segments
+                .iter()
+                .map(|segment| (segment.segment_no, segment.base_index, segment.end_bytes))
+                .collect::<Vec<_>>()
+        };
+        for other in running {
+            assert_eq!(self.frames(*other), self.frames(first), "{other} and {first}");
+            assert_eq!(segments(*other), segments(first), "{other} and {first}");
+            let views = |id| self.partition(id).views().snapshot();
+            assert_eq!(views(*other), views(first), "{other} and {first}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Elections, replication, and what becomes of a leader that is deposed.
+
+use fluxmq::model::Refusal;
+use fluxmq::partition::request::Event;
+
+use crate::cluster::{Cluster, id};
+
+#[test]
+fn three_voters_elect_one_and_have_the_same_bytes() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.publish(leader, 60, 5000);
+    cluster.ticks(3);
+    assert!(cluster.partition(leader).log().segments().len() > 2, "segments were rolled");
+    cluster.assert_identical();
+    assert_eq!(cluster.refused, Vec::<String>::new());
+}
+
+#[test]
+fn one_voter_takes_the_same_path() {
+    let mut cluster = Cluster::new(1);
+    assert_eq!(cluster.leader(), Some(id(1)), "nobody to wait for");
+    cluster.publish(id(1), 60, 1000);
+    assert!(cluster.network.is_empty(), "nobody to talk to");
+}
+
+#[test]
+fn the_same_seed_elects_the_same_leader_at_the_same_tick() {
+    let run = || {
+        let mut cluster = Cluster::new(3);
+        let leader = cluster.elect();
+        (leader, cluster.now, cluster.partition(leader).status().term)
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn a_follower_refuses_and_says_who_leads() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.voters.iter().copied().find(|other| *other != leader).unwrap();
+    let token = cluster.say(follower, "x");
+    let refusal = Refusal::NotLeader { partition: 1, hint: Some(leader.0) };
+    assert_eq!(cluster.answer(follower, token), Some(Err(refusal)));
+}
+
+#[test]
+fn nothing_is_confirmed_without_a_majority_and_the_next_leader_replaces_it() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.elect();
+    cluster.publish(old, 5, 100);
+    cluster.isolate(old);
+    let tokens: Vec<_> = (0..40).map(|_| cluster.say(old, vec![b'y'; 1000])).collect();
+    cluster.settle();
+    assert!(tokens.iter().all(|token| cluster.answer(old, *token).is_none()));
+    cluster.ticks(40);
+    let new = cluster.leader().expect("the majority elects another");
+    assert_ne!(new, old);
+    let resigned = cluster.replicas[&old].heard.0.iter();
+    let resigned = resigned.filter(|(_, event)| matches!(event, Event::Resigned(_))).count();
+    assert_eq!(resigned, 1, "whoever waits is told that there is no answer");
+    cluster.publish(new, 20, 1000);
+    let before = cluster.partition(old).log().last_index();
+    cluster.heal();
+    cluster.ticks(10);
+    assert!(before > 6, "there was something to take back");
+    cluster.assert_identical();
+    assert!(tokens.iter().all(|token| cluster.answer(old, *token).is_none()));
+}
+
+#[test]
+fn what_a_flush_is_writing_is_taken_back_after_it() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.elect();
+    cluster.publish(old, 5, 100);
+    cluster.isolate(old);
+    cluster.replicas.get_mut(&old).expect("known").slow = true;
+    for _ in 0..5 {
+        cluster.say(old, vec![b'y'; 1000]);
+    }
+    cluster.ticks(40);
+    let new = cluster.leader().expect("another");
+    cluster.publish(new, 20, 1000);
+    cluster.heal();
+    cluster.ticks(10);
+    assert!(cluster.replicas[&old].held.is_some(), "the flush is still under way");
+    cluster.replicas.get_mut(&old).expect("known").slow = false;
+    cluster.ticks(10);
+    cluster.assert_identical();
+}
+
+#[test]
+fn a_majority_confirms_while_the_leaders_own_disk_is_slow() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.replicas.get_mut(&leader).expect("known").slow = true;
+    let token = cluster.say(leader, "x");
+    cluster.settle();
+    let commit = cluster.partition(leader).status().commit;
+    assert_eq!(commit, cluster.partition(leader).log().last_index(), "two of three have it");
+    assert_eq!(cluster.answer(leader, token), None, "applied when its own flush is done");
+    cluster.replicas.get_mut(&leader).expect("known").slow = false;
+    cluster.settle();
+    assert_eq!(cluster.answer(leader, token), Some(Ok(true)));
+}
+
+#[test]
+fn a_follower_answers_after_its_flush_and_not_before() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    for other in cluster.voters.clone() {
+        cluster.replicas.get_mut(&other).expect("known").slow = other != leader;
+    }
+    let token = cluster.say(leader, "x");
+    cluster.ticks(30);
+    assert_eq!(cluster.leader(), Some(leader), "heartbeats are answered meanwhile");
+    assert_eq!(cluster.answer(leader, token), None);
+    cluster.replicas.values_mut().for_each(|replica| replica.slow = false);
+    cluster.settle();
+    assert_eq!(cluster.answer(leader, token), Some(Ok(true)));
+}
+
+#[test]
+fn everybody_restarts_and_nothing_confirmed_is_lost() {
+    let mut cluster = Cluster::new(3);
+    for round in 0..6 {
+        let leader = cluster.elect();
+        cluster.publish(leader, 10, 700);
+        cluster.say(leader, "perhaps");
+        let end = cluster.partition(leader).applied().end;
+        for other in cluster.voters.clone() {
+            cluster.kill(other, Some(round * 10 + other.0));
+        }
+        cluster.voters.clone().into_iter().for_each(|other| cluster.start(other));
+        let leader = cluster.elect();
+        assert!(cluster.partition(leader).applied().end >= end, "round {round}");
+        cluster.ticks(5);
+        cluster.assert_identical();
+    }
+}
+
+#[test]
+fn a_replica_that_was_away_catches_up() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let away = cluster.voters.iter().copied().find(|other| *other != leader).unwrap();
+    cluster.publish(leader, 3, 100);
+    cluster.kill(away, None);
+    cluster.publish(leader, 60, 1000);
+    cluster.start(away);
+    cluster.ticks(20);
+    cluster.assert_identical();
+}
+
+#[test]
+fn damaged_and_foreign_messages_change_nothing() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.flush();
+    cluster.say(leader, "x");
+    cluster.flush();
+    let (from, to, message) = cluster.network[0].clone();
+    let before = cluster.partition(to).status();
+    for at in 0..message.len() {
+        let mut damaged = message.to_vec();
+        damaged[at] ^= 1 << (at % 8);
+        cluster.deliver(from, to, damaged.into());
+        cluster.deliver(from, to, message.slice(..at));
+    }
+    assert_eq!(cluster.refused.len(), 2 * message.len());
+    let third = cluster.voters.iter().copied().find(|other| ![from, to].contains(other)).unwrap();
+    cluster.deliver(third, to, message.clone());
+    cluster.deliver(from, third, message.clone());
+    assert_eq!(cluster.refused.len(), 2 * message.len() + 2);
+    assert_eq!(cluster.partition(to).status(), before);
+    // Twice is as good as once.
+    cluster.deliver(from, to, message.clone());
+    cluster.deliver(from, to, message);
+    cluster.settle();
+    cluster.ticks(3);
+    cluster.assert_identical();
+}

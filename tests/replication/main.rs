@@ -1,0 +1,4 @@
+//! Replicas of one partition in one process, stepped by hand: elections, replication, and what becomes of those that fail.
+
+mod cluster;
+mod elect;
