@@ -3,6 +3,8 @@
 //! `cargo bench --profile perf --bench publish`, in a temporary directory of `TMPDIR`; a `TMPDIR` in memory leaves the disk out. One thread
 //! does everything, the flush in line. Goals: 300,000 messages a second with a disk below; 300,000 entries a second claimed and settled.
 
+use std::sync::Arc;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -152,7 +154,7 @@ impl Stepped {
             settle_explicit: false,
         };
         let attach = Attach {
-            subscriptions: vec![(subscription, None)],
+            subscriptions: vec![(Arc::new(subscription), None)],
             cursor: None,
             outbound: Vec::new(),
             publisher: reader.0,

@@ -134,6 +134,11 @@ impl<V: Ord + Clone> TopicTrie<V> {
         removed
     }
 
+    /// Returns the value under a filter that equals this one.
+    pub fn get(&self, filter: &[u8], value: &V) -> Option<&V> {
+        self.node(self.find(filter)?).values.get(value)
+    }
+
     /// Visits the values of every filter that matches the topic, in no promised order.
     ///
     /// A value under several matching filters is visited once for each.
@@ -412,6 +417,14 @@ impl<V: Ord> Values<V> {
         }
     }
 
+    fn get(&self, value: &V) -> Option<&V> {
+        match self {
+            Values::None => None,
+            Values::One(only) => (only == value).then_some(only),
+            Values::Many(set) => set.get(value),
+        }
+    }
+
     fn for_each(&self, visit: &mut impl FnMut(&V)) {
         match self {
             Values::None => {}
@@ -440,6 +453,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn get_finds_what_is_under_the_very_filter_and_nowhere_else() {
+        let mut trie = TopicTrie::new();
+        for (filter, value) in [("a/+", 1), ("a/+", 2), ("a/b", 3), ("a/#", 4)] {
+            trie.insert(filter.as_bytes(), value);
+        }
+        assert_eq!(trie.get(b"a/+", &1), Some(&1));
+        assert_eq!(trie.get(b"a/+", &2), Some(&2));
+        assert_eq!(trie.get(b"a/b", &3), Some(&3));
+        assert_eq!(trie.get(b"a/b", &1), None, "it matches, and is another filter");
+        assert_eq!(trie.get(b"a", &4), None);
+        assert_eq!(trie.get(b"x/y", &4), None);
+    }
 
     #[test]
     fn mqtt_4_7_1_examples_match_as_the_specification_says() {

@@ -335,7 +335,7 @@ mod tests {
         }
 
         fn subscribe(&self, id: u64, filter: &str, subscription_id: u32, no_local: bool) {
-            let subscription = Subscription {
+            let subscription = Arc::new(Subscription {
                 filter: named(filter),
                 qos: QoS::ExactlyOnce,
                 no_local,
@@ -344,7 +344,7 @@ mod tests {
                 subscription_id,
                 group: None,
                 settle_explicit: false,
-            };
+            });
             let attach = Attach {
                 subscriptions: vec![(subscription, None)],
                 cursor: None,

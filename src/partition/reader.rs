@@ -3,7 +3,8 @@
 //! Volatile. A reader is live (it gets what is applied, as it is applied) or behind (it gets what the index finds from its place on).
 //! It falls behind when its credit is used up and catches up when credit comes back: the log is the only queue.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use fluxmq_index::{Offset, OffsetSet, TopicTrie, topic_trie};
@@ -23,7 +24,7 @@ pub struct Readers {
     slots: Vec<Option<Reader>>,
     free: Vec<u32>,
     by_connection: HashMap<ConnectionId, u32>,
-    filters: TopicTrie<(u32, u32)>,
+    filters: TopicTrie<Hit>,
     /// Readers that are behind; ordered, so that a simulation repeats.
     behind: BTreeSet<u32>,
     /// The readers of the topic dispatched last: a batch often repeats it.
@@ -33,8 +34,15 @@ pub struct Readers {
 #[derive(Debug, Default)]
 struct Matched {
     topic: Option<Topic>,
-    /// Reader and subscription, sorted.
-    hits: Vec<(u32, u32)>,
+    /// Sorted by reader and subscription.
+    hits: Vec<Hit>,
+}
+
+/// A subscription in the trie. A reader has one for each filter, so the reader names it there.
+#[derive(Clone, Copy, Debug)]
+struct Hit {
+    reader: u32,
+    subscription: u32,
 }
 
 /// One connection's place in the partition.
@@ -42,8 +50,7 @@ struct Matched {
 pub struct Reader {
     connection: ConnectionId,
     publisher: u64,
-    subscriptions: BTreeMap<u32, Placed>,
-    next_subscription: u32,
+    subscriptions: Subscriptions,
     place: Place,
     window: Window,
     /// Retained messages still to be handed out, with the subscription that asked.
@@ -52,9 +59,17 @@ pub struct Reader {
     skip: OffsetSet,
 }
 
+/// A reader's subscriptions, by a number that is free again once its subscription is gone. A client may have ten thousand in
+/// every partition: each costs a place in a list, and the rest is shared.
+#[derive(Debug, Default)]
+struct Subscriptions {
+    slots: Vec<Option<Placed>>,
+    free: Vec<u32>,
+}
+
 #[derive(Debug)]
 struct Placed {
-    subscription: Subscription,
+    subscription: Arc<Subscription>,
     start: Offset,
 }
 
@@ -116,8 +131,7 @@ impl Readers {
         let reader = Reader {
             connection,
             publisher,
-            subscriptions: BTreeMap::new(),
-            next_subscription: 0,
+            subscriptions: Subscriptions::default(),
             place: Place::Live,
             window: Window::new(credit),
             retained: VecDeque::new(),
@@ -136,7 +150,7 @@ impl Readers {
     pub fn subscribe(
         &mut self,
         slot: u32,
-        subscription: Subscription,
+        subscription: Arc<Subscription>,
         start: Offset,
         end: Offset,
     ) -> u32 {
@@ -145,22 +159,20 @@ impl Readers {
             return 0;
         };
         let filter = subscription.filter.clone();
-        let replaced =
-            reader.subscriptions.iter().find(|(_, old)| old.subscription.filter == filter);
-        let (id, start) = match replaced.map(|(id, old)| (*id, old.start)) {
+        let replaced = self.filters.get(filter.as_bytes(), &Hit::of(slot)).copied();
+        if let Some(id) = replaced.map(|hit| hit.subscription)
+            && let Some(old) = reader.subscriptions.get_mut(id)
+        {
             // The place stays: what the old one has had is not handed out again, what it has not had comes [MQTT-3.8.4-4].
-            Some(replaced) => replaced,
-            None => {
-                if start < end {
-                    reader.go_back(start, end);
-                    self.behind.insert(slot);
-                }
-                reader.next_subscription += 1;
-                (reader.next_subscription, start)
-            }
-        };
-        reader.subscriptions.insert(id, Placed { subscription, start });
-        self.filters.insert(filter.as_bytes(), (slot, id));
+            old.subscription = subscription;
+            return id;
+        }
+        if start < end {
+            reader.go_back(start, end);
+            self.behind.insert(slot);
+        }
+        let id = reader.subscriptions.insert(Placed { subscription, start });
+        self.filters.insert(filter.as_bytes(), Hit { reader: slot, subscription: id });
         id
     }
 
@@ -169,11 +181,12 @@ impl Readers {
         self.matched.topic = None;
         let Some(slot) = self.by_connection.get(&connection).copied() else { return };
         let Some(reader) = self.slots[slot as usize].as_mut() else { return };
-        let found = reader.subscriptions.iter().find(|(_, old)| old.subscription.filter == *filter);
-        let Some(id) = found.map(|(id, _)| *id) else { return };
-        reader.subscriptions.remove(&id);
-        reader.retained.retain(|(_, subscription)| *subscription != id);
-        self.filters.remove(filter.as_bytes(), &(slot, id));
+        let Some(hit) = self.filters.get(filter.as_bytes(), &Hit::of(slot)).copied() else {
+            return;
+        };
+        reader.subscriptions.remove(hit.subscription);
+        reader.retained.retain(|(_, subscription)| *subscription != hit.subscription);
+        self.filters.remove(filter.as_bytes(), &hit);
     }
 
     /// Tells a reader what an earlier connection of its session left open.
@@ -212,8 +225,8 @@ impl Readers {
         self.matched.topic = None;
         self.behind.remove(&slot);
         let reader = self.slots[slot as usize].take()?;
-        for (id, placed) in &reader.subscriptions {
-            self.filters.remove(placed.subscription.filter.as_bytes(), &(slot, *id));
+        for placed in reader.subscriptions.iter() {
+            self.filters.remove(placed.subscription.filter.as_bytes(), &Hit::of(slot));
         }
         self.free.push(slot);
         Some(match reader.place {
@@ -226,13 +239,13 @@ impl Readers {
     pub fn dispatch(&mut self, offset: Offset, message: &Arc<Message>, out: &mut impl Outbox) {
         self.find(&message.topic);
         let hits = std::mem::take(&mut self.matched.hits);
-        for group in hits.chunk_by(|left, right| left.0 == right.0) {
-            let slot = group[0].0;
+        for group in hits.chunk_by(|left, right| left == right) {
+            let slot = group[0].reader;
             let Some(reader) = self.slots[slot as usize].as_mut() else { continue };
             if reader.place != Place::Live {
                 continue;
             }
-            let wanted = group.iter().filter_map(|(_, id)| reader.subscriptions.get(id));
+            let wanted = group.iter().filter_map(|hit| reader.subscriptions.get(hit.subscription));
             let wanted = wanted.filter(|placed| placed.start <= offset);
             let id =
                 DeliveryId { source: DeliverySource::Session, partition: self.partition, offset };
@@ -258,7 +271,7 @@ impl Readers {
                 Place::Behind(next) if reader.retained.len() < credit => Some(next),
                 Place::Behind(_) | Place::Live => None,
             };
-            let filters = reader.subscriptions.values();
+            let filters = reader.subscriptions.iter();
             Some(Wanted {
                 reader: *slot,
                 limit: credit - retained.len(),
@@ -282,7 +295,7 @@ impl Readers {
         let Some(reader) = self.slots[slot as usize].as_mut() else { return };
         reader.retained.pop_front();
         let message = message.filter(|message| !message.is_expired(now));
-        let Some((message, placed)) = message.zip(reader.subscriptions.get(&subscription)) else {
+        let Some((message, placed)) = message.zip(reader.subscriptions.get(subscription)) else {
             return;
         };
         let id = DeliveryId { source: DeliverySource::Session, partition: self.partition, offset };
@@ -310,7 +323,7 @@ impl Readers {
         if message.is_expired(now) || reader.skip.contains(offset) {
             return true;
         }
-        let wanted = reader.subscriptions.values().filter(|placed| {
+        let wanted = reader.subscriptions.iter().filter(|placed| {
             placed.start <= offset
                 && topic_trie::matches(placed.subscription.filter.as_bytes(), &message.topic)
         });
@@ -351,8 +364,67 @@ impl Readers {
         let hits = &mut self.matched.hits;
         hits.clear();
         self.filters.for_each_match(topic.as_bytes(), |hit| hits.push(*hit));
-        hits.sort_unstable();
+        hits.sort_unstable_by_key(|hit| (hit.reader, hit.subscription));
         self.matched.topic = Some(topic.clone());
+    }
+}
+
+impl Subscriptions {
+    fn insert(&mut self, placed: Placed) -> u32 {
+        let id = self.free.pop().unwrap_or(self.slots.len() as u32);
+        match self.slots.get_mut(id as usize) {
+            Some(free) => *free = Some(placed),
+            None => self.slots.push(Some(placed)),
+        }
+        id
+    }
+
+    fn remove(&mut self, id: u32) {
+        self.slots[id as usize] = None;
+        self.free.push(id);
+    }
+
+    fn get(&self, id: u32) -> Option<&Placed> {
+        self.slots.get(id as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, id: u32) -> Option<&mut Placed> {
+        self.slots.get_mut(id as usize)?.as_mut()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Placed> {
+        self.slots.iter().flatten()
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Placed> {
+        self.slots.iter_mut().flatten()
+    }
+}
+
+impl Hit {
+    /// Finds what a reader has under a filter.
+    fn of(reader: u32) -> Hit {
+        Hit { reader, subscription: 0 }
+    }
+}
+
+impl PartialEq for Hit {
+    fn eq(&self, other: &Hit) -> bool {
+        self.reader == other.reader
+    }
+}
+
+impl Eq for Hit {}
+
+impl PartialOrd for Hit {
+    fn partial_cmp(&self, other: &Hit) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Hit {
+    fn cmp(&self, other: &Hit) -> Ordering {
+        self.reader.cmp(&other.reader)
     }
 }
 
@@ -368,9 +440,7 @@ impl Reader {
             Place::Behind(next) => next,
         };
         if start < next {
-            self.subscriptions
-                .values_mut()
-                .for_each(|placed| placed.start = placed.start.max(next));
+            self.subscriptions.iter_mut().for_each(|placed| placed.start = placed.start.max(next));
             self.place = Place::Behind(start);
         }
     }

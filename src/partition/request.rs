@@ -2,6 +2,8 @@
 //!
 //! `broker::client` speaks this language; protocols never see it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
@@ -143,7 +145,7 @@ impl Publish {
 #[derive(Clone, Debug)]
 pub struct Attach {
     /// What to read, each from its own start in this partition; `None` is from now on.
-    pub subscriptions: Vec<(Subscription, Option<Offset>)>,
+    pub subscriptions: Vec<(Arc<Subscription>, Option<Offset>)>,
     /// Where an earlier connection of the session got to.
     pub cursor: Option<Offset>,
     /// Records at or above the cursor that are out already.

@@ -1,6 +1,7 @@
 //! Opening a session: claim it, collect what an earlier connection left, then read on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fluxmq_index::Offset;
 
@@ -190,6 +191,7 @@ impl Client {
                 continue;
             }
             self.remember_filter(subscription);
+            let subscription = Arc::new(subscription.clone());
             for (partition, start) in &stored.starts {
                 let attach = attaches.entry(*partition).or_insert_with(|| Attach {
                     subscriptions: Vec::new(),

@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE across partitions: answered when every part of them stands, and is stored where the session is.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fluxmq_index::Offset;
 
@@ -33,7 +34,7 @@ pub(super) struct PendingSubscribe {
 
 #[derive(Debug)]
 struct Part {
-    subscription: Subscription,
+    subscription: Arc<Subscription>,
     starts: Vec<(PartitionId, Offset)>,
     result: Result<QoS, Refusal>,
 }
@@ -47,7 +48,7 @@ impl Client {
         for subscribe in subscriptions {
             let index = parts.len();
             let asked = self.place(now, &subscribe);
-            let subscription = to_subscription(subscribe);
+            let subscription = Arc::new(to_subscription(subscribe));
             let mut result = Ok(subscription.qos);
             match asked {
                 Err(refusal) => result = Err(refusal),
@@ -155,7 +156,7 @@ impl Client {
             .filter(|part| part.result.is_ok())
             .map(|part| Control::Subscribed {
                 client_id: self.identity.client_id.clone(),
-                subscription: part.subscription.clone(),
+                subscription: Subscription::clone(&part.subscription),
                 starts: part.starts.clone(),
             })
             .collect();
