@@ -52,10 +52,12 @@ impl Arguments {
 
 /// Says where data is, who can reach the broker, and what a confirmed publish has survived; one line each, no end of line.
 pub fn banner(config: &Config) -> String {
-    let listeners: Vec<String> =
-        config.listeners.mqtt.iter().map(|listener| listener.address.to_string()).collect();
-    let beyond_loopback =
-        config.listeners.mqtt.iter().any(|listener| !listener.address.ip().is_loopback());
+    let sockets = || config.listeners.sockets();
+    let beyond_loopback = sockets().any(|(_, socket)| !socket.address.ip().is_loopback());
+    let listeners = sockets().map(|(path, socket)| {
+        let kind = path.split('.').nth(1).unwrap_or_default();
+        format!("{kind}://{}", socket.address)
+    });
     let anonymous = match config.authentication.anonymous {
         Anonymous::Loopback if beyond_loopback => {
             "from this machine only; clients elsewhere are refused, though listeners are reachable"
@@ -70,7 +72,7 @@ pub fn banner(config: &Config) -> String {
     [
         format!("FluxMQ {}", env!("CARGO_PKG_VERSION")),
         format!("data: {} ({} partitions)", config.data_dir.display(), config.partitions.data),
-        format!("mqtt: {}", listeners.join(", ")),
+        format!("listeners: {}", listeners.collect::<Vec<_>>().join(", ")),
         format!("anonymous clients: {anonymous}"),
         "durability: what is confirmed is flushed to disk".to_owned(),
     ]
@@ -125,7 +127,7 @@ mod tests {
         let expected = format!(
             "FluxMQ {}\n\
              data: ./data (4 partitions)\n\
-             mqtt: 127.0.0.1:1883\n\
+             listeners: mqtt://127.0.0.1:1883, ws://127.0.0.1:8083\n\
              anonymous clients: from this machine only\n\
              durability: what is confirmed is flushed to disk",
             env!("CARGO_PKG_VERSION")
@@ -136,12 +138,12 @@ mod tests {
     #[test]
     fn the_banner_names_what_is_unsafe() {
         let mut config = Config::default();
-        config.listeners.mqtt.push(Listener { address: "0.0.0.0:1884".parse().unwrap() });
+        config.listeners.mqtt.push(Listener::at("0.0.0.0:1884".parse().unwrap()));
         let reachable = banner(&config);
         config.authentication.anonymous = Anonymous::UnsafeAlways;
         let unsafe_everywhere = banner(&config);
 
-        assert!(reachable.contains("mqtt: 127.0.0.1:1883, 0.0.0.0:1884"), "{reachable}");
+        assert!(reachable.contains("mqtt://127.0.0.1:1883, mqtt://0.0.0.0:1884"), "{reachable}");
         assert!(reachable.contains("clients elsewhere are refused"), "{reachable}");
         assert!(!reachable.contains("UNSAFE"), "{reachable}");
         assert_eq!(unsafe_everywhere.matches("UNSAFE").count(), 1, "{unsafe_everywhere}");

@@ -56,12 +56,31 @@ fn start(config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let server = Server::start(&config)?;
         // Before anybody is told that there is a broker: whoever reads that line may ask it to stop.
-        let stop = told_to_stop();
-        for address in server.addresses()? {
-            tracing::info!(%address, protocol = "mqtt", "listening");
+        let (stop, reload) = (told_to_stop(), told_to_reload());
+        for (address, protocol) in server.addresses()? {
+            tracing::info!(%address, protocol, "listening");
         }
-        server.run(stop).await
+        server.run(stop, reload).await
     })
+}
+
+/// Listens for SIGHUP from here on; every one of them is a change.
+fn told_to_reload() -> tokio::sync::watch::Receiver<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (told, receiver) = tokio::sync::watch::channel(());
+    let hangup = signal(SignalKind::hangup());
+    tokio::spawn(async move {
+        let Ok(mut hangup) = hangup else {
+            tracing::warn!(
+                "cannot listen for SIGHUP: certificates are only reloaded when their files change"
+            );
+            return;
+        };
+        while hangup.recv().await.is_some() {
+            told.send_replace(());
+        }
+    });
+    receiver
 }
 
 /// Listens for signals from here on; completes when the process is asked to end.

@@ -1,7 +1,8 @@
 //! Wires the layers together. The order in which a broker starts and stops is this file.
 
+mod listeners;
+
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,22 +16,25 @@ use fluxmq_log::disk::Disk;
 use fluxmq_log::os_disk::OsDisk;
 use fluxmq_log::watermark::{Watermark, WatermarkOptions};
 use fluxmq_log::{Log, LogOptions, Recovery};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::broker::{Broker, ClientLimits, Placement};
 use crate::config::{self, Config};
-use crate::model::{Control, Millis, PartitionId, PeerInfo};
-use crate::net::drive::{Shared, drive};
-use crate::net::listener;
+use crate::model::{Control, Millis, PartitionId};
+use crate::net::admission::TurnedAway;
+use crate::net::drive::Shared;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
 use crate::partition::{Member, Options, Partition};
 use crate::protocol::mqtt::codec::Limits;
-use crate::protocol::mqtt::{Anonymous, MqttConnection, Settings};
+use crate::protocol::mqtt::{Anonymous, Settings};
 use crate::shard::{self, ShardHandle, ShardLimits};
+use listeners::Listeners;
+pub use listeners::ListeningAt;
 
 /// Time between two looks at how full the disk is.
 const WATERMARK_EVERY: Duration = Duration::from_secs(1);
+/// Time between two looks at whether the files of certificates changed.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 /// Time that connections have to say goodbye when the broker stops.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -41,12 +45,9 @@ const NODE_ID: u64 = 1;
 pub struct Server {
     shards: Vec<ShardHandle>,
     threads: Vec<JoinHandle<()>>,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     shared: Shared,
     stopping: watch::Sender<bool>,
-    places: Arc<Semaphore>,
-    connections_max: usize,
-    settings: Arc<Settings>,
     disk: OsDisk,
     watermarks: WatermarkOptions,
     /// Held until everything else is gone.
@@ -66,17 +67,13 @@ impl Server {
         let placement = Placement::new(u16::try_from(count - 1)?);
         let (shards, threads, owners) = spawn_shards(partitions, config)?;
         let broker = Arc::new(Broker::new(placement, shards.clone(), owners));
-        let listeners = config.listeners.mqtt.iter().map(|listener| {
-            let address = listener.address;
-            listener::bind(address).with_context(|| format!("cannot listen on {address}"))
-        });
+        let listeners = Listeners::bind(config)?;
         let (stopping, stopped) = watch::channel(false);
         let limits = &config.limits;
-        let connections_max = limits.connections_max as usize;
         Ok(Server {
             shards,
             threads,
-            listeners: listeners.collect::<anyhow::Result<_>>()?,
+            listeners,
             shared: Shared {
                 broker,
                 limits: ClientLimits {
@@ -88,40 +85,35 @@ impl Server {
                 started,
             },
             stopping,
-            places: Arc::new(Semaphore::new(connections_max)),
-            connections_max,
-            settings: Arc::new(mqtt_settings(config)),
             disk,
             watermarks: watermarks(config),
             _data_dir: data_dir,
         })
     }
 
-    /// The addresses that are listened on; a configured port of 0 has become a real one.
-    pub fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
-        self.listeners.iter().map(TcpListener::local_addr).collect()
+    /// Where we listen; a configured port of 0 has become a real one.
+    pub fn addresses(&self) -> std::io::Result<Vec<ListeningAt>> {
+        self.listeners.addresses()
     }
 
-    /// Serves until `stop` completes, then: no new connections, goodbye to the old ones, flush, snapshot.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        for listener in std::mem::take(&mut self.listeners) {
-            let (shared, settings) = (self.shared.clone(), self.settings.clone());
-            let serve = move |stream: TcpStream, address: SocketAddr| {
-                let now = Millis(shared.started.elapsed().as_millis() as u64);
-                let peer = PeerInfo::tcp(address);
-                let connection =
-                    MqttConnection::new(settings.clone(), peer, assigned_client_id(), now);
-                drive(stream, connection, shared.clone())
-            };
-            let stopping = self.shared.stopping.clone();
-            tokio::spawn(listener::accept(listener, self.places.clone(), stopping, serve));
-        }
+    /// Connections that were turned away so far, by why.
+    pub fn turned_away(&self) -> TurnedAway {
+        self.listeners.admission.turned_away()
+    }
+
+    /// Serves until `stop` completes, then: no new connections, goodbye to the old ones, flush, snapshot. Each `reload` takes the
+    /// certificates anew, also where their files look unchanged.
+    pub async fn run(
+        mut self,
+        stop: impl Future<Output = ()>,
+        reload: watch::Receiver<()>,
+    ) -> anyhow::Result<()> {
+        self.listeners.accept(&self.shared);
         tracing::info!("ready");
-        self.watch_disk(stop).await;
+        self.watch(stop, reload).await;
         tracing::info!("stopping");
         self.stopping.send_replace(true);
-        let all = u32::try_from(self.connections_max)?;
-        if tokio::time::timeout(GOODBYE, self.places.acquire_many(all)).await.is_err() {
+        if tokio::time::timeout(GOODBYE, self.listeners.admission.all_gone()).await.is_err() {
             tracing::warn!("some connections did not end in time");
         }
         self.shards.iter().for_each(ShardHandle::stop);
@@ -133,35 +125,45 @@ impl Server {
         Ok(())
     }
 
-    /// Tells the shards when the disk runs full, until `stop` completes.
-    async fn watch_disk(&self, stop: impl Future<Output = ()>) {
+    /// Looks after the disk and the certificates until `stop` completes.
+    async fn watch(&mut self, stop: impl Future<Output = ()>, mut reload: watch::Receiver<()>) {
         let mut stop = std::pin::pin!(stop);
-        let mut was_full = false;
+        let (mut is_full, mut next_look) = (false, Instant::now());
         loop {
-            let full = match self.disk.space() {
-                Ok(space) => self.watermarks.watermark(space) != Watermark::Normal,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot tell how full the disk is");
-                    was_full
-                }
-            };
-            if full != was_full {
-                was_full = full;
-                match full {
-                    true => tracing::error!(
-                        "the disk is nearly full: publishes are refused until there is room"
-                    ),
-                    false => {
-                        tracing::info!("there is room on the disk again: publishes are accepted")
-                    }
-                }
-                self.shards.iter().for_each(|shard| shard.set_disk_full(full));
+            is_full = self.watch_disk(is_full);
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + CERTIFICATES_EVERY;
+                self.listeners.reload(false);
             }
             tokio::select! {
                 () = &mut stop => return,
+                Ok(()) = reload.changed() => self.listeners.reload(true),
                 () = tokio::time::sleep(WATERMARK_EVERY) => {}
             }
         }
+    }
+
+    /// Tells the shards when the disk runs full or has room again; returns which it is.
+    fn watch_disk(&self, was_full: bool) -> bool {
+        let is_full = match self.disk.space() {
+            Ok(space) => self.watermarks.watermark(space) != Watermark::Normal,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell how full the disk is");
+                was_full
+            }
+        };
+        if is_full != was_full {
+            match is_full {
+                true => tracing::error!(
+                    "the disk is nearly full: publishes are refused until there is room"
+                ),
+                false => {
+                    tracing::info!("there is room on the disk again: publishes are accepted")
+                }
+            }
+            self.shards.iter().for_each(|shard| shard.set_disk_full(is_full));
+        }
+        is_full
     }
 }
 

@@ -267,9 +267,9 @@ impl Client {
         }
     }
 
-    /// Returns true when nothing is left to do for this connection.
+    /// Returns true when nothing is left to do for this connection, or nothing was begun.
     pub fn is_done(&self) -> bool {
-        matches!(self.phase, Phase::Done) && self.requests.is_empty()
+        matches!(self.phase, Phase::New | Phase::Done) && self.requests.is_empty()
     }
 
     fn is_reading(&self) -> bool {

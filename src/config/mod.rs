@@ -4,6 +4,7 @@
 //! once, with what to write instead. Reads one file and nothing else: addresses are not bound, directories not created.
 
 mod error;
+mod listeners;
 mod sections;
 mod setting;
 mod source;
@@ -13,9 +14,12 @@ mod walk;
 use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, FieldProblem};
+pub use listeners::{
+    ClientCertificates, Listener, Listeners, SecureWebListener, Tls, TlsListener, TlsVersion, Web,
+    WebListener,
+};
 pub use sections::{
-    Anonymous, Authentication, Limits, Listener, Listeners, Log, LogFormat, Partitions, Queues,
-    Shards, Storage,
+    Anonymous, Authentication, Limits, Log, LogFormat, Partitions, Queues, Shards, Storage,
 };
 use setting::Location;
 use walk::{Checker, Printer, Reader, Section, Walk, paths};
@@ -65,7 +69,7 @@ impl Default for Config {
 pub struct Overrides {
     /// `--data`: replaces `data_dir`.
     pub data_dir: Option<PathBuf>,
-    /// `--mqtt`, any number of times: replaces `listeners.mqtt` as a whole.
+    /// `--mqtt`, any number of times: replaces `listeners.mqtt` as a whole, and the other kinds' defaults.
     pub mqtt_addresses: Vec<String>,
     /// `--log-level`: replaces `log.level`.
     pub log_level: Option<String>,
@@ -94,6 +98,9 @@ impl Config {
         source::lay_overrides_over(&mut tree, overrides);
 
         let mut config = Config::default();
+        if tree.has_entries("listeners") {
+            config.listeners = Listeners::none();
+        }
         let mut reader = Reader::new(tree);
         config.fields(&mut reader);
         let origins = reader.finish(&mut problems);

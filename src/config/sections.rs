@@ -2,29 +2,13 @@
 //!
 //! `docs/operating/configuration.md` says the same for people; a test compares the two.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
-use super::setting::{Address, Choice, Flag, LogFilter, Named, Number, Size};
+use super::setting::{Choice, Flag, LogFilter, Named, Number, Size};
 use super::walk::{Section, Walk};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
-
-/// Where clients connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listeners {
-    /// MQTT 3.1, 3.1.1 and 5.0 over TCP, one list entry each. Default: 127.0.0.1:1883 alone.
-    pub mqtt: Vec<Listener>,
-}
-
-/// One socket that accepts connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// An IP address and a port; port 0 takes any free one. Default 127.0.0.1:1883.
-    pub address: SocketAddr,
-}
 
 /// Who may connect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,8 +74,18 @@ pub struct Limits {
     pub connect_packet_bytes_max: u32,
     /// Seconds a peer has to complete CONNECT. Default 10, minimum 1.
     pub connect_timeout_s: u32,
-    /// Connections at a time; further ones are closed at once. Default 100000, minimum 1.
+    /// Seconds that each of PROXY header, TLS and WebSocket handshake may take. Default 5, minimum 1.
+    pub handshake_timeout_s: u32,
+    /// Connections at a time; lowered to eight tenths of the open files that the system allows. Default 100000, minimum 1.
     pub connections_max: u32,
+    /// Connections of one address at a time, this machine's own excepted. Default 256, minimum 1.
+    pub connections_per_address_max: u32,
+    /// New connections in a second, this machine's own excepted. Default 1000, minimum 1.
+    pub connect_rate_max: u32,
+    /// New connections of one address in a second, in the long run. Default 50, minimum 1.
+    pub connect_rate_per_address_max: u32,
+    /// New connections of one address at once. Default 200, minimum 1.
+    pub connect_burst_per_address: u32,
     /// Unsettled QoS 1 and 2 deliveries to one client at a time; a client may ask for fewer. Default 64, minimum 1.
     pub inflight_max: u16,
     /// Unfinished QoS 1 and 2 publishes of one client at a time (MQTT 5 Receive Maximum). Default 256, minimum 1.
@@ -147,18 +141,6 @@ pub enum LogFormat {
     Json,
 }
 
-impl Default for Listener {
-    fn default() -> Listener {
-        Listener { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)) }
-    }
-}
-
-impl Default for Listeners {
-    fn default() -> Listeners {
-        Listeners { mqtt: vec![Listener::default()] }
-    }
-}
-
 impl Default for Partitions {
     fn default() -> Partitions {
         Partitions { data: 4 }
@@ -185,7 +167,12 @@ impl Default for Limits {
             packet_bytes_max: 1 << 20,
             connect_packet_bytes_max: 64 << 10,
             connect_timeout_s: 10,
+            handshake_timeout_s: 5,
             connections_max: 100_000,
+            connections_per_address_max: 256,
+            connect_rate_max: 1000,
+            connect_rate_per_address_max: 50,
+            connect_burst_per_address: 200,
             inflight_max: 64,
             receive_maximum: 256,
             subscriptions_per_client_max: 10_000,
@@ -209,20 +196,6 @@ impl Default for Queues {
 impl Default for Log {
     fn default() -> Log {
         Log { level: "info".to_owned(), format: LogFormat::Text }
-    }
-}
-
-impl Section for Listeners {
-    fn fields(&mut self, walk: &mut dyn Walk) {
-        let Listeners { mqtt } = self;
-        walk.list("mqtt", mqtt);
-    }
-}
-
-impl Section for Listener {
-    fn fields(&mut self, walk: &mut dyn Walk) {
-        let Listener { address } = self;
-        walk.leaf("address", &mut Address(address));
     }
 }
 
@@ -274,7 +247,12 @@ impl Section for Limits {
             packet_bytes_max,
             connect_packet_bytes_max,
             connect_timeout_s,
+            handshake_timeout_s,
             connections_max,
+            connections_per_address_max,
+            connect_rate_max,
+            connect_rate_per_address_max,
+            connect_burst_per_address,
             inflight_max,
             receive_maximum,
             subscriptions_per_client_max,
@@ -290,7 +268,15 @@ impl Section for Limits {
         walk.leaf("packet_bytes_max", &mut Size(packet_bytes_max, KIB..=256 * MIB));
         walk.leaf("connect_packet_bytes_max", &mut Size(connect_packet_bytes_max, 256..=256 * MIB));
         walk.leaf("connect_timeout_s", &mut Number(connect_timeout_s, 1..=300));
+        walk.leaf("handshake_timeout_s", &mut Number(handshake_timeout_s, 1..=300));
         walk.leaf("connections_max", &mut Number(connections_max, 1..=10_000_000));
+        let per_address = connections_per_address_max;
+        walk.leaf("connections_per_address_max", &mut Number(per_address, 1..=10_000_000));
+        walk.leaf("connect_rate_max", &mut Number(connect_rate_max, 1..=1_000_000));
+        let per_address = connect_rate_per_address_max;
+        walk.leaf("connect_rate_per_address_max", &mut Number(per_address, 1..=1_000_000));
+        let burst = connect_burst_per_address;
+        walk.leaf("connect_burst_per_address", &mut Number(burst, 1..=1_000_000));
         walk.leaf("inflight_max", &mut Number(inflight_max, 1..=65_535));
         walk.leaf("receive_maximum", &mut Number(receive_maximum, 1..=65_535));
         let per_client = subscriptions_per_client_max;

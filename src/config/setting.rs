@@ -38,6 +38,18 @@ pub(super) struct Flag<'a>(pub &'a mut bool);
 /// A directory.
 pub(super) struct Location<'a>(pub &'a mut PathBuf);
 
+/// A file that must be named.
+pub(super) struct File<'a>(pub &'a mut PathBuf);
+
+/// A file that may be left out; written as an empty text then.
+pub(super) struct OptionalFile<'a>(pub &'a mut Option<PathBuf>);
+
+/// The path of a URL.
+pub(super) struct UrlPath<'a>(pub &'a mut String);
+
+/// `same_host`, `any`, or a list of origins with commas between.
+pub(super) struct Origins<'a>(pub &'a mut String);
+
 /// An IP address and a port.
 pub(super) struct Address<'a>(pub &'a mut SocketAddr);
 
@@ -159,6 +171,98 @@ impl Setting for Location<'_> {
 
     fn accepts(&self) -> String {
         "a directory".to_owned()
+    }
+}
+
+impl Setting for File<'_> {
+    fn read(&mut self, text: &str) -> Result<(), Complaint> {
+        *self.0 = PathBuf::from(text);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Complaint> {
+        if self.0.as_os_str().is_empty() {
+            return Err(complaint("is needed", self.accepts()));
+        }
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0.to_string_lossy())
+    }
+
+    fn accepts(&self) -> String {
+        "a PEM file".to_owned()
+    }
+}
+
+impl Setting for OptionalFile<'_> {
+    fn read(&mut self, text: &str) -> Result<(), Complaint> {
+        *self.0 = (!text.is_empty()).then(|| PathBuf::from(text));
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Complaint> {
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0.as_deref().unwrap_or("".as_ref()).to_string_lossy())
+    }
+
+    fn accepts(&self) -> String {
+        "a PEM file".to_owned()
+    }
+}
+
+impl Setting for UrlPath<'_> {
+    fn read(&mut self, text: &str) -> Result<(), Complaint> {
+        *self.0 = text.to_owned();
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Complaint> {
+        let is_clean = |byte: u8| byte.is_ascii_graphic() && !b"?#\"".contains(&byte);
+        match self.0.starts_with('/') && self.0.bytes().all(is_clean) {
+            true => Ok(()),
+            false => Err(complaint(format!("'{}' is not a path", self.0), self.accepts())),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0)
+    }
+
+    fn accepts(&self) -> String {
+        "a path that begins with /".to_owned()
+    }
+}
+
+impl Setting for Origins<'_> {
+    fn read(&mut self, text: &str) -> Result<(), Complaint> {
+        *self.0 = text.to_owned();
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Complaint> {
+        if matches!(self.0.as_str(), "same_host" | "any") {
+            return Ok(());
+        }
+        for origin in self.0.split(',').map(str::trim) {
+            let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            if !host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', ' '])) {
+                return Err(complaint(format!("'{origin}' is not an origin"), self.accepts()));
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0)
+    }
+
+    fn accepts(&self) -> String {
+        "same_host, any, or origins such as https://app.example with commas between".to_owned()
     }
 }
 

@@ -33,6 +33,14 @@ impl Node {
         Node { origin: String::new(), value: Value::Map(Vec::new()) }
     }
 
+    /// Returns true when something is written below `key`.
+    pub(super) fn has_entries(&self, key: &str) -> bool {
+        let Value::Map(entries) = &self.value else { return false };
+        entries.iter().any(|(name, node)| {
+            name == key && matches!(&node.value, Value::Map(below) if !below.is_empty())
+        })
+    }
+
     fn text(origin: &str, text: impl Into<String>) -> Node {
         Node { origin: origin.to_owned(), value: Value::Text(text.into()) }
     }

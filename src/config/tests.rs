@@ -154,7 +154,7 @@ fn mqtt_flags_replace_the_whole_list() {
 
     let config = load(file, &[], &overrides).unwrap();
 
-    assert_eq!(config.listeners.mqtt, [Listener { address: "0.0.0.0:9".parse().unwrap() }]);
+    assert_eq!(config.listeners.mqtt, [Listener::at("0.0.0.0:9".parse().unwrap())]);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn variables_that_a_kubernetes_service_named_fluxmq_sets_are_not_ours() {
 fn the_effective_configuration_reads_back_to_itself() {
     let data_dir = PathBuf::from("/a \"b\" ${HOME}/#c");
     let mut config = Config { data_dir, ..Config::default() };
-    config.listeners.mqtt.push(Listener { address: "[::]:1884".parse().unwrap() });
+    config.listeners.mqtt.push(Listener::at("[::]:1884".parse().unwrap()));
     config.limits.packet_bytes_max = 5000;
     config.limits.connect_packet_bytes_max = 5000;
     config.queues.auto_create = false;

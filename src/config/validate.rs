@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Config, FieldProblem};
+use super::{ClientCertificates, Config, FieldProblem};
 
 /// Adds every broken rule to `problems`.
 pub(super) fn between_fields(config: &Config, problems: &mut Vec<FieldProblem>) {
@@ -45,16 +45,27 @@ pub(super) fn between_fields(config: &Config, problems: &mut Vec<FieldProblem>) 
 }
 
 fn listeners(config: &Config, problems: &mut Vec<FieldProblem>) {
-    if config.listeners.mqtt.is_empty() {
-        let remedy = "write at least one address".to_owned();
-        add(problems, "listeners.mqtt", "nobody could connect".to_owned(), remedy);
+    if config.listeners.sockets().next().is_none() {
+        let remedy = "write at least one address below mqtt, mqtts, ws or wss".to_owned();
+        add(problems, "listeners", "nobody could connect".to_owned(), remedy);
+    }
+    for (path, tls) in config.listeners.tls() {
+        let needs_authorities = tls.client_certificates != ClientCertificates::None;
+        if needs_authorities && tls.client_ca.is_none() {
+            add(
+                problems,
+                &format!("{path}.client_ca"),
+                "is needed to verify client certificates".to_owned(),
+                "write a PEM file, or none in client_certificates".to_owned(),
+            );
+        }
     }
     let mut seen = BTreeSet::new();
-    for (index, listener) in config.listeners.mqtt.iter().enumerate() {
+    for (path, listener) in config.listeners.sockets() {
         let address = listener.address;
         // Port 0 asks for any free port, so two of them do not meet.
         if address.port() != 0 && !seen.insert(address) {
-            let path = format!("listeners.mqtt.{index}.address");
+            let path = format!("{path}.address");
             let remedy = "remove one of the two".to_owned();
             add(problems, &path, format!("{address} is listened on twice"), remedy);
         }

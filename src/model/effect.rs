@@ -131,8 +131,8 @@ pub enum Refusal {
     /// The address failed to authenticate too often.
     #[error("too many failed attempts from this address: try again in a minute")]
     Throttled,
-    /// Too many wait to be authenticated.
-    #[error("too many clients are being authenticated: try again in a moment")]
+    /// Too many are connected, or wait to be authenticated.
+    #[error("the broker is busy: try again in a moment")]
     Busy,
     /// The client id names a session of somebody else.
     #[error("the session of this client id belongs to another user")]
@@ -140,6 +140,12 @@ pub enum Refusal {
     /// A named limit is reached.
     #[error("{limit} reached")]
     Quota {
+        /// Which.
+        limit: &'static str,
+    },
+    /// Connections come faster than a named limit allows.
+    #[error("{limit} reached; try again later")]
+    ConnectionRate {
         /// Which.
         limit: &'static str,
     },

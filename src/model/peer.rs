@@ -14,7 +14,7 @@ pub struct PeerInfo {
     pub proxy: Option<SocketAddr>,
     /// How its bytes travel.
     pub transport: Transport,
-    /// The client's certificate, when it showed one that was verified against the listener's authorities.
+    /// The client's certificate, when it showed one that was verified, by us or by the proxy.
     pub certificate: Option<Arc<CertificateIdentity>>,
 }
 
@@ -42,8 +42,6 @@ pub struct CertificateIdentity {
     pub emails: Vec<String>,
     /// URIs among them.
     pub uris: Vec<String>,
-    /// SHA-256 of the whole certificate: the same certificate, whatever its names.
-    pub fingerprint: [u8; 32],
 }
 
 impl PeerInfo {

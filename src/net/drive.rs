@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::broker::{Broker, Client, ClientLimits, Passing};
 use crate::model::Millis;
 use crate::net::mailbox::Mailbox;
+use crate::net::transport::Transport;
 use crate::partition::request::{ConnectionId, Request};
 use crate::protocol::Connection;
 use crate::shard::Events;
@@ -45,11 +45,18 @@ pub struct Shared {
     pub started: Instant,
 }
 
+impl Shared {
+    /// Milliseconds since the start.
+    pub fn now(&self) -> Millis {
+        Millis(self.started.elapsed().as_millis() as u64)
+    }
+}
+
 /// Runs a connection from its first byte to the end of its session's hold.
 ///
 /// The future is small: what a connection needs is made before it, not inside it.
 pub fn drive<C: Connection>(
-    stream: TcpStream,
+    transport: Transport,
     connection: C,
     shared: Shared,
 ) -> impl Future<Output = ()> + use<C> {
@@ -57,7 +64,7 @@ pub fn drive<C: Connection>(
     let id = shared.broker.connect(mailbox.clone());
     let client = Client::new(shared.broker.placement(), shared.limits);
     let mut driver = Box::new(Driver {
-        stream: Some(stream),
+        transport: Some(transport),
         connection,
         client,
         id,
@@ -84,7 +91,7 @@ impl<C: Connection> Drop for Driver<C> {
 
 struct Driver<C: Connection> {
     /// `None` once the peer is gone: the session may still have something to finish.
-    stream: Option<TcpStream>,
+    transport: Option<Transport>,
     connection: C,
     client: Client,
     id: ConnectionId,
@@ -113,7 +120,7 @@ impl<C: Connection> Driver<C> {
     async fn run(&mut self) {
         loop {
             self.step().await;
-            if self.client.is_done() && self.stream.is_none() {
+            if self.client.is_done() && self.transport.is_none() {
                 return;
             }
             match self.wait().await {
@@ -140,7 +147,7 @@ impl<C: Connection> Driver<C> {
         let now = self.now();
         loop {
             let mut idle = true;
-            if !self.input.is_empty() && self.stream.is_some() {
+            if !self.input.is_empty() && self.transport.is_some() {
                 let before = self.input.len();
                 self.connection.handle_input(now, &mut self.input);
                 idle = self.input.len() == before;
@@ -172,20 +179,18 @@ impl<C: Connection> Driver<C> {
     }
 
     fn transmit(&mut self, now: Millis) {
-        let Some(stream) = &self.stream else {
+        let Some(transport) = &mut self.transport else {
             return self.output.clear();
         };
         loop {
             if self.output.len() < WRITE_BYTES_MAX {
                 self.connection.poll_transmit(now, &mut self.output, WRITE_BYTES_MAX);
             }
-            if self.output.is_empty() {
+            if self.output.is_empty() && transport.is_flushed() {
                 break;
             }
-            match stream.try_write(&self.output) {
-                Ok(count) => {
-                    let _ = self.output.split_to(count);
-                }
+            match transport.try_write(&mut self.output) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.connection.is_closing() && self.closing_by.is_none() {
                         self.closing_by = Some(Instant::now() + LAST_WORDS);
@@ -215,9 +220,9 @@ impl<C: Connection> Driver<C> {
             }
         };
         let socket = async {
-            match self.stream.as_ref().zip(interest) {
+            match self.transport.as_ref().zip(interest) {
                 None => std::future::pending().await,
-                Some((stream, interest)) => stream.ready(interest).await,
+                Some((transport, interest)) => transport.ready(interest).await,
             }
         };
         tokio::select! {
@@ -236,7 +241,8 @@ impl<C: Connection> Driver<C> {
     /// What to wait for on the socket: input while it is wanted and there is room for it, and room for output while there is some.
     fn interest(&self) -> Option<Interest> {
         let read = self.wants_read().then_some(Interest::READABLE);
-        let write = (!self.output.is_empty()).then_some(Interest::WRITABLE);
+        let is_flushed = self.transport.as_ref().is_none_or(Transport::is_flushed);
+        let write = (!self.output.is_empty() || !is_flushed).then_some(Interest::WRITABLE);
         match (read, write) {
             (Some(read), Some(write)) => Some(read | write),
             (read, write) => read.or(write),
@@ -252,10 +258,13 @@ impl<C: Connection> Driver<C> {
     }
 
     fn read(&mut self) {
-        let Some(stream) = self.stream.as_ref().filter(|_| self.wants_read()) else { return };
-        let read_bytes = self.read_bytes.min(self.connection.input_bytes_max());
-        self.input.reserve(read_bytes);
-        match stream.try_read_buf(&mut self.input) {
+        if !self.wants_read() {
+            return;
+        }
+        let Some(transport) = &mut self.transport else { return };
+        let packet_bytes_max = self.connection.input_bytes_max();
+        let read_bytes = self.read_bytes.min(packet_bytes_max);
+        match transport.try_read(&mut self.input, read_bytes, packet_bytes_max) {
             Ok(0) => self.lose(),
             Ok(count) if count >= read_bytes => {
                 self.read_bytes = (self.read_bytes * 4).min(READ_BYTES_MAX);
@@ -296,7 +305,8 @@ impl<C: Connection> Driver<C> {
 
     /// The peer is gone, or is to go.
     fn lose(&mut self) {
-        if self.stream.take().is_some() {
+        if let Some(mut transport) = self.transport.take() {
+            transport.close();
             let now = self.now();
             self.connection.handle_disconnect(now);
             self.input = BytesMut::new();
@@ -316,6 +326,6 @@ impl<C: Connection> Driver<C> {
     }
 
     fn now(&self) -> Millis {
-        Millis(self.shared.started.elapsed().as_millis() as u64)
+        self.shared.now()
     }
 }

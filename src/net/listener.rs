@@ -5,58 +5,110 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-/// Connections that the system keeps for us between two accepts.
-const BACKLOG: u32 = 4096;
+use super::admission::{Admission, Breach, Place};
+
 /// Pause after the system refused to give a socket: descriptors come back when connections end.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two of the probes that ask a silent peer whether it is there.
+const PROBE_EVERY: Duration = Duration::from_secs(30);
+
+/// How a listener's sockets behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Connections that the system keeps for us between two accepts.
+    pub backlog: u32,
+    /// Small packets leave at once.
+    pub nodelay: bool,
+    /// Silence after which the system asks a peer whether it is there.
+    pub keepalive: Option<Duration>,
+}
+
+/// A connection, and whether it may stay.
+pub struct Accepted {
+    /// Its bytes.
+    pub stream: TcpStream,
+    /// The other end's address.
+    pub address: SocketAddr,
+    /// A place, or the limit it is over and a place among those that are told so.
+    pub place: Result<Place, (Breach, Place)>,
+}
 
 /// Binds a listening socket.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
+    // Accepted sockets have the options of the one that they came in by: no calls for each of them.
+    socket.set_nodelay(options.nodelay)?;
+    if let Some(silence) = options.keepalive {
+        let keepalive = TcpKeepalive::new().with_time(silence).with_interval(PROBE_EVERY);
+        SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    }
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.listen(options.backlog)
 }
 
-/// Accepts until `stopping`; `serve` is spawned for each connection and holds its place until it ends.
-pub async fn accept<F>(
+/// Accepts until `stopping`, and gives everything that may stay, or is to be told why not, to `serve`.
+///
+/// Where `is_proxied`, the other end's address is a proxy's and says nothing about whether a client is local.
+pub async fn accept(
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    is_proxied: bool,
+    admission: Arc<Admission>,
     mut stopping: watch::Receiver<bool>,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
-) where
-    F: Future<Output = ()> + Send + 'static,
-{
+    serve: impl Fn(Accepted),
+) {
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let Ok(place) = places.clone().try_acquire_owned() else {
-                    tracing::warn!(%peer, "connection refused: limits.connections_max reached");
-                    continue;
-                };
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+            Ok((stream, address)) => {
+                if std::mem::take(&mut is_failing) {
+                    tracing::info!("accepting connections again");
                 }
-                let serving = serve(stream, peer);
-                tokio::spawn(async move {
-                    serving.await;
-                    drop(place);
-                });
+                let is_local = !is_proxied && address.ip().to_canonical().is_loopback();
+                let place = match admission.admit(is_local) {
+                    Ok(place) => Ok(place),
+                    Err(breach) => {
+                        report(&admission, breach, address, &breach);
+                        // Beyond those that are told, closing at once is all the answer there is.
+                        let Some(place) = admission.tell() else { continue };
+                        Err((breach, place))
+                    }
+                };
+                serve(Accepted { stream, address, place });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection; trying again");
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(
+                        %error,
+                        "cannot accept connections; trying again until it works. When these are too many open files, raise the \
+                         limit of the process or lower limits.connections_max"
+                    );
+                }
                 tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
             }
         }
+    }
+}
+
+/// Counts a connection that was turned away; the log hears of a burst once, and then of how many there were.
+pub fn report(
+    admission: &Admission,
+    breach: Breach,
+    address: SocketAddr,
+    why: &dyn std::fmt::Display,
+) {
+    if let Some(count) = admission.count(breach) {
+        tracing::warn!(%address, count, "connections turned away, the last one because: {why}");
     }
 }

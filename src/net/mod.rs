@@ -2,6 +2,12 @@
 //!
 //! The only place, with `server`, that awaits.
 
+pub mod admission;
+pub mod arrival;
 pub mod drive;
 pub mod listener;
 pub mod mailbox;
+mod proxy;
+pub mod tls;
+pub mod transport;
+pub mod websocket;

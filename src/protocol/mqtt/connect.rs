@@ -31,6 +31,10 @@ impl MqttConnection {
 
     fn admit(&mut self, connect: Connect) -> Result<Open, Violation> {
         self.read_properties(&connect.properties)?;
+        if let Some(refusal) = &self.settings.turned_away {
+            let text = refusal.to_string().into();
+            return Err(Violation { reason: refusal::of_connect(refusal), text });
+        }
         self.check_credentials(&connect)?;
         self.client.id = self.client_id_of(&connect)?;
         self.client.publisher = publisher_id(&self.client.id);

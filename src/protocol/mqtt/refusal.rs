@@ -38,7 +38,7 @@ pub(super) fn of_publish(refusal: &Refusal) -> ReasonCode {
         }
         Refusal::BadCredentials => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
         Refusal::AuthenticationMethod => ReasonCode::BAD_AUTHENTICATION_METHOD,
-        Refusal::Throttled => ReasonCode::CONNECTION_RATE_EXCEEDED,
+        Refusal::Throttled | Refusal::ConnectionRate { .. } => ReasonCode::CONNECTION_RATE_EXCEEDED,
         Refusal::Busy => ReasonCode::SERVER_BUSY,
         Refusal::Quota { .. } | Refusal::DiskFull => ReasonCode::QUOTA_EXCEEDED,
         Refusal::Unsupported { .. } | Refusal::Invalid { .. } => {

@@ -1,6 +1,7 @@
 //! What a listener allows its MQTT clients: limits and policy, from the configuration.
 
 use super::codec::Limits;
+use crate::model::Refusal;
 
 /// Shared by all connections of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Bytes a connection may hold back before its CONNECT is whole: a larger CONNECT is refused by its declared length.
     pub unconnected_bytes_max: usize,
+    /// Set for connections over a limit: what each CONNECT is refused with.
+    pub turned_away: Option<Refusal>,
     /// Milliseconds from accepting a connection to its CONNECT.
     pub connect_timeout_ms: u64,
     /// Bytes of a client id.
@@ -51,6 +54,7 @@ impl Default for Settings {
         Settings {
             limits: Limits::default(),
             unconnected_bytes_max: 16 << 10,
+            turned_away: None,
             connect_timeout_ms: 10_000,
             client_id_bytes_max: 256,
             anonymous: Anonymous::Never,

@@ -1,0 +1,312 @@
+//! The listeners: from their configuration to connections that are served.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+
+use super::{assigned_client_id, mqtt_settings};
+use crate::config::{self, Config};
+use crate::model::{Millis, PeerInfo};
+use crate::net::admission::{AddressPlace, Admission, AdmissionLimits, Breach, Place};
+use crate::net::arrival::{Arrival, ArrivalError};
+use crate::net::drive::{Shared, drive};
+use crate::net::listener::{self, Accepted, SocketOptions};
+use crate::net::tls::{ClientCertificates, TlsKeeper, TlsOptions};
+use crate::net::transport::Transport;
+use crate::net::websocket::{Origins, WebOptions};
+use crate::protocol::mqtt::{MqttConnection, Settings};
+
+/// Time that a connection over a limit has for its CONNECT, to be told so.
+const TURNING_AWAY_MS: u64 = 2_000;
+
+/// Everything that listens.
+pub(super) struct Listeners {
+    open: Vec<Open>,
+    /// Of the TLS listeners.
+    pub(super) keepers: Vec<TlsKeeper>,
+    pub(super) admission: Arc<Admission>,
+    settings: Arc<Settings>,
+}
+
+struct Open {
+    listener: TcpListener,
+    protocol: &'static str,
+    arrival: Arrival,
+}
+
+/// Where a listener is and what is spoken there: `mqtt`, `mqtts`, `ws` or `wss`.
+pub type ListeningAt = (SocketAddr, &'static str);
+
+impl Listeners {
+    /// Reads certificates and binds; nothing is accepted.
+    pub(super) fn bind(config: &Config) -> anyhow::Result<Listeners> {
+        let listeners = &config.listeners;
+        let mut bound = Listeners {
+            open: Vec::new(),
+            keepers: Vec::new(),
+            admission: Admission::new(admission_limits(config)),
+            settings: Arc::new(mqtt_settings(config)),
+        };
+        let timeout = Duration::from_secs(config.limits.handshake_timeout_s.into());
+        for socket in &listeners.mqtt {
+            bound.add("mqtt", socket, None, None, timeout)?;
+        }
+        for listener in &listeners.mqtts {
+            bound.add("mqtts", &listener.socket, Some(&listener.tls), None, timeout)?;
+        }
+        for listener in &listeners.ws {
+            bound.add("ws", &listener.socket, None, Some(&listener.web), timeout)?;
+        }
+        for listener in &listeners.wss {
+            let (tls, web) = (Some(&listener.tls), Some(&listener.web));
+            bound.add("wss", &listener.socket, tls, web, timeout)?;
+        }
+        Ok(bound)
+    }
+
+    fn add(
+        &mut self,
+        protocol: &'static str,
+        socket: &config::Listener,
+        tls: Option<&config::Tls>,
+        web: Option<&config::Web>,
+        handshake_timeout: Duration,
+    ) -> anyhow::Result<()> {
+        let address = socket.address;
+        let tls = match tls {
+            None => None,
+            Some(tls) => {
+                let keeper = TlsKeeper::new(tls_options(tls, web.is_some()));
+                let (keeper, current) = keeper.with_context(|| {
+                    format!("the {protocol} listener on {address} cannot be set up")
+                })?;
+                self.keepers.push(keeper);
+                Some(current)
+            }
+        };
+        let options = SocketOptions {
+            backlog: socket.backlog,
+            nodelay: socket.tcp_nodelay,
+            keepalive: (socket.tcp_keepalive_s > 0)
+                .then(|| Duration::from_secs(socket.tcp_keepalive_s.into())),
+        };
+        let listener = listener::bind(address, options).with_context(|| {
+            format!("cannot listen on {address} for {protocol}; write another address in listeners.{protocol}, or pass --mqtt")
+        })?;
+        let web = web.map(|web| Arc::new(web_options(web, address)));
+        let arrival =
+            Arrival { proxy_protocol: socket.proxy_protocol, tls, web, handshake_timeout };
+        self.open.push(Open { listener, protocol, arrival });
+        Ok(())
+    }
+
+    /// Where we listen; a configured port of 0 has become a real one.
+    pub(super) fn addresses(&self) -> std::io::Result<Vec<ListeningAt>> {
+        self.open.iter().map(|open| Ok((open.listener.local_addr()?, open.protocol))).collect()
+    }
+
+    /// Begins to accept, until `shared.stopping`.
+    pub(super) fn accept(&mut self, shared: &Shared) {
+        for open in self.open.drain(..) {
+            let is_proxied = open.arrival.proxy_protocol;
+            let door = Arc::new(Door {
+                arrival: open.arrival,
+                settings: self.settings.clone(),
+                admission: self.admission.clone(),
+                shared: shared.clone(),
+            });
+            let serve = move |accepted| door.serve(accepted);
+            let (admission, stopping) = (self.admission.clone(), shared.stopping.clone());
+            let accepting = listener::accept(open.listener, is_proxied, admission, stopping, serve);
+            tokio::spawn(accepting);
+        }
+    }
+
+    /// Takes the certificates of all listeners anew: those that changed, or all when `is_asked`. What cannot be taken stays as it was.
+    pub(super) fn reload(&mut self, is_asked: bool) {
+        for keeper in &mut self.keepers {
+            let reloaded = match is_asked {
+                true => keeper.reload().map(|()| true),
+                false => keeper.reload_if_changed(),
+            };
+            let certificate = keeper.certificate().display();
+            match reloaded {
+                Ok(true) => tracing::info!(%certificate, "certificate reloaded"),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(%certificate, %error, "certificate not reloaded: the one before stays in effect");
+                }
+            }
+        }
+    }
+}
+
+/// One listener, as its connections see it.
+struct Door {
+    arrival: Arrival,
+    settings: Arc<Settings>,
+    admission: Arc<Admission>,
+    shared: Shared,
+}
+
+impl Door {
+    fn serve(self: &Arc<Door>, accepted: Accepted) {
+        let Accepted { stream, address, place } = accepted;
+        let now = self.shared.now();
+        match place {
+            Ok(place) if self.arrival.is_plain() => {
+                let peer = PeerInfo::tcp(address);
+                match self.admit_address(&peer) {
+                    Ok(of_address) => {
+                        self.drive(Transport::Tcp(stream), peer, now, (place, of_address))
+                    }
+                    Err((breach, told)) => {
+                        self.turn_away(Transport::Tcp(stream), peer, now, breach, told)
+                    }
+                }
+            }
+            Err((breach, told)) if self.arrival.is_plain() => {
+                let peer = PeerInfo::tcp(address);
+                self.turn_away(Transport::Tcp(stream), peer, now, breach, Some(told));
+            }
+            // Handshakes cost more than what they would tell.
+            Err(_) => {}
+            Ok(place) => {
+                let door = self.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = door.receive(stream, address, place, now).await {
+                        listener::report(&door.admission, Breach::Handshake, address, &error);
+                        tracing::debug!(%address, %error, "handshake failed");
+                    }
+                });
+            }
+        }
+    }
+
+    /// Does what stands in front of the protocol, then serves.
+    async fn receive(
+        &self,
+        mut stream: tokio::net::TcpStream,
+        address: SocketAddr,
+        place: Place,
+        now: Millis,
+    ) -> Result<(), ArrivalError> {
+        let mut peer = self.arrival.introduce(&mut stream, address).await?;
+        let of_address = self.admit_address(&peer);
+        if let Err((_, None)) = of_address {
+            return Ok(());
+        }
+        let transport = self.arrival.shake_hands(stream, &mut peer).await?;
+        match of_address {
+            Ok(of_address) => self.drive(transport, peer, now, (place, of_address)),
+            Err((breach, told)) => self.turn_away(transport, peer, now, breach, told),
+        }
+        Ok(())
+    }
+
+    /// Takes a place among the connections of the peer's address, or one among those that are told why there is none.
+    fn admit_address(
+        &self,
+        peer: &PeerInfo,
+    ) -> Result<Option<AddressPlace>, (Breach, Option<Place>)> {
+        if peer.is_local() {
+            return Ok(None);
+        }
+        self.admission.admit_address(peer.address.ip()).map(Some).map_err(|breach| {
+            listener::report(&self.admission, breach, peer.address, &breach);
+            (breach, self.admission.tell())
+        })
+    }
+
+    fn drive(
+        &self,
+        transport: Transport,
+        peer: PeerInfo,
+        now: Millis,
+        places: (Place, Option<AddressPlace>),
+    ) {
+        let settings = self.settings.clone();
+        let connection = MqttConnection::new(settings, peer, assigned_client_id(), now);
+        let driving = drive(transport, connection, self.shared.clone());
+        tokio::spawn(async move {
+            driving.await;
+            drop(places);
+        });
+    }
+
+    /// Serves a connection just long enough to tell it why it may not stay.
+    fn turn_away(
+        &self,
+        transport: Transport,
+        peer: PeerInfo,
+        now: Millis,
+        breach: Breach,
+        told: Option<Place>,
+    ) {
+        let Some(told) = told else { return };
+        let settings = Settings {
+            turned_away: Some(breach.refusal()),
+            connect_timeout_ms: self.settings.connect_timeout_ms.min(TURNING_AWAY_MS),
+            ..(*self.settings).clone()
+        };
+        let connection = MqttConnection::new(Arc::new(settings), peer, assigned_client_id(), now);
+        let driving = drive(transport, connection, self.shared.clone());
+        tokio::spawn(async move {
+            driving.await;
+            drop(told);
+        });
+    }
+}
+
+/// The configured limits, and what the system allows: eight tenths of its open files may be connections.
+fn admission_limits(config: &Config) -> AdmissionLimits {
+    let limits = &config.limits;
+    let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let allowed = open_files.current.map_or(u64::MAX, |files| files / 10 * 8);
+    let allowed = u32::try_from(allowed).unwrap_or(u32::MAX).max(1);
+    let connections_max = limits.connections_max.min(allowed);
+    if connections_max < limits.connections_max {
+        tracing::info!(
+            configured = limits.connections_max,
+            connections_max,
+            "limits.connections_max is lowered to what the limit of open files allows"
+        );
+    }
+    AdmissionLimits {
+        connections_max,
+        per_address_max: limits.connections_per_address_max,
+        rate_max: limits.connect_rate_max,
+        address_rate_max: limits.connect_rate_per_address_max,
+        address_burst: limits.connect_burst_per_address,
+    }
+}
+
+fn tls_options(tls: &config::Tls, is_web: bool) -> TlsOptions {
+    let authorities = || tls.client_ca.clone().unwrap_or_default();
+    TlsOptions {
+        certificate: tls.certificate.clone(),
+        key: tls.key.clone(),
+        clients: match tls.client_certificates {
+            config::ClientCertificates::None => ClientCertificates::None,
+            config::ClientCertificates::Request => ClientCertificates::Request(authorities()),
+            config::ClientCertificates::Require => ClientCertificates::Require(authorities()),
+        },
+        allows_1_2: tls.min_version == config::TlsVersion::V1_2,
+        application: if is_web { b"http/1.1" } else { b"mqtt" },
+    }
+}
+
+fn web_options(web: &config::Web, address: SocketAddr) -> WebOptions {
+    let local_only = address.ip().is_loopback();
+    let origins = match web.origins.as_str() {
+        "any" => Origins::Any,
+        "same_host" => Origins::SameHost { local_only },
+        listed => {
+            Origins::Listed(listed.split(',').map(|origin| origin.trim().to_owned()).collect())
+        }
+    };
+    WebOptions { path: web.path.clone(), origins }
+}
