@@ -13,7 +13,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fluxmq::model::record::DedupKey;
 use fluxmq::model::{
     Delivery, Filter, Message, Millis, Outcome, Properties, QoS, QueueName, RetainHandling,
-    Subscription, Token, Topic,
+    Selection, Subscription, Token, Topic,
 };
 use fluxmq::partition::request::{
     Attach, ConnectionId, Event, Join, Outbox, Position, Publish, Request,
@@ -168,11 +168,14 @@ impl Stepped {
     fn join(&mut self, queue: &QueueName) {
         let join = Join {
             membership: 1,
-            queue: queue.clone(),
+            reads: Selection::Queue(queue.clone()),
             group: QueueName::new(Bytes::from_static(b"workers")).expect("a name"),
             filter: Filter::new(Bytes::from(format!("$queue/{queue}/#"))).expect("a filter"),
             position: Position::Earliest,
+            client_id: Bytes::from_static(b"worker"),
+            expiry_s: 0,
             qos: QoS::AtLeastOnce,
+            retain_as_published: false,
             subscription_id: 0,
             settle_explicit: false,
             credit: CREDIT,
@@ -231,7 +234,8 @@ impl Stepped {
     fn assert_settled(&self, queue: &QueueName) {
         let id = fluxmq::model::record::queue_id(queue.as_bytes());
         let queue = self.partition.views().queues.get(id).expect("it was published to");
-        let group = queue.group(b"workers").expect("it was joined");
+        let group = self.partition.views().groups.get(id, &Bytes::from_static(b"workers"));
+        let group = group.expect("it was joined");
         assert_eq!(group.committed(), queue.end(), "every entry is finished");
     }
 }

@@ -69,7 +69,7 @@ fn settled(criterion: &mut Criterion) {
             next = next.plus(SETTLED_COUNT);
         });
     });
-    let view = log.views.queues.get(queue_id(&QUEUE)).and_then(|queue| queue.group(&GROUP));
+    let view = log.views.groups.get(queue_id(&QUEUE), &GROUP);
     assert_eq!(view.map(|group| group.committed()), Some(next), "everything is finished");
     let mut log = Applied::with_queue();
     let mut next = Offset(1);
@@ -196,7 +196,7 @@ impl Applied {
 
     fn settle(&mut self, finished: Vec<(Offset, u64)>, released: Vec<Offset>) {
         let queue = queue_id(&QUEUE);
-        let control = Control::Settled { queue, group: GROUP, finished, released };
+        let control = Control::Settled { selection: queue, group: GROUP, finished, released };
         self.apply(Record::Control(&control));
     }
 }

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use fluxmq::model::command::Will;
 use fluxmq::model::message::publisher_id;
-use fluxmq::model::record::{DedupKey, queue_id};
+use fluxmq::model::record::{DedupKey, filter_id, queue_id};
 use fluxmq::model::{
     Control, Filter, Message, Millis, OutboundEntry, PartitionId, Properties, QoS, Record,
     RetainHandling, SessionProgress, StoredMessage, Subscription, Topic,
@@ -29,6 +29,10 @@ fn name() -> impl Strategy<Value = Bytes> {
 
 fn queue() -> impl Strategy<Value = u64> {
     name().prop_map(|name| queue_id(&name))
+}
+
+fn selection() -> impl Strategy<Value = u64> {
+    prop_oneof![queue(), filter().prop_map(|filter| filter_id(&filter))]
 }
 
 fn offset() -> impl Strategy<Value = Offset> {
@@ -139,9 +143,11 @@ fn queue_control() -> impl Strategy<Value = Control> {
             group,
             start
         }),
-        (queue(), name(), finished, released).prop_map(|(queue, group, finished, released)| {
-            Control::Settled { queue, group, finished, released }
-        }),
+        (selection(), name(), finished, released).prop_map(
+            |(selection, group, finished, released)| {
+                Control::Settled { selection, group, finished, released }
+            }
+        ),
         (queue(), name(), offset()).prop_map(|(queue, group, to)| Control::CursorSet {
             queue,
             group,
@@ -178,12 +184,36 @@ fn will_control() -> impl Strategy<Value = Control> {
     ]
 }
 
+fn member_control() -> impl Strategy<Value = Control> {
+    let id = || filter().prop_map(|filter| filter_id(&filter));
+    let sent = proptest::collection::vec((1u16..6, offset()), 0..4);
+    let received = proptest::collection::vec(offset(), 0..3);
+    prop_oneof![
+        (filter(), name(), name(), 0u32..5).prop_map(|(filter, group, client_id, expiry_s)| {
+            Control::MemberJoined { filter, group, client_id, expiry_s }
+        }),
+        (id(), name(), name(), 0u32..5).prop_map(|(selection, group, client_id, expiry_s)| {
+            Control::MemberLeft { selection, group, client_id, expiry_s }
+        }),
+        (id(), name(), name(), sent, received).prop_map(
+            |(selection, group, client_id, sent, received)| Control::Claimed {
+                selection,
+                group,
+                client_id,
+                sent,
+                received
+            }
+        ),
+    ]
+}
+
 fn said() -> impl Strategy<Value = Said> {
     prop_oneof![
         3 => message(),
         4 => session_control().prop_map(Said::Control),
         4 => queue_control().prop_map(Said::Control),
         2 => will_control().prop_map(Said::Control),
+        4 => member_control().prop_map(Said::Control),
     ]
 }
 
@@ -221,6 +251,8 @@ proptest! {
         apply(&mut restored, &said[cut..], cut);
 
         prop_assert_eq!(restored.snapshot(), whole.snapshot());
+        let later = Millis(1 << 40);
+        prop_assert_eq!(restored.due(later), whole.due(later));
     }
 
     #[test]

@@ -4,15 +4,17 @@
 //! which packet id, which partitions are read, which groups were joined. Deliveries pass through without being looked at twice.
 
 mod close;
+mod groups;
 mod open;
 mod outbound;
 mod subscribe;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
+use self::groups::Membership;
 use self::open::Opening;
 use self::outbound::Outbound;
 use self::subscribe::{PendingSubscribe, Subscribed};
@@ -48,8 +50,9 @@ pub struct Client {
     phase: Phase,
     identity: Identity,
     subscriptions: HashMap<Filter, Subscribed>,
-    memberships: BTreeMap<u32, PartitionId>,
+    memberships: BTreeMap<u32, Membership>,
     next_membership: u32,
+    groups: groups::Sharing,
     /// Partitions that this connection has a reader in.
     attached: BTreeMap<PartitionId, ()>,
     outbound: Outbound,
@@ -72,6 +75,7 @@ struct Identity {
     epoch: Offset,
     incarnation: u32,
     expiry_s: u32,
+    inflight_max: u16,
     will: Option<crate::model::command::Will>,
 }
 
@@ -92,8 +96,8 @@ enum Phase {
     Open,
     /// The connection is gone; the session is kept until the will's time.
     Lingering { will_at: Millis },
-    /// Waits for readers to let go.
-    Closing { detaching: BTreeSet<PartitionId> },
+    /// Waits for readers and groups to let go: so many of each partition.
+    Closing { detaching: BTreeMap<PartitionId, usize> },
     /// Over.
     Done,
 }
@@ -107,8 +111,20 @@ enum Waiting {
         token: Token,
         results: Vec<Result<bool, Refusal>>,
     },
-    /// A reader or membership of a resumed session.
+    /// A reader of a resumed session.
     Resumed,
+    /// A membership of a resumed session.
+    Rejoined,
+    /// Part of what groups store before QoS 2 deliveries go out; another token stands for all of it.
+    ClaimOf(Token),
+    Claiming {
+        missing: usize,
+        effect: Effect,
+        /// The session's home has a part in it too.
+        with_session: bool,
+    },
+    /// A group that a connection which ends leaves.
+    Left(PartitionId),
     /// Effects that say that something is stored.
     Effects(Vec<Effect>),
 }
@@ -124,6 +140,7 @@ impl Client {
             subscriptions: HashMap::new(),
             memberships: BTreeMap::new(),
             next_membership: 0,
+            groups: groups::Sharing::default(),
             attached: BTreeMap::new(),
             outbound: Outbound::default(),
             inbound: HashMap::new(),
@@ -147,16 +164,8 @@ impl Client {
                 self.subscribe(now, token, subscriptions)
             }
             Command::Unsubscribe { token, filters } => self.unsubscribe(token, filters),
-            Command::Assign { token, entries } => {
-                self.outbound.assign(&entries);
-                if let Some(token) = token {
-                    self.outbound.answer_with(Effect::Assigned { token });
-                }
-            }
-            Command::Received { packet_id } => {
-                self.outbound.received(packet_id);
-                self.outbound.answer_with(Effect::ReceivedStored { packet_id });
-            }
+            Command::Assign { token, entries } => self.assign(token, entries),
+            Command::Received { packet_id } => self.received(packet_id),
             Command::Settle { delivery, outcome } => self.settle(delivery, outcome),
             Command::SettleEntry { token, queue, group, offset, outcome } => {
                 let to = self.placement.queue(&queue);
@@ -197,15 +206,16 @@ impl Client {
                 if let Ok(start) = &start {
                     self.outbound.attached(from, *start);
                 }
-                self.part_done(from, token, start);
+                self.part_done(from, token, start.map(Some));
             }
             Event::Detached { next } => self.detached(from, next),
             Event::Outbound(found) => self.found_outbound(found),
             Event::OpenIds(packet_ids) => self.found_inbound(from, packet_ids),
             // What it read and held there is gone: the peer comes back, to whoever leads then, and its session goes on.
             Event::Resigned(refusal) => self.resigned(from, refusal),
+            Event::Claimed(claimed) => self.found_claimed(from, claimed),
             Event::Joined { token, result } => {
-                self.part_done(from, token, result.map(|()| Offset::ZERO));
+                self.part_done(from, token, result.map(|()| None));
             }
         }
     }
@@ -343,7 +353,7 @@ impl Client {
             DeliverySource::Group(membership) => {
                 let entry = delivery.offset;
                 let request = Request::Settle { membership, entry, outcome };
-                self.request(delivery.partition, request);
+                self.group_request(delivery.partition, request);
             }
         }
     }
@@ -364,7 +374,14 @@ impl Client {
                 };
                 self.effects.push_back(Effect::Unsubscribed { token, results });
             }
-            Some(Waiting::PartOf(..) | Waiting::Resumed) => {
+            Some(Waiting::ClaimOf(whole)) => self.claimed(whole, result),
+            Some(Waiting::Left(from)) => self.part_closed(from),
+            Some(
+                Waiting::PartOf(..)
+                | Waiting::Resumed
+                | Waiting::Rejoined
+                | Waiting::Claiming { .. },
+            ) => {
                 unreachable!("parts are answered by readers and groups")
             }
         }

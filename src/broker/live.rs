@@ -6,16 +6,17 @@
 //! subscriptions changed since the connection's last message.
 
 use std::cmp::Ordering as Order;
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use fluxmq_index::{Offset, TopicTrie};
 
 use crate::model::{
-    Delivery, DeliveryId, DeliverySource, Filter, Message, PartitionId, QoS, Subscription, Topic,
+    Delivery, DeliveryId, DeliverySource, Filter, Message, PartitionId, QoS, QueueName, Selection,
+    Subscription, Topic,
 };
-use crate::partition::request::{ConnectionId, Event, Request};
+use crate::partition::request::{ConnectionId, Event, Join, Request};
 use crate::shard::{Events, Receiver, passed_on_bytes};
 
 /// The connections of this process that listen, by filter.
@@ -30,6 +31,9 @@ pub struct Live {
 #[derive(Default)]
 struct Table {
     filters: TopicTrie<Listener>,
+    /// Shared subscriptions: those of each filter, and who is in each.
+    shared: TopicTrie<Share>,
+    shares: BTreeMap<Share, Members>,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_connection: HashMap<ConnectionId, u32>,
@@ -39,6 +43,20 @@ struct Slot {
     receiver: Arc<dyn Receiver>,
     publisher: u64,
     filters: HashSet<Filter>,
+    /// By membership.
+    shares: BTreeMap<u32, Share>,
+}
+
+/// A group and the filter that its members share.
+type Share = (QueueName, Filter);
+
+/// Who is in a group. A member is a slot's membership.
+#[derive(Default)]
+struct Members {
+    /// With the subscription id of each.
+    by_member: BTreeMap<(u32, u32), u32>,
+    /// Whose turn it is, as a count of messages.
+    turn: Arc<AtomicUsize>,
 }
 
 /// One subscription. A connection has one for each filter, so the slot names it.
@@ -57,6 +75,8 @@ pub struct Passing {
     version: u64,
     topic: Option<Topic>,
     hits: Vec<Hit>,
+    /// Groups that listen: one member of each gets it.
+    shares: Vec<(Arc<AtomicUsize>, Vec<Hit>)>,
     outgoing: Vec<Outgoing>,
 }
 
@@ -109,6 +129,10 @@ impl Live {
                 self.change(|table| table.unsubscribe(connection, filter));
             }
             Request::Detach => self.change(|table| table.unsubscribe_all(connection)),
+            Request::Join(join) => self.change(|table| table.share(connection, join)),
+            Request::Leave { membership, .. } => {
+                self.change(|table| table.unshare(connection, *membership));
+            }
             _ => {}
         }
         Some(request)
@@ -118,29 +142,16 @@ impl Live {
     fn pass_on(&self, passing: &mut Passing, message: Message) {
         self.find(passing, &message);
         let message = Arc::new(message);
-        let Passing { hits, outgoing, .. } = passing;
-        for hit in hits.iter() {
-            let delivery = Delivery {
-                id: DeliveryId {
-                    source: DeliverySource::Live,
-                    partition: PartitionId(0),
-                    offset: Offset::ZERO,
-                },
-                message: message.clone(),
-                qos: QoS::AtMostOnce,
-                retain: false,
-                redelivered: false,
-                subscription_ids: hit.subscription_ids.clone(),
-                annotations: Vec::new(),
-                settle_explicit: false,
-            };
-            let outgoing = &mut outgoing[hit.outgoing];
-            if !outgoing.receiver.has_room(outgoing.bytes) {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            outgoing.bytes += passed_on_bytes(&delivery);
-            outgoing.events.push((PartitionId(0), Event::Deliver(delivery)));
+        let Passing { hits, shares, outgoing, .. } = passing;
+        let mut dropped = hits.iter().filter(|hit| !hit.offer(&message, outgoing)).count();
+        for (turn, members) in shares {
+            // To the next that has room, beginning with the one whose turn it is.
+            let first = turn.fetch_add(1, Ordering::Relaxed) % members.len();
+            let mut next = members.iter().cycle().skip(first).take(members.len());
+            dropped += usize::from(!next.any(|hit| hit.offer(&message, outgoing)));
+        }
+        if dropped > 0 {
+            self.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
         }
     }
 
@@ -189,8 +200,49 @@ impl Live {
             let outgoing = passing.outgoing_to(group[0].slot, &slot.receiver);
             passing.hits.push(Hit { outgoing, subscription_ids });
         }
+        passing.shares.clear();
+        table.shared.for_each_match(message.topic.as_bytes(), |share| {
+            let Some(members) = table.shares.get(share) else { return };
+            let hit = |((at, _), id): (&(u32, u32), &u32)| {
+                let slot = table.slots[*at as usize].as_ref()?;
+                let outgoing = passing.outgoing_to(*at, &slot.receiver);
+                let subscription_ids = Some(*id).filter(|id| *id != 0).into_iter().collect();
+                Some(Hit { outgoing, subscription_ids })
+            };
+            let hits: Vec<Hit> = members.by_member.iter().filter_map(hit).collect();
+            if !hits.is_empty() {
+                passing.shares.push((members.turn.clone(), hits));
+            }
+        });
         passing.topic = Some(message.topic.clone());
         passing.version = version;
+    }
+}
+
+impl Hit {
+    /// Offers a message; false when the receiver has no room for it.
+    fn offer(&self, message: &Arc<Message>, outgoing: &mut [Outgoing]) -> bool {
+        let delivery = Delivery {
+            id: DeliveryId {
+                source: DeliverySource::Live,
+                partition: PartitionId(0),
+                offset: Offset::ZERO,
+            },
+            message: message.clone(),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            redelivered: false,
+            subscription_ids: self.subscription_ids.clone(),
+            annotations: Vec::new(),
+            settle_explicit: false,
+        };
+        let outgoing = &mut outgoing[self.outgoing];
+        if !outgoing.receiver.has_room(outgoing.bytes) {
+            return false;
+        }
+        outgoing.bytes += passed_on_bytes(&delivery);
+        outgoing.events.push((PartitionId(0), Event::Deliver(delivery)));
+        true
     }
 }
 
@@ -208,7 +260,8 @@ impl Passing {
 impl Table {
     fn connect(&mut self, connection: ConnectionId, receiver: Arc<dyn Receiver>) {
         let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
-        let new = Some(Slot { receiver, publisher: 0, filters: HashSet::new() });
+        let new =
+            Some(Slot { receiver, publisher: 0, filters: HashSet::new(), shares: BTreeMap::new() });
         match self.slots.get_mut(slot as usize) {
             Some(free) => *free = new,
             None => self.slots.push(new),
@@ -218,6 +271,10 @@ impl Table {
 
     fn disconnect(&mut self, connection: ConnectionId) {
         self.unsubscribe_all(connection);
+        let shares = self.slot(connection).map(|(_, slot)| slot.shares.clone());
+        for membership in shares.unwrap_or_default().into_keys() {
+            self.unshare(connection, membership);
+        }
         if let Some(slot) = self.by_connection.remove(&connection) {
             self.slots[slot as usize] = None;
             self.free.push(slot);
@@ -246,6 +303,28 @@ impl Table {
         let Some((at, slot)) = self.slot(connection) else { return };
         for filter in std::mem::take(&mut slot.filters) {
             self.filters.remove(filter.as_bytes(), &Listener::named(at));
+        }
+    }
+
+    /// Adds a member of a shared subscription; a join of the same membership replaces it. Queues are for their partitions.
+    fn share(&mut self, connection: ConnectionId, join: &Join) {
+        let Selection::Topics(filter) = &join.reads else { return };
+        let share = (join.group.clone(), filter.clone());
+        let Some((at, slot)) = self.slot(connection) else { return };
+        slot.shares.insert(join.membership, share.clone());
+        self.shared.insert(filter.as_bytes(), share.clone());
+        let members = self.shares.entry(share).or_default();
+        members.by_member.insert((at, join.membership), join.subscription_id);
+    }
+
+    fn unshare(&mut self, connection: ConnectionId, membership: u32) {
+        let Some((at, slot)) = self.slot(connection) else { return };
+        let Some(share) = slot.shares.remove(&membership) else { return };
+        let Some(members) = self.shares.get_mut(&share) else { return };
+        members.by_member.remove(&(at, membership));
+        if members.by_member.is_empty() {
+            self.shares.remove(&share);
+            self.shared.remove(share.1.as_bytes(), &share);
         }
     }
 
@@ -290,7 +369,7 @@ mod tests {
     use super::*;
     use crate::model::record::DedupKey;
     use crate::model::{Properties, RetainHandling, Token};
-    use crate::partition::request::{Attach, Publish};
+    use crate::partition::request::{Attach, Position, Publish};
 
     #[derive(Default)]
     struct Inbox {
@@ -355,6 +434,25 @@ mod tests {
                 token: Token(0),
             };
             self.request(id, Request::Attach(attach));
+        }
+
+        fn join(&self, id: u64, filter: &str) {
+            let join = Join {
+                membership: 1,
+                reads: Selection::Topics(named(filter)),
+                group: QueueName::new(Bytes::from_static(b"g")).unwrap(),
+                filter: named(filter),
+                position: Position::Resume,
+                client_id: Bytes::from(id.to_string()),
+                expiry_s: 0,
+                qos: QoS::AtMostOnce,
+                retain_as_published: false,
+                subscription_id: 3,
+                settle_explicit: false,
+                credit: 1,
+                token: Token(0),
+            };
+            self.request(id, Request::Join(join));
         }
 
         /// Publishes to `topic` as connection 1, and lets it arrive.
@@ -461,6 +559,35 @@ mod tests {
         world.subscribe(1, "#", 2, false);
         world.publish("t");
         assert_eq!(taken(&one)[0].subscription_ids, [2]);
+    }
+
+    #[test]
+    fn one_member_of_a_group_gets_each_and_one_without_room_is_passed_over() {
+        let mut world = World::new();
+        let one = world.connect(1);
+        let (two, three) = (world.connect(2), world.connect(3));
+        let full = Arc::new(Inbox { full: true, ..Inbox::default() });
+        world.live.connect(ConnectionId(4), full.clone());
+        world.subscribe(1, "a/b", 0, false);
+        for id in [2, 3, 4] {
+            world.join(id, "a/#");
+        }
+
+        (0..30).for_each(|_| world.publish("a/b"));
+
+        let (two, three) = (taken(&two), taken(&three));
+        assert_eq!((taken(&one).len(), two.len() + three.len()), (30, 30));
+        assert!(two.len() >= 10 && three.len() >= 10 && taken(&full).is_empty());
+        assert_eq!((two[0].subscription_ids.as_slice(), world.live.dropped()), (&[3][..], 0));
+
+        let leave = Request::Leave { membership: 1, expiry_s: 0, token: None };
+        world.request(2, leave.clone());
+        world.live.disconnect(ConnectionId(3));
+        world.publish("a/b");
+        assert_eq!(world.live.dropped(), 1, "only the full one is left");
+        world.request(4, leave);
+        world.publish("a/b");
+        assert_eq!(world.live.dropped(), 1, "nobody listens any more");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::record::{filter_id, queue_id};
+
 /// Levels of a topic or filter, at most: matching cost grows with them.
 pub const LEVELS_MAX: usize = 128;
 /// Bytes of a topic or filter, at most.
@@ -142,6 +144,11 @@ impl Filter {
         &self.0
     }
 
+    /// Returns true for `$share/…`.
+    pub fn is_shared(&self) -> bool {
+        self.0.starts_with(b"$share/")
+    }
+
     /// Returns true when it names exactly one topic.
     pub fn is_literal(&self) -> bool {
         !self.0.iter().any(|byte| matches!(byte, b'+' | b'#'))
@@ -200,6 +207,25 @@ pub enum PublishAddress {
     Queue(QueueName),
     /// `$queue/<name>/…/$ack` and its kin: settles instead of publishing.
     Settle(QueueName, Verb),
+}
+
+/// What a consumer group reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// The entries of a queue, by queue offsets.
+    Queue(QueueName),
+    /// The messages that match a filter over topics, by partition offsets: a shared subscription (MQTT 5 §4.8.2).
+    Topics(Filter),
+}
+
+impl Selection {
+    /// Its number in records.
+    pub fn id(&self) -> u64 {
+        match self {
+            Selection::Queue(name) => queue_id(name.as_bytes()),
+            Selection::Topics(filter) => filter_id(filter),
+        }
+    }
 }
 
 /// What a publish to a verb address does.
@@ -301,6 +327,9 @@ impl SubscribeAddress {
                 let (group, inner) = rest.split_once('/').ok_or_else(|| reserved(text))?;
                 let group = name_of(&filter.0, group)?;
                 let inner_filter = Filter::new(filter.0.slice_ref(inner.as_bytes()))?;
+                if matches!(inner.split('/').next(), Some("$share" | "$replay")) {
+                    return Err(reserved(inner));
+                }
                 match inner.strip_prefix("$queue/") {
                     Some(rest) => queue_address(&inner_filter, rest, Some(group)),
                     None => Ok(SubscribeAddress::Shared { group, filter: inner_filter }),

@@ -37,7 +37,7 @@ pub enum Command {
         /// Exactly as subscribed.
         filters: Vec<Filter>,
     },
-    /// Says under which packet ids session deliveries go out (persistent sessions only).
+    /// Says under which packet ids deliveries go out: those of persistent sessions, and of groups at QoS 2.
     ///
     /// With a token the broker stores them and answers `Assigned`; the connection sends nothing of them before.
     Assign {
@@ -46,7 +46,7 @@ pub enum Command {
         /// Packet id and delivery, in sending order.
         entries: Vec<(u16, DeliveryId)>,
     },
-    /// The receiver of a QoS 2 delivery has it (PUBREC) (persistent sessions only). Answered by `ReceivedStored`.
+    /// The receiver of a QoS 2 delivery that was assigned has it (PUBREC). Answered by `ReceivedStored`.
     Received {
         /// The number under which it was sent.
         packet_id: u16,

@@ -17,22 +17,16 @@ impl Control {
         match self {
             Control::QueueDeclared { name } => put_bytes(out, name),
             Control::GroupCreated { queue, group, start } => {
-                out.extend_from_slice(&queue.to_le_bytes());
-                put_bytes(out, group);
+                put_group(out, *queue, group);
                 varint::put(out, start.0);
             }
-            Control::Settled { queue, group, finished, released } => {
-                out.extend_from_slice(&queue.to_le_bytes());
-                put_bytes(out, group);
-                put_list(out, finished, |out, (first, count)| {
-                    varint::put(out, first.0);
-                    varint::put(out, *count);
-                });
+            Control::Settled { selection, group, finished, released } => {
+                put_group(out, *selection, group);
+                put_list(out, finished, put_run);
                 put_list(out, released, |out, offset| varint::put(out, offset.0));
             }
             Control::CursorSet { queue, group, to } => {
-                out.extend_from_slice(&queue.to_le_bytes());
-                put_bytes(out, group);
+                put_group(out, *queue, group);
                 varint::put(out, to.0);
             }
             Control::SessionOpened { client_id, clean, expiry_s } => {
@@ -40,12 +34,14 @@ impl Control {
                 out.push(u8::from(*clean));
                 varint::put(out, u64::from(*expiry_s));
             }
-            Control::SessionClosed { client_id, epoch, expiry_s } => {
+            Control::SessionClosed { client_id, epoch, expiry_s: seconds }
+            | Control::WillDue { client_id, epoch, delay_s: seconds } => {
                 put_bytes(out, client_id);
                 varint::put(out, epoch.0);
-                varint::put(out, u64::from(*expiry_s));
+                varint::put(out, u64::from(*seconds));
             }
-            Control::SessionRemoved { client_id, epoch } => {
+            Control::SessionRemoved { client_id, epoch }
+            | Control::WillCleared { client_id, epoch } => {
                 put_bytes(out, client_id);
                 varint::put(out, epoch.0);
             }
@@ -69,21 +65,26 @@ impl Control {
                 put_bytes(out, client_id);
                 put_will(out, will);
             }
-            Control::WillDue { client_id, epoch, delay_s } => {
-                put_bytes(out, client_id);
-                varint::put(out, epoch.0);
-                varint::put(out, u64::from(*delay_s));
+            Control::MemberJoined { filter, group, client_id, expiry_s } => {
+                put_bytes(out, filter.as_bytes());
+                put_member(out, (group, client_id), *expiry_s);
             }
-            Control::WillCleared { client_id, epoch } => {
+            Control::MemberLeft { selection, group, client_id, expiry_s } => {
+                out.extend_from_slice(&selection.to_le_bytes());
+                put_member(out, (group, client_id), *expiry_s);
+            }
+            Control::Claimed { selection, group, client_id, sent, received } => {
+                put_group(out, *selection, group);
                 put_bytes(out, client_id);
-                varint::put(out, epoch.0);
+                put_list(out, sent, put_sent);
+                put_list(out, received, |out, entry| varint::put(out, entry.0));
             }
         }
     }
 
     /// Reads what [`encode`](Control::encode) wrote.
     pub fn decode(opcode: u8, body: &Bytes) -> Result<Control, ControlError> {
-        if !(1..=15).contains(&opcode) {
+        if !(1..=18).contains(&opcode) {
             return Err(ControlError::UnknownOpcode(opcode));
         }
         let mut input = Source { input: Input::new(body), whole: body };
@@ -111,11 +112,9 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
             start: Offset(input.input.varint()?),
         },
         3 => Control::Settled {
-            queue: input.input.u64()?,
+            selection: input.input.u64()?,
             group: take_bytes(input)?,
-            finished: take_list(input, |input| {
-                Some((Offset(input.input.varint()?), input.input.varint()?))
-            })?,
+            finished: take_list(input, take_run)?,
             released: take_list(input, |input| Some(Offset(input.input.varint()?)))?,
         },
         4 => Control::CursorSet {
@@ -166,6 +165,31 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
         15 => Control::WillCleared {
             client_id: take_bytes(input)?,
             epoch: Offset(input.input.varint()?),
+        },
+        _ => return take_member_control(opcode, input),
+    })
+}
+
+fn take_member_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
+    Some(match opcode {
+        16 => Control::MemberJoined {
+            filter: Filter::new(take_bytes(input)?).ok()?,
+            group: take_bytes(input)?,
+            client_id: take_bytes(input)?,
+            expiry_s: take_u32(input)?,
+        },
+        17 => Control::MemberLeft {
+            selection: input.input.u64()?,
+            group: take_bytes(input)?,
+            client_id: take_bytes(input)?,
+            expiry_s: take_u32(input)?,
+        },
+        18 => Control::Claimed {
+            selection: input.input.u64()?,
+            group: take_bytes(input)?,
+            client_id: take_bytes(input)?,
+            sent: take_list(input, take_sent)?,
+            received: take_list(input, |input| Some(Offset(input.input.varint()?)))?,
         },
         _ => return None,
     })
@@ -285,6 +309,35 @@ fn put_position(out: &mut Vec<u8>, (partition, offset): &(PartitionId, Offset)) 
 
 fn take_position(input: &mut Source<'_>) -> Option<(PartitionId, Offset)> {
     Some((PartitionId(take_u16(input)?), Offset(input.input.varint()?)))
+}
+
+fn put_group(out: &mut Vec<u8>, selection: u64, group: &[u8]) {
+    out.extend_from_slice(&selection.to_le_bytes());
+    put_bytes(out, group);
+}
+
+fn put_member(out: &mut Vec<u8>, (group, client_id): (&[u8], &[u8]), expiry_s: u32) {
+    put_bytes(out, group);
+    put_bytes(out, client_id);
+    varint::put(out, u64::from(expiry_s));
+}
+
+fn put_run(out: &mut Vec<u8>, (first, count): &(Offset, u64)) {
+    varint::put(out, first.0);
+    varint::put(out, *count);
+}
+
+fn take_run(input: &mut Source<'_>) -> Option<(Offset, u64)> {
+    Some((Offset(input.input.varint()?), input.input.varint()?))
+}
+
+fn put_sent(out: &mut Vec<u8>, (packet_id, entry): &(u16, Offset)) {
+    varint::put(out, u64::from(*packet_id));
+    varint::put(out, entry.0);
+}
+
+fn take_sent(input: &mut Source<'_>) -> Option<(u16, Offset)> {
+    Some((take_u16(input)?, Offset(input.input.varint()?)))
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -89,6 +89,15 @@ pub enum Outbound {
     },
 }
 
+impl Outbound {
+    /// The number it is sent under.
+    pub fn packet_id(&self) -> u16 {
+        match self {
+            Outbound::Publish { packet_id, .. } | Outbound::Release { packet_id, .. } => *packet_id,
+        }
+    }
+}
+
 /// A message on its way to one connection. Cloning shares the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {

@@ -13,7 +13,7 @@ pub mod principal;
 pub mod properties;
 pub mod record;
 
-pub use address::{AddressError, Filter, QueueName, Topic};
+pub use address::{AddressError, Filter, QueueName, Selection, Topic};
 pub use command::{Command, Outcome, RetainHandling};
 pub use effect::{Delivery, Effect, Refusal};
 pub use ids::{DeliveryId, DeliverySource, Millis, PartitionId, Token};

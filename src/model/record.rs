@@ -90,10 +90,10 @@ pub enum Control {
         /// Queue offset at which it begins.
         start: Offset,
     },
-    /// Entries of a queue ended for one group. Queue offsets.
+    /// Entries ended for one group. Offsets of its selection.
     Settled {
-        /// The queue's id.
-        queue: u64,
+        /// What the group reads: a queue's id or a filter's.
+        selection: u64,
         /// The group's name.
         group: Bytes,
         /// Finished, as `(first, count)`.
@@ -191,6 +191,41 @@ pub enum Control {
         /// Which.
         epoch: Offset,
     },
+    /// A session shares what matches a filter with the others of a group; the group's first member makes the group, from here on.
+    MemberJoined {
+        /// What the group reads; its id is [`filter_id`].
+        filter: Filter,
+        /// The group's name.
+        group: Bytes,
+        /// Names the session.
+        client_id: Bytes,
+        /// Seconds it stays a member when its connection ends.
+        expiry_s: u32,
+    },
+    /// A member's connection ended, or with an expiry of 0 its session or its subscription.
+    MemberLeft {
+        /// The filter's id.
+        selection: u64,
+        /// The group's name.
+        group: Bytes,
+        /// Names the session.
+        client_id: Bytes,
+        /// Seconds from here until it is no member any more. 0 ends it.
+        expiry_s: u32,
+    },
+    /// QoS 2 deliveries of entries to one session begin, or were received: nobody else may get them any more.
+    Claimed {
+        /// The filter's id.
+        selection: u64,
+        /// The group's name.
+        group: Bytes,
+        /// Names the session.
+        client_id: Bytes,
+        /// Packet ids and entries.
+        sent: Vec<(u16, Offset)>,
+        /// Entries whose PUBREC has come.
+        received: Vec<Offset>,
+    },
 }
 
 /// How far a session has come; every part adds to what was said before.
@@ -264,6 +299,11 @@ pub fn queue_id(name: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(name, 0x7175_6575)
 }
 
+/// Returns the id of a topic filter as what a group reads; see [`queue_id`].
+pub fn filter_id(filter: &Filter) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(filter.as_bytes(), 0x7368_6172)
+}
+
 impl Control {
     /// The opcode, as `wal-tools dump` shows it.
     pub fn opcode(&self) -> u8 {
@@ -283,6 +323,9 @@ impl Control {
             Control::WillSet { .. } => 13,
             Control::WillDue { .. } => 14,
             Control::WillCleared { .. } => 15,
+            Control::MemberJoined { .. } => 16,
+            Control::MemberLeft { .. } => 17,
+            Control::Claimed { .. } => 18,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::reader::to_message_at;
 use super::request::{Event, OpenedSession, Outbox};
 use super::stage::Waiting;
 use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError, batch};
-use crate::model::record::queue_id;
+use crate::model::record::{filter_id, queue_id};
 use crate::model::{Control, Millis, Record};
 
 impl<D: Disk> Partition<D> {
@@ -47,6 +47,7 @@ impl<D: Disk> Partition<D> {
                 Decoded::Message(message, queues) => {
                     self.views.apply(offset, time, Record::Message(message, queues));
                     self.history.add(offset, &message.topic, queues);
+                    self.groups.applied(offset, &message.topic);
                     if self.readers.len() > 0 {
                         self.readers.dispatch(offset, &to_message_at(message, time), out);
                     }
@@ -76,7 +77,16 @@ impl<D: Disk> Partition<D> {
                 self.overlay.groups.remove(&(*queue, group.clone()));
             }
             Control::SessionOpened { client_id, .. } => self.holders.stored(client_id, offset),
-            Control::CursorSet { queue, group, to } => self.groups.seek(*queue, group, *to),
+            Control::CursorSet { queue, group, to } => {
+                self.groups.seek(&(*queue, group.clone()), *to);
+            }
+            Control::MemberJoined { filter, group, client_id, .. } => {
+                let key = (filter_id(filter), group.clone());
+                self.overlay.joining.remove(&(key, client_id.clone()));
+            }
+            Control::MemberLeft { selection, group, client_id, expiry_s: 0 } => {
+                self.groups.ended(&(*selection, group.clone()), client_id);
+            }
             _ => {}
         }
     }
@@ -89,10 +99,10 @@ impl<D: Disk> Partition<D> {
             Waiting::Written { to, token } => {
                 out.send(to, Event::Written { token, result: Ok(()) });
             }
-            Waiting::Opened { to, client_id } => {
+            Waiting::Opened { to, client_id, left_groups } => {
                 let session = self.views.sessions.get(&client_id);
-                let opened = session.map(OpenedSession::of);
-                out.send(to, Event::SessionOpened(Ok(opened.unwrap_or_default())));
+                let opened = session.map(OpenedSession::of).unwrap_or_default();
+                out.send(to, Event::SessionOpened(Ok(OpenedSession { left_groups, ..opened })));
                 self.pass_on_takeover(&client_id, to, out);
             }
             Waiting::Joined { to, join } => {

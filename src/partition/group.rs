@@ -1,38 +1,56 @@
-//! Who consumes the queues of this partition: the members of each group, what each of them holds, and what comes next.
+//! Who consumes together: the members of each group, what each of them holds, and what comes next.
 //!
-//! Volatile. The log remembers outcomes only (`view::queue`); what was handed out and not settled is handed out again after a restart.
+//! Volatile. The log remembers outcomes only (`view::group`); what was handed out and not settled is handed out again after a restart.
+//! A group over a queue and one over a filter differ in what an entry's offset counts, and in two rules of shared subscriptions: no
+//! entry is taken from a member that is there, and one whose QoS 2 delivery has begun stays its member's (MQTT 5 §4.8.2).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use fluxmq_index::{Offset, topic_trie};
+use fluxmq_index::{Offset, TopicTrie, topic_trie};
 
 use super::reader::to_message_at;
 use super::request::{ConnectionId, Event, Join, Outbox};
 use super::window::Window;
-use crate::model::record::queue_id;
 use crate::model::{
-    Control, Delivery, DeliveryId, DeliverySource, Millis, Outcome, PartitionId, StoredMessage,
+    Control, Delivery, DeliveryId, DeliverySource, Millis, Outcome, PartitionId, Selection,
+    StoredMessage,
 };
+use crate::view::{Group, GroupKey};
 
-/// The groups of a partition that have members, by queue and name.
+/// The groups of a partition that have members.
 #[derive(Debug, Default)]
 pub struct Groups {
-    by_name: BTreeMap<(u64, Bytes), Consumers>,
-    /// What each membership of each connection is in.
-    memberships: BTreeMap<(ConnectionId, u32), (u64, Bytes)>,
+    by_key: BTreeMap<GroupKey, Consumers>,
+    /// What each membership of each connection is in, from its request on.
+    memberships: BTreeMap<(ConnectionId, u32), Membership>,
+    /// Groups over filters.
+    filters: TopicTrie<GroupKey>,
 }
 
-/// The members of one group and what is out at them. All entries are queue offsets.
+/// Whose a membership is.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// The group.
+    pub key: GroupKey,
+    /// The session, and the seconds it stays; `None` in a queue's group.
+    pub client: Option<(Bytes, u32)>,
+}
+
+/// The members of one group and what is out at them. Entries are offsets of its selection.
 #[derive(Debug)]
 pub struct Consumers {
-    queue_name: String,
+    reads: Selection,
     members: Vec<Member>,
-    /// Next entry never handed out.
+    /// Next entry never looked at.
     cursor: Offset,
-    /// A partition offset at or before the cursor's entry, and that entry.
+    /// Over a filter: after the newest record that matches.
+    end: Offset,
+    /// Over a queue: a partition offset at or before the cursor's entry, and that entry.
     hint: Option<(Offset, Offset)>,
     pending: BTreeMap<Offset, Pending>,
+    /// Whose alone an entry is, present or not.
+    claimed: BTreeMap<Offset, Bytes>,
     /// Came back; to be handed out before the cursor moves on.
     returned: BTreeSet<Offset>,
     /// Times an entry was handed out by this process and came back.
@@ -59,10 +77,10 @@ struct Pending {
 /// What a group wants to read next.
 #[derive(Debug)]
 pub struct Next {
-    /// The queue's id.
-    pub queue: u64,
-    /// The group's name.
-    pub group: Bytes,
+    /// Which group.
+    pub key: GroupKey,
+    /// What it reads.
+    pub reads: Selection,
     /// Entries to hand out again.
     pub returned: Vec<Offset>,
     /// Then entries from here on.
@@ -72,31 +90,32 @@ pub struct Next {
 }
 
 impl Groups {
-    /// Adds a member; `committed` is where a group without members goes on.
-    pub fn join(&mut self, connection: ConnectionId, join: Join, committed: Offset) {
-        let key = (queue_id(join.queue.as_bytes()), join.group.as_bytes().clone());
-        let consumers = self.by_name.entry(key.clone()).or_insert_with(|| Consumers {
-            queue_name: join.queue.to_string(),
-            members: Vec::new(),
-            cursor: committed,
-            hint: None,
-            pending: BTreeMap::new(),
-            returned: BTreeSet::new(),
-            returns: BTreeMap::new(),
-            turn: 0,
-            finished: Vec::new(),
-            released: Vec::new(),
+    /// Remembers who is about to be a member: it may leave before it is one.
+    pub fn announce(&mut self, connection: ConnectionId, join: &Join) {
+        let key = (join.reads.id(), join.group.as_bytes().clone());
+        let client = match join.reads {
+            Selection::Queue(_) => None,
+            Selection::Topics(_) => Some((join.client_id.clone(), join.expiry_s)),
+        };
+        self.memberships.insert((connection, join.membership), Membership { key, client });
+    }
+
+    /// Adds a member, unless it has left already. `stored` is where a group without members goes on; `end` is the partition's.
+    pub fn enter(&mut self, connection: ConnectionId, join: Join, stored: &Group, end: Offset) {
+        let Some(membership) = self.memberships.get(&(connection, join.membership)) else { return };
+        let key = membership.key.clone();
+        let consumers = self.by_key.entry(key.clone()).or_insert_with(|| {
+            if let Selection::Topics(filter) = &join.reads {
+                self.filters.insert(filter.as_bytes(), key);
+            }
+            Consumers::new(join.reads.clone(), stored, end)
         });
-        let window = Window::new(join.credit);
         let same = |member: &Member| {
             member.connection == connection && member.join.membership == join.membership
         };
         match consumers.members.iter_mut().find(|member| same(member)) {
             Some(member) => member.join = Join { credit: member.join.credit, ..join },
-            None => {
-                self.memberships.insert((connection, join.membership), key);
-                consumers.members.push(Member { connection, join, window });
-            }
+            None => consumers.add(connection, join),
         }
     }
 
@@ -106,30 +125,74 @@ impl Groups {
     }
 
     /// Returns how many members a group has beside one connection's.
-    pub fn others(&self, queue: u64, group: &Bytes, connection: ConnectionId) -> usize {
-        let consumers = self.by_name.get(&(queue, group.clone()));
+    pub fn others(&self, key: &GroupKey, connection: ConnectionId) -> usize {
+        let consumers = self.by_key.get(key);
         let others = consumers.iter().flat_map(|consumers| &consumers.members);
         others.filter(|member| member.connection != connection).count()
     }
 
-    /// Removes a member; what it holds goes to the others.
-    pub fn leave(&mut self, connection: ConnectionId, membership: u32) {
-        let Some(key) = self.memberships.remove(&(connection, membership)) else { return };
-        let Some(consumers) = self.by_name.get_mut(&key) else { return };
+    /// Removes a member and says whose it was; what it holds goes to the others.
+    pub fn leave(&mut self, connection: ConnectionId, membership: u32) -> Option<Membership> {
+        let left = self.memberships.remove(&(connection, membership))?;
+        let Some(consumers) = self.by_key.get_mut(&left.key) else { return Some(left) };
         let holder = (connection, membership);
         consumers.members.retain(|member| (member.connection, member.join.membership) != holder);
         let held = consumers.pending.iter().filter(|(_, pending)| pending.holder == holder);
         for entry in held.map(|(entry, _)| *entry).collect::<Vec<_>>() {
-            consumers.take_back(entry);
+            match consumers.claimed.contains_key(&entry) {
+                true => drop(consumers.pending.remove(&entry)),
+                false => consumers.take_back(entry),
+            }
         }
+        Some(left)
     }
 
     /// Removes every membership of a connection.
-    pub fn forget(&mut self, connection: ConnectionId) {
+    pub fn forget(&mut self, connection: ConnectionId) -> Vec<Membership> {
         let mine = self.memberships.range((connection, 0)..=(connection, u32::MAX));
-        for membership in mine.map(|((_, membership), _)| *membership).collect::<Vec<_>>() {
-            self.leave(connection, membership);
+        let mine: Vec<u32> = mine.map(|((_, membership), _)| *membership).collect();
+        mine.into_iter().filter_map(|membership| self.leave(connection, membership)).collect()
+    }
+
+    /// A session is no member any more: what was its alone is over.
+    pub fn ended(&mut self, key: &GroupKey, client_id: &Bytes) {
+        if let Some(consumers) = self.by_key.get_mut(key) {
+            consumers.claimed.retain(|_, owner| owner != client_id);
         }
+    }
+
+    /// Makes entries that a member holds its session's alone, or notes what it has received; `None` when it holds none of them.
+    pub fn claim(
+        &mut self,
+        connection: ConnectionId,
+        membership: u32,
+        mut sent: Vec<(u16, Offset)>,
+        mut received: Vec<Offset>,
+    ) -> Option<Control> {
+        let Membership { key, client } = self.memberships.get(&(connection, membership))?;
+        let (client_id, _) = client.as_ref()?;
+        let consumers = self.by_key.get_mut(key)?;
+        let holder = (connection, membership);
+        let holds = |entry: &Offset| {
+            consumers.pending.get(entry).is_some_and(|pending| pending.holder == holder)
+        };
+        sent.retain(|(_, entry)| holds(entry));
+        received.retain(holds);
+        for (_, entry) in &sent {
+            consumers.claimed.insert(*entry, client_id.clone());
+        }
+        let (selection, group) = key.clone();
+        let client_id = client_id.clone();
+        let says = !sent.is_empty() || !received.is_empty();
+        says.then_some(Control::Claimed { selection, group, client_id, sent, received })
+    }
+
+    /// A message was applied: groups over filters that match it have more to read.
+    pub fn applied(&mut self, offset: Offset, topic: &[u8]) {
+        let by_key = &mut self.by_key;
+        self.filters.for_each_match(topic, |key| {
+            by_key.get_mut(key).expect("filters name groups that exist").end = offset.next();
+        });
     }
 
     /// Settles an entry that a member holds; false when it holds no such entry.
@@ -140,26 +203,20 @@ impl Groups {
         entry: Offset,
         outcome: Outcome,
     ) -> bool {
-        let Some(key) = self.memberships.get(&(connection, membership)) else { return false };
-        let consumers = self.by_name.get_mut(key).expect("memberships name groups that exist");
-        consumers.settle(entry, outcome)
+        let Some(Membership { key, .. }) = self.memberships.get(&(connection, membership)) else {
+            return false;
+        };
+        self.by_key.get_mut(key).is_some_and(|consumers| consumers.settle(entry, outcome))
     }
 
     /// Settles an entry by address; false when it is not pending.
-    pub fn settle_entry(
-        &mut self,
-        queue: u64,
-        group: &Bytes,
-        entry: Offset,
-        outcome: Outcome,
-    ) -> bool {
-        let consumers = self.by_name.get_mut(&(queue, group.clone()));
-        consumers.is_some_and(|consumers| consumers.settle(entry, outcome))
+    pub fn settle_entry(&mut self, key: &GroupKey, entry: Offset, outcome: Outcome) -> bool {
+        self.by_key.get_mut(key).is_some_and(|consumers| consumers.settle(entry, outcome))
     }
 
     /// Moves a group's cursor, forgetting what is out.
-    pub fn seek(&mut self, queue: u64, group: &Bytes, to: Offset) {
-        if let Some(consumers) = self.by_name.get_mut(&(queue, group.clone())) {
+    pub fn seek(&mut self, key: &GroupKey, to: Offset) {
+        if let Some(consumers) = self.by_key.get_mut(key) {
             consumers.cursor = to;
             consumers.hint = None;
             consumers.returned.clear();
@@ -174,7 +231,7 @@ impl Groups {
 
     /// Takes back what members have held beyond their time.
     pub fn expire(&mut self, now: Millis) {
-        for consumers in self.by_name.values_mut() {
+        for consumers in self.by_key.values_mut() {
             let late = consumers.pending.iter().filter(|(_, pending)| pending.deadline <= now);
             for entry in late.map(|(entry, _)| *entry).collect::<Vec<_>>() {
                 consumers.take_back(entry);
@@ -185,54 +242,93 @@ impl Groups {
 
     /// Returns true when outcomes wait to be written.
     pub fn has_outcomes(&self) -> bool {
-        let waiting = |consumers: &Consumers| {
-            !consumers.finished.is_empty() || !consumers.released.is_empty()
-        };
-        self.by_name.values().any(waiting)
+        self.by_key.values().any(Consumers::has_outcomes)
     }
 
     /// Takes the outcomes that are not written yet, one control for each group.
     pub fn take_outcomes(&mut self) -> Vec<Control> {
-        let outcomes = self.by_name.iter_mut().filter_map(|((queue, group), consumers)| {
-            if consumers.finished.is_empty() && consumers.released.is_empty() {
-                return None;
-            }
-            Some(Control::Settled {
-                queue: *queue,
+        let waiting = self.by_key.iter_mut().filter(|(_, consumers)| consumers.has_outcomes());
+        let outcomes = waiting.map(|((selection, group), consumers)| {
+            let finished = std::mem::take(&mut consumers.finished);
+            Control::Settled {
+                selection: *selection,
                 group: group.clone(),
-                finished: to_runs(std::mem::take(&mut consumers.finished)),
+                finished: match consumers.reads {
+                    Selection::Queue(_) => to_runs(finished),
+                    Selection::Topics(_) => consumers.to_ranges(finished),
+                },
                 released: std::mem::take(&mut consumers.released),
-            })
+            }
         });
         let outcomes = outcomes.collect();
-        self.by_name.retain(|_, consumers| !consumers.is_abandoned());
+        let filters = &mut self.filters;
+        self.by_key.retain(|key, consumers| {
+            let stays = !consumers.members.is_empty();
+            if let (false, Selection::Topics(filter)) = (stays, &consumers.reads) {
+                filters.remove(filter.as_bytes(), key);
+            }
+            stays
+        });
         outcomes
     }
 
     /// Lists what groups can hand out: at most `limit` entries each, and none to a group that has `pending_max` out.
     pub fn next(&self, limit: usize, pending_max: usize, end: impl Fn(u64) -> Offset) -> Vec<Next> {
-        let next = |((queue, group), consumers): (&(u64, Bytes), &Consumers)| {
+        let next = |(key, consumers): (&GroupKey, &Consumers)| {
             let credit: u32 = consumers.members.iter().map(|member| member.window.credit()).sum();
-            let more = !consumers.returned.is_empty() || consumers.cursor < end(*queue);
+            let end = match consumers.reads {
+                Selection::Queue(_) => end(key.0),
+                Selection::Topics(_) => consumers.end,
+            };
+            let more = !consumers.returned.is_empty() || consumers.cursor < end;
             let room = pending_max.saturating_sub(consumers.pending.len());
             (credit > 0 && more && room > 0).then(|| Next {
-                queue: *queue,
-                group: group.clone(),
+                key: key.clone(),
+                reads: consumers.reads.clone(),
                 returned: consumers.returned.iter().take(limit).copied().collect(),
                 cursor: consumers.cursor,
                 credit: (credit as usize).min(limit).min(room),
             })
         };
-        self.by_name.iter().filter_map(next).collect()
+        self.by_key.iter().filter_map(next).collect()
     }
 
     /// Returns one group.
-    pub fn get_mut(&mut self, queue: u64, group: &Bytes) -> Option<&mut Consumers> {
-        self.by_name.get_mut(&(queue, group.clone()))
+    pub fn get_mut(&mut self, key: &GroupKey) -> Option<&mut Consumers> {
+        self.by_key.get_mut(key)
     }
 }
 
 impl Consumers {
+    fn new(reads: Selection, stored: &Group, end: Offset) -> Consumers {
+        let claimed = stored.claimed().iter();
+        Consumers {
+            reads,
+            members: Vec::new(),
+            cursor: stored.committed(),
+            end,
+            hint: None,
+            pending: BTreeMap::new(),
+            claimed: claimed.map(|(entry, claim)| (*entry, claim.client_id.clone())).collect(),
+            returned: BTreeSet::new(),
+            returns: BTreeMap::new(),
+            turn: 0,
+            finished: Vec::new(),
+            released: Vec::new(),
+        }
+    }
+
+    /// Adds a member. What an earlier connection of its session left begun is out at it again.
+    fn add(&mut self, connection: ConnectionId, join: Join) {
+        let mut window = Window::new(join.credit);
+        let holder = (connection, join.membership);
+        for (entry, _) in self.claimed.iter().filter(|(_, owner)| **owner == join.client_id) {
+            self.pending.insert(*entry, Pending { holder, deadline: Millis(u64::MAX) });
+            window.spend_unknown(1);
+        }
+        self.members.push(Member { connection, join, window });
+    }
+
     /// Where the entry nearest before `entry` is known to be: its queue offset and its partition offset.
     pub fn hint(&self, entry: Offset) -> Option<(Offset, Offset)> {
         self.hint.filter(|(known, _)| *known <= entry)
@@ -247,7 +343,17 @@ impl Consumers {
         }
     }
 
-    /// Hands an entry to the next member that wants it and has credit; false when none has credit.
+    /// Returns true for an entry that is one session's alone.
+    pub fn is_claimed(&self, entry: Offset) -> bool {
+        self.claimed.contains_key(&entry)
+    }
+
+    /// Everything that matches below `next` was looked at.
+    pub fn looked_at(&mut self, next: Offset) {
+        self.cursor = self.cursor.max(next);
+    }
+
+    /// Hands an entry to the member that wants it and has the least out; false when none has credit. Equals take turns.
     ///
     /// An entry that no member's filter matches is finished: the group has said what it wants.
     pub fn hand_out(&mut self, at: Handed<'_>, out: &mut impl Outbox) -> bool {
@@ -263,16 +369,22 @@ impl Consumers {
         let ready = |index: &usize| {
             self.members[*index].window.credit() > 0 && wants(&self.members[*index])
         };
-        let Some(index) = order.into_iter().find(ready) else { return false };
+        let load = |index: &usize| self.members[*index].window.out_count();
+        let Some(index) = order.filter(ready).min_by_key(load) else { return false };
         self.turn = (index + 1) % count;
         let returns = self.returns.get(&entry).copied().unwrap_or(0);
         let member = &mut self.members[index];
         let holder = (member.connection, member.join.membership);
         let count = returns.max(at.delivery_count);
-        let delivery = delivery(member, &self.queue_name, count, &at);
+        let delivery = delivery(member, &self.reads, count, &at);
         member.window.spend(&delivery.message);
         out.send(member.connection, Event::Deliver(delivery));
-        self.pending.insert(entry, Pending { holder, deadline: at.deadline });
+        // A member that is there keeps what it has of a shared subscription, however long it takes.
+        let deadline = match self.reads {
+            Selection::Queue(_) => at.deadline,
+            Selection::Topics(_) => Millis(u64::MAX),
+        };
+        self.pending.insert(entry, Pending { holder, deadline });
         self.returned.remove(&entry);
         self.cursor = self.cursor.max(entry.next());
         self.hint = Some((entry, offset));
@@ -283,7 +395,10 @@ impl Consumers {
         if !self.give_credit_back(entry) {
             return false;
         }
+        // What has begun to go to one session goes to no other, whatever became of it.
+        let begun = self.claimed.remove(&entry).is_some();
         match outcome {
+            _ if begun => self.finished.push(entry),
             Outcome::Accepted | Outcome::Rejected => {
                 self.returns.remove(&entry);
                 self.finished.push(entry);
@@ -314,8 +429,41 @@ impl Consumers {
         true
     }
 
-    fn is_abandoned(&self) -> bool {
-        self.members.is_empty() && self.finished.is_empty() && self.released.is_empty()
+    fn has_outcomes(&self) -> bool {
+        !self.finished.is_empty() || !self.released.is_empty()
+    }
+
+    /// Widens finished partition offsets to everything between the entries that are not: what does not match is nobody's, and without
+    /// it no two runs would ever join.
+    fn to_ranges(&self, mut entries: Vec<Offset>) -> Vec<(Offset, u64)> {
+        entries.sort_unstable();
+        let mut ranges: Vec<(Offset, u64)> = Vec::new();
+        for entry in entries {
+            if ranges.last().is_some_and(|(first, count)| entry < first.plus(*count)) {
+                continue;
+            }
+            if entry >= self.cursor {
+                // An earlier connection began it: what is between here and the cursor was not looked at.
+                ranges.push((entry, 1));
+                continue;
+            }
+            let below = [
+                self.pending.range(..entry).next_back().map(|(open, _)| *open),
+                self.claimed.range(..entry).next_back().map(|(open, _)| *open),
+                self.returned.range(..entry).next_back().copied(),
+            ];
+            let above = [
+                self.pending.range(entry..).next().map(|(open, _)| *open),
+                self.claimed.range(entry..).next().map(|(open, _)| *open),
+                self.returned.range(entry..).next().copied(),
+                Some(self.cursor),
+            ];
+            let first = below.into_iter().flatten().max().map_or(Offset::ZERO, Offset::next);
+            let end = above.into_iter().flatten().min().expect("the cursor is among them");
+            assert!(first <= entry && entry < end, "a finished entry is below the cursor, not out");
+            ranges.push((first, end.0 - first.0));
+        }
+        ranges
     }
 }
 
@@ -338,33 +486,41 @@ pub struct Handed<'a> {
     pub deadline: Millis,
 }
 
-fn delivery(member: &Member, queue: &str, count: u32, at: &Handed<'_>) -> Delivery {
+/// A message as a member subscribed to it [MQTT-4.8.2-3].
+fn delivery(member: &Member, reads: &Selection, count: u32, at: &Handed<'_>) -> Delivery {
+    let join = &member.join;
+    let message = to_message_at(at.message, at.now);
+    let annotations = match reads {
+        Selection::Topics(_) => Vec::new(),
+        Selection::Queue(queue) => annotations(queue.as_str(), join, at.entry, count),
+    };
+    Delivery {
+        id: DeliveryId {
+            source: DeliverySource::Group(join.membership),
+            partition: at.partition,
+            offset: at.entry,
+        },
+        qos: at.message.qos.min(join.qos),
+        retain: join.retain_as_published && message.retain,
+        message,
+        redelivered: count > 0,
+        subscription_ids: Some(join.subscription_id).filter(|id| *id != 0).into_iter().collect(),
+        annotations,
+        settle_explicit: join.settle_explicit,
+    }
+}
+
+fn annotations(queue: &str, join: &Join, entry: Offset, count: u32) -> Vec<(&'static str, String)> {
     let mut annotations = vec![
-        ("message-id", format!("{queue}:{}", at.entry)),
-        ("group-id", member.join.group.to_string()),
+        ("message-id", format!("{queue}:{entry}")),
+        ("group-id", join.group.to_string()),
         ("queue", queue.to_owned()),
-        ("offset", at.entry.to_string()),
+        ("offset", entry.to_string()),
     ];
     if count > 0 {
         annotations.push(("delivery-count", count.to_string()));
     }
-    Delivery {
-        id: DeliveryId {
-            source: DeliverySource::Group(member.join.membership),
-            partition: at.partition,
-            offset: at.entry,
-        },
-        message: to_message_at(at.message, at.now),
-        qos: at.message.qos.min(member.join.qos),
-        retain: false,
-        redelivered: count > 0,
-        subscription_ids: Some(member.join.subscription_id)
-            .filter(|id| *id != 0)
-            .into_iter()
-            .collect(),
-        annotations,
-        settle_explicit: member.join.settle_explicit,
-    }
+    annotations
 }
 
 /// Joins neighbouring entries into `(first, count)`.

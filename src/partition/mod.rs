@@ -39,7 +39,6 @@ use self::request::{ConnectionId, Event, Outbox, Request};
 use self::sessions::{Claim, Holders, Opening};
 use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
-use crate::model::record::queue_id;
 use crate::model::{Control, Delivery, Millis, PartitionId, Refusal};
 pub use crate::raft::{Member, PeerError, ReplicaId, Role};
 use crate::raft::{Members, MembersError, Node, NodeError};
@@ -294,25 +293,14 @@ impl<D: Disk> Partition<D> {
                 let open = self.views.dedup.open_ids(publisher, incarnation);
                 out.send(from, Event::OpenIds(Ok(open)));
             }
-            Request::Join(join) => self.join(from, join, out),
-            Request::Leave { membership } => self.groups.leave(from, membership),
-            Request::Settle { membership, entry, outcome } => {
-                self.groups.settle(from, membership, entry, outcome);
-            }
-            Request::SettleEntry { token, queue, group, entry, outcome } => {
-                let queue = queue_id(queue.as_bytes());
-                let pending = self.groups.settle_entry(queue, group.as_bytes(), entry, outcome);
-                self.confirm_with_next(from, token, pending, out);
-            }
-            Request::CommitCursor { token, queue, group, to } => {
-                self.commit_cursor(
-                    from,
-                    token,
-                    (queue_id(queue.as_bytes()), group.as_bytes()),
-                    to,
-                    out,
-                );
-            }
+            request @ (Request::ListClaimed { .. }
+            | Request::Join(_)
+            | Request::Leave { .. }
+            | Request::LeaveAll { .. }
+            | Request::Claim { .. }
+            | Request::Settle { .. }
+            | Request::SettleEntry { .. }
+            | Request::CommitCursor { .. }) => self.handle_group(from, request, out),
             Request::Forget => self.forget(from, out),
         }
     }
@@ -384,10 +372,21 @@ impl<D: Disk> Partition<D> {
 
     fn write_due(&mut self) {
         for control in self.views.due(self.now) {
-            let held = matches!(&control, Control::SessionRemoved { client_id, .. } if self.holders.is_held(client_id));
-            if !held {
+            if !self.is_back(&control) {
                 self.write(&control, None);
             }
+        }
+    }
+
+    /// Returns true when what time would end is held, or about to be, by a connection that the views do not know yet.
+    fn is_back(&self, control: &Control) -> bool {
+        match control {
+            Control::SessionRemoved { client_id, .. } => self.holders.is_held(client_id),
+            Control::MemberLeft { selection, group, client_id, .. } => {
+                let member = ((*selection, group.clone()), client_id.clone());
+                self.overlay.joining.contains_key(&member)
+            }
+            _ => false,
         }
     }
 

@@ -10,7 +10,7 @@ use fluxmq_index::Offset;
 use crate::model::record::DedupKey;
 use crate::model::{
     Control, Delivery, Filter, Message, Millis, OutboundEntry, Outcome, PartitionId, QoS,
-    QueueName, Refusal, Subscription, Token,
+    QueueName, Refusal, Selection, Subscription, Token,
 };
 use crate::view::{Session, StoredSubscription};
 
@@ -72,12 +72,39 @@ pub enum Request {
         /// The session's incarnation.
         incarnation: u32,
     },
+    /// Lists the QoS 2 deliveries that groups have begun to a session. Answered by `Claimed`.
+    ListClaimed {
+        /// Names the session.
+        client_id: Bytes,
+        /// Its shared subscriptions, as it wrote them.
+        filters: Vec<Filter>,
+    },
     /// Joins a consumer group. Answered by `Joined`.
     Join(Join),
     /// Leaves it; what is out goes to others.
     Leave {
         /// As in `Join`.
         membership: u32,
+        /// Seconds until a shared subscription is given up too; 0 is at once.
+        expiry_s: u32,
+        /// Echoed in `Written`, if anybody waits.
+        token: Option<Token>,
+    },
+    /// Gives up every shared subscription of a session that was discarded.
+    LeaveAll {
+        /// Names the session.
+        client_id: Bytes,
+    },
+    /// QoS 2 deliveries of a shared subscription begin, or were received. Answered by `Written`.
+    Claim {
+        /// As in `Join`.
+        membership: u32,
+        /// Packet ids and entries.
+        sent: Vec<(u16, Offset)>,
+        /// Entries whose PUBREC has come.
+        received: Vec<Offset>,
+        /// Echoed.
+        token: Token,
     },
     /// Settles one entry by delivery.
     Settle {
@@ -165,16 +192,22 @@ pub struct Attach {
 pub struct Join {
     /// Chosen by the connection: names this membership in it.
     pub membership: u32,
-    /// Which queue.
-    pub queue: QueueName,
+    /// What the group reads.
+    pub reads: Selection,
     /// Which group.
     pub group: QueueName,
     /// Which of its messages.
     pub filter: Filter,
-    /// Where a new group begins.
+    /// Where a new group of a queue begins.
     pub position: Position,
+    /// The session that asks.
+    pub client_id: Bytes,
+    /// Seconds it keeps a shared subscription when its connection ends.
+    pub expiry_s: u32,
     /// The most the consumer wants.
     pub qos: QoS,
+    /// Keep the RETAIN flag.
+    pub retain_as_published: bool,
     /// Given back on every delivery. 0 is none.
     pub subscription_id: u32,
     /// Only `$ack` and its kin settle.
@@ -244,6 +277,8 @@ pub enum Event {
     /// The partition does not serve this connection any more: its reader, its memberships and its hold on a session are gone, and
     /// what waited for an answer was refused. Another replica may lead now.
     Resigned(Refusal),
+    /// What groups have begun to send to the session.
+    Claimed(Result<Vec<Claimed>, Refusal>),
     /// The membership stands, or not.
     Joined {
         /// Echoed.
@@ -253,6 +288,19 @@ pub enum Event {
     },
 }
 
+/// A QoS 2 delivery that a shared subscription has begun.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The subscription, as the client wrote it.
+    pub filter: Filter,
+    /// The number it is sent under.
+    pub packet_id: u16,
+    /// Partition offset.
+    pub entry: Offset,
+    /// The delivery; `None` once PUBREC has come, or where the record is gone by policy.
+    pub delivery: Option<Delivery>,
+}
+
 /// An open session, as its home partition knows it.
 #[derive(Clone, Debug, Default)]
 pub struct OpenedSession {
@@ -260,6 +308,8 @@ pub struct OpenedSession {
     pub present: bool,
     /// True when it outlives its connection.
     pub stored: bool,
+    /// True when a clean start discarded shared subscriptions: their groups do not know yet.
+    pub left_groups: bool,
     /// Epoch of this connection; 0 for a session that is not stored.
     pub epoch: Offset,
     /// Names this life of the session towards duplicate detection; 0 where it is not stored.
@@ -279,6 +329,7 @@ impl OpenedSession {
             // A session that its own opening record began was not there before.
             present: session.epoch.0 as u32 != session.incarnation,
             stored: true,
+            left_groups: false,
             epoch: session.epoch,
             incarnation: session.incarnation,
             subscriptions: session.subscriptions.values().cloned().collect(),

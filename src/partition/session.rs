@@ -10,6 +10,7 @@ use super::request::{Attach, ConnectionId, Event, OpenedSession, Outbox};
 use super::sessions::Opening;
 use super::stage::Waiting;
 use crate::model::{Control, Delivery, DeliveryId, DeliverySource, OutboundEntry, Refusal};
+use crate::view::Session;
 
 impl<D: Disk> Partition<D> {
     pub(super) fn open_session(
@@ -23,14 +24,21 @@ impl<D: Disk> Partition<D> {
         if opening.expiry_s > 0 || resumes {
             let (clean, expiry_s) = (opening.clean_start, opening.expiry_s);
             let control = Control::SessionOpened { client_id: client_id.clone(), clean, expiry_s };
-            let waiting = Waiting::Opened { to: opening.connection, client_id: client_id.clone() };
+            let left_groups = opening.clean_start && stored.is_some_and(Session::has_shared);
+            let waiting = Waiting::Opened {
+                to: opening.connection,
+                client_id: client_id.clone(),
+                left_groups,
+            };
             return self.write(&control, Some(waiting));
         }
+        let mut opened = OpenedSession::default();
         if let Some(session) = stored {
+            opened.left_groups = session.has_shared();
             let epoch = session.epoch;
             self.write(&Control::SessionRemoved { client_id: client_id.clone(), epoch }, None);
         }
-        out.send(opening.connection, Event::SessionOpened(Ok(OpenedSession::default())));
+        out.send(opening.connection, Event::SessionOpened(Ok(opened)));
         self.pass_on_takeover(client_id, opening.connection, out);
     }
 
@@ -66,7 +74,10 @@ impl<D: Disk> Partition<D> {
     /// Takes everything from a connection that is gone without having let go: its task failed.
     pub(super) fn forget(&mut self, connection: ConnectionId, out: &mut impl Outbox) {
         self.readers.close(connection, self.applied.end);
-        self.groups.forget(connection);
+        for left in self.groups.forget(connection) {
+            let expiry_s = left.client.as_ref().map_or(0, |(_, expiry_s)| *expiry_s);
+            self.left(left, expiry_s);
+        }
         if let Some(client_id) = self.holders.held_by(connection) {
             let session = self.views.sessions.get(&client_id);
             let expiry_s = session.map_or(0, |session| session.expiry_s);
@@ -76,13 +87,23 @@ impl<D: Disk> Partition<D> {
 
     /// Ends the connections that the log still believes in: this process has none yet.
     pub(super) fn close_orphans(&mut self) {
-        let close =
-            |(client_id, session): (&Bytes, &crate::view::Session)| Control::SessionClosed {
+        let close = |(client_id, session): (&Bytes, &Session)| Control::SessionClosed {
+            client_id: client_id.clone(),
+            epoch: session.epoch,
+            expiry_s: session.expiry_s,
+        };
+        let sessions = self.views.sessions.open().map(close);
+        let groups = self.views.groups.iter();
+        let members = groups.flat_map(|((selection, group), of)| {
+            let present = of.members().iter().filter(|(_, member)| member.left_at.is_none());
+            present.map(|(client_id, member)| Control::MemberLeft {
+                selection: *selection,
+                group: group.clone(),
                 client_id: client_id.clone(),
-                epoch: session.epoch,
-                expiry_s: session.expiry_s,
-            };
-        let orphans: Vec<Control> = self.views.sessions.open().map(close).collect();
+                expiry_s: member.expiry_s,
+            })
+        });
+        let orphans: Vec<Control> = sessions.chain(members).collect();
         orphans.iter().for_each(|control| self.write(control, None));
     }
 

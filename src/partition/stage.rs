@@ -11,7 +11,8 @@ use super::batch::Building;
 use super::request::{ConnectionId, Event, Join, Outbox, Publish};
 use super::{Partition, PartitionError};
 use crate::model::record::{DedupKey, queue_id};
-use crate::model::{Control, Refusal, Token};
+use crate::model::{Control, Filter, Refusal, Token};
+use crate::view::GroupKey;
 
 /// A batch in the making and who waits for it.
 pub(super) struct Pending {
@@ -29,7 +30,7 @@ pub(super) struct InFlight {
 pub(super) enum Waiting {
     Confirm { to: ConnectionId, token: Token, result: bool },
     Written { to: ConnectionId, token: Token },
-    Opened { to: ConnectionId, client_id: Bytes },
+    Opened { to: ConnectionId, client_id: Bytes, left_groups: bool },
     Joined { to: ConnectionId, join: Box<Join> },
 }
 
@@ -51,6 +52,8 @@ pub(super) struct Overlay {
     pub(super) queues: BTreeMap<u64, Bytes>,
     pub(super) groups: BTreeSet<(u64, Bytes)>,
     pub(super) publishes: BTreeSet<(u64, DedupKey)>,
+    /// Sessions that are about to be members, and the filters they share.
+    pub(super) joining: BTreeMap<(GroupKey, Bytes), Filter>,
 }
 
 impl<D: Disk> Partition<D> {
@@ -186,6 +189,12 @@ impl<D: Disk> Partition<D> {
 }
 
 impl Overlay {
+    /// Returns the filter of a shared subscription that is about to be.
+    pub(super) fn joining_filter(&self, key: &GroupKey) -> Option<&Filter> {
+        let mut joining = self.joining.range((key.clone(), Bytes::new())..);
+        joining.next().filter(|((group, _), _)| group == key).map(|(_, filter)| filter)
+    }
+
     fn admitted(&mut self, publisher: u64, key: DedupKey) {
         if key.seq != 0 {
             self.publishes.insert((publisher, key));

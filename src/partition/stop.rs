@@ -46,12 +46,21 @@ pub(super) fn refuse(
         Request::Join(Join { token, .. }) => {
             out.send(from, Event::Joined { token: *token, result: Err(refusal) });
         }
+        Request::ListClaimed { .. } => out.send(from, Event::Claimed(Err(refusal))),
+        // What waits for a group to let go has nothing more to wait for here.
+        Request::Leave { token: Some(token), .. } => {
+            out.send(from, Event::Written { token: *token, result: Err(refusal) });
+        }
+        Request::Claim { token, .. } => {
+            out.send(from, Event::Written { token: *token, result: Err(refusal) });
+        }
         Request::Publish(_)
         | Request::Write { .. }
         | Request::CloseSession { .. }
         | Request::DetachFilter { .. }
         | Request::Credit { .. }
         | Request::Leave { .. }
+        | Request::LeaveAll { .. }
         | Request::Settle { .. }
         | Request::Forget => {}
     }

@@ -30,6 +30,11 @@ impl Window {
         if self.bytes < BYTES_MAX { self.credit } else { 0 }
     }
 
+    /// How many deliveries are out.
+    pub fn out_count(&self) -> usize {
+        self.sizes.len()
+    }
+
     /// Takes room for a delivery.
     pub fn spend(&mut self, message: &Message) {
         self.spend_bytes(u32::try_from(message.len_bytes()).unwrap_or(u32::MAX));

@@ -4,6 +4,7 @@
 //! a snapshot and applying the rest equals applying everything, and both snapshots are byte-equal.
 
 mod dedup;
+mod group;
 mod queue;
 mod retained;
 pub mod section;
@@ -12,7 +13,8 @@ mod topology;
 mod will;
 
 pub use dedup::Dedup;
-pub use queue::{Group, Queue, Queues};
+pub use group::{Claim, Group, GroupKey, Groups, Member};
+pub use queue::{Queue, Queues};
 pub use retained::{Retained, RetainedMessage};
 pub use section::SectionError;
 pub use session::{Session, Sessions, StoredSubscription};
@@ -45,8 +47,10 @@ pub struct Views {
     pub sessions: Sessions,
     /// Retained messages.
     pub retained: Retained,
-    /// Queues and their consumer groups.
+    /// Queues.
     pub queues: Queues,
+    /// Consumer groups of queues, and shared subscriptions.
+    pub groups: Groups,
     /// QoS 2 publishes that are not released.
     pub dedup: Dedup,
     /// What the meta partition knows of the others.
@@ -86,15 +90,24 @@ impl Views {
         Ok(views)
     }
 
-    fn all(&self) -> [&dyn View; 6] {
-        [&self.sessions, &self.retained, &self.queues, &self.dedup, &self.topology, &self.wills]
+    fn all(&self) -> [&dyn View; 7] {
+        [
+            &self.sessions,
+            &self.retained,
+            &self.queues,
+            &self.groups,
+            &self.dedup,
+            &self.topology,
+            &self.wills,
+        ]
     }
 
-    fn all_mut(&mut self) -> [&mut dyn View; 6] {
+    fn all_mut(&mut self) -> [&mut dyn View; 7] {
         [
             &mut self.sessions,
             &mut self.retained,
             &mut self.queues,
+            &mut self.groups,
             &mut self.dedup,
             &mut self.topology,
             &mut self.wills,

@@ -131,6 +131,11 @@ impl Session {
         Some(closed_at.plus(u64::from(self.expiry_s) * 1000))
     }
 
+    /// Returns true when it shares a subscription with others: partitions know of it as a member of groups.
+    pub fn has_shared(&self) -> bool {
+        self.subscriptions.keys().any(Filter::is_shared)
+    }
+
     fn subscribed(&mut self, subscription: &Subscription, starts: &[(PartitionId, Offset)]) {
         let stored =
             StoredSubscription { subscription: subscription.clone(), starts: starts.to_vec() };
@@ -206,15 +211,7 @@ impl View for Sessions {
                     session.progressed(progress);
                 }
             }
-            Control::QueueDeclared { .. }
-            | Control::GroupCreated { .. }
-            | Control::Settled { .. }
-            | Control::CursorSet { .. }
-            | Control::Released { .. }
-            | Control::PartitionsFixed { .. }
-            | Control::WillSet { .. }
-            | Control::WillDue { .. }
-            | Control::WillCleared { .. } => {}
+            _ => {}
         }
     }
 

@@ -4,5 +4,6 @@
 
 mod queues;
 mod sessions;
+mod shared;
 mod storage;
 mod world;

@@ -17,6 +17,9 @@ const CONTROL_NAMES: &[(u8, &str)] = &[
     (13, "will-set"),
     (14, "will-due"),
     (15, "will-cleared"),
+    (16, "member-joined"),
+    (17, "member-left"),
+    (18, "claimed"),
 ];
 
 /// Returns the name of a control record's opcode.

@@ -28,7 +28,7 @@ impl Client {
                     let will_at = now.plus(u64::from(delay_s) * 1000);
                     self.phase = Phase::Lingering { will_at };
                     // The session waits for its will; queue entries go to those who are there.
-                    self.leave_groups();
+                    self.leave_groups(false);
                 } else {
                     self.publish_will();
                     self.let_go();
@@ -68,26 +68,21 @@ impl Client {
 
     /// Gives up readers and memberships; the session follows when the readers have said how far they were.
     pub(super) fn let_go(&mut self) {
-        self.leave_groups();
+        let leaving = self.leave_groups(true);
         let attached = std::mem::take(&mut self.attached);
-        for partition in attached.keys() {
-            self.request(*partition, Request::Detach);
+        let mut detaching = leaving;
+        for partition in attached.into_keys() {
+            self.request(partition, Request::Detach);
+            *detaching.entry(partition).or_insert(0) += 1;
         }
-        self.phase = Phase::Closing { detaching: attached.into_keys().collect() };
+        self.phase = Phase::Closing { detaching };
         self.finish_close();
     }
 
-    fn leave_groups(&mut self) {
-        for (membership, partition) in std::mem::take(&mut self.memberships) {
-            self.request(partition, Request::Leave { membership });
-        }
-    }
-
     pub(super) fn detached(&mut self, from: PartitionId, next: Offset) {
-        if let Phase::Closing { detaching } = &mut self.phase {
-            detaching.remove(&from);
+        if matches!(self.phase, Phase::Closing { .. }) {
             self.outbound.detached(from, next);
-            self.finish_close();
+            self.part_closed(from);
         }
     }
 
@@ -114,7 +109,7 @@ impl Client {
         }
     }
 
-    fn finish_close(&mut self) {
+    pub(super) fn finish_close(&mut self) {
         if !matches!(&self.phase, Phase::Closing { detaching } if detaching.is_empty()) {
             return;
         }

@@ -11,7 +11,7 @@ use crate::model::effect::{Opened, Outbound as Resend};
 use crate::model::{
     Delivery, DeliveryId, DeliverySource, Effect, OutboundEntry, PartitionId, Refusal,
 };
-use crate::partition::request::{Attach, OpenedSession, Request};
+use crate::partition::request::{Attach, Claimed, OpenedSession, Request};
 
 /// A session on its way to being open.
 #[derive(Default)]
@@ -21,6 +21,7 @@ pub(super) struct Opening {
     missing: usize,
     found: BTreeMap<u16, Option<Delivery>>,
     inbound: Vec<u16>,
+    claimed: Vec<(PartitionId, Claimed)>,
     /// A partition that holds part of the session does not serve: what it has is not given up, the client comes back later.
     refused: Option<Refusal>,
     /// The peer is gone already: close as soon as the session is ours.
@@ -36,6 +37,7 @@ impl Client {
             home: Some(home),
             client_id: open.client_id.clone(),
             expiry_s: open.session_expiry_s,
+            inflight_max: open.inflight_max,
             will: open.will,
             ..Identity::default()
         };
@@ -60,6 +62,11 @@ impl Client {
         self.identity.stored = session.stored;
         self.identity.epoch = session.epoch;
         self.identity.incarnation = session.incarnation;
+        if session.left_groups {
+            let client_id = self.identity.client_id.clone();
+            let leave = |to| (to, Request::LeaveAll { client_id: client_id.clone() });
+            self.requests.extend(self.placement.data().map(leave));
+        }
         if opening.abandoned {
             self.phase = Phase::Open;
             return self.let_go();
@@ -78,7 +85,10 @@ impl Client {
             }
             let fetch = |(to, entries)| (to, Request::FetchOutbound { entries });
             requests.extend(entries.into_iter().map(fetch));
+            let filters = session.subscriptions.iter().map(|stored| &stored.subscription.filter);
+            requests.extend(self.ask_claimed(filters));
         }
+        let Phase::Opening(opening) = &mut self.phase else { return };
         opening.missing = requests.len();
         opening.session = session;
         self.requests.extend(requests);
@@ -114,6 +124,20 @@ impl Client {
         self.finish_open();
     }
 
+    pub(super) fn found_claimed(
+        &mut self,
+        from: PartitionId,
+        found: Result<Vec<Claimed>, Refusal>,
+    ) {
+        let Phase::Opening(opening) = &mut self.phase else { return };
+        match found {
+            Ok(found) => opening.claimed.extend(found.into_iter().map(|claimed| (from, claimed))),
+            Err(refusal) => opening.refused = Some(refusal),
+        }
+        opening.missing -= 1;
+        self.finish_open();
+    }
+
     /// The peer or a newer connection ended it before it was open.
     pub(super) fn abandon_open(&mut self, taken_over: bool) -> bool {
         match &mut self.phase {
@@ -141,7 +165,13 @@ impl Client {
             self.effects.push_back(Effect::OpenRefused(refusal));
             return self.let_go();
         }
-        let outbound = self.resend(&opening);
+        let subscriptions = opening.session.subscriptions.iter().map(|it| &it.subscription);
+        self.prepare_memberships(subscriptions);
+        let mut outbound = self.resend(&opening);
+        let claimed = self.resend_claimed(opening.claimed);
+        let replaced = |packet_id: u16| claimed.iter().any(|item| item.packet_id() == packet_id);
+        outbound.retain(|item| !replaced(item.packet_id()));
+        outbound.extend(claimed);
         self.effects.push_back(Effect::Opened(Opened {
             session_present: opening.session.present,
             persistent: self.identity.stored,

@@ -70,6 +70,20 @@ impl Outbound {
         self.entries.insert(entry.packet_id, (entry, true));
     }
 
+    /// Returns true for a number that an earlier connection left out.
+    pub(super) fn is_used(&self, packet_id: u16) -> bool {
+        self.entries.contains_key(&packet_id)
+    }
+
+    /// A number stands for another delivery by now: what it stood for is over.
+    pub(super) fn forget(&mut self, packet_id: u16) {
+        if let Some((entry, _)) = self.entries.get(&packet_id) {
+            let source = DeliverySource::Session;
+            let id = DeliveryId { source, partition: entry.partition, offset: entry.offset };
+            self.settled(id);
+        }
+    }
+
     /// A delivery goes to the protocol.
     pub(super) fn handed(&mut self, delivery: &Delivery) {
         if delivery.id.source != DeliverySource::Session {

@@ -11,7 +11,7 @@ use crate::model::address::SubscribeAddress;
 use crate::model::command::Subscribe;
 use crate::model::{
     Control, Effect, Filter, Millis, PartitionId, QoS, QueueName, Refusal, RetainHandling,
-    Subscription, Token,
+    Selection, Subscription, Token,
 };
 use crate::partition::request::{Attach, Join, Position, Request};
 
@@ -20,8 +20,8 @@ use crate::partition::request::{Attach, Join, Position, Request};
 pub(super) enum Subscribed {
     /// Readers in these partitions.
     Filter(Vec<PartitionId>),
-    /// A membership of a group, in the queue's home.
-    Queue(u32, PartitionId),
+    /// A membership of a group.
+    Group(u32),
 }
 
 /// A SUBSCRIBE that is not answered yet.
@@ -47,8 +47,8 @@ impl Client {
         let mut missing = 0;
         for subscribe in subscriptions {
             let index = parts.len();
-            let asked = self.place(now, &subscribe);
-            let subscription = Arc::new(to_subscription(subscribe));
+            let subscription = Arc::new(to_subscription(&subscribe));
+            let asked = self.place(now, &subscribe, &subscription);
             let mut result = Ok(subscription.qos);
             match asked {
                 Err(refusal) => result = Err(refusal),
@@ -62,10 +62,13 @@ impl Client {
                         indexes.push(index);
                     }
                 }
-                Ok(Placed::Queue(partition, mut join)) => {
-                    join.token = self.wait_for(Waiting::PartOf(pending, index));
-                    self.request(partition, Request::Join(*join));
-                    missing += 1;
+                Ok(Placed::Group(partitions, join)) => {
+                    for partition in partitions {
+                        let token = self.wait_for(Waiting::PartOf(pending, index));
+                        let join = Join { token, ..(*join).clone() };
+                        self.request(partition, Request::Join(join));
+                        missing += 1;
+                    }
                 }
             }
             parts.push(Part { subscription, starts: Vec::new(), result });
@@ -94,20 +97,23 @@ impl Client {
         &mut self,
         from: PartitionId,
         token: Token,
-        answer: Result<Offset, Refusal>,
+        answer: Result<Option<Offset>, Refusal>,
     ) {
         let (whole, index) = match self.waiting.remove(&token) {
             Some(Waiting::PartOf(whole, index)) => (whole, index),
             // A resumed session that cannot be read everywhere is not served in part: the client comes back later.
-            Some(Waiting::Resumed) if answer.is_err() => {
+            Some(Waiting::Resumed | Waiting::Rejoined) if answer.is_err() => {
                 return self.effects.push_back(Effect::ShuttingDown);
             }
+            Some(Waiting::Rejoined) => return self.rejoined(),
             _ => return,
         };
         let Some(Waiting::Subscribe(pending)) = self.waiting.get_mut(&whole) else { return };
         let reads = |part: &Part| part.starts.iter().any(|(at, _)| *at == from);
         match answer {
-            Ok(start) => {
+            // A group says nothing about where readers begin.
+            Ok(None) => {}
+            Ok(Some(start)) => {
                 let starts = pending.parts.iter_mut().flat_map(|part| &mut part.starts);
                 starts.filter(|(at, _)| *at == from).for_each(|(_, at)| *at = start);
             }
@@ -137,9 +143,7 @@ impl Client {
                         self.request(partition, Request::DetachFilter { filter });
                     }
                 }
-                Some(Subscribed::Queue(membership, _)) => {
-                    self.memberships.remove(&membership);
-                }
+                Some(Subscribed::Group(membership)) => self.end_membership(membership),
                 None => {}
             }
         }
@@ -194,9 +198,8 @@ impl Client {
             results.push(Ok(known.is_some()));
             match known {
                 None => {}
-                Some(Subscribed::Queue(membership, partition)) => {
-                    self.memberships.remove(&membership);
-                    self.request(partition, Request::Leave { membership });
+                Some(Subscribed::Group(membership)) => {
+                    self.end_membership(membership);
                     removed.push(filter);
                 }
                 Some(Subscribed::Filter(partitions)) => {
@@ -229,32 +232,13 @@ impl Client {
         self.subscriptions.insert(filter, Subscribed::Filter(partitions));
     }
 
-    /// Joins the group of a resumed session's queue subscription again.
-    pub(super) fn rejoin(&mut self, subscription: &Subscription) {
-        let address = SubscribeAddress::of(&subscription.filter);
-        let Ok(SubscribeAddress::Queue { name, filter, group }) = address else { return };
-        let asked =
-            group.or_else(|| subscription.group.clone().and_then(|g| QueueName::new(g).ok()));
-        let Some(group) = asked.or_else(|| self.own_group()) else { return };
-        let token = self.wait_for(Waiting::Resumed);
-        let membership = self.new_membership(&subscription.filter, &name);
-        let join = Join {
-            membership,
-            queue: name.clone(),
-            group,
-            filter,
-            position: Position::Resume,
-            qos: subscription.qos,
-            subscription_id: subscription.subscription_id,
-            settle_explicit: subscription.settle_explicit,
-            credit: self.limits.credit,
-            token,
-        };
-        self.request(self.placement.queue(&name), Request::Join(join));
-    }
-
     /// Decides where a subscription reads, or why it does not.
-    fn place(&mut self, now: Millis, subscribe: &Subscribe) -> Result<Placed, Refusal> {
+    fn place(
+        &mut self,
+        now: Millis,
+        subscribe: &Subscribe,
+        subscription: &Subscription,
+    ) -> Result<Placed, Refusal> {
         let known = self.subscriptions.contains_key(&subscribe.filter);
         if !known && self.subscriptions.len() >= self.limits.subscriptions_max {
             return Err(Refusal::Quota { limit: "subscriptions of one client" });
@@ -274,70 +258,52 @@ impl Client {
                 Ok(Placed::Filter { partitions, retained })
             }
             SubscribeAddress::Queue { name, filter, group } => {
-                self.place_queue(now, subscribe, name, filter, group)
+                let position = match &subscribe.position {
+                    None => Position::Resume,
+                    Some(text) => position::parse(&String::from_utf8_lossy(text), now)?,
+                };
+                let group = self.queue_group(subscribe, group)?;
+                let address = (Selection::Queue(name), group, filter);
+                Ok(self.place_group(position, address, subscription))
             }
-            SubscribeAddress::Shared { .. } => {
-                Err(Refusal::Unsupported { what: "a shared subscription to topics" })
+            SubscribeAddress::Shared { group, filter } => {
+                if subscribe.position.is_some() {
+                    return Err(Refusal::Unsupported { what: "replay of a shared subscription" });
+                }
+                let address = (Selection::Topics(filter.clone()), group, filter);
+                Ok(self.place_group(Position::Resume, address, subscription))
             }
             SubscribeAddress::Replay { .. } => Err(Refusal::Unsupported { what: "$replay" }),
         }
     }
 
-    fn place_queue(
-        &mut self,
-        now: Millis,
+    /// Decides which group of a queue a subscription is in.
+    fn queue_group(
+        &self,
         subscribe: &Subscribe,
-        name: QueueName,
-        filter: Filter,
         group: Option<QueueName>,
-    ) -> Result<Placed, Refusal> {
+    ) -> Result<QueueName, Refusal> {
         if subscribe.qos == QoS::AtMostOnce {
             let reason =
                 "a queue needs QoS 1 or 2: at QoS 0 nothing settles its entries".to_owned();
             return Err(Refusal::Invalid { reason });
         }
         let asked = subscribe.group.clone().map(QueueName::new).transpose()?;
-        let group = group.or(asked).or_else(|| self.own_group());
-        let group = group.ok_or_else(|| Refusal::Invalid {
+        group.or(asked).or_else(|| self.own_group()).ok_or_else(|| Refusal::Invalid {
             reason: "this client id cannot name a consumer group: give one as 'consumer-group'"
                 .to_owned(),
-        })?;
-        let position = match &subscribe.position {
-            None => Position::Resume,
-            Some(text) => position::parse(&String::from_utf8_lossy(text), now)?,
-        };
-        let partition = self.placement.queue(&name);
-        let membership = self.new_membership(&subscribe.filter, &name);
-        let join = Join {
-            membership,
-            queue: name,
-            group,
-            filter,
-            position,
-            qos: subscribe.qos,
-            subscription_id: subscribe.subscription_id,
-            settle_explicit: subscribe.settle_explicit,
-            credit: self.limits.credit,
-            token: Token(0),
-        };
-        Ok(Placed::Queue(partition, Box::new(join)))
+        })
     }
 
-    /// The group of a client that names none: its own.
-    fn own_group(&self) -> Option<QueueName> {
-        QueueName::new(self.identity.client_id.clone()).ok()
-    }
-
-    fn new_membership(&mut self, filter: &Filter, queue: &QueueName) -> u32 {
-        if let Some(Subscribed::Queue(membership, _)) = self.subscriptions.get(filter) {
-            return *membership;
-        }
-        self.next_membership += 1;
-        let partition = self.placement.queue(queue);
-        let subscribed = Subscribed::Queue(self.next_membership, partition);
-        self.subscriptions.insert(filter.clone(), subscribed);
-        self.memberships.insert(self.next_membership, partition);
-        self.next_membership
+    fn place_group(
+        &mut self,
+        position: Position,
+        address: (Selection, QueueName, Filter),
+        subscription: &Subscription,
+    ) -> Placed {
+        let (membership, partitions) = self.new_membership(&subscription.filter, &address.0);
+        let join = Join { position, ..self.new_join(membership, address, subscription) };
+        Placed::Group(partitions, Box::new(join))
     }
 
     fn new_attach(&self, token: Token) -> Attach {
@@ -355,18 +321,18 @@ impl Client {
 
 enum Placed {
     Filter { partitions: Vec<PartitionId>, retained: bool },
-    Queue(PartitionId, Box<Join>),
+    Group(Vec<PartitionId>, Box<Join>),
 }
 
-fn to_subscription(subscribe: Subscribe) -> Subscription {
+fn to_subscription(subscribe: &Subscribe) -> Subscription {
     Subscription {
-        filter: subscribe.filter,
+        filter: subscribe.filter.clone(),
         qos: subscribe.qos,
         no_local: subscribe.no_local,
         retain_as_published: subscribe.retain_as_published,
         retain_handling: subscribe.retain_handling,
         subscription_id: subscribe.subscription_id,
-        group: subscribe.group,
+        group: subscribe.group.clone(),
         settle_explicit: subscribe.settle_explicit,
     }
 }

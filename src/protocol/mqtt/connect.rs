@@ -156,7 +156,6 @@ impl MqttConnection {
             Property::ReceiveMaximum(self.settings.receive_max.max(1)),
             Property::MaximumPacketSize(packet_bytes_max),
             Property::TopicAliasMaximum(self.settings.topic_alias_max),
-            Property::SharedSubscriptionAvailable(false),
         ];
         if self.client.session_expiry_s > self.settings.session_expiry_max_s {
             list.push(Property::SessionExpiry(self.settings.session_expiry_max_s));

@@ -136,8 +136,14 @@ impl Outbound {
         usize::from(self.quota).min(free_packet_ids)
     }
 
-    fn is_stored(&self, delivery: &DeliveryId) -> bool {
-        self.is_persistent && delivery.source == DeliverySource::Session
+    /// Returns true when the broker stores under which number a delivery goes out: all of a stored session's, and those of QoS 2 that
+    /// a group must give to nobody else [MQTT-4.8.2-5].
+    fn is_stored(&self, delivery: &DeliveryId, qos: QoS) -> bool {
+        match delivery.source {
+            DeliverySource::Live => false,
+            DeliverySource::Session => self.is_persistent,
+            DeliverySource::Group(_) => qos == QoS::ExactlyOnce,
+        }
     }
 
     /// Ends a flight and gives its place in the window free, if it has one.
@@ -241,7 +247,8 @@ impl MqttConnection {
         }
         let outbound = &self.outbound;
         let must_wait = outbound.waiting.iter().take(count).any(|queued| {
-            queued.delivery.qos == QoS::ExactlyOnce && outbound.is_stored(&queued.delivery.id)
+            let Delivery { id, qos, .. } = &queued.delivery;
+            *qos == QoS::ExactlyOnce && outbound.is_stored(id, *qos)
         });
         let (mut entries, mut batch) = (Vec::new(), VecDeque::new());
         for _ in 0..count {
@@ -264,14 +271,14 @@ impl MqttConnection {
         self.outbound.quota -= 1;
         let flight = Flight::of(&queued.delivery, Stage::Assigned);
         self.outbound.flights.insert(packet_id, flight);
-        if self.outbound.is_stored(&flight.delivery) {
+        if self.outbound.is_stored(&flight.delivery, queued.delivery.qos) {
             entries.push((packet_id, flight.delivery));
         }
         Ready { packet_id, dup: false, queued }
     }
 
-    /// Tells the broker which packet ids a persistent session uses. QoS 2 must not be sent under a number that is
-    /// not stored: after a restart the client could take another message for it.
+    /// Tells the broker which packet ids a persistent session or a group uses. QoS 2 must not be sent under a number that
+    /// is not stored: after a restart the client could take another message for it, or another client get the same.
     fn submit_assignment(
         &mut self,
         entries: Vec<(u16, DeliveryId)>,
@@ -466,7 +473,7 @@ impl MqttConnection {
         let Some(flight) = self.outbound.flights.get_mut(&packet_id) else { return };
         flight.stage = Stage::Storing;
         let delivery = flight.delivery;
-        match self.outbound.is_stored(&delivery) {
+        match self.outbound.is_stored(&delivery, QoS::ExactlyOnce) {
             true => self.commands.push_back(Command::Received { packet_id }),
             false => self.on_received_stored(packet_id),
         }

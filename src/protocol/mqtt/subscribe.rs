@@ -245,12 +245,7 @@ fn subscription(asked: &SubscribeFilter, options: &Options) -> Result<Subscripti
             subscription.position = options.position.clone();
             subscription.settle_explicit = options.settle_explicit;
         }
-        SubscribeAddress::Shared { .. } => {
-            return Err(Refused {
-                reason: ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED,
-                text: "shared subscriptions are supported on queues only".to_owned(),
-            });
-        }
+        SubscribeAddress::Shared { .. } => {}
         SubscribeAddress::Replay { .. } => {
             return Err(refused(&Refusal::Unsupported { what: "$replay" }));
         }

@@ -79,7 +79,6 @@ fn mqtt_3_2_2_3_what_is_announced_is_what_is_delivered() {
             Property::ReceiveMaximum(64),
             Property::MaximumPacketSize(1 << 20),
             Property::TopicAliasMaximum(32),
-            Property::SharedSubscriptionAvailable(false),
         ]
     );
 }

@@ -12,6 +12,7 @@ mod ordering;
 mod publish;
 mod queue;
 mod resume;
+mod shared;
 mod sizes;
 mod stack;
 mod subscribe;

@@ -132,24 +132,6 @@ fn queue_subscriptions_carry_cursor_group_and_settling() {
 }
 
 #[test]
-fn mqtt_3_9_3_shared_subscriptions_are_refused_except_on_queues() {
-    for (version, reason) in [
-        (Version::V5, ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED),
-        (Version::V311, ReasonCode::UNSPECIFIED_ERROR),
-    ] {
-        let mut peer = Peer::connected(version);
-        peer.send(Packet::Subscribe(subscribe(1, &["$share/g/t", "$share/g/$queue/q"])));
-        let Command::Subscribe { token, subscriptions } = peer.command() else {
-            panic!("no Subscribe")
-        };
-        assert_eq!(subscriptions.len(), 1);
-        peer.effect(Effect::Subscribed { token, results: vec![Ok(QoS::AtLeastOnce)] });
-        let Packet::SubAck(suback) = peer.packet() else { panic!("no SUBACK") };
-        assert_eq!(suback.reasons, [reason, ReasonCode::GRANTED_QOS_1]);
-    }
-}
-
-#[test]
 fn replay_is_refused_in_this_release_and_says_so() {
     let replay_from = list(&[user("replay-from", "-15m")]);
     for (filter, properties) in

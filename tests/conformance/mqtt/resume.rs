@@ -53,18 +53,6 @@ fn an_assignment_that_was_not_asked_for_sends_nothing() {
 }
 
 #[test]
-fn deliveries_of_queues_are_not_the_sessions_to_store() {
-    let mut peer = Peer::persistent(Version::V5);
-    let id = delivery_id(DeliverySource::Group(1), 1);
-    peer.deliver(Delivery { id, ..delivery(1, QoS::ExactlyOnce) });
-    assert_eq!(peer.commands(), []);
-    let packet_id = peer.publishes()[0].packet_id;
-    peer.send(Packet::PubRec(ack(packet_id)));
-    assert_eq!(peer.commands(), []);
-    assert_eq!(peer.packet(), Packet::PubRel(ack(packet_id)));
-}
-
-#[test]
 fn mqtt_4_3_3_4_pubrel_of_a_persistent_session_waits_until_pubrec_is_stored() {
     let mut peer = Peer::persistent(Version::V5);
     peer.deliver(delivery(1, QoS::ExactlyOnce));

@@ -53,15 +53,6 @@ fn mqtt_3_8_3_3_options_and_identifier_reach_the_broker() {
 }
 
 #[test]
-fn mqtt_3_8_3_4_no_local_on_a_shared_subscription_is_a_protocol_error() {
-    let mut peer = Peer::connected(Version::V5);
-    let mut packet = subscribe(1, &["$share/g/$queue/q"]);
-    packet.filters[0].no_local = true;
-    peer.send(Packet::Subscribe(packet));
-    peer.assert_disconnected(ReasonCode::PROTOCOL_ERROR);
-}
-
-#[test]
 fn mqtt_3_8_3_5_reserved_option_bits_are_malformed() {
     let mut peer = Peer::connected(Version::V5);
     peer.send_bytes(b"\x82\x07\x00\x01\x00\x00\x01a\x40");

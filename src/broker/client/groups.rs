@@ -1,0 +1,302 @@
+//! The consumer groups that this connection is a member of: joined, left, and what they store before a QoS 2 delivery goes out.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fluxmq_index::Offset;
+
+use super::subscribe::Subscribed;
+use super::{Client, Phase, Waiting};
+use crate::model::address::SubscribeAddress;
+use crate::model::effect::Outbound as Resend;
+use crate::model::{
+    Delivery, DeliveryId, DeliverySource, Effect, Filter, Outcome, PartitionId, QueueName, Refusal,
+    Selection, Subscription, Token,
+};
+use crate::partition::request::{Claimed, Join, Position, Request};
+
+/// One membership, in every partition that may hold a match.
+#[derive(Debug)]
+pub(super) struct Membership {
+    partitions: Vec<PartitionId>,
+    /// Over a topic filter, not a queue.
+    is_shared: bool,
+}
+
+/// What this connection shares with others.
+#[derive(Debug, Default)]
+pub(super) struct Sharing {
+    /// QoS 2 deliveries of shared subscriptions, by packet id.
+    claims: HashMap<u16, DeliveryId>,
+    /// Memberships of a resumed session that do not stand yet.
+    rejoining: usize,
+    /// What is to be said to them once they do.
+    held: Vec<(PartitionId, Request)>,
+}
+
+impl Client {
+    /// Makes the membership that a filter of this connection stands for, or returns the one that does.
+    pub(super) fn new_membership(
+        &mut self,
+        filter: &Filter,
+        reads: &Selection,
+    ) -> (u32, Vec<PartitionId>) {
+        let (partitions, is_shared) = match reads {
+            Selection::Queue(name) => (vec![self.placement.queue(name)], false),
+            Selection::Topics(filter) => (self.placement.filter(filter), true),
+        };
+        if let Some(Subscribed::Group(membership)) = self.subscriptions.get(filter) {
+            return (*membership, partitions);
+        }
+        self.next_membership += 1;
+        let membership = self.next_membership;
+        self.subscriptions.insert(filter.clone(), Subscribed::Group(membership));
+        let joined = Membership { partitions: partitions.clone(), is_shared };
+        self.memberships.insert(membership, joined);
+        (membership, partitions)
+    }
+
+    pub(super) fn new_join(
+        &self,
+        membership: u32,
+        (reads, group, filter): (Selection, QueueName, Filter),
+        subscription: &Subscription,
+    ) -> Join {
+        // What one member of a shared subscription has in hand nobody else can do meanwhile.
+        let credit = match &reads {
+            Selection::Queue(_) => self.limits.credit,
+            Selection::Topics(_) => {
+                self.limits.credit.min(2 * u32::from(self.identity.inflight_max)).max(1)
+            }
+        };
+        Join {
+            membership,
+            reads,
+            group,
+            filter,
+            position: Position::Resume,
+            client_id: self.identity.client_id.clone(),
+            expiry_s: self.identity.expiry_s,
+            qos: subscription.qos,
+            retain_as_published: subscription.retain_as_published,
+            subscription_id: subscription.subscription_id,
+            settle_explicit: subscription.settle_explicit,
+            credit,
+            token: Token(0),
+        }
+    }
+
+    /// Joins the group of a resumed session's subscription again.
+    pub(super) fn rejoin(&mut self, subscription: &Subscription) {
+        let Some(address) = self.group_address(subscription) else { return };
+        let (membership, partitions) = self.new_membership(&subscription.filter, &address.0);
+        let join = self.new_join(membership, address, subscription);
+        for partition in partitions {
+            let token = self.wait_for(Waiting::Rejoined);
+            self.groups.rejoining += 1;
+            self.request(partition, Request::Join(Join { token, ..join.clone() }));
+        }
+    }
+
+    fn group_address(&self, subscription: &Subscription) -> Option<(Selection, QueueName, Filter)> {
+        match SubscribeAddress::of(&subscription.filter).ok()? {
+            SubscribeAddress::Queue { name, filter, group } => {
+                let asked = subscription.group.clone();
+                let group = group.or_else(|| QueueName::new(asked?).ok());
+                Some((Selection::Queue(name), group.or_else(|| self.own_group())?, filter))
+            }
+            SubscribeAddress::Shared { group, filter } => {
+                Some((Selection::Topics(filter.clone()), group, filter))
+            }
+            SubscribeAddress::Filter(_) | SubscribeAddress::Replay { .. } => None,
+        }
+    }
+
+    /// A membership of a resumed session stands.
+    pub(super) fn rejoined(&mut self) {
+        self.groups.rejoining -= 1;
+        if self.groups.rejoining == 0 {
+            self.requests.extend(self.groups.held.drain(..));
+        }
+    }
+
+    /// Asks a group for something: what an earlier connection left begun is the session's again only once it is a member.
+    pub(super) fn group_request(&mut self, to: PartitionId, request: Request) {
+        match self.groups.rejoining {
+            0 => self.request(to, request),
+            _ => self.groups.held.push((to, request)),
+        }
+    }
+
+    /// Ends a membership for good.
+    pub(super) fn end_membership(&mut self, membership: u32) {
+        let left = self.memberships.remove(&membership);
+        for partition in left.into_iter().flat_map(|left| left.partitions) {
+            let request = Request::Leave { membership, expiry_s: 0, token: None };
+            self.request(partition, request);
+        }
+    }
+
+    /// Leaves every group, as a connection that ends does; returns how many answers come from where, if they are waited for.
+    pub(super) fn leave_groups(&mut self, wait: bool) -> BTreeMap<PartitionId, usize> {
+        let expiry_s = self.identity.expiry_s;
+        let mut due = BTreeMap::new();
+        for (membership, left) in std::mem::take(&mut self.memberships) {
+            for partition in left.partitions {
+                let token = wait.then(|| self.wait_for(Waiting::Left(partition)));
+                if wait {
+                    *due.entry(partition).or_insert(0) += 1;
+                }
+                self.request(partition, Request::Leave { membership, expiry_s, token });
+            }
+        }
+        due
+    }
+
+    /// Says under which packet ids deliveries go out: the session's to its home, a shared subscription's to its group.
+    pub(super) fn assign(&mut self, token: Option<Token>, entries: Vec<(u16, DeliveryId)>) {
+        let mut mine = Vec::with_capacity(entries.len());
+        let mut claims: BTreeMap<(PartitionId, u32), Vec<(u16, Offset)>> = BTreeMap::new();
+        for (packet_id, id) in entries {
+            // The number may have stood for another delivery, which is over.
+            self.groups.claims.remove(&packet_id);
+            match id.source {
+                DeliverySource::Group(membership) if self.is_shared(membership) => {
+                    self.groups.claims.insert(packet_id, id);
+                    let claims = claims.entry((id.partition, membership)).or_default();
+                    claims.push((packet_id, id.offset));
+                }
+                DeliverySource::Group(_) | DeliverySource::Live => {}
+                DeliverySource::Session => mine.push((packet_id, id)),
+            }
+        }
+        self.outbound.assign(&mine);
+        let Some(token) = token else { return };
+        let effect = Effect::Assigned { token };
+        if claims.is_empty() {
+            return self.outbound.answer_with(effect);
+        }
+        let whole = self.own_token();
+        let (missing, with_session) = (claims.len(), !mine.is_empty());
+        self.waiting.insert(whole, Waiting::Claiming { missing, effect, with_session });
+        for ((partition, membership), sent) in claims {
+            let token = self.wait_for(Waiting::ClaimOf(whole));
+            let request = Request::Claim { membership, sent, received: Vec::new(), token };
+            self.group_request(partition, request);
+        }
+    }
+
+    /// PUBREC has come.
+    pub(super) fn received(&mut self, packet_id: u16) {
+        let effect = Effect::ReceivedStored { packet_id };
+        let claim = self.groups.claims.get(&packet_id).copied();
+        let Some(DeliveryId { source: DeliverySource::Group(membership), partition, offset }) =
+            claim
+        else {
+            self.outbound.received(packet_id);
+            return self.outbound.answer_with(effect);
+        };
+        let token = self.wait_for(Waiting::Effects(vec![effect]));
+        let (sent, received) = (Vec::new(), vec![offset]);
+        self.group_request(partition, Request::Claim { membership, sent, received, token });
+    }
+
+    /// A group has stored its part of an assignment.
+    pub(super) fn claimed(&mut self, whole: Token, result: Result<(), Refusal>) {
+        if result.is_err() {
+            // Nothing of it may be sent: the connection ends, and the session goes on where its groups serve.
+            return self.effects.push_back(Effect::ShuttingDown);
+        }
+        let Some(Waiting::Claiming { missing, .. }) = self.waiting.get_mut(&whole) else { return };
+        *missing -= 1;
+        if *missing > 0 {
+            return;
+        }
+        if let Some(Waiting::Claiming { effect, with_session, .. }) = self.waiting.remove(&whole) {
+            match with_session {
+                true => self.outbound.answer_with(effect),
+                false => self.effects.push_back(effect),
+            }
+        }
+    }
+
+    /// Lists what shared subscriptions had begun to send, and takes it over.
+    pub(super) fn resend_claimed(&mut self, claimed: Vec<(PartitionId, Claimed)>) -> Vec<Resend> {
+        let mut resend = Vec::with_capacity(claimed.len());
+        for (partition, Claimed { filter, packet_id, entry, delivery }) in claimed {
+            let Some(Subscribed::Group(membership)) = self.subscriptions.get(&filter) else {
+                continue;
+            };
+            let source = DeliverySource::Group(*membership);
+            let id = DeliveryId { source, partition, offset: entry };
+            if delivery.is_none() && self.outbound.is_used(packet_id) {
+                // Received long ago and not noted as over: the session has used its number again.
+                self.settle(id, Outcome::Accepted);
+                continue;
+            }
+            self.outbound.forget(packet_id);
+            self.groups.claims.insert(packet_id, id);
+            resend.push(match delivery {
+                Some(delivery) => {
+                    Resend::Publish { packet_id, delivery: Delivery { id, ..delivery } }
+                }
+                None => Resend::Release { packet_id, delivery: id },
+            });
+        }
+        resend
+    }
+
+    /// Makes the memberships of a resumed session, so that what they left begun has a place.
+    pub(super) fn prepare_memberships<'a>(
+        &mut self,
+        subscriptions: impl Iterator<Item = &'a Subscription>,
+    ) {
+        for subscription in subscriptions {
+            if let Some(address) = self.group_address(subscription) {
+                self.new_membership(&subscription.filter, &address.0);
+            }
+        }
+    }
+
+    /// Lists the partitions that may have begun to send to a session's shared subscriptions.
+    pub(super) fn ask_claimed<'a>(
+        &self,
+        filters: impl Iterator<Item = &'a Filter>,
+    ) -> Vec<(PartitionId, Request)> {
+        let mut asked: BTreeMap<PartitionId, Vec<Filter>> = BTreeMap::new();
+        for filter in filters {
+            if let Ok(SubscribeAddress::Shared { filter: inner, .. }) = SubscribeAddress::of(filter)
+            {
+                for partition in self.placement.filter(&inner) {
+                    asked.entry(partition).or_default().push(filter.clone());
+                }
+            }
+        }
+        let client_id = &self.identity.client_id;
+        let ask = |(partition, filters)| {
+            (partition, Request::ListClaimed { client_id: client_id.clone(), filters })
+        };
+        asked.into_iter().map(ask).collect()
+    }
+
+    /// The group of a client that names none: its own.
+    pub(super) fn own_group(&self) -> Option<QueueName> {
+        QueueName::new(self.identity.client_id.clone()).ok()
+    }
+
+    fn is_shared(&self, membership: u32) -> bool {
+        self.memberships.get(&membership).is_some_and(|membership| membership.is_shared)
+    }
+
+    /// A reader or a group of a connection that ends has let go.
+    pub(super) fn part_closed(&mut self, from: PartitionId) {
+        if let Phase::Closing { detaching } = &mut self.phase {
+            if let Some(due) = detaching.get_mut(&from) {
+                *due -= 1;
+                if *due == 0 {
+                    detaching.remove(&from);
+                }
+            }
+            self.finish_close();
+        }
+    }
+}
