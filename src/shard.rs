@@ -40,6 +40,9 @@ pub trait Receiver: Send + Sync + 'static {
     fn send(&self, events: Events);
     /// Returns true when there is room for a message that nothing stores, beside `more` bytes of them on their way.
     fn has_room(&self, more: usize) -> bool;
+    /// Returns true when it will soon have no room for such messages, and only for want of processor time: it would take them if
+    /// the sender paused.
+    fn wants_time(&self) -> bool;
 }
 
 /// What a delivery that nothing stores counts for while it waits: its bytes and what carries them.

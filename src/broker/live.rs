@@ -155,12 +155,20 @@ impl Live {
         }
     }
 
-    /// Sends what a turn's messages left for each receiver.
-    pub fn send(&self, passing: &mut Passing) {
+    /// Sends what a turn's messages left for each receiver; returns true when there was something.
+    pub fn send(&self, passing: &mut Passing) -> bool {
+        let mut has_sent = false;
         for outgoing in passing.outgoing.iter_mut().filter(|outgoing| outgoing.bytes > 0) {
             outgoing.receiver.send(std::mem::take(&mut outgoing.events));
             outgoing.bytes = 0;
+            has_sent = true;
         }
+        has_sent
+    }
+
+    /// Returns true when somebody whom this turn's messages were for will soon have no room, and only for want of processor time.
+    pub fn is_crowded(&self, passing: &Passing) -> bool {
+        passing.outgoing.iter().any(|outgoing| outgoing.receiver.wants_time())
     }
 
     /// Messages that somebody had no room for, since the start.
@@ -389,6 +397,10 @@ mod tests {
         fn has_room(&self, _more: usize) -> bool {
             !self.full
         }
+
+        fn wants_time(&self) -> bool {
+            self.full
+        }
     }
 
     struct World {
@@ -602,5 +614,6 @@ mod tests {
         world.publish("t");
         assert_eq!((taken(&full).len(), taken(&three).len()), (0, 1));
         assert_eq!(world.live.dropped(), 1);
+        assert!(world.live.is_crowded(&world.passing), "a pause would help");
     }
 }

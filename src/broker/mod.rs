@@ -9,6 +9,7 @@ pub mod position;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 pub use client::{Client, ClientLimits};
 pub use live::{Live, Passing};
@@ -17,6 +18,12 @@ pub use placement::Placement;
 use crate::model::PartitionId;
 use crate::partition::request::{ConnectionId, Request};
 use crate::shard::{Receiver, Requests, ShardHandle};
+
+/// Messages that nothing stores, passed on before their receivers are looked at again.
+const PASSED_ON_AT_ONCE_MAX: usize = 256;
+/// How often a connection gives way to receivers in one go, at most, and how often of these by yielding; then by a millisecond.
+const PAUSES_MAX: u32 = 16;
+const YIELDS_MAX: u32 = 8;
 
 /// The broker, as connections hold it.
 pub struct Broker {
@@ -67,6 +74,20 @@ impl Broker {
         self.shards.iter().for_each(|shard| shard.disconnect(connection));
     }
 
+    /// Lets receivers run that have no time to take what this connection sends them: they share its processors. One that does not
+    /// take for another reason, because its peer does not read, is not waited for.
+    async fn give_way(&self, passing: &Passing) {
+        for pause in 0..PAUSES_MAX {
+            if !self.live.is_crowded(passing) {
+                return;
+            }
+            match pause {
+                0..YIELDS_MAX => tokio::task::yield_now().await,
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+
     /// Sends a turn's requests to their partitions, waiting while a shard is behind, and what nothing stores to those who listen. Takes
     /// all of `requests`.
     pub async fn submit(
@@ -76,12 +97,21 @@ impl Broker {
         passing: &mut Passing,
     ) {
         let mut by_shard: Vec<Requests> = self.shards.iter().map(|_| Vec::new()).collect();
+        let mut passed_on = 0;
         for (partition, request) in requests.drain(..) {
-            if let Some(request) = self.live.route(connection, request, passing) {
-                by_shard[self.by_partition[&partition]].push((partition, request));
+            match self.live.route(connection, request, passing) {
+                Some(request) => by_shard[self.by_partition[&partition]].push((partition, request)),
+                None => passed_on += 1,
+            }
+            if passed_on == PASSED_ON_AT_ONCE_MAX {
+                passed_on = 0;
+                self.live.send(passing);
+                self.give_way(passing).await;
             }
         }
-        self.live.send(passing);
+        if self.live.send(passing) {
+            self.give_way(passing).await;
+        }
         for (shard, requests) in self.shards.iter().zip(by_shard) {
             if !requests.is_empty() {
                 shard.submit(connection, requests).await;

@@ -212,6 +212,7 @@ impl<C: Connection> Driver<C> {
         let deadline = self.deadline();
         let interest = self.interest();
         let (reads, takes_events) = (self.wants_read(), self.takes_events());
+        self.mailbox.set_taking(takes_events);
         let stop = async {
             if self.told_to_stop
                 || self.shared.stopping.wait_for(|stopping| *stopping).await.is_err()

@@ -3,7 +3,7 @@
 //! Smaller than a channel, and idle connections are many. Bounded by what was granted: credit for stored messages, one answer for each
 //! request, and `passed_on_bytes_max` for messages that nothing stores.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -19,6 +19,8 @@ pub struct Mailbox {
     /// Bytes of those that were passed on without being stored.
     passed_on: AtomicUsize,
     passed_on_bytes_max: usize,
+    /// False while its connection takes nothing because the peer does not read.
+    is_taking: AtomicBool,
     arrived: Notify,
 }
 
@@ -29,6 +31,7 @@ impl Mailbox {
             waiting: Mutex::default(),
             passed_on: AtomicUsize::new(0),
             passed_on_bytes_max,
+            is_taking: AtomicBool::new(true),
             arrived: Notify::new(),
         }
     }
@@ -51,6 +54,11 @@ impl Mailbox {
         events
     }
 
+    /// Says whether the connection takes what comes, or waits for its peer to read.
+    pub fn set_taking(&self, is_taking: bool) {
+        self.is_taking.store(is_taking, Ordering::Relaxed);
+    }
+
     fn lock<T>(&self, with: impl FnOnce(&mut Events) -> T) -> T {
         // Nothing panics while it is held, and a list is whole after every step.
         with(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
@@ -70,6 +78,11 @@ impl Receiver for Mailbox {
     fn has_room(&self, more: usize) -> bool {
         self.passed_on.load(Ordering::Relaxed) + more < self.passed_on_bytes_max
     }
+
+    fn wants_time(&self) -> bool {
+        self.passed_on.load(Ordering::Relaxed) > self.passed_on_bytes_max / 4
+            && self.is_taking.load(Ordering::Relaxed)
+    }
 }
 
 fn passed_on(events: &Events) -> usize {
@@ -85,7 +98,7 @@ fn passed_on(events: &Events) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::PartitionId;
+    use crate::model::{Delivery, DeliveryId, Message, PartitionId, Properties, QoS, Topic};
     use fluxmq_index::Offset;
 
     fn events(next: u64) -> Events {
@@ -105,5 +118,45 @@ mod tests {
         sending.await.expect("sent");
 
         assert!(matches!(received[..], [(_, Event::Detached { next: Offset(3) })]));
+    }
+
+    #[test]
+    fn a_mailbox_that_fills_wants_time_unless_its_peer_does_not_read() {
+        let mailbox = Mailbox::new(1024);
+        let live = |_| (PartitionId(0), Event::Deliver(passed_on_delivery()));
+        mailbox.send((0..2).map(live).collect());
+        assert!(mailbox.wants_time());
+
+        mailbox.set_taking(false);
+        assert!(!mailbox.wants_time(), "no pause helps a peer that does not read");
+        mailbox.set_taking(true);
+        mailbox.try_receive();
+        assert!(!mailbox.wants_time());
+    }
+
+    fn passed_on_delivery() -> Delivery {
+        let message = Message {
+            topic: Topic::new(bytes::Bytes::from_static(b"t")).unwrap(),
+            payload: bytes::Bytes::from_static(&[0; 64]),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            expiry_s: None,
+            properties: Properties::default(),
+            publisher: 1,
+        };
+        Delivery {
+            id: DeliveryId {
+                source: DeliverySource::Live,
+                partition: PartitionId(0),
+                offset: Offset::ZERO,
+            },
+            message: std::sync::Arc::new(message),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            redelivered: false,
+            subscription_ids: Vec::new(),
+            annotations: Vec::new(),
+            settle_explicit: false,
+        }
     }
 }

@@ -67,6 +67,10 @@ impl Receiver for PassedOn {
     fn has_room(&self, _more: usize) -> bool {
         true
     }
+
+    fn wants_time(&self) -> bool {
+        false
+    }
 }
 
 impl World {
