@@ -1,7 +1,9 @@
 //! The log of one partition: a chain of segments, the last one written, and what is in memory of them.
 //!
-//! Four positions, in this order: applied ≤ commit (the consensus layer's), durable ≤ last (ours). [`Log::append`] only changes
-//! memory; a flush makes everything appended durable, in line or in three steps around a syncer thread ([`flush`](crate::flush)).
+//! Three positions, in this order: durable ≤ written ≤ last. [`Log::append`] only changes memory. A flush makes everything appended
+//! durable, in line or in three steps around a syncer thread ([`flush`](crate::flush)). [`Log::write`] only hands it to the
+//! operating system: a killed process loses nothing of it, a power cut may. What the files claim of themselves they claim of what
+//! is durable, never of what is only written (ADR 0015).
 //! Any failed write or sync poisons the log: the kernel may have dropped the pages, so there is never a second try.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -213,6 +215,9 @@ pub struct Log<D: Disk> {
     pub(crate) tally: Tally,
     pub(crate) terms: Vec<TermRun>,
     pub(crate) tail: Tail,
+    /// Everything up to here is in the files, if only in the page cache.
+    pub(crate) written: Position,
+    /// Everything up to here is synced.
     pub(crate) durable: Position,
     /// Log time of the last entry.
     pub(crate) last_ts: u64,
@@ -322,6 +327,11 @@ impl<D: Disk> Log<D> {
     /// Returns the position after the last appended entry.
     pub fn last(&self) -> Position {
         self.segments.last().map_or_else(|| self.base().position(), |segment| segment.last)
+    }
+
+    /// Returns the position up to which everything survives the end of the process, and perhaps no power cut.
+    pub fn written(&self) -> Position {
+        self.written
     }
 
     /// Returns the position up to which everything survives a power cut.

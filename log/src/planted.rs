@@ -12,14 +12,17 @@ pub enum PlantedBug {
     SkipDirectorySync,
     /// Recovery cuts the log at any bad record, proven or not.
     TruncateAtAnyBadRecord,
+    /// A frame claims that what was only written before it is synced.
+    ClaimUnsynced,
 }
 
 impl PlantedBug {
     /// All of them, for suites that must catch each.
-    pub const ALL: [PlantedBug; 3] = [
+    pub const ALL: [PlantedBug; 4] = [
         PlantedBug::AckBeforeFlush,
         PlantedBug::SkipDirectorySync,
         PlantedBug::TruncateAtAnyBadRecord,
+        PlantedBug::ClaimUnsynced,
     ];
 
     /// Returns the name it is switched on by.
@@ -28,6 +31,7 @@ impl PlantedBug {
             PlantedBug::AckBeforeFlush => "ack-before-flush",
             PlantedBug::SkipDirectorySync => "skip-directory-sync",
             PlantedBug::TruncateAtAnyBadRecord => "truncate-at-any-bad-record",
+            PlantedBug::ClaimUnsynced => "claim-unsynced",
         }
     }
 

@@ -308,6 +308,7 @@ impl<D: Disk> Log<D> {
             tally,
             terms,
             tail: Tail::default(),
+            written: last,
             durable: last,
             last_ts,
             writer,

@@ -18,10 +18,11 @@ use crate::snapshot_store::{SnapshotAt, SnapshotReadError, read_snapshot, write_
 const SNAPSHOTS_KEPT: usize = 2;
 
 impl<D: Disk> Log<D> {
-    /// Saves a snapshot durably and reads it back; the one before it is kept. `at` must be durable here, and no flush
-    /// outstanding.
+    /// Saves a snapshot durably and reads it back; the one before it is kept. `at` must be written here, and no flush
+    /// outstanding; what is only written is synced first, because a snapshot proves it.
     pub fn save_snapshot(&mut self, at: SnapshotAt, chunks: &[Bytes]) -> Result<(), SnapshotError> {
         self.check_idle()?;
+        self.sync_written()?;
         if at.index > self.durable.index {
             let durable = self.durable.index;
             return Err(SnapshotError::NotDurable { index: at.index, durable });
@@ -122,7 +123,7 @@ impl<D: Disk> Log<D> {
         self.tail = Tail::default();
         self.tally = Tally::new(at.index + 1);
         self.last_ts = 0;
-        self.durable = at.position();
+        (self.written, self.durable) = (at.position(), at.position());
         self.writer.open = None;
         remove_all(&self.disk, &files)?;
         sync_dir(&self.disk, &self.dir.join(LOG_DIR))?;

@@ -72,6 +72,8 @@ impl<D: Disk> Log<D> {
         if from_index <= commit {
             return Err(TruncateError::Committed { from_index, commit });
         }
+        // What is cut and what stays is on disk or in memory, and nothing between.
+        self.sync_written()?;
         let outcome = self.cut_suffix(from_index);
         self.writer.is_poisoned |= outcome.is_err();
         outcome
@@ -119,6 +121,7 @@ impl<D: Disk> Log<D> {
         self.tail.truncate(from_index);
         self.terms.retain(|run| run.first_index < from_index);
         self.durable = self.durable.min(keeps);
+        self.written = self.durable;
         self.segments.truncate(if is_whole { at } else { at + 1 });
         self.reload_active()
     }

@@ -5,9 +5,9 @@
 mod support;
 
 use fluxmq_log::format::{FLAG_ROLL, FrameKind};
-use fluxmq_log::sim_disk::SimDisk;
+use fluxmq_log::sim_disk::{Crash, SimDisk};
 use fluxmq_log::{
-    AppendError, Entry, HardState, Offset, Position, ReadError, SealDifference, SnapshotAt,
+    AppendError, Entry, HardState, Log, Offset, Position, ReadError, SealDifference, SnapshotAt,
     SnapshotError, TruncateError,
 };
 use support::*;
@@ -150,6 +150,97 @@ fn several_segments_in_one_flush_are_all_durable() {
 
     assert_eq!(log.segments().len(), 3);
     assert_eq!(canonical(&frames(&log)), before);
+}
+
+#[test]
+fn what_is_written_is_not_durable_and_claims_nothing() {
+    let disk = SimDisk::new(1);
+    let mut log = open(&disk);
+    append(&mut log, 2);
+    assert_eq!(log.write().unwrap().index, 0, "a segment begins in a flush");
+    append_and_flush(&mut log, 1);
+    let synced = log.durable();
+
+    append(&mut log, 2);
+    assert_eq!(log.write().unwrap(), log.last());
+    append(&mut log, 1);
+    assert_eq!(log.write().unwrap(), log.last());
+
+    assert_eq!((log.written().index, log.durable()), (6, synced));
+    let end = |log: &Log<SimDisk>| log.segments()[0].end_bytes;
+    let unsynced = log.unsynced_bytes();
+    let killed = open(&disk.crash_image(Crash::Process));
+    assert_eq!(killed.last_index(), 6);
+    let claims: Vec<u64> = read_from_file(&disk, &killed);
+    assert_eq!(claims[3..], [end(&log) - unsynced; 3], "as far as the last flush");
+    let cut = open(&disk.crash_image(Crash::LoseUnsynced));
+    assert_eq!(cut.last(), synced);
+}
+
+/// What the frames of the first segment say was synced when they were written.
+fn read_from_file(disk: &SimDisk, log: &Log<SimDisk>) -> Vec<u64> {
+    let bytes = disk.contents().remove(&segment_file(0)).flatten().unwrap();
+    let mut at = 4096;
+    let claim = |frame: &fluxmq_log::format::Frame| {
+        let local = &bytes[at + 88..at + 92];
+        at += frame.header.frame_bytes() as usize;
+        u64::from(u32::from_le_bytes(local.try_into().unwrap())) * 8
+    };
+    frames(log).iter().map(claim).collect()
+}
+
+#[test]
+fn writing_goes_on_while_a_flush_only_syncs() {
+    let disk = SimDisk::new(1);
+    let mut log = open(&disk);
+    append_and_flush(&mut log, 1);
+    append(&mut log, 1);
+    log.write().unwrap();
+
+    let flush = log.begin_flush().unwrap();
+    assert!(log.can_write() && log.begin_flush().is_none());
+    append(&mut log, 1);
+    log.write().unwrap();
+    let flushed = flush.run();
+    assert_eq!(log.finish_flush(flushed).unwrap().index, 3, "all of it is written");
+
+    assert_eq!(log.durable().index, 2, "what was written when it began");
+    let flush = {
+        seal(&mut log);
+        assert_eq!(log.write().unwrap().index, 4, "a seal is a frame like any");
+        append(&mut log, 1);
+        assert_eq!(log.write().unwrap().index, 4, "and what follows it begins a segment");
+        log.begin_flush().unwrap()
+    };
+    assert!(!log.can_write(), "the file is away");
+    append(&mut log, 1);
+    assert_eq!(log.write().unwrap().index, 4);
+    let flushed = flush.run();
+    assert_eq!(log.finish_flush(flushed).unwrap().index, 5);
+    assert_eq!((log.durable().index, log.unsynced_bytes()), (5, 0));
+    assert_eq!(log.write().unwrap().index, 6);
+    assert_eq!(open(&disk.crash_image(Crash::LoseUnsynced)).last_index(), 5);
+}
+
+#[test]
+fn what_was_only_written_is_synced_before_a_snapshot_and_before_a_cut() {
+    let disk = SimDisk::new(1);
+    let mut log = open(&disk);
+    append_and_flush(&mut log, 1);
+    append(&mut log, 3);
+    let last = log.write().unwrap();
+
+    log.save_snapshot(SnapshotAt { index: 3, term: 1, end: Offset(6) }, &[]).unwrap();
+    assert_eq!(log.durable(), last);
+    append(&mut log, 3);
+    log.write().unwrap();
+    log.truncate_suffix(6).unwrap();
+    assert_eq!((log.durable().index, log.written().index), (5, 5));
+    append(&mut log, 1);
+    log.write().unwrap();
+
+    assert_eq!(open(&disk.crash_image(Crash::Process)).last_index(), 6);
+    assert_eq!(open(&disk.crash_image(Crash::LoseUnsynced)).last_index(), 5);
 }
 
 #[test]

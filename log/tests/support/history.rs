@@ -21,6 +21,8 @@ pub struct Effort {
     pub seeds_per_point: u64,
     /// One crash in this many is followed by crashes during its recovery.
     pub nested_every: u64,
+    /// Entries are acknowledged when they are written, and synced later.
+    pub is_lazy: bool,
 }
 
 /// What was tried, and what was seen on the way: a campaign that never saw a torn tail proves nothing.
@@ -38,6 +40,10 @@ pub struct Seen {
     pub entries_truncated: u64,
     pub snapshots_installed: u64,
     pub spares_used: u64,
+    /// Power cuts that took what was only written.
+    pub unsynced_lost: u64,
+    /// Crashes of the process after which it was there.
+    pub unsynced_kept: u64,
 }
 
 impl Seen {
@@ -54,6 +60,8 @@ impl Seen {
         self.entries_truncated += other.entries_truncated;
         self.snapshots_installed += other.snapshots_installed;
         self.spares_used += other.spares_used;
+        self.unsynced_lost += other.unsynced_lost;
+        self.unsynced_kept += other.unsynced_kept;
     }
 
     /// Returns every count: each must be above zero in a campaign worth the name. Crashes alone never make a segment be
@@ -81,8 +89,10 @@ struct World {
     first: (u64, u64),
     /// Everything submitted, from `first.0` on.
     submitted: Vec<Frame>,
-    /// Everything up to here was acknowledged.
+    /// Everything up to here is synced: no crash may take it.
     acknowledged: u64,
+    /// Everything up to here is written: only a power cut may take it.
+    written: u64,
     /// The newest snapshot that was acknowledged; 0 for none.
     snapshot: u64,
 }
@@ -125,7 +135,13 @@ pub fn run(seed: u64, effort: Effort) -> Result<Seen, String> {
 
 impl History {
     fn new(seed: u64, effort: Effort) -> Self {
-        let world = World { first: (1, 1), submitted: Vec::new(), acknowledged: 0, snapshot: 0 };
+        let world = World {
+            first: (1, 1),
+            submitted: Vec::new(),
+            acknowledged: 0,
+            written: 0,
+            snapshot: 0,
+        };
         let model = Model {
             worlds: vec![world],
             votes: vec![(0, 0)],
@@ -195,8 +211,12 @@ impl History {
     }
 
     fn flush(&mut self) -> &'static str {
+        if self.effort.is_lazy && self.random.below(4) > 0 {
+            return self.write();
+        }
         let has_spare = self.log().has_spare();
-        let durable = self.log().flush().unwrap();
+        self.log().flush().unwrap();
+        let durable = self.log().durable();
         let is_used = has_spare && !self.log().has_spare();
         self.lock().seen.spares_used += u64::from(is_used);
         self.acknowledge(durable.index);
@@ -205,12 +225,27 @@ impl History {
 
     fn overlapped_flush(&mut self) -> &'static str {
         self.append();
+        if self.effort.is_lazy {
+            self.write();
+        }
         let Some(flush) = self.log().begin_flush() else { return "nothing to flush" };
         self.append();
+        if self.effort.is_lazy {
+            // While a flush only syncs, writing goes on.
+            self.write();
+        }
         let flushed = flush.run();
-        let durable = self.log().finish_flush(flushed).unwrap();
+        self.log().finish_flush(flushed).unwrap();
+        let durable = self.log().durable();
         self.acknowledge(durable.index);
         "overlapped flush"
+    }
+
+    /// What a broker that acknowledges from memory does for every batch.
+    fn write(&mut self) -> &'static str {
+        let written = self.log().write().unwrap();
+        self.lock().worlds[0].written = written.index;
+        "write"
     }
 
     fn roll(&mut self) -> &'static str {
@@ -272,6 +307,7 @@ impl History {
         }
         let from = kept + 1 + self.random.below(last - kept);
         let acknowledged = self.lock().worlds[0].acknowledged.min(from - 1);
+        self.lock().worlds[0].written = acknowledged;
         self.acknowledge(acknowledged);
         self.log().truncate_suffix(from).unwrap();
         let mut model = self.lock();
@@ -307,6 +343,7 @@ impl History {
             first: (index + 1, index + 1),
             submitted: Vec::new(),
             acknowledged: index,
+            written: index,
             snapshot: index,
         };
         self.lock().worlds.push(after);
@@ -377,7 +414,7 @@ impl History {
         let mut model = self.lock();
         let world = &mut model.worlds[0];
         world.first = (log.first_index(), log.first_index());
-        world.acknowledged = log.last_index();
+        (world.acknowledged, world.written) = (log.last_index(), log.last_index());
         world.submitted = frames;
         let state = log.hard_state();
         model.votes = vec![(state.term, state.vote)];
@@ -394,7 +431,10 @@ impl History {
     }
 
     fn acknowledge(&mut self, index: u64) {
-        self.lock().worlds[0].acknowledged = index;
+        let mut model = self.lock();
+        let world = &mut model.worlds[0];
+        world.acknowledged = index;
+        world.written = world.written.max(index);
     }
 
     fn snapshot_at(&mut self, index: u64) -> Option<SnapshotAt> {
@@ -421,6 +461,27 @@ impl History {
     }
 }
 
+impl Model {
+    /// What may be expected when recovery from a crash ends in another one.
+    fn after(&self, crash: Crash) -> Model {
+        let mut model = self.clone();
+        if crash != Crash::Process {
+            // What the first crash took, the second cannot bring back.
+            model.worlds.iter_mut().for_each(|world| world.written = world.acknowledged);
+        }
+        model
+    }
+
+    fn count_unsynced(&mut self, crash: Crash, last_index: u64) {
+        let [world] = &self.worlds[..] else { return };
+        if world.acknowledged < world.written {
+            let is_lost = last_index < world.written;
+            self.seen.unsynced_lost += u64::from(is_lost);
+            self.seen.unsynced_kept += u64::from(!is_lost && crash == Crash::Process);
+        }
+    }
+}
+
 fn crash_everywhere(disk: &SimDisk, model: &mut Model, effort: Effort, salt: u64) {
     let operation = disk.operations();
     let mut random = Random(salt ^ operation.wrapping_mul(0x5851_f42d_4c95_7f2d));
@@ -429,7 +490,7 @@ fn crash_everywhere(disk: &SimDisk, model: &mut Model, effort: Effort, salt: u64
     for crash in crashes {
         let is_nested = effort.nested_every > 0 && random.below(effort.nested_every) == 0;
         let image = disk.crash_image(crash);
-        let judged = judge(&image, model, is_nested, effort, random.next());
+        let judged = judge(&image, crash, model, is_nested, effort, random.next());
         if let Err(what) = judged {
             model.failure = Some(format!("disk operation {operation}, {crash:?}: {what}"));
             return;
@@ -440,13 +501,14 @@ fn crash_everywhere(disk: &SimDisk, model: &mut Model, effort: Effort, salt: u64
 /// Opens what a crash left, and compares it with what the model allows.
 fn judge(
     image: &SimDisk,
+    crash: Crash,
     model: &mut Model,
     is_nested: bool,
     effort: Effort,
     salt: u64,
 ) -> Result<(), String> {
     model.seen.crash_points += 1;
-    let nested = is_nested.then(|| Arc::new(Mutex::new(model.clone())));
+    let nested = is_nested.then(|| Arc::new(Mutex::new(model.after(crash))));
     if let Some(nested) = &nested {
         let (nested, effort) = (nested.clone(), Effort { nested_every: 0, ..effort });
         image.set_observer(Some(Arc::new(move |disk: &SimDisk| {
@@ -483,11 +545,12 @@ fn judge(
     let reasons: Vec<String> = model
         .worlds
         .iter()
-        .filter_map(|world| world.judge(&mut log, &frames, &model.snapshots).err())
+        .filter_map(|world| world.judge(crash, &mut log, &frames, &model.snapshots).err())
         .collect();
     if reasons.len() == model.worlds.len() {
         return Err(reasons.join("; or "));
     }
+    model.count_unsynced(crash, log.last_index());
     let state = log.hard_state();
     if !model.votes.contains(&(state.term, state.vote)) {
         return Err(format!("{state:?} instead of one of {:?}", model.votes));
@@ -585,6 +648,7 @@ impl Healthy {
 impl World {
     fn judge(
         &self,
+        crash: Crash,
         log: &mut Log<SimDisk>,
         frames: &[Frame],
         snapshots: &[(SnapshotAt, Vec<Bytes>)],
@@ -593,8 +657,9 @@ impl World {
         if first < self.first.0 || first > self.first.1 {
             return Err(format!("begins at {first} instead of {:?}", self.first));
         }
-        if last < self.acknowledged {
-            return Err(format!("ends at {last}, acknowledged was {}", self.acknowledged));
+        let kept = if crash == Crash::Process { self.written } else { self.acknowledged };
+        if last < kept {
+            return Err(format!("ends at {last}, acknowledged was {kept}"));
         }
         let skipped = (first - self.first.0) as usize;
         let expected = self.submitted.get(skipped..).unwrap_or_default();
