@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use fluxmq::config::{Anonymous, Config, Overrides};
+use fluxmq::config::{Anonymous, Config, Durability, Overrides};
 
 /// FluxMQ: a storage-centric, durable log broker.
 ///
@@ -69,12 +69,18 @@ pub fn banner(config: &Config) -> String {
         Anonymous::UnsafeAlways => "everybody who reaches a listener (all are on loopback)",
         Anonymous::Never => "refused everywhere",
     };
+    let durability = match config.storage.durability {
+        Durability::QuorumSync => "what is confirmed is flushed to disk",
+        Durability::QuorumMem => {
+            "UNSAFE: what is confirmed is in memory, and flushed within 10 ms; a power cut loses the last of it"
+        }
+    };
     [
         format!("FluxMQ {}", env!("CARGO_PKG_VERSION")),
         format!("data: {} ({} partitions)", config.data_dir.display(), config.partitions.data),
         format!("listeners: {}", listeners.collect::<Vec<_>>().join(", ")),
         format!("anonymous clients: {anonymous}"),
-        "durability: what is confirmed is flushed to disk".to_owned(),
+        format!("durability: {durability}"),
     ]
     .join("\n")
 }
@@ -147,5 +153,7 @@ mod tests {
         assert!(reachable.contains("clients elsewhere are refused"), "{reachable}");
         assert!(!reachable.contains("UNSAFE"), "{reachable}");
         assert_eq!(unsafe_everywhere.matches("UNSAFE").count(), 1, "{unsafe_everywhere}");
+        config.storage.durability = Durability::QuorumMem;
+        assert!(banner(&config).contains("durability: UNSAFE: "), "{}", banner(&config));
     }
 }

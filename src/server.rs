@@ -24,7 +24,7 @@ use crate::model::{Control, Millis, PartitionId};
 use crate::net::admission::TurnedAway;
 use crate::net::drive::Shared;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
-use crate::partition::{Member, Options, Partition};
+use crate::partition::{Durability, Member, Options, Partition};
 use crate::protocol::mqtt::codec::Limits;
 use crate::protocol::mqtt::{Anonymous, Settings};
 use crate::shard::{self, ShardHandle, ShardLimits};
@@ -224,6 +224,13 @@ fn open_data_dir(disk: &OsDisk) -> anyhow::Result<DataDir<OsDisk>> {
     Ok(DataDir::open(disk.clone(), NodeIdentity { cluster, node: NODE_ID })?)
 }
 
+fn durability(config: &Config) -> Durability {
+    match config.storage.durability {
+        config::Durability::QuorumSync => Durability::QuorumSync,
+        config::Durability::QuorumMem => Durability::QuorumMem,
+    }
+}
+
 /// Says what recovery had to do: each line is a crash, or a disk to have an eye on, and none of them lost what was acknowledged.
 fn report(id: PartitionId, recovery: &Recovery) {
     let partition = id.0;
@@ -287,6 +294,7 @@ fn open_partitions(
             auto_create_queues: config.queues.auto_create,
             snapshot_every_bytes: storage.snapshot_every_bytes,
             snapshot_every_ms: u64::from(storage.snapshot_every_s) * 1000,
+            durability: durability(config),
             ..Options::default()
         };
         Ok(Partition::open(id, log, options, &Member::alone(), wall_clock())?)
@@ -330,6 +338,7 @@ fn spawn_shards(partitions: Vec<Partition<OsDisk>>, config: &Config) -> anyhow::
     let limits = ShardLimits {
         batches_waiting_max: config.limits.commands_buffered_max as usize,
         batches_per_turn_max: config.limits.commands_per_batch_max as usize,
+        durability: durability(config),
     };
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
     let wanted = if configured == 0 { processors / 2 } else { configured };

@@ -15,8 +15,8 @@ use fluxmq_log::{Flush, Flushed, PreparedSpare, SpareJob};
 use tokio::sync::Semaphore;
 
 use crate::model::{Delivery, Millis, PartitionId};
-use crate::partition::Partition;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
+use crate::partition::{Durability, Partition};
 
 /// Time between ticks of the partitions.
 const TICK: Duration = Duration::from_millis(100);
@@ -27,6 +27,8 @@ pub struct ShardLimits {
     pub batches_waiting_max: usize,
     /// Batches taken in one turn, at most: what has come meanwhile belongs to the next.
     pub batches_per_turn_max: usize,
+    /// When a record counts as stored, as its partitions are told.
+    pub durability: Durability,
 }
 
 /// What a connection sends in one turn, each with the partition it is for.
@@ -182,7 +184,7 @@ impl<D: Disk> Shard<D> {
         loop {
             let timeout = match busy {
                 true => Duration::ZERO,
-                false => next_tick.saturating_duration_since(Instant::now()),
+                false => self.until_sync(next_tick.saturating_duration_since(Instant::now())),
             };
             let mut stop = false;
             match self.input.recv_timeout(timeout) {
@@ -258,6 +260,10 @@ impl<D: Disk> Shard<D> {
             busy |= partition.pump(post)?;
             Ok(())
         });
+        if self.limits.durability == Durability::QuorumMem {
+            let now = log_time();
+            self.each(|partition, post| partition.persist_in_memory(now, post));
+        }
         for (id, owned) in &mut self.partitions {
             self.post.from = *id;
             match owned.partition.persist() {
@@ -268,6 +274,15 @@ impl<D: Disk> Shard<D> {
         }
         self.post.send_all();
         busy
+    }
+
+    /// Shortens a wait to the next time that something written must be synced.
+    fn until_sync(&self, wait: Duration) -> Duration {
+        let due = self.partitions.values().filter_map(|owned| owned.partition.sync_due()).min();
+        match due {
+            Some(due) => wait.min(Duration::from_millis(due.0.saturating_sub(log_time().0))),
+            None => wait,
+        }
     }
 
     fn prepare_spares(&mut self) {

@@ -3,7 +3,7 @@
 //! Three positions, in this order: durable ≤ written ≤ last. [`Log::append`] only changes memory. A flush makes everything appended
 //! durable, in line or in three steps around a syncer thread ([`flush`](crate::flush)). [`Log::write`] only hands it to the
 //! operating system: a killed process loses nothing of it, a power cut may. What the files claim of themselves they claim of what
-//! is durable, never of what is only written (ADR 0015).
+//! is durable, never of what is only written (ADR 0016).
 //! Any failed write or sync poisons the log: the kernel may have dropped the pages, so there is never a second try.
 
 use std::collections::{BTreeMap, VecDeque};

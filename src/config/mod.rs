@@ -19,7 +19,8 @@ pub use listeners::{
     WebListener,
 };
 pub use sections::{
-    Anonymous, Authentication, Limits, Log, LogFormat, Partitions, Queues, Shards, Storage,
+    Anonymous, Authentication, Durability, Limits, Log, LogFormat, Partitions, Queues, Shards,
+    Storage,
 };
 use setting::Location;
 use walk::{Checker, Printer, Reader, Section, Walk, paths};

@@ -43,9 +43,21 @@ pub struct Shards {
     pub threads: u16,
 }
 
+/// When a publish counts as stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When a majority has synced it to disk.
+    #[default]
+    QuorumSync,
+    /// When a majority has written it to its page cache: unsafe, a power cut loses the last ones.
+    QuorumMem,
+}
+
 /// Segments, memory and disk space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
+    /// When a publish is confirmed and delivered. Default `quorum_sync`.
+    pub durability: Durability,
     /// Smallest segment file that is worth its own index, in bytes. Default 4 MiB, minimum 64 KiB.
     pub segment_bytes_min: u64,
     /// Size at which a segment file is sealed and the next begun, in bytes. Default 128 MiB, minimum 64 KiB.
@@ -150,6 +162,7 @@ impl Default for Partitions {
 impl Default for Storage {
     fn default() -> Storage {
         Storage {
+            durability: Durability::QuorumSync,
             segment_bytes_min: 4 * MIB,
             segment_bytes_max: 128 * MIB,
             cache_bytes: 128 * MIB,
@@ -223,6 +236,7 @@ impl Section for Shards {
 impl Section for Storage {
     fn fields(&mut self, walk: &mut dyn Walk) {
         let Storage {
+            durability,
             segment_bytes_min,
             segment_bytes_max,
             cache_bytes,
@@ -231,6 +245,7 @@ impl Section for Storage {
             snapshot_every_bytes,
             snapshot_every_s,
         } = self;
+        walk.leaf("durability", &mut Choice(durability));
         walk.leaf("segment_bytes_min", &mut Size(segment_bytes_min, 64 * KIB..=4 * GIB));
         walk.leaf("segment_bytes_max", &mut Size(segment_bytes_max, 64 * KIB..=4 * GIB));
         walk.leaf("cache_bytes", &mut Size(cache_bytes, 0..=TIB));
@@ -307,6 +322,11 @@ impl Section for Log {
         walk.leaf("level", &mut LogFilter(level));
         walk.leaf("format", &mut Choice(format));
     }
+}
+
+impl Named for Durability {
+    const NAMES: &'static [(&'static str, Durability)] =
+        &[("quorum_sync", Durability::QuorumSync), ("quorum_mem", Durability::QuorumMem)];
 }
 
 impl Named for Anonymous {

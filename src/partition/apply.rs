@@ -21,7 +21,7 @@ impl<D: Disk> Partition<D> {
             }
             self.node.applied_to(self.applied.index)?;
         }
-        if self.since_snapshot >= self.options.snapshot_every_bytes {
+        if self.since_snapshot >= self.options.snapshot_every_bytes && !self.flushing {
             self.checkpoint()?;
         }
         Ok(())

@@ -51,6 +51,22 @@ const RECORDS_PER_TURN_MAX: usize = 256;
 /// Frames applied at a time while a partition catches up with its own log.
 const APPLY_READ_BYTES: u64 = 4 << 20;
 
+/// What is only written is synced after this many milliseconds.
+const SYNC_EVERY_MS: u64 = 10;
+/// And after this many bytes.
+const SYNC_EVERY_BYTES: u64 = 256 << 10;
+
+/// When a record counts as stored: it is applied, delivered and acknowledged then (ADR 0016).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When a majority has synced it: it survives power cuts.
+    #[default]
+    QuorumSync,
+    /// When a majority has written it to its page cache: it survives the end of processes. Synced within 10 ms or 256 KiB; a power
+    /// cut loses what was not, from its end.
+    QuorumMem,
+}
+
 /// How a partition behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -64,6 +80,8 @@ pub struct Options {
     pub snapshot_every_bytes: u64,
     /// Milliseconds after which they are, when anything changed.
     pub snapshot_every_ms: u64,
+    /// When a record counts as stored.
+    pub durability: Durability,
     /// A deliberate defect that the crash suite must catch: messages go out before they are committed.
     #[cfg(feature = "planted-bugs")]
     pub deliver_before_commit: bool,
@@ -77,6 +95,7 @@ impl Default for Options {
             auto_create_queues: true,
             snapshot_every_bytes: 64 << 20,
             snapshot_every_ms: 300_000,
+            durability: Durability::QuorumSync,
             #[cfg(feature = "planted-bugs")]
             deliver_before_commit: false,
         }
@@ -93,6 +112,8 @@ pub struct Partition<D: Disk> {
     building: Option<Pending>,
     in_flight: VecDeque<InFlight>,
     flushing: bool,
+    /// Since when there is something that is written and not synced, and no flush under way that covers it.
+    unsynced_since: Option<Millis>,
     overlay: Overlay,
     history: History,
     readers: Readers,
@@ -196,6 +217,7 @@ impl<D: Disk> Partition<D> {
             building: None,
             in_flight: VecDeque::new(),
             flushing: false,
+            unsynced_since: None,
             overlay: Overlay::default(),
             history: History::new(active),
             readers: Readers::new(id),
@@ -315,15 +337,64 @@ impl<D: Disk> Partition<D> {
         if self.stopped.is_some() || self.flushing {
             return Ok(None);
         }
-        if self.leading.is_some() {
-            for control in self.groups.take_outcomes() {
-                self.write(&control, None);
-            }
-            self.propose()?;
+        self.gather()?;
+        if !self.is_flush_due() {
+            return Ok(None);
         }
         let flush = self.node.begin_flush();
         self.flushing = flush.is_some();
+        self.unsynced_since = None;
         Ok(flush)
+    }
+
+    /// Proposes what was taken, where this replica leads.
+    fn gather(&mut self) -> Result<(), PartitionError> {
+        if self.leading.is_none() {
+            return Ok(());
+        }
+        for control in self.groups.take_outcomes() {
+            self.write(&control, None);
+        }
+        self.propose()
+    }
+
+    /// Under [`Durability::QuorumMem`]: proposes and writes what was taken, applies it and answers, all at once. What needs more than
+    /// a write, a segment that begins above all, is left to [`persist`](Self::persist), as everything is under the other class.
+    pub fn persist_in_memory(
+        &mut self,
+        now: Millis,
+        out: &mut impl Outbox,
+    ) -> Result<(), PartitionError> {
+        self.now = self.now.max(now);
+        if self.stopped.is_some() || self.failed.is_some() || !self.node.log().can_write() {
+            return Ok(());
+        }
+        self.gather()?;
+        self.node.write()?;
+        if self.node.log().unsynced_bytes() > 0 {
+            self.activity = Activity::Busy;
+            self.unsynced_since.get_or_insert(self.now);
+        }
+        self.follow_up(out)
+    }
+
+    /// When what is only written must be synced, unless a flush is under way.
+    pub fn sync_due(&self) -> Option<Millis> {
+        let since = self.unsynced_since.filter(|_| !self.flushing && self.stopped.is_none())?;
+        Some(Millis(since.0 + SYNC_EVERY_MS))
+    }
+
+    /// Returns true when a flush should not wait any longer: at once where nothing counts that is not synced.
+    fn is_flush_due(&self) -> bool {
+        let log = self.node.log();
+        match self.options.durability {
+            Durability::QuorumSync => true,
+            Durability::QuorumMem => {
+                log.written() < log.last()
+                    || log.unsynced_bytes() >= SYNC_EVERY_BYTES
+                    || self.sync_due().is_some_and(|due| due <= self.now)
+            }
+        }
     }
 
     /// Takes the result of a flush: applies what it committed, and answers.

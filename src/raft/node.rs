@@ -12,7 +12,7 @@ use fluxmq_log::disk::Disk;
 use fluxmq_log::format::batch::Batch;
 use fluxmq_log::format::frame::{FLAG_ROLL, Frame, FrameKind};
 use fluxmq_log::{
-    AppendError, Flush, FlushError, Flushed, HardState, HardStateError, Log, ReadError,
+    AppendError, Flush, FlushError, Flushed, HardState, HardStateError, Log, Position, ReadError,
     TruncateError,
 };
 use protobuf::Message as _;
@@ -305,6 +305,21 @@ impl<D: Disk> Node<D> {
     pub fn finish_flush(&mut self, flushed: Flushed<D>) -> Result<(), NodeError> {
         self.is_flushing = false;
         let position = self.log_mut().finish_flush(flushed)?;
+        self.persisted(position)?;
+        match self.parked.take() {
+            Some(message) => self.receive(Checked(message)),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what was appended without syncing it, and counts that as persisted: what this member acknowledges survives its
+    /// process, and perhaps no power cut. What a flush must do is left to it. An error is final.
+    pub fn write(&mut self) -> Result<(), NodeError> {
+        let position = self.log_mut().write()?;
+        self.persisted(position)
+    }
+
+    fn persisted(&mut self, position: Position) -> Result<(), NodeError> {
         let mut covered = None;
         while self.unflushed.front().is_some_and(|first| first.last_index <= position.index) {
             let first = self.unflushed.pop_front().expect("just seen");
@@ -314,11 +329,7 @@ impl<D: Disk> Node<D> {
         if let Some(number) = covered {
             self.raw.on_persist_ready(number);
         }
-        self.advance()?;
-        match self.parked.take() {
-            Some(message) => self.receive(Checked(message)),
-            None => Ok(()),
-        }
+        self.advance()
     }
 
     /// Everything up to this index is in the views.
@@ -350,7 +361,8 @@ impl<D: Disk> Node<D> {
             kind,
             flags,
             base_ts: self.last_ts.max(self.log().last_ts()),
-            commit_hint: self.commit(),
+            // On disk it proves that everything below was durable, so it claims no more than is.
+            commit_hint: self.commit().min(self.log().durable().index),
             record_count: 0,
             max_ts_delta: 0,
             tables_len: 0,

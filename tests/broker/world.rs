@@ -13,7 +13,7 @@ use fluxmq::model::{
     Properties, QoS, Refusal, RetainHandling, Token, Topic,
 };
 use fluxmq::partition::request::{ConnectionId, Event, Outbox};
-use fluxmq::partition::{Member, Options, Partition};
+use fluxmq::partition::{Durability, Member, Options, Partition};
 use fluxmq::shard::{Events as Sent, Receiver};
 use fluxmq_log::sim_disk::SimDisk;
 use fluxmq_log::{Log, LogOptions};
@@ -334,6 +334,9 @@ impl World {
             busy |= partition.pump(&mut events).expect("history reads");
             if !flush {
                 continue;
+            }
+            if self.options.durability == Durability::QuorumMem {
+                partition.persist_in_memory(self.now, &mut events).expect("writes");
             }
             let job = partition.persist().expect("persists");
             if let Some(job) = job {

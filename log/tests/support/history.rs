@@ -399,6 +399,8 @@ impl History {
         let seed = self.random.next();
         let crash = if seed.is_multiple_of(4) { Crash::Process } else { Crash::PowerCut { seed } };
         self.disk = self.disk.crash_image(crash);
+        let model = self.lock().after(crash);
+        *self.lock() = model;
         self.observe();
         self.open();
         "crash and go on"
