@@ -1,21 +1,26 @@
-//! A [`Machine`] on a TCP stream.
+//! A [`Machine`] on a stream.
 //!
 //! One owner, no tasks, no channels: whoever holds the client drives it by awaiting. Every method that waits may be dropped
 //! while it waits and called again; nothing is lost by that.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::endpoint::{Endpoint, Url};
 use super::error::{ClientError, RequestError};
 use super::event::{AckHandle, Connected, Event, PublishRequest, SubscribeRequest};
 use super::machine::Machine;
 use super::options::ConnectOptions;
 use super::session::Session;
+use super::stream::Stream;
 use crate::model::Millis;
 use crate::protocol::mqtt::reason::ReasonCode;
 
@@ -24,7 +29,8 @@ const READ_BYTES: usize = 64 << 10;
 
 /// One connection to a broker.
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
+    pending: Pending,
     machine: Machine,
     started: Instant,
     input: BytesMut,
@@ -34,21 +40,29 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `host:port` and completes the handshake within `timeout_after`.
-    ///
-    /// On success the session moves into the client; [`Client::into_session`] gives it back. On failure it stays where it is.
+    /// Connects to `host:port`, or what a URL says, [`Client::connect_to`].
     pub async fn connect(
         address: &str,
         options: &ConnectOptions,
         session: &mut Session,
         timeout_after: Duration,
     ) -> Result<(Client, Connected), ClientError> {
+        let endpoint = Url::parse(address, 1883)?.endpoint;
+        Client::connect_to(&endpoint, options, session, timeout_after).await
+    }
+
+    /// Connects to a broker and completes the handshake within `timeout_after`.
+    ///
+    /// On success the session moves into the client; [`Client::into_session`] gives it back. On failure it stays where it is.
+    pub async fn connect_to(
+        endpoint: &Endpoint,
+        options: &ConnectOptions,
+        session: &mut Session,
+        timeout_after: Duration,
+    ) -> Result<(Client, Connected), ClientError> {
         let timeout_ms = timeout_after.as_millis() as u64;
         let opened = timeout(timeout_after, async {
-            let stream = TcpStream::connect(address).await;
-            let stream = stream
-                .map_err(|source| ClientError::Connect { address: address.to_owned(), source })?;
-            stream.set_nodelay(true)?;
+            let stream = Stream::connect(endpoint).await?;
             let mut client = Client::on(stream, options.clone(), session.clone())?;
             let connected = client.connected().await?;
             Ok((client, connected))
@@ -59,7 +73,7 @@ impl Client {
     }
 
     fn on(
-        stream: TcpStream,
+        stream: Stream,
         options: ConnectOptions,
         session: Session,
     ) -> Result<Client, ClientError> {
@@ -67,6 +81,7 @@ impl Client {
             .map_err(|_| ClientError::Protocol("CONNECT has a field that is too long"))?;
         Ok(Client {
             stream,
+            pending: Pending { is_flushed: true, reads_first: false },
             machine,
             started: Instant::now(),
             input: BytesMut::new(),
@@ -104,7 +119,7 @@ impl Client {
     pub async fn flush(&mut self, bytes_max: usize) -> Result<(), ClientError> {
         loop {
             self.machine.poll_transmit(self.now(), &mut self.output);
-            if self.output.len() <= bytes_max {
+            if self.output.len() <= bytes_max && (self.pending.is_flushed || bytes_max > 0) {
                 return Ok(());
             }
             if let Some(error) = self.machine.poll_failure() {
@@ -206,26 +221,85 @@ impl Client {
         let due = self.machine.poll_timeout();
         let due_at = self.started + Duration::from_millis(due.unwrap_or_default().0);
         self.input.reserve(READ_BYTES);
-        let (mut reader, mut writer) = self.stream.split();
-        tokio::select! {
-            read = reader.read_buf(&mut self.input) => match read {
-                Ok(0) => self.machine.handle_disconnect(None),
-                Ok(_) => self.machine.handle_input(self.now(), &mut self.input),
-                Err(error) => self.machine.handle_disconnect(Some(error)),
-            },
-            written = writer.write_buf(&mut self.output), if !self.output.is_empty() => {
-                if let Err(error) = written {
-                    self.on_write_error(error);
-                }
+        let moved = {
+            let Client { stream, pending, input, output, .. } = self;
+            tokio::select! {
+                moved = poll_fn(|cx| poll_stream(stream, pending, input, output, cx)) => moved,
+                () = sleep_until(due_at), if due.is_some() => Moved::Nothing,
             }
-            () = sleep_until(due_at), if due.is_some() => self.machine.handle_timeout(self.now()),
+        };
+        match moved {
+            Moved::In(Ok(0)) => self.machine.handle_disconnect(None),
+            Moved::In(Ok(_)) => self.machine.handle_input(self.now(), &mut self.input),
+            Moved::In(Err(error)) => self.machine.handle_disconnect(Some(error)),
+            Moved::Out(Ok(())) => {}
+            Moved::Out(Err(error)) => self.on_write_error(error),
+            Moved::Nothing => self.machine.handle_timeout(self.now()),
         }
     }
 
     /// What the server said before it closed explains more than that writing failed.
     fn on_write_error(&mut self, error: std::io::Error) {
-        while self.stream.try_read_buf(&mut self.input).is_ok_and(|count| count > 0) {}
+        let mut cx = Context::from_waker(Waker::noop());
+        while matches!(poll_read(&mut self.stream, &mut self.input, &mut cx), Poll::Ready(Ok(count)) if count > 0)
+        {
+        }
         self.machine.handle_input(self.now(), &mut self.input);
         self.machine.handle_disconnect(Some(error));
     }
+}
+
+/// What the next look at a stream must know.
+struct Pending {
+    /// False when the stream may hold back what it took.
+    is_flushed: bool,
+    reads_first: bool,
+}
+
+/// What a stream did.
+enum Moved {
+    In(io::Result<usize>),
+    Out(io::Result<()>),
+    /// It was time for something else.
+    Nothing,
+}
+
+/// Writes what there is, or reads what has come: each goes first every other time, so that neither waits for the other to end.
+fn poll_stream(
+    stream: &mut Stream,
+    pending: &mut Pending,
+    input: &mut BytesMut,
+    output: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<Moved> {
+    pending.reads_first = !pending.reads_first;
+    if pending.reads_first
+        && let Poll::Ready(read) = poll_read(stream, input, cx)
+    {
+        return Poll::Ready(Moved::In(read));
+    }
+    if !output.is_empty() {
+        // The future has no state of its own: the next call begins it anew.
+        if let Poll::Ready(written) = pin!(stream.write_buf(output)).poll(cx) {
+            pending.is_flushed = stream.is_direct();
+            return Poll::Ready(Moved::Out(written.map(drop)));
+        }
+    } else if !pending.is_flushed
+        && let Poll::Ready(flushed) = Pin::new(&mut *stream).poll_flush(cx)
+    {
+        pending.is_flushed = true;
+        return Poll::Ready(Moved::Out(flushed));
+    }
+    match pending.reads_first {
+        true => Poll::Pending,
+        false => poll_read(stream, input, cx).map(Moved::In),
+    }
+}
+
+fn poll_read(
+    stream: &mut Stream,
+    input: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    pin!(stream.read_buf(input)).poll(cx)
 }

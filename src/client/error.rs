@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::endpoint::UrlError;
 use crate::model::QoS;
 use crate::protocol::mqtt::codec::{DecodeError, EncodeError};
 use crate::protocol::mqtt::reason::ReasonCode;
@@ -23,6 +24,15 @@ pub enum ClientError {
         /// How long was waited.
         timeout_ms: u64,
     },
+    /// TLS could not be set up, or the server is not who it should be.
+    #[error("TLS failed: {0}")]
+    Tls(String),
+    /// The server does not open a WebSocket for us.
+    #[error("the WebSocket was not opened: {0}")]
+    WebSocket(String),
+    /// The address is none.
+    #[error("{0}")]
+    Address(#[from] UrlError),
     /// The server refused the connection.
     #[error("the connection was refused: {}", described(*.reason, .text))]
     Refused {

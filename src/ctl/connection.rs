@@ -1,5 +1,6 @@
 //! The flags that every command shares: where the broker is, who we are, and what we leave behind.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,11 +8,13 @@ use clap::Args;
 use tokio::time::timeout;
 
 use super::error::CtlError;
+use crate::client::endpoint::{Endpoint, TlsOptions, Url};
 use crate::client::{
     Client, ConnectOptions, Connected, Event, Session, SubscribeRequest, WillOptions, reason_words,
+    user,
 };
 use crate::model::QoS;
-use crate::protocol::mqtt::property::Property;
+use crate::protocol::mqtt::property::{Property, PropertyList};
 use crate::protocol::mqtt::reason::ReasonCode;
 use crate::protocol::mqtt::types::Version;
 
@@ -19,15 +22,17 @@ use crate::protocol::mqtt::types::Version;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct ConnectionArguments {
-    /// Broker as HOST:PORT, HOST or mqtt://HOST:PORT; instead of --host and --port.
-    #[arg(short = 'a', long, value_name = "ADDRESS", conflicts_with_all = ["host", "port"])]
+    /// Broker as URL, HOST:PORT or HOST: mqtt://, mqtts://, ws:// or wss://, with USER:PASSWORD@ before the host if you like.
+    #[arg(short = 'a', long, visible_alias = "url", value_name = "URL", conflicts_with_all = ["host", "port"])]
     pub address: Option<String>,
     /// Broker's host.
     #[arg(short = 'H', long, default_value = "127.0.0.1")]
     pub host: String,
-    /// Broker's port.
-    #[arg(short = 'p', long, default_value_t = 1883)]
-    pub port: u16,
+    /// Broker's port; by default 1883, with TLS 8883, over WebSocket 8083, with both 8084.
+    #[arg(short = 'p', long)]
+    pub port: Option<u16>,
+    #[command(flatten)]
+    pub layers: LayerArguments,
     /// MQTT version: 5, 3.1.1 or 3.1.
     #[arg(short = 'V', long, default_value = "5", value_parser = parse_version, value_name = "VERSION")]
     pub mqtt_version: Version,
@@ -58,8 +63,77 @@ pub(super) struct ConnectionArguments {
     /// User property of CONNECT (5.0); repeat for several.
     #[arg(long, value_name = "KEY=VALUE", value_parser = super::properties::parse_pair)]
     pub connect_property: Vec<(String, String)>,
+    /// Largest packet in bytes that the broker may send (5.0).
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_packet_size: Option<u32>,
     #[command(flatten)]
     pub will: WillArguments,
+}
+
+/// What carries the bytes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "TLS and WebSocket")]
+pub(super) struct LayerArguments {
+    /// TLS, believing the system's authorities; the flags below and mqtts:// ask for it, too.
+    #[arg(long)]
+    pub tls: bool,
+    /// PEM file with the authorities to believe instead.
+    #[arg(long, value_name = "FILE")]
+    pub cafile: Option<PathBuf>,
+    /// PEM file with our certificate.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// PEM file with its private key.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Believes any certificate: for trying things, nothing else.
+    #[arg(long, conflicts_with = "cafile")]
+    pub insecure: bool,
+    /// Name that the broker's certificate must have, and that we ask for (SNI); the host by default.
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// Protocol to name in the TLS handshake, such as mqtt.
+    #[arg(long, value_name = "PROTOCOL", visible_alias = "tls-alpn")]
+    pub alpn: Option<String>,
+    /// Over WebSocket; ws:// and wss:// ask for it, too.
+    #[arg(long)]
+    pub ws: bool,
+    /// Path of the WebSocket; /mqtt by default.
+    #[arg(long, value_name = "PATH")]
+    pub ws_path: Option<String>,
+}
+
+impl WillArguments {
+    fn properties(&self) -> PropertyList {
+        let bytes = |text: &String| Bytes::from(text.clone());
+        let mut list = Vec::new();
+        list.extend((self.will_delay > 0).then_some(Property::WillDelay(self.will_delay)));
+        list.extend(self.will_utf8.then_some(Property::PayloadFormat(true)));
+        list.extend(self.will_expiry.map(Property::MessageExpiry));
+        list.extend(self.will_content_type.as_ref().map(|it| Property::ContentType(bytes(it))));
+        list.extend(self.will_response_topic.as_ref().map(|it| Property::ResponseTopic(bytes(it))));
+        let correlation = self.will_correlation_data.as_ref();
+        list.extend(correlation.map(|it| Property::CorrelationData(bytes(it))));
+        list.extend(user(&self.will_property));
+        list.into_iter().collect()
+    }
+}
+
+impl LayerArguments {
+    fn is_encrypted(&self) -> bool {
+        let is_implied = self.cafile.is_some() || self.cert.is_some() || self.alpn.is_some();
+        self.tls || is_implied || self.insecure || self.server_name.is_some()
+    }
+
+    fn tls_options(&self) -> TlsOptions {
+        TlsOptions {
+            authorities: self.cafile.clone(),
+            certificate: self.cert.clone().zip(self.key.clone()),
+            is_insecure: self.insecure,
+            server_name: self.server_name.clone(),
+            application: self.alpn.clone(),
+        }
+    }
 }
 
 /// The message that the broker publishes when we vanish.
@@ -87,18 +161,56 @@ pub(super) struct WillArguments {
     /// Seconds the broker waits for us to come back before it publishes it (5.0).
     #[arg(long, requires = "will_topic", default_value_t = 0, value_name = "SECONDS")]
     pub will_delay: u32,
+    /// Seconds after which it must not be delivered any more (5.0).
+    #[arg(long, requires = "will_topic", value_name = "SECONDS")]
+    pub will_expiry: Option<u32>,
+    /// Its content type (5.0).
+    #[arg(long, requires = "will_topic", value_name = "TYPE")]
+    pub will_content_type: Option<String>,
+    /// Topic to answer it to (5.0).
+    #[arg(long, requires = "will_topic", value_name = "TOPIC")]
+    pub will_response_topic: Option<String>,
+    /// Ties an answer to it (5.0).
+    #[arg(long, requires = "will_topic", value_name = "TEXT")]
+    pub will_correlation_data: Option<String>,
+    /// Its payload is UTF-8 text (5.0).
+    #[arg(long, requires = "will_topic")]
+    pub will_utf8: bool,
+    /// Its user property (5.0); repeat for several.
+    #[arg(long, requires = "will_topic", value_name = "KEY=VALUE", value_parser = super::properties::parse_pair)]
+    pub will_property: Vec<(String, String)>,
 }
 
 impl ConnectionArguments {
-    /// Returns `host:port`.
-    pub(super) fn address(&self) -> String {
-        let Some(address) = &self.address else { return join(&self.host, self.port) };
-        let address = address.strip_prefix("mqtt://").unwrap_or(address).trim_end_matches('/');
-        let (_, tail) = address.rsplit_once(']').unwrap_or(("", address));
-        match tail.contains(':') {
-            true => address.to_owned(),
-            false => format!("{address}:{}", self.port),
+    /// Returns where the broker is, and what its URL says about us.
+    pub(super) fn url(&self) -> Result<Url, CtlError> {
+        let layers = &self.layers;
+        let is_encrypted = layers.is_encrypted();
+        let default_port = match (is_encrypted, layers.ws) {
+            (false, false) => 1883,
+            (true, false) => 8883,
+            (false, true) => 8083,
+            (true, true) => 8084,
+        };
+        let port = self.port.unwrap_or(default_port);
+        let mut url = match &self.address {
+            Some(address) => {
+                Url::parse(address, port).map_err(|error| CtlError::Usage(error.to_string()))?
+            }
+            None => {
+                Url { endpoint: Endpoint::tcp(&self.host, port), username: None, password: None }
+            }
+        };
+        if is_encrypted || url.endpoint.tls.is_some() {
+            url.endpoint.tls = Some(layers.tls_options());
         }
+        if layers.ws && url.endpoint.web_path.is_none() {
+            url.endpoint.web_path = Some("/mqtt".to_owned());
+        }
+        if let Some(path) = &layers.ws_path {
+            url.endpoint.web_path = Some(path.clone());
+        }
+        Ok(url)
     }
 
     /// Returns what CONNECT says.
@@ -117,11 +229,9 @@ impl ConnectionArguments {
             payload: Bytes::from(self.will.will_message.clone()),
             qos: self.will.will_qos,
             retain: self.will.will_retain,
-            properties: (self.will.will_delay > 0)
-                .then_some(Property::WillDelay(self.will.will_delay))
-                .into_iter()
-                .collect(),
+            properties: self.will.properties(),
         });
+        let url = self.url()?;
         // MQTT 3.1 has no empty client ids.
         let client_id = match self.mqtt_version {
             Version::V31 if self.client_id.is_empty() => {
@@ -129,6 +239,7 @@ impl ConnectionArguments {
             }
             _ => self.client_id.clone(),
         };
+        let defaults = ConnectOptions::default();
         Ok(ConnectOptions {
             version: self.mqtt_version,
             client_id,
@@ -137,10 +248,11 @@ impl ConnectionArguments {
             session_expiry_s: self.session_expiry,
             keep_alive_s: self.keep_alive,
             will,
-            username: self.username.clone(),
-            password: password.map(Bytes::from),
+            username: self.username.clone().or(url.username),
+            password: password.or(url.password).map(Bytes::from),
             user_properties: self.connect_property.clone(),
-            ..ConnectOptions::default()
+            packet_bytes_max: self.max_packet_size.unwrap_or(defaults.packet_bytes_max),
+            ..defaults
         })
     }
 
@@ -150,7 +262,8 @@ impl ConnectionArguments {
         options: &ConnectOptions,
     ) -> Result<(Client, Connected), CtlError> {
         let mut session = Session::default();
-        Ok(Client::connect(&self.address(), options, &mut session, self.patience()).await?)
+        let endpoint = self.url()?.endpoint;
+        Ok(Client::connect_to(&endpoint, options, &mut session, self.patience()).await?)
     }
 
     /// Asks for subscriptions, waits for the answer, and fails when one of them is refused.
@@ -188,13 +301,6 @@ impl ConnectionArguments {
 pub(super) fn refusal(reason: ReasonCode, text: &str) -> String {
     let separator = if text.is_empty() { "" } else { ": " };
     format!("{reason} {}{separator}{text}", reason_words(reason))
-}
-
-fn join(host: &str, port: u16) -> String {
-    match host.contains(':') && !host.starts_with('[') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
-    }
 }
 
 /// Reads a protocol version as people write it.

@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep_until};
 use super::connection::{ConnectionArguments, parse_qos};
 use super::error::CtlError;
 use super::format::{Format, Style, print};
-use crate::client::{Client, Event, SubscribeRequest};
+use crate::client::{Client, Event, SubscribeRequest, user};
 use crate::model::QoS;
 use crate::model::command::RetainHandling;
-use crate::protocol::mqtt::property::PropertyList;
+use crate::protocol::mqtt::property::{Property, PropertyList};
 use crate::protocol::mqtt::reason::ReasonCode;
 use crate::protocol::mqtt::types::{SubscribeFilter, Version};
 
@@ -58,6 +58,9 @@ pub(super) struct Arguments {
     /// User property of SUBSCRIBE (5.0); repeat for several.
     #[arg(short = 'U', long = "user-property", value_name = "KEY=VALUE", value_parser = super::properties::parse_pair)]
     pub user: Vec<(String, String)>,
+    /// Number that comes back with each delivery of these subscriptions (5.0); shown with -vv and in JSON.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=268_435_455))]
+    pub subscription_id: Option<u32>,
     /// Stops after this many messages.
     #[arg(short = 'c', long, value_name = "N")]
     pub count: Option<u64>,
@@ -131,6 +134,7 @@ fn requests(arguments: &Arguments) -> Result<Vec<SubscribeRequest>, CtlError> {
         || arguments.group.is_some()
         || !arguments.user.is_empty()
         || arguments.no_local
+        || arguments.subscription_id.is_some()
         || arguments.retain_as_published
         || arguments.retained != Retained::Always;
     if needs_v5 && !is_v5 {
@@ -150,7 +154,8 @@ fn request(arguments: &Arguments, filter: &str) -> SubscribeRequest {
     properties
         .extend(arguments.group.iter().map(|name| ("consumer-group".to_owned(), name.clone())));
     properties.extend(arguments.user.iter().cloned());
-    let properties: PropertyList = crate::client::user(&properties).collect();
+    let id = arguments.subscription_id.map(Property::SubscriptionId);
+    let properties: PropertyList = id.into_iter().chain(user(&properties)).collect();
     let filter = SubscribeFilter {
         no_local: arguments.no_local,
         retain_as_published: arguments.retain_as_published,

@@ -43,19 +43,62 @@ fn help_and_version_are_answers_and_everything_unknown_is_wrong_usage() {
 
 #[test]
 fn an_address_is_written_in_any_usual_way() {
-    for (line, address) in [
-        ("", "127.0.0.1:1883"),
-        ("-a broker:1884", "broker:1884"),
-        ("-a mqtt://broker:1884/", "broker:1884"),
-        ("-a broker", "broker:1883"),
-        ("-a [::1]:1884", "[::1]:1884"),
-        ("-a [::1]", "[::1]:1883"),
-        ("-H ::1 -p 7", "[::1]:7"),
-        ("--host broker --port 7", "broker:7"),
+    for (line, host, port, layers) in [
+        ("", "127.0.0.1", 1883, ""),
+        ("-a broker:1884", "broker", 1884, ""),
+        ("-a mqtt://broker:1884/", "broker", 1884, ""),
+        ("-a broker", "broker", 1883, ""),
+        ("-a [::1]:1884", "::1", 1884, ""),
+        ("-a [::1]", "::1", 1883, ""),
+        ("-H ::1 -p 7", "::1", 7, ""),
+        ("--host broker --port 7", "broker", 7, ""),
+        ("--url mqtts://broker", "broker", 8883, "tls"),
+        ("--tls -H broker", "broker", 8883, "tls"),
+        ("--cafile ca.pem -a broker", "broker", 8883, "tls"),
+        ("--ws", "127.0.0.1", 8083, "/mqtt"),
+        ("--ws --insecure -p 9 --ws-path /bus", "127.0.0.1", 9, "tls/bus"),
+        ("--url ws://broker/bus", "broker", 80, "/bus"),
+        ("--url wss://broker", "broker", 443, "tls/mqtt"),
     ] {
         let arguments = publish_arguments(&format!("mqttctl publish t -m x {line}"));
-        assert_eq!(arguments.connection.address(), address, "{line}");
+        let endpoint = arguments.connection.url().unwrap().endpoint;
+        let tls = if endpoint.tls.is_some() { "tls" } else { "" };
+        let found = format!("{tls}{}", endpoint.web_path.unwrap_or_default());
+        assert_eq!((&*endpoint.host, endpoint.port, &*found), (host, port, layers), "{line}");
     }
+}
+
+#[test]
+fn credentials_of_a_url_give_way_to_flags() {
+    let of = |line: &str| {
+        let line = format!("mqttctl publish t -m x --url mqtt://u:p@broker {line}");
+        let options = publish_arguments(&line).connection.options().unwrap();
+        (options.username.unwrap(), options.password.unwrap())
+    };
+
+    assert_eq!(of(""), ("u".to_owned(), Bytes::from_static(b"p")));
+    assert_eq!(of("-u me -P secret"), ("me".to_owned(), Bytes::from_static(b"secret")));
+}
+
+#[test]
+fn a_will_has_every_property() {
+    let line = "mqttctl publish t -m x --will-topic w --will-delay 4 --will-expiry 5 --will-utf8 \
+                --will-content-type text/plain --will-response-topic r --will-correlation-data c \
+                --will-property a=b --max-packet-size 77";
+
+    let options = publish_arguments(line).connection.options().unwrap();
+
+    let expected = [
+        Property::WillDelay(4),
+        Property::PayloadFormat(true),
+        Property::MessageExpiry(5),
+        Property::ContentType(Bytes::from_static(b"text/plain")),
+        Property::ResponseTopic(Bytes::from_static(b"r")),
+        Property::CorrelationData(Bytes::from_static(b"c")),
+        Property::User(Bytes::from_static(b"a"), Bytes::from_static(b"b")),
+    ];
+    assert_eq!(options.will.unwrap().properties, expected.into_iter().collect());
+    assert_eq!(options.packet_bytes_max, 77);
 }
 
 #[test]

@@ -43,6 +43,9 @@ pub fn is_crash(error: &ClientError) -> bool {
         ClientError::Disconnected { reason, .. } => *reason == ReasonCode::SERVER_SHUTTING_DOWN,
         ClientError::ConnectTimeout { .. }
         | ClientError::Refused { .. }
+        | ClientError::Tls(_)
+        | ClientError::WebSocket(_)
+        | ClientError::Address(_)
         | ClientError::Decode(_)
         | ClientError::Protocol(_)
         | ClientError::ReceiveMaximum { .. }
