@@ -211,14 +211,16 @@ impl Door {
     fn admit_address(
         &self,
         peer: &PeerInfo,
-    ) -> Result<Option<AddressPlace>, (Breach, Option<Place>)> {
+    ) -> Result<Option<Box<AddressPlace>>, (Breach, Option<Place>)> {
         if peer.is_local() {
             return Ok(None);
         }
-        self.admission.admit_address(peer.address.ip()).map(Some).map_err(|breach| {
-            listener::report(&self.admission, breach, peer.address, &breach);
-            (breach, self.admission.tell())
-        })
+        self.admission.admit_address(peer.address.ip()).map(|place| Some(Box::new(place))).map_err(
+            |breach| {
+                listener::report(&self.admission, breach, peer.address, &breach);
+                (breach, self.admission.tell())
+            },
+        )
     }
 
     fn drive(
@@ -226,7 +228,7 @@ impl Door {
         transport: Transport,
         peer: PeerInfo,
         now: Millis,
-        places: (Place, Option<AddressPlace>),
+        places: (Place, Option<Box<AddressPlace>>),
     ) {
         let settings = self.settings.clone();
         let connection = MqttConnection::new(settings, peer, assigned_client_id(), now);

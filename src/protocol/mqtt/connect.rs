@@ -1,5 +1,7 @@
 //! CONNECT and CONNACK: who may open a session, and what we tell it about ourselves.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use super::codec::DecodeError;
@@ -144,6 +146,10 @@ impl MqttConnection {
             reason: ReasonCode::SUCCESS,
             properties,
         }));
+        if self.commands.is_empty() {
+            // Most connections are quiet from here on: what CONNECT needed is given back.
+            self.commands = VecDeque::new();
+        }
         self.inbound.resume(opened.inbound);
         self.outbound.open(self.window(), opened.persistent, opened.outbound);
     }

@@ -122,7 +122,7 @@ impl TokenKind {
 pub struct MqttConnection {
     pub(super) settings: Arc<Settings>,
     /// Who is at the other end, by what the connection shows.
-    pub(super) peer: PeerInfo,
+    pub(super) peer: Box<PeerInfo>,
     /// The client id for a client without one.
     pub(super) assigned_id: Bytes,
     pub(super) state: State,
@@ -152,7 +152,7 @@ impl MqttConnection {
     ) -> MqttConnection {
         MqttConnection {
             settings,
-            peer,
+            peer: Box::new(peer),
             assigned_id,
             state: State::AwaitingConnect,
             client: Client::unknown(),
