@@ -7,6 +7,8 @@
 mod planted;
 #[path = "tidy/source.rs"]
 mod source;
+#[path = "tidy/statements.rs"]
+mod statements;
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

@@ -312,7 +312,7 @@ impl Machine {
         }
     }
 
-    /// Appends a packet unless the server would not take it [MQTT-3.1.2-24].
+    /// Appends a packet unless the server would not take it [MQTT-3.2.2-15].
     fn send(&mut self, packet: &Packet) -> Result<(), RequestError> {
         let before = self.output.len();
         encode(packet, self.options.version, &mut self.output)?;

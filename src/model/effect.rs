@@ -60,7 +60,7 @@ pub enum Effect {
 /// An open session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
-    /// True when state from an earlier connection was found [MQTT-3.2.2-2].
+    /// True when state from an earlier connection was found [MQTT-3.2.2-3].
     pub session_present: bool,
     /// True when the session outlives its connection: packet ids are assigned durably.
     pub persistent: bool,

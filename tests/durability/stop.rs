@@ -11,7 +11,7 @@ use crate::publisher::Publisher;
 use crate::rng::Rng;
 use crate::world::World;
 
-/// [MQTT-3.1.2-24], MQTT 5 §3.14.2.1: 0x8B server shutting down.
+/// MQTT 5 §3.14.2.1: 0x8B server shutting down.
 #[test]
 fn clients_are_told_that_the_broker_shuts_down_and_it_exits_with_0() {
     let data = tempfile::tempdir().unwrap();

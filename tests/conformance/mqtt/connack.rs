@@ -70,7 +70,7 @@ fn mqtt_3_2_2_6_a_refused_session_is_not_present() {
 }
 
 #[test]
-fn mqtt_3_2_2_3_what_is_announced_is_what_is_delivered() {
+fn what_is_announced_is_what_is_delivered() {
     let connack = connack(Version::V5, settings(), |_| {});
     let announced: Vec<_> = connack.properties.iter().collect();
     assert_eq!(
@@ -108,7 +108,7 @@ fn mqtt_3_2_2_21_an_imposed_keep_alive_is_told_and_kept() {
 }
 
 #[test]
-fn mqtt_3_2_2_3_2_a_changed_session_expiry_is_told() {
+fn a_changed_session_expiry_is_told() {
     let ask = |seconds| {
         let connack = connack(Version::V5, settings(), |connect| {
             connect.properties = list(&[Property::SessionExpiry(seconds)]);

@@ -139,7 +139,7 @@ fn mqtt_311_3_1_2_22_a_password_without_a_user_name_closes_the_connection() {
 }
 
 #[test]
-fn mqtt_3_1_2_24_keep_alive_times_out_at_one_and_a_half() {
+fn mqtt_3_1_2_22_keep_alive_times_out_at_one_and_a_half() {
     let mut peer = Peer::connected_with(Version::V5, settings(), |connect| {
         connect.keep_alive_s = 10;
     });
@@ -193,7 +193,7 @@ fn mqtt_3_1_2_23_the_session_expiry_is_capped() {
 }
 
 #[test]
-fn mqtt_3_1_2_11_3_the_window_is_the_smaller_of_both() {
+fn mqtt_3_3_4_9_the_window_is_the_smaller_of_both() {
     for (receive_max, window) in [(3, 3), (1_000, 64)] {
         let mut peer = Peer::new(Version::V5);
         peer.connect(|connect| {
@@ -322,7 +322,7 @@ fn mqtt_3_1_4_6_nothing_after_a_refused_connect_is_processed() {
 }
 
 #[test]
-fn mqtt_3_1_4_5_packets_sent_before_connack_wait_for_it() {
+fn packets_sent_before_connack_wait_for_it() {
     let mut peer = Peer::new(Version::V311);
     let mut bytes = BytesMut::new();
     encode(&Packet::Connect(Box::new(connect(Version::V311))), Version::V311, &mut bytes).unwrap();

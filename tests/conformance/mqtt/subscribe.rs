@@ -103,7 +103,7 @@ fn mqtt_3_8_4_6_there_is_one_code_for_each_filter_in_order() {
 }
 
 #[test]
-fn mqtt_311_3_9_3_every_failure_is_0x80() {
+fn mqtt_311_3_9_3_2_every_failure_is_0x80() {
     let mut peer = Peer::connected(Version::V311);
     peer.send(Packet::Subscribe(subscribe(1, &["a", "b#"])));
     let Command::Subscribe { token, .. } = peer.command() else { panic!("no Subscribe") };

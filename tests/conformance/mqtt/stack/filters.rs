@@ -22,7 +22,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
 ];
 
 #[test]
-fn mqtt_4_7_1_and_2_and_3_4_filters_match_what_the_specification_says() {
+fn mqtt_4_7_2_1_and_4_7_3_4_filters_match_what_the_specification_says() {
     for version in VERSIONS {
         let mut stack = Stack::new();
         let publisher = stack.client(version, "p");
