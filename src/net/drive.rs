@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::broker::{Broker, Client, ClientLimits, Passing};
 use crate::model::Millis;
+use crate::net::linger::linger;
 use crate::net::mailbox::Mailbox;
 use crate::net::transport::Transport;
 use crate::partition::request::{ConnectionId, Request};
@@ -77,9 +78,15 @@ pub fn drive<C: Connection>(
         shared,
         next_checkpoint: Instant::now() + CHECKPOINT_EVERY,
         closing_by: None,
+        parting: None,
         told_to_stop: false,
     });
-    async move { driver.run().await }
+    async move {
+        driver.run().await;
+        if let Some(transport) = driver.parting.take() {
+            linger(transport.into_stream()).await;
+        }
+    }
 }
 
 impl<C: Connection> Drop for Driver<C> {
@@ -105,6 +112,8 @@ struct Driver<C: Connection> {
     next_checkpoint: Instant,
     /// When a peer that does not read is left without our last words.
     closing_by: Option<Instant>,
+    /// The socket that we close, and that the peer has yet to read.
+    parting: Option<Transport>,
     told_to_stop: bool,
 }
 
@@ -308,6 +317,9 @@ impl<C: Connection> Driver<C> {
     fn lose(&mut self) {
         if let Some(mut transport) = self.transport.take() {
             transport.close();
+            // Ours to close, and everything is written.
+            let is_ours = self.connection.is_closing() && self.output.is_empty();
+            self.parting = Some(transport).filter(|_| is_ours);
             let now = self.now();
             self.connection.handle_disconnect(now);
             self.input = BytesMut::new();

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod arrival;
 pub mod drive;
+mod linger;
 pub mod listener;
 pub mod mailbox;
 mod proxy;

@@ -101,6 +101,14 @@ impl Transport {
             layered.close();
         }
     }
+
+    /// The socket below everything: the layers have nothing more to say.
+    pub fn into_stream(self) -> TcpStream {
+        match self {
+            Transport::Tcp(stream) => stream,
+            Transport::Layered(layered) => layered.carrier.stream,
+        }
+    }
 }
 
 impl Layered {

@@ -99,6 +99,31 @@ impl BrokerProcess {
         &self.address
     }
 
+    /// Where it listens for another kind of connection, as its log names it.
+    #[allow(dead_code, reason = "tests/interop uses it")]
+    pub fn address_of(&mut self, protocol: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let protocol = format!("protocol=\"{protocol}\"");
+        let of_it = |line: &str| listening(line).filter(|_| line.contains(&protocol));
+        loop {
+            if let Some(address) = self.log.text().lines().find_map(of_it) {
+                return address;
+            }
+            self.log.next(deadline).expect("it says where it listens");
+        }
+    }
+
+    /// Bytes of memory that it occupies.
+    #[cfg(target_os = "linux")]
+    #[allow(dead_code, reason = "tests/interop uses it")]
+    pub fn resident_bytes(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib << 10
+    }
+
     /// Kills it with SIGKILL, as a crash would.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -1,14 +1,17 @@
 //! Clients that nobody here wrote, against the real binary: mosquitto's from Debian, paho-mqtt from PyPI.
 //!
-//! A client that is not installed is skipped with the reason on standard error, unless `FLUXMQ_INTEROP=required`: then the
+//! Peers that are no clients at all come beside them. A client that is not installed is skipped with the reason on standard error, unless `FLUXMQ_INTEROP=required`: then the
 //! test fails. `FLUXMQ_PYTHON` names the Python that has paho-mqtt (default `python3`).
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
 mod mosquitto;
 mod mosquitto_durable;
+mod mosquitto_five;
 mod paho;
 mod program;
+mod rumqttc;
+mod strangers;
 
 #[path = "../durability/inspect.rs"]
 mod inspect;

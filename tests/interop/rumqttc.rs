@@ -14,7 +14,9 @@ const COUNT: usize = 50;
 /// What a client was told, of either version.
 #[derive(Debug)]
 enum Told {
-    Connected { session_present: bool },
+    Connected {
+        session_present: bool,
+    },
     Granted(String),
     Removed,
     Message(Message),

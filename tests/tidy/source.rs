@@ -78,7 +78,8 @@ impl Tree {
             files.into_iter().map(|(path, text)| Source::new(path, text)).collect();
         let tests: BTreeSet<String> = files.iter().flat_map(Source::test_modules).collect();
         let is_test = |path: &str| {
-            let in_folder = path.split('/').any(|part| part == "tests" || part == "benches");
+            let test_folders = ["tests", "benches", "fuzz_targets"];
+            let in_folder = path.split('/').any(|part| test_folders.contains(&part));
             let declared = tests.iter().any(|module| {
                 path.strip_prefix(module).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
             });

@@ -188,8 +188,14 @@ impl MqttConnection {
 
     /// Encodes an answer.
     pub(super) fn send(&mut self, packet: &Packet) {
+        let before = self.answers.len();
         let sent = codec::encode(packet, self.client.version, &mut self.answers);
         debug_assert_eq!(sent, Ok(()), "our own packets are short");
+        if self.answers.len() - before > self.client.packet_bytes_max {
+            // What must be said does not fit into what the client takes: there is no way to go on [MQTT-3.1.2-24].
+            self.answers.truncate(before);
+            return self.close(true, None);
+        }
         self.counters.packets_sent += 1;
     }
 
@@ -226,6 +232,7 @@ impl MqttConnection {
         }
         self.state = State::Closed;
         self.outbound = Outbound::default();
+        self.requests.stop();
     }
 
     /// True while the broker must answer before more input is taken.

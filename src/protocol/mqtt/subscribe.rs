@@ -1,6 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE: what we refuse ourselves, what the broker decides, and one answer for both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -19,6 +19,10 @@ use crate::model::{AddressError, Command, Filter, QoS, QueueName, Refusal, Token
 pub(super) struct Requests {
     awaiting: BTreeMap<u64, Request>,
     next: u64,
+    /// Commands that wait for the answers to others, in order, and whether each subscribes.
+    held: VecDeque<(bool, Command)>,
+    /// UNSUBSCRIBE and SUBSCRIBE packets that the broker was asked for and has not answered.
+    asked: [usize; 2],
 }
 
 #[derive(Debug)]
@@ -61,7 +65,25 @@ impl Requests {
     }
 
     fn take(&mut self, token: Token) -> Option<Request> {
-        self.awaiting.remove(&TokenKind::Request.number(token)?)
+        let request = self.awaiting.remove(&TokenKind::Request.number(token)?)?;
+        self.asked[usize::from(request.is_subscribe)] -= 1;
+        Some(request)
+    }
+
+    /// The next command for the broker. What removes subscriptions waits until those asked for before are there, and the other way
+    /// round: the broker may take several steps for one, and a client need not wait for our answers.
+    fn next_command(&mut self) -> Option<Command> {
+        let (is_subscribe, _) = self.held.front()?;
+        if self.asked[usize::from(!is_subscribe)] > 0 {
+            return None;
+        }
+        self.asked[usize::from(*is_subscribe)] += 1;
+        self.held.pop_front().map(|(_, command)| command)
+    }
+
+    /// The connection is over: nothing more is asked.
+    pub(super) fn stop(&mut self) {
+        self.held = VecDeque::new();
     }
 }
 
@@ -117,7 +139,8 @@ impl MqttConnection {
             self.answer_request(request);
         } else {
             let token = self.requests.push(request);
-            self.commands.push_back(Command::Subscribe { token, subscriptions });
+            self.requests.held.push_back((true, Command::Subscribe { token, subscriptions }));
+            self.ask();
         }
         Ok(())
     }
@@ -141,15 +164,21 @@ impl MqttConnection {
             self.answer_request(request);
         } else {
             let token = self.requests.push(request);
-            self.commands.push_back(Command::Unsubscribe { token, filters });
+            self.requests.held.push_back((false, Command::Unsubscribe { token, filters }));
+            self.ask();
         }
         Ok(())
+    }
+
+    fn ask(&mut self) {
+        self.commands.extend(std::iter::from_fn(|| self.requests.next_command()));
     }
 
     pub(super) fn on_subscribed(&mut self, token: Token, results: Vec<Result<QoS, Refusal>>) {
         if let Some(mut request) = self.requests.take(token) {
             request.fill(results, |qos| ReasonCode(qos as u8), refusal::of_subscribe);
             self.answer_request(request);
+            self.ask();
         }
     }
 
@@ -161,6 +190,7 @@ impl MqttConnection {
         if let Some(mut request) = self.requests.take(token) {
             request.fill(results, granted, refusal::of_unsubscribe);
             self.answer_request(request);
+            self.ask();
         }
     }
 

@@ -223,3 +223,48 @@ fn mqtt_3_10_4_3_a_delivery_that_began_is_completed() {
         assert!(stack.is_up(subscriber));
     }
 }
+
+/// A client need not wait for SUBACK: what it asked first is done first.
+#[test]
+fn mqtt_3_10_4_1_a_subscription_that_was_only_just_asked_for_can_be_removed() {
+    for version in VERSIONS {
+        for lasting in [false, true] {
+            let mut stack = Stack::new();
+            let subscriber = match lasting {
+                true => stack.lasting(version, "s").0,
+                false => stack.client(version, "s"),
+            };
+            let mut bytes = BytesMut::new();
+            let unsubscribe = Packet::Unsubscribe(Unsubscribe {
+                packet_id: 2,
+                properties: PropertyList::default(),
+                filters: vec![text("a")],
+            });
+            let subscribe = |packet_id, filters: &[&str]| {
+                Packet::Subscribe(super::subscribe(packet_id, filters))
+            };
+            for packet in [subscribe(1, &["a", "b"]), unsubscribe, subscribe(3, &["c"])] {
+                encode(&packet, version, &mut bytes).expect("short");
+            }
+            stack.send_bytes(subscriber, &bytes);
+
+            let answers: Vec<u16> = stack
+                .packets(subscriber)
+                .into_iter()
+                .map(|packet| match packet {
+                    Packet::SubAck(suback) => suback.packet_id,
+                    Packet::UnsubAck(unsuback) => unsuback.packet_id,
+                    other => panic!("neither: {other:?}"),
+                })
+                .collect();
+            assert_eq!(answers, [1, 2, 3], "{version:?}, lasting {lasting}");
+            let publisher = stack.client(version, "p");
+            for topic in ["a", "b", "c"] {
+                stack.publish(publisher, topic, topic, AT_LEAST);
+            }
+            let mut texts = stack.texts(subscriber);
+            texts.sort();
+            assert_eq!(texts, ["b", "c"], "{version:?}, lasting {lasting}");
+        }
+    }
+}
