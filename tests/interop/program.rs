@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Instant;
@@ -10,22 +11,42 @@ use crate::process::{PATIENCE, wait};
 
 /// Returns true when `program` can be run; says so, or fails, when it cannot.
 pub fn is_installed(program: &str, arguments: &[&str]) -> bool {
-    let probe = Command::new(program)
+    match probe(program, arguments) {
+        Ok(()) => true,
+        Err(reason) => skip(&reason),
+    }
+}
+
+/// Returns true when a program can be run, whatever it is needed for.
+pub fn can_run(program: &str, arguments: &[&str]) -> bool {
+    probe(program, arguments).is_ok()
+}
+
+/// Returns true when a file is there; says so, or fails, when it is not. `variable` says where it is looked for.
+pub fn is_there(file: &Path, variable: &str) -> bool {
+    file.is_file() || skip(&format!("{variable}: there is no {}", file.display()))
+}
+
+fn skip(reason: &str) -> bool {
+    let is_required = std::env::var("FLUXMQ_INTEROP").is_ok_and(|value| value == "required");
+    assert!(!is_required, "FLUXMQ_INTEROP=required, but {reason}");
+    eprintln!("SKIPPED: {reason}");
+    false
+}
+
+fn probe(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let status = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
-    let reason = match probe {
-        Ok(_) if arguments.is_empty() => return true,
-        Ok(status) if status.success() => return true,
-        Ok(status) => format!("'{program} {}' ends with {status}", arguments.join(" ")),
-        Err(error) => format!("cannot run {program}: {error}"),
-    };
-    let is_required = std::env::var("FLUXMQ_INTEROP").is_ok_and(|value| value == "required");
-    assert!(!is_required, "FLUXMQ_INTEROP=required, but {reason}");
-    eprintln!("SKIPPED: {reason}");
-    false
+    match status {
+        Ok(_) if arguments.is_empty() => Ok(()),
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("'{program} {}' ends with {status}", arguments.join(" "))),
+        Err(error) => Err(format!("cannot run {program}: {error}")),
+    }
 }
 
 /// A running program. Its output is read line by line, standard error among it.
