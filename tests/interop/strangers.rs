@@ -56,8 +56,9 @@ fn connect_in_the_end(broker: &BrokerProcess) {
         let mut stream = dial(broker);
         let mut answer = [0; 4];
         let sent = stream.write_all(CONNECT_3);
-        if sent.and_then(|()| stream.read_exact(&mut answer)).is_ok() {
-            assert_eq!(answer, *b"\x20\x02\x00\x00");
+        let answered = sent.and_then(|()| stream.read_exact(&mut answer));
+        // A broker without a place for us says so, or closes.
+        if answered.is_ok() && answer == *b"\x20\x02\x00\x00" {
             return;
         }
         assert!(Instant::now() < deadline, "nobody is let in any more");

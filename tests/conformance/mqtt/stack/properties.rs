@@ -164,3 +164,36 @@ fn mqtt_3_1_2_29_without_problem_information_only_three_packets_say_why() {
     assert_eq!(packets.len(), 3, "{packets:?}");
     assert!(!packets.iter().any(explains), "{packets:?}");
 }
+
+#[test]
+fn mqtt_3_1_2_26_and_27_no_alias_above_the_clients_maximum_is_sent() {
+    for maximum in [None, Some(0), Some(1), Some(3)] {
+        let mut stack = Stack::new();
+        let (subscriber, _) = stack.connect(Version::V5, |connect| {
+            connect.client_id = text("s");
+            let maximum = maximum.map(Property::TopicAliasMaximum);
+            connect.properties = maximum.into_iter().collect();
+        });
+        stack.subscribe(subscriber, "t/#", EXACTLY);
+        let publisher = stack.client(Version::V5, "p");
+        let mut topics = std::collections::BTreeMap::new();
+        for number in 0..15 {
+            let topic = format!("t/{}", number % 5);
+            stack.publish(publisher, &topic, &topic, AT_LEAST);
+            let message = stack.messages(subscriber).remove(0);
+            let alias = message.properties.find(|property| match property {
+                Property::TopicAlias(alias) => Some(alias),
+                _ => None,
+            });
+            let Some(alias) = alias else {
+                assert_eq!(message.topic, text(&topic));
+                continue;
+            };
+            assert!((1..=maximum.unwrap_or(0)).contains(&alias), "{alias} of {maximum:?}");
+            if !message.topic.is_empty() {
+                topics.insert(alias, message.topic.clone());
+            }
+            assert_eq!(topics[&alias], message.payload, "the alias stands for its topic");
+        }
+    }
+}
