@@ -5,7 +5,8 @@ use fluxmq::broker::Placement;
 use fluxmq::model::command::{Close, Open, Will};
 use fluxmq::model::effect::Outbound;
 use fluxmq::model::{
-    Command, DeliverySource, Effect, Message, Outcome, QoS, Refusal, RetainHandling, Token, Topic,
+    Command, Delivery, DeliverySource, Effect, Message, Outcome, QoS, Refusal, RetainHandling,
+    Token, Topic,
 };
 
 use crate::world::{World, message, open_command, text};
@@ -242,6 +243,37 @@ fn overlapping_subscriptions_give_one_delivery_with_all_their_ids() {
         let mut ids = deliveries[0].subscription_ids.clone();
         ids.sort_unstable();
         assert_eq!(ids, [1, 2]);
+    });
+}
+
+#[test]
+fn every_matching_id_is_there_offline_and_when_sent_again_too() {
+    with_one_and_four(|mut world| {
+        let (subscriber, _) = world.open("subscriber", false, 3600);
+        for (filter, id) in [("a/#", 1), ("a/b", 2), ("b", 3), ("+/b", 0)] {
+            world.subscribe(subscriber, filter, |s| s.subscription_id = id).expect("subscribes");
+        }
+        world.close(subscriber, false);
+        let (publisher, _) = world.open("publisher", true, 0);
+        world.publish(publisher, message("a/b", "x", EXACTLY), Some(1));
+
+        let (subscriber, _) = world.open("subscriber", false, 3600);
+        let deliveries = world.deliveries(subscriber);
+        let sorted = |delivery: &Delivery| {
+            let mut ids = delivery.subscription_ids.clone();
+            ids.sort_unstable();
+            ids
+        };
+        assert_eq!(deliveries.iter().map(sorted).collect::<Vec<_>>(), [[1, 2]]);
+        let entries = vec![(9, deliveries[0].id)];
+        world.command(subscriber, Command::Assign { token: Some(Token(1)), entries });
+        world.close(subscriber, false);
+        let (_, opened) = world.open("subscriber", false, 3600);
+
+        let [Outbound::Publish { packet_id: 9, delivery }] = &opened.outbound[..] else {
+            panic!("{:?}", opened.outbound)
+        };
+        assert_eq!(sorted(delivery), [1, 2]);
     });
 }
 

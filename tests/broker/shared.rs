@@ -1,6 +1,7 @@
 //! Shared subscriptions (MQTT 5 §4.8.2): consumer groups over topic filters, on one and on four partitions.
 
 use bytes::Bytes;
+use fluxmq::model::command::Subscribe;
 use fluxmq::model::effect::Outbound;
 use fluxmq::model::record::filter_id;
 use fluxmq::model::{
@@ -289,7 +290,9 @@ fn a_session_that_comes_back_in_time_stays_a_member() {
 fn mqtt_4_8_2_4_a_qos_2_delivery_that_has_begun_is_completed_to_its_session() {
     for crash in [false, true] {
         with_one_and_four(|mut world| {
-            let member = join(&mut world, "one", 3600);
+            let (member, _) = world.open("one", false, 3600);
+            let with_id = |subscribe: &mut Subscribe| subscribe.subscription_id = 6;
+            world.subscribe(member, SHARED, with_id).expect("joins");
             publish(&mut world, 0..3, QoS::ExactlyOnce);
             let held = world.deliveries(member);
             assign(&mut world, member, &held[..2], 11);
@@ -316,7 +319,10 @@ fn mqtt_4_8_2_4_a_qos_2_delivery_that_has_begun_is_completed_to_its_session() {
                 panic!("{resent:?}")
             };
             assert_eq!(text(delivery), text(&held[0]));
-            assert_eq!(delivery.qos, QoS::ExactlyOnce);
+            assert_eq!(
+                (delivery.qos, &delivery.subscription_ids[..]),
+                (QoS::ExactlyOnce, &[6][..])
+            );
             let Outbound::Release { packet_id: 12, delivery: released } = release else {
                 panic!("{release:?}")
             };
@@ -425,7 +431,7 @@ fn a_session_that_is_taken_over_goes_on_in_its_groups() {
 fn a_member_that_leaves_before_it_was_one_leaves_nothing_behind() {
     with_one_and_four(|mut world| {
         let (id, _) = world.open("one", true, 0);
-        let subscribe = fluxmq::model::command::Subscribe {
+        let subscribe = Subscribe {
             filter: Filter::new(Bytes::from_static(SHARED.as_bytes())).expect("a filter"),
             qos: QoS::AtLeastOnce,
             no_local: false,
@@ -454,7 +460,7 @@ fn a_subscribe_to_a_filter_and_a_group_reads_each_from_now_on() {
     let mut world = World::new(1);
     publish(&mut world, 0..5, QoS::AtLeastOnce);
     let (id, _) = world.open("one", false, 3600);
-    let subscribe = |filter: &'static str| fluxmq::model::command::Subscribe {
+    let subscribe = |filter: &'static str| Subscribe {
         filter: Filter::new(Bytes::from_static(filter.as_bytes())).expect("a filter"),
         qos: QoS::AtLeastOnce,
         no_local: false,

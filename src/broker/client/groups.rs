@@ -12,7 +12,7 @@ use crate::model::{
     Delivery, DeliveryId, DeliverySource, Effect, Filter, Outcome, PartitionId, QueueName, Refusal,
     Selection, Subscription, Token,
 };
-use crate::partition::request::{Claimed, Join, Position, Request};
+use crate::partition::request::{Claimed, Join, OpenedSession, Position, Request};
 
 /// One membership, in every partition that may hold a match.
 #[derive(Debug)]
@@ -220,41 +220,41 @@ impl Client {
     }
 
     /// Lists what shared subscriptions had begun to send, and takes it over.
-    pub(super) fn resend_claimed(&mut self, claimed: Vec<(PartitionId, Claimed)>) -> Vec<Resend> {
+    pub(super) fn resend_claimed(
+        &mut self,
+        claimed: Vec<(PartitionId, Claimed)>,
+        session: &OpenedSession,
+    ) -> Vec<Resend> {
         let mut resend = Vec::with_capacity(claimed.len());
         for (partition, Claimed { filter, packet_id, entry, delivery }) in claimed {
-            let Some(Subscribed::Group(membership)) = self.subscriptions.get(&filter) else {
-                continue;
-            };
-            let source = DeliverySource::Group(*membership);
+            let mut subscriptions = session.subscriptions.iter().map(|stored| &stored.subscription);
+            let subscription = subscriptions.find(|subscription| subscription.filter == filter);
+            let Some(subscription) = subscription else { continue };
+            let Some((reads, ..)) = self.group_address(subscription) else { continue };
+            let (membership, _) = self.new_membership(&filter, &reads);
+            let source = DeliverySource::Group(membership);
             let id = DeliveryId { source, partition, offset: entry };
             if delivery.is_none() && self.outbound.is_used(packet_id) {
                 // Received long ago and not noted as over: the session has used its number again.
-                self.settle(id, Outcome::Accepted);
+                let outcome = Outcome::Accepted;
+                let settle = Request::Settle { membership, entry, outcome };
+                self.groups.held.push((partition, settle));
                 continue;
             }
             self.outbound.forget(packet_id);
             self.groups.claims.insert(packet_id, id);
             resend.push(match delivery {
                 Some(delivery) => {
-                    Resend::Publish { packet_id, delivery: Delivery { id, ..delivery } }
+                    let retain = subscription.retain_as_published && delivery.message.retain;
+                    let subscription_ids = Some(subscription.subscription_id).filter(|id| *id != 0);
+                    let subscription_ids = subscription_ids.into_iter().collect();
+                    let delivery = Delivery { id, retain, subscription_ids, ..delivery };
+                    Resend::Publish { packet_id, delivery }
                 }
                 None => Resend::Release { packet_id, delivery: id },
             });
         }
         resend
-    }
-
-    /// Makes the memberships of a resumed session, so that what they left begun has a place.
-    pub(super) fn prepare_memberships<'a>(
-        &mut self,
-        subscriptions: impl Iterator<Item = &'a Subscription>,
-    ) {
-        for subscription in subscriptions {
-            if let Some(address) = self.group_address(subscription) {
-                self.new_membership(&subscription.filter, &address.0);
-            }
-        }
     }
 
     /// Lists the partitions that may have begun to send to a session's shared subscriptions.

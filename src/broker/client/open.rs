@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fluxmq_index::Offset;
+use fluxmq_index::{Offset, topic_trie};
 
 use super::{Client, Identity, Phase, Waiting, identity_of};
 use crate::model::command::Open;
 use crate::model::effect::{Opened, Outbound as Resend};
 use crate::model::{
-    Delivery, DeliveryId, DeliverySource, Effect, OutboundEntry, PartitionId, Refusal,
+    Delivery, DeliveryId, DeliverySource, Effect, Message, OutboundEntry, PartitionId, Refusal,
 };
 use crate::partition::request::{Attach, Claimed, OpenedSession, Request};
 
@@ -165,10 +165,8 @@ impl Client {
             self.effects.push_back(Effect::OpenRefused(refusal));
             return self.let_go();
         }
-        let subscriptions = opening.session.subscriptions.iter().map(|it| &it.subscription);
-        self.prepare_memberships(subscriptions);
         let mut outbound = self.resend(&opening);
-        let claimed = self.resend_claimed(opening.claimed);
+        let claimed = self.resend_claimed(opening.claimed, &opening.session);
         let replaced = |packet_id: u16| claimed.iter().any(|item| item.packet_id() == packet_id);
         outbound.retain(|item| !replaced(item.packet_id()));
         outbound.extend(claimed);
@@ -197,7 +195,9 @@ impl Client {
             let packet_id = entry.packet_id;
             match opening.found.get(&packet_id) {
                 Some(Some(delivery)) if !entry.received => {
-                    resend.push(Resend::Publish { packet_id, delivery: delivery.clone() });
+                    let subscription_ids = self.matching_ids(&opening.session, &delivery.message);
+                    let delivery = Delivery { subscription_ids, ..delivery.clone() };
+                    resend.push(Resend::Publish { packet_id, delivery });
                 }
                 // Received already, or its record is gone: PUBREL lets the client forget the number. A QoS 1 delivery that is
                 // gone is simply over.
@@ -208,6 +208,19 @@ impl Client {
             }
         }
         resend
+    }
+
+    /// Lists the ids of the session's own subscriptions that match a message that is sent again [MQTT-3.3.4-3].
+    fn matching_ids(&self, session: &OpenedSession, message: &Message) -> Vec<u32> {
+        let own = message.publisher == self.identity.publisher;
+        let subscriptions = session.subscriptions.iter().map(|stored| &stored.subscription);
+        let matching = subscriptions.filter(|subscription| {
+            let filter = subscription.filter.as_bytes();
+            subscription.subscription_id != 0
+                && !(subscription.no_local && own)
+                && topic_trie::matches(filter, message.topic.as_bytes())
+        });
+        matching.map(|subscription| subscription.subscription_id).collect()
     }
 
     /// Reads on where the session got to.
