@@ -61,6 +61,7 @@ impl MqttConnection {
                 Property::SessionExpiry(seconds) => self.client.session_expiry_s = seconds,
                 Property::ReceiveMaximum(count) => self.client.receive_max = count,
                 Property::MaximumPacketSize(bytes) => self.client.packet_bytes_max = bytes as usize,
+                Property::TopicAliasMaximum(count) => self.client.topic_alias_max = count,
                 Property::RequestProblemInformation(wanted) => self.client.wants_reasons = wanted,
                 Property::AuthenticationMethod(_) => {
                     return Err(Violation::new(
@@ -151,7 +152,8 @@ impl MqttConnection {
             self.commands = VecDeque::new();
         }
         self.inbound.resume(opened.inbound);
-        self.outbound.open(self.window(), opened.persistent, opened.outbound);
+        let aliases = self.client.topic_alias_max.min(self.settings.topic_alias_max);
+        self.outbound.open(self.window(), aliases, opened.persistent, opened.outbound);
     }
 
     /// What CONNACK says about us (§3.2.2.3): nothing that is not delivered, and what is only when it is not the default.

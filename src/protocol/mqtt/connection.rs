@@ -58,6 +58,8 @@ pub(super) struct Client {
     pub(super) receive_max: u16,
     /// Maximum Packet Size; `usize::MAX` when not said.
     pub(super) packet_bytes_max: usize,
+    /// Topic Alias Maximum; 0 when not said [MQTT-3.1.2-27].
+    pub(super) topic_alias_max: u16,
     /// False forbids reason strings [MQTT-3.1.2-29].
     pub(super) wants_reasons: bool,
 }
@@ -377,6 +379,7 @@ impl Client {
             session_expiry_s: 0,
             receive_max: u16::MAX,
             packet_bytes_max: usize::MAX,
+            topic_alias_max: 0,
             wants_reasons: true,
         }
     }

@@ -13,9 +13,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;
 
+use super::alias::{ALIAS_BYTES, Naming, TopicAliases};
 use super::codec::{AckKind, PublishHeader, encode_publish, publish_bytes};
 use super::connection::{MqttConnection, State, TokenKind};
 use super::convert::{property_bytes_bound, put_delivery_properties};
+use super::property::put_two;
 use super::refusal::Violation;
 use super::types::{Ack, Version};
 use crate::model::effect::Outbound as Unfinished;
@@ -39,6 +41,7 @@ pub(super) struct Outbound {
     at_most_once: VecDeque<Queued>,
     arrivals: u64,
     assignments: u64,
+    aliases: TopicAliases,
     /// Reused for every property list.
     scratch: BytesMut,
 }
@@ -92,7 +95,14 @@ enum Stage {
 
 impl Outbound {
     /// Starts sending: what an earlier connection left unfinished goes first, under its numbers.
-    pub(super) fn open(&mut self, window: u16, is_persistent: bool, unfinished: Vec<Unfinished>) {
+    pub(super) fn open(
+        &mut self,
+        window: u16,
+        aliases: u16,
+        is_persistent: bool,
+        unfinished: Vec<Unfinished>,
+    ) {
+        self.aliases = TopicAliases::new(aliases);
         self.quota = window;
         self.window = window;
         self.is_persistent = is_persistent;
@@ -188,6 +198,14 @@ fn header(delivery: &Delivery, packet_id: u16, dup: bool) -> PublishHeader<'_> {
         dup,
         packet_id,
     }
+}
+
+/// Returns more than a delivery can have as a packet.
+fn bytes_bound(delivery: &Delivery) -> usize {
+    const HEADERS: usize = 1 + 4 + 2 + 2 + 4;
+    let message = &delivery.message;
+    let body = message.topic.as_bytes().len() + message.payload.len();
+    HEADERS + body + property_bytes_bound(delivery)
 }
 
 /// Writes a delivery's property list into `scratch`; leaves it empty before 5.0.
@@ -331,16 +349,11 @@ impl MqttConnection {
     }
 
     fn fits(&mut self, queued: &Queued) -> bool {
-        const HEADERS: usize = 1 + 4 + 2 + 2 + 4;
         let packet_bytes_max = self.client.packet_bytes_max;
-        if packet_bytes_max == usize::MAX {
+        if bytes_bound(&queued.delivery) <= packet_bytes_max {
             return true;
         }
         let message = &queued.delivery.message;
-        let body = message.topic.as_bytes().len() + message.payload.len();
-        if HEADERS + body + property_bytes_bound(&queued.delivery) <= packet_bytes_max {
-            return true;
-        }
         let version = self.client.version;
         let scratch = &mut self.outbound.scratch;
         put_section(&queued.delivery, queued.delivery.message.expiry_s, version, scratch);
@@ -419,15 +432,27 @@ impl MqttConnection {
         out: &mut BytesMut,
     ) -> bool {
         let version = self.client.version;
+        let topic = delivery.message.topic.as_bytes();
+        let may_define = bytes_bound(delivery) + ALIAS_BYTES <= self.client.packet_bytes_max;
+        let naming = self.outbound.aliases.name(topic, may_define);
         let scratch = &mut self.outbound.scratch;
         put_section(delivery, expiry_s, version, scratch);
-        let header = header(delivery, packet_id, dup);
+        let mut header = header(delivery, packet_id, dup);
+        match naming {
+            Naming::Topic => {}
+            Naming::Define(alias) => put_two(scratch, 0x23, alias),
+            Naming::Alias(alias) => {
+                put_two(scratch, 0x23, alias);
+                header.topic = &[];
+            }
+        }
         let is_written =
             encode_publish(&header, scratch, &delivery.message.payload, version, out).is_ok();
         if is_written {
             self.counters.packets_sent += 1;
             self.counters.publishes_sent += 1;
         } else {
+            self.outbound.aliases.forget();
             self.outbound.land(packet_id);
             self.give_up(delivery.id, Outcome::Accepted);
         }

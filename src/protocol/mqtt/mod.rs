@@ -6,6 +6,7 @@
 //!
 //! Which sections are supported is listed in `docs/protocol/mqtt.md`.
 
+mod alias;
 pub mod codec;
 mod connect;
 pub mod connection;

@@ -355,7 +355,7 @@ pub(super) fn put_flag(out: &mut BytesMut, id: u8, value: bool) {
     out.put_slice(&[id, u8::from(value)]);
 }
 
-fn put_two(out: &mut BytesMut, id: u8, value: u16) {
+pub(super) fn put_two(out: &mut BytesMut, id: u8, value: u16) {
     out.put_u8(id);
     out.put_u16(value);
 }

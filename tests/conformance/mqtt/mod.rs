@@ -2,6 +2,7 @@
 //!
 //! Names carry the statement's number in MQTT 5; `mqtt_311_` marks those of 3.1.1.
 
+mod alias;
 mod codes;
 mod connack;
 mod connect;
