@@ -292,6 +292,15 @@ fn open_partitions(
             visibility_timeout_ms: u64::from(config.queues.visibility_timeout_s) * 1000,
             pending_max: config.queues.pending_max as usize,
             auto_create_queues: config.queues.auto_create,
+            // Topics spread over the partitions, so each has its share of the limits.
+            retained_max: config.limits.retained_max.div_ceil(config.partitions.data.into())
+                as usize,
+            retained_bytes_max: config
+                .limits
+                .retained_bytes_max
+                .div_ceil(config.partitions.data.into()),
+            backlog_max: config.limits.backlog_max as usize,
+            backlog_age_max_ms: u64::from(config.limits.backlog_age_max_s) * 1000,
             snapshot_every_bytes: storage.snapshot_every_bytes,
             snapshot_every_ms: u64::from(storage.snapshot_every_s) * 1000,
             durability: durability(config),

@@ -202,7 +202,10 @@ impl Client {
             Event::Written { token, result } => self.written(token, result),
             Event::SessionOpened(result) => self.session_opened(result),
             Event::TakenOver => self.taken_over(),
-            Event::Attached { token, start } => {
+            Event::Attached { token, start, cut } => {
+                if let Some(cut) = cut {
+                    self.outbound.cut(from, cut);
+                }
                 if let Ok(start) = &start {
                     self.outbound.attached(from, *start);
                 }

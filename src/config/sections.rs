@@ -104,6 +104,15 @@ pub struct Limits {
     pub receive_maximum: u16,
     /// Subscriptions of one client. Default 10000, minimum 1.
     pub subscriptions_per_client_max: u32,
+    /// Topics with a retained message, in the whole broker; one more is refused. Default 1000000, minimum 1.
+    pub retained_max: u32,
+    /// Bytes of all retained messages. Default 64 MiB, minimum 64 KiB.
+    pub retained_bytes_max: u64,
+    /// Messages of one partition that a session which comes back may have missed; the oldest above are given up. Default 100000,
+    /// minimum 0; 0 is no limit.
+    pub backlog_max: u32,
+    /// How old they may be, in seconds. Default 0, which is no limit.
+    pub backlog_age_max_s: u32,
     /// Seconds a session outlives its connection, whatever the client asked for. Default 604800 (7 days), minimum 0;
     /// 4294967295 is for ever.
     pub session_expiry_max_s: u32,
@@ -189,6 +198,10 @@ impl Default for Limits {
             inflight_max: 64,
             receive_maximum: 256,
             subscriptions_per_client_max: 10_000,
+            retained_max: 1_000_000,
+            retained_bytes_max: 64 << 20,
+            backlog_max: 100_000,
+            backlog_age_max_s: 0,
             session_expiry_max_s: 7 * 24 * 3600,
             keep_alive_max_s: u16::MAX,
             topic_alias_max: 32,
@@ -271,6 +284,10 @@ impl Section for Limits {
             inflight_max,
             receive_maximum,
             subscriptions_per_client_max,
+            retained_max,
+            retained_bytes_max,
+            backlog_max,
+            backlog_age_max_s,
             session_expiry_max_s,
             keep_alive_max_s,
             topic_alias_max,
@@ -296,7 +313,11 @@ impl Section for Limits {
         walk.leaf("receive_maximum", &mut Number(receive_maximum, 1..=65_535));
         let per_client = subscriptions_per_client_max;
         walk.leaf("subscriptions_per_client_max", &mut Number(per_client, 1..=1_000_000));
+        walk.leaf("retained_max", &mut Number(retained_max, 1..=1_000_000_000));
+        walk.leaf("retained_bytes_max", &mut Size(retained_bytes_max, 64 * KIB..=MIB * MIB));
         let for_ever = u64::from(u32::MAX);
+        walk.leaf("backlog_max", &mut Number(backlog_max, 0..=for_ever));
+        walk.leaf("backlog_age_max_s", &mut Number(backlog_age_max_s, 0..=for_ever));
         walk.leaf("session_expiry_max_s", &mut Number(session_expiry_max_s, 0..=for_ever));
         walk.leaf("keep_alive_max_s", &mut Number(keep_alive_max_s, 10..=65_535));
         walk.leaf("topic_alias_max", &mut Number(topic_alias_max, 0..=65_535));

@@ -53,6 +53,11 @@ impl DedupKey {
 }
 
 impl StoredMessage {
+    /// Returns the bytes of what the publisher said: topic, properties and payload.
+    pub fn len_bytes(&self) -> usize {
+        self.topic.len() + self.properties.len() + self.payload.len()
+    }
+
     /// Returns true when it must not be delivered at `now` any more.
     pub fn is_expired(&self, now: Millis) -> bool {
         self.expires_at().is_some_and(|at| at <= now)

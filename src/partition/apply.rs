@@ -9,7 +9,7 @@ use super::reader::to_message_at;
 use super::request::{Event, OpenedSession, Outbox};
 use super::stage::Waiting;
 use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError, batch};
-use crate::model::record::{filter_id, queue_id};
+use crate::model::record::{Retain, filter_id, queue_id};
 use crate::model::{Control, Millis, Record};
 
 impl<D: Disk> Partition<D> {
@@ -52,6 +52,9 @@ impl<D: Disk> Partition<D> {
                         self.readers.dispatch(offset, &to_message_at(message, time), out);
                     }
                     self.overlay.applied(message.publisher, message.dedup);
+                    if message.retain != Retain::No {
+                        self.overlay.retained(message.len_bytes() as u64);
+                    }
                 }
                 Decoded::Control(control) => {
                     self.views.apply(offset, time, Record::Control(control));

@@ -114,6 +114,27 @@ impl History {
         Ok(Selected { offsets, next: end })
     }
 
+    /// Finds where the newest `count` messages in `from..end` that match any of the filters begin; `None` when there are no more
+    /// than that. Looks at segments from the newest on, and no further than it must.
+    pub fn newest<D: Disk>(
+        &mut self,
+        log: &Log<D>,
+        filters: &[Filter],
+        (from, end): (Offset, Offset),
+        count: usize,
+    ) -> Result<Option<Offset>, HistoryError> {
+        let (mut rest, mut end) = (count, end);
+        for base in bases(log, from, end).into_iter().rev() {
+            let found = self.select(log, filters, (from.max(base), end), usize::MAX)?.offsets;
+            if let Some(above) = found.len().checked_sub(rest).filter(|above| *above > 0) {
+                return Ok(Some(found.get(above).copied().unwrap_or(end)));
+            }
+            rest -= found.len();
+            end = base;
+        }
+        Ok(None)
+    }
+
     /// Finds up to `limit` entries of a queue from the partition offset `from` on, below `end`.
     pub fn select_queue<D: Disk>(
         &mut self,

@@ -76,6 +76,14 @@ pub struct Options {
     pub pending_max: usize,
     /// True declares a queue at its first use; false refuses queues that nobody declared.
     pub auto_create_queues: bool,
+    /// Topics with a retained message; more are refused, those there are may be replaced.
+    pub retained_max: usize,
+    /// Bytes of all retained messages.
+    pub retained_bytes_max: u64,
+    /// Messages that a session which comes back may have missed; the oldest above are given up. 0 is no limit.
+    pub backlog_max: usize,
+    /// How old, in milliseconds, they may be. 0 is no limit.
+    pub backlog_age_max_ms: u64,
     /// Bytes of log after which the views are snapshotted.
     pub snapshot_every_bytes: u64,
     /// Milliseconds after which they are, when anything changed.
@@ -93,6 +101,10 @@ impl Default for Options {
             visibility_timeout_ms: 30_000,
             pending_max: 100_000,
             auto_create_queues: true,
+            retained_max: 1_000_000,
+            retained_bytes_max: 64 << 20,
+            backlog_max: 100_000,
+            backlog_age_max_ms: 0,
             snapshot_every_bytes: 64 << 20,
             snapshot_every_ms: 300_000,
             durability: Durability::QuorumSync,
@@ -146,6 +158,8 @@ enum Activity {
 pub struct Counters {
     /// Messages that nothing stores and somebody had no room for.
     pub dropped: u64,
+    /// Sessions that came back to more than they may have missed.
+    pub backlogs_cut: u64,
 }
 
 /// How far the views are.

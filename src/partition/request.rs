@@ -262,6 +262,8 @@ pub enum Event {
         token: Token,
         /// Where new subscriptions begin, or why the partition cannot be read.
         start: Result<Offset, Refusal>,
+        /// Where the session goes on when it had missed more than it may; what is below is given up.
+        cut: Option<Offset>,
     },
     /// The reader is gone.
     Detached {

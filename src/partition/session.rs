@@ -4,11 +4,12 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
-use super::Partition;
+use super::history::HistoryError;
 use super::reader::to_message_at;
 use super::request::{Attach, ConnectionId, Event, OpenedSession, Outbox};
 use super::sessions::Opening;
 use super::stage::Waiting;
+use super::{Options, Partition};
 use crate::model::{Control, Delivery, DeliveryId, DeliverySource, OutboundEntry, Refusal};
 use crate::view::Session;
 
@@ -109,8 +110,17 @@ impl<D: Disk> Partition<D> {
 
     pub(super) fn attach(&mut self, from: ConnectionId, attach: Attach, out: &mut impl Outbox) {
         let end = self.applied.end;
+        let token = attach.token;
+        let cut = match self.backlog_start(&attach) {
+            Ok(cut) => cut,
+            Err(error) => {
+                tracing::error!(partition = self.id.0, %error, "cannot find a backlog");
+                let start = Err(Refusal::Unavailable { partition: self.id.0 });
+                return out.send(from, Event::Attached { token, start, cut: None });
+            }
+        };
         let slot = self.readers.open(from, attach.publisher, attach.credit);
-        let cursor = attach.cursor.unwrap_or(Offset::ZERO);
+        let cursor = attach.cursor.max(cut).unwrap_or(Offset::ZERO);
         for ((subscription, start), retained) in
             attach.subscriptions.into_iter().zip(attach.retained)
         {
@@ -125,7 +135,31 @@ impl<D: Disk> Partition<D> {
         if !attach.outbound.is_empty() {
             self.readers.resume(slot, cursor, &attach.outbound);
         }
-        out.send(from, Event::Attached { token: attach.token, start: Ok(end) });
+        out.send(from, Event::Attached { token, start: Ok(end), cut });
+    }
+
+    /// Finds where the backlog of a session that comes back begins, if it has missed more than it may: the oldest are given up.
+    fn backlog_start(&mut self, attach: &Attach) -> Result<Option<Offset>, HistoryError> {
+        let Some(cursor) = attach.cursor else { return Ok(None) };
+        let Options { backlog_max, backlog_age_max_ms, .. } = self.options;
+        let end = self.applied.end;
+        let mut start = cursor;
+        if backlog_age_max_ms > 0 {
+            let oldest = self.now.0.saturating_sub(backlog_age_max_ms);
+            start = start.max(self.node.log().offset_at_time(oldest)?.min(end));
+        }
+        if backlog_max > 0 && end.0 - start.0.min(end.0) > backlog_max as u64 {
+            let filters = attach.subscriptions.iter();
+            let filters: Vec<_> = filters.map(|(it, _)| it.filter.clone()).collect();
+            let range = (start, end);
+            let newest = self.history.newest(self.node.log(), &filters, range, backlog_max)?;
+            start = start.max(newest.unwrap_or(start));
+        }
+        if start == cursor {
+            return Ok(None);
+        }
+        self.counters.backlogs_cut += 1;
+        Ok(Some(start))
     }
 
     pub(super) fn fetch_outbound(

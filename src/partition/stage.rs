@@ -11,7 +11,7 @@ use super::batch::Building;
 use super::request::{ConnectionId, Event, Join, Outbox, Publish};
 use super::{Partition, PartitionError};
 use crate::model::record::{DedupKey, queue_id};
-use crate::model::{Control, Filter, Refusal, Token};
+use crate::model::{Control, Filter, Message, Refusal, Token};
 use crate::view::GroupKey;
 
 /// A batch in the making and who waits for it.
@@ -52,6 +52,8 @@ pub(super) struct Overlay {
     pub(super) queues: BTreeMap<u64, Bytes>,
     pub(super) groups: BTreeSet<(u64, Bytes)>,
     pub(super) publishes: BTreeSet<(u64, DedupKey)>,
+    /// Retained messages that are proposed and not applied, and their bytes.
+    pub(super) retained: (usize, u64),
     /// Sessions that are about to be members, and the filters they share.
     pub(super) joining: BTreeMap<(GroupKey, Bytes), Filter>,
 }
@@ -81,6 +83,10 @@ impl<D: Disk> Partition<D> {
         }
         let waiting = publish.token.map(|token| Waiting::Confirm { to: from, token, result: true });
         self.overlay.admitted(message.publisher, publish.dedup);
+        if message.retain {
+            self.overlay.retained.0 += 1;
+            self.overlay.retained.1 += message.len_bytes() as u64;
+        }
         let now = self.now;
         let pending = self.pending();
         pending.building.message(&publish, now);
@@ -100,9 +106,27 @@ impl<D: Disk> Partition<D> {
     fn admit(&mut self, publish: &Publish) -> Result<(), Refusal> {
         match &publish.queue {
             _ if self.disk_full => Err(Refusal::DiskFull),
+            _ if !self.may_retain(&publish.message) => {
+                Err(Refusal::Quota { limit: "retained messages" })
+            }
             Some(queue) => self.declare(queue.as_bytes()),
             None => Ok(()),
         }
+    }
+
+    /// Returns true unless a message would be one retained message too many. What is proposed and not applied counts as if it were
+    /// new, so that no batch passes the limit; a message that takes no more than the one it replaces always may.
+    fn may_retain(&self, message: &Message) -> bool {
+        if !message.retain || message.payload.is_empty() {
+            return true;
+        }
+        let retained = &self.views.retained;
+        let old = retained.get(message.topic.as_bytes());
+        let (count, bytes) = self.overlay.retained;
+        let has_place = old.is_some() || retained.len() + count < self.options.retained_max;
+        let more = (message.len_bytes() as u64).saturating_sub(old.map_or(0, |old| old.bytes()));
+        has_place
+            && (more == 0 || retained.bytes() + bytes + more <= self.options.retained_bytes_max)
     }
 
     /// Adds a change of state to the batch.
@@ -193,6 +217,12 @@ impl Overlay {
     pub(super) fn joining_filter(&self, key: &GroupKey) -> Option<&Filter> {
         let mut joining = self.joining.range((key.clone(), Bytes::new())..);
         joining.next().filter(|((group, _), _)| group == key).map(|(_, filter)| filter)
+    }
+
+    /// A retained message is in the views now. Another leader's was never in here.
+    pub(super) fn retained(&mut self, bytes: u64) {
+        let (count, all) = self.retained;
+        self.retained = (count.saturating_sub(1), all.saturating_sub(bytes));
     }
 
     fn admitted(&mut self, publisher: u64, key: DedupKey) {

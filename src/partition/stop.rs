@@ -38,7 +38,7 @@ pub(super) fn refuse(
         }
         Request::OpenSession { .. } => out.send(from, Event::SessionOpened(Err(refusal))),
         Request::Attach(Attach { token, .. }) => {
-            out.send(from, Event::Attached { token: *token, start: Err(refusal) });
+            out.send(from, Event::Attached { token: *token, start: Err(refusal), cut: None });
         }
         Request::Detach => out.send(from, Event::Detached { next: Offset::ZERO }),
         Request::FetchOutbound { .. } => out.send(from, Event::Outbound(Err(refusal))),

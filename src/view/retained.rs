@@ -17,6 +17,8 @@ use crate::model::{Control, Filter, Millis, Record};
 #[derive(Debug, Default)]
 pub struct Retained {
     by_topic: BTreeMap<Bytes, RetainedMessage>,
+    /// Of all of them: topics, properties and payloads.
+    bytes: u64,
 }
 
 /// Where a topic's retained message is stored.
@@ -24,9 +26,15 @@ pub struct Retained {
 pub struct RetainedMessage {
     offset: u64,
     expires_at: Option<u64>,
+    bytes: u32,
 }
 
 impl RetainedMessage {
+    /// Bytes of its topic, properties and payload.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.bytes)
+    }
+
     /// Its record.
     pub fn offset(&self) -> Offset {
         Offset(self.offset)
@@ -42,6 +50,16 @@ impl Retained {
     /// Returns true when no topic has one.
     pub fn is_empty(&self) -> bool {
         self.by_topic.is_empty()
+    }
+
+    /// Returns the bytes of all of them.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns a topic's.
+    pub fn get(&self, topic: &[u8]) -> Option<&RetainedMessage> {
+        self.by_topic.get(topic)
     }
 
     /// Lists the records of unexpired retained messages that match, oldest first [MQTT-3.3.1-9].
@@ -78,13 +96,16 @@ impl View for Retained {
         match message.retain {
             Retain::No => {}
             Retain::Clear => {
-                self.by_topic.remove(&message.topic);
+                let old = self.by_topic.remove(&message.topic);
+                self.bytes -= old.map_or(0, |old| u64::from(old.bytes));
             }
             Retain::Set => {
                 let expires_at = message.expires_at().map(|at| at.0);
-                let retained = RetainedMessage { offset: at.0, expires_at };
+                let bytes = u32::try_from(message.len_bytes()).unwrap_or(u32::MAX);
+                let retained = RetainedMessage { offset: at.0, expires_at, bytes };
+                self.bytes += u64::from(bytes);
                 match self.by_topic.get_mut(&message.topic) {
-                    Some(old) => *old = retained,
+                    Some(old) => self.bytes -= u64::from(std::mem::replace(old, retained).bytes),
                     // A copy: the slice would keep its whole frame in memory for as long as the topic is retained.
                     None => {
                         self.by_topic.insert(Bytes::copy_from_slice(&message.topic), retained);
@@ -104,6 +125,7 @@ impl View for Retained {
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         let rows = decode_rows::<Vec<(Vec<u8>, RetainedMessage)>>(section)?;
+        self.bytes = rows.iter().map(|(_, message)| u64::from(message.bytes)).sum();
         self.by_topic = rows.into_iter().map(|(topic, at)| (Bytes::from(topic), at)).collect();
         Ok(())
     }

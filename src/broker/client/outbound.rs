@@ -59,6 +59,14 @@ impl Outbound {
         self.partitions.insert(partition, Reading { next: cursor, ..Reading::default() });
     }
 
+    /// What a partition has below is given up: the session goes on from here, and says so with its next progress.
+    pub(super) fn cut(&mut self, partition: PartitionId, start: Offset) {
+        if let Some(reading) = self.partitions.get_mut(&partition) {
+            reading.next = reading.next.max(start);
+            self.moved.insert(partition);
+        }
+    }
+
     /// An earlier connection left this out.
     pub(super) fn restored(&mut self, entry: OutboundEntry) {
         let id = DeliveryId {

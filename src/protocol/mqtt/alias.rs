@@ -51,8 +51,8 @@ impl TopicAliases {
         TopicAliases { max, ..TopicAliases::default() }
     }
 
-    /// Chooses how to name a topic in the next packet, which must be sent. `may_define` says that the packet has room for an alias.
-    pub(super) fn name(&mut self, topic: &[u8], may_define: bool) -> Naming {
+    /// Chooses how to name a topic in the next packet, which must be sent. `may_define` says whether the packet has room for an alias.
+    pub(super) fn name(&mut self, topic: &[u8], may_define: impl FnOnce() -> bool) -> Naming {
         // A short topic is no longer than the alias that would save it.
         if self.max == 0 || topic.len() <= ALIAS_BYTES {
             return Naming::Topic;
@@ -62,7 +62,7 @@ impl TopicAliases {
             given.uses = USES_MAX.min(given.uses + 1);
             return Naming::Alias(number);
         }
-        if !may_define {
+        if !may_define() {
             return Naming::Topic;
         }
         match self.free(topic.len()) {
@@ -122,14 +122,14 @@ mod tests {
     #[test]
     fn a_topic_is_named_in_full_once() {
         let mut aliases = TopicAliases::new(2);
-        assert_eq!(aliases.name(b"a/long/one", true), Naming::Define(1));
-        assert_eq!(aliases.name(b"a/long/two", true), Naming::Define(2));
+        assert_eq!(aliases.name(b"a/long/one", || true), Naming::Define(1));
+        assert_eq!(aliases.name(b"a/long/two", || true), Naming::Define(2));
         for _ in 0..5 {
-            assert_eq!(aliases.name(b"a/long/one", true), Naming::Alias(1));
-            assert_eq!(aliases.name(b"a/long/two", true), Naming::Alias(2));
+            assert_eq!(aliases.name(b"a/long/one", || true), Naming::Alias(1));
+            assert_eq!(aliases.name(b"a/long/two", || true), Naming::Alias(2));
         }
-        assert_eq!(aliases.name(b"t/1", true), Naming::Topic, "an alias would be no shorter");
-        assert_eq!(TopicAliases::new(0).name(b"a/long/one", true), Naming::Topic);
+        assert_eq!(aliases.name(b"t/1", || true), Naming::Topic, "an alias would be no shorter");
+        assert_eq!(TopicAliases::new(0).name(b"a/long/one", || true), Naming::Topic);
     }
 
     #[test]
@@ -138,10 +138,10 @@ mod tests {
         let mut saved = 0;
         for round in 0..1000 {
             for busy in 0..4 {
-                let naming = aliases.name(format!("busy/{busy}").as_bytes(), true);
+                let naming = aliases.name(format!("busy/{busy}").as_bytes(), || true);
                 saved += usize::from(matches!(naming, Naming::Alias(_)));
             }
-            let rare = aliases.name(format!("rare/{round}").as_bytes(), true);
+            let rare = aliases.name(format!("rare/{round}").as_bytes(), || true);
             assert_eq!(rare, Naming::Topic);
         }
         assert_eq!(saved, 4 * 999);
@@ -152,13 +152,14 @@ mod tests {
         let mut aliases = TopicAliases::new(4);
         for _ in 0..100 {
             for old in 0..4 {
-                aliases.name(format!("before/{old}").as_bytes(), true);
+                aliases.name(format!("before/{old}").as_bytes(), || true);
             }
         }
         let mut named = Vec::new();
         for _ in 0..100 {
-            named =
-                (0..4).map(|new| aliases.name(format!("after/{new}").as_bytes(), true)).collect();
+            named = (0..4)
+                .map(|new| aliases.name(format!("after/{new}").as_bytes(), || true))
+                .collect();
         }
         assert!(named.iter().all(|naming| matches!(naming, Naming::Alias(_))), "{named:?}");
         assert_eq!(aliases.by_topic.len(), 4);
@@ -174,7 +175,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let pick = (state >> 40) % if state >> 63 == 0 { 12 } else { 4 };
             let topic = format!("{}/{}", "x".repeat(pick as usize * 300), pick).into_bytes();
-            match aliases.name(&topic, true) {
+            match aliases.name(&topic, || true) {
                 Naming::Topic => {}
                 Naming::Define(number) => drop(known.insert(number, topic)),
                 Naming::Alias(number) => assert_eq!(known[&number], topic),

@@ -350,7 +350,7 @@ impl MqttConnection {
 
     fn fits(&mut self, queued: &Queued) -> bool {
         let packet_bytes_max = self.client.packet_bytes_max;
-        if bytes_bound(&queued.delivery) <= packet_bytes_max {
+        if packet_bytes_max == usize::MAX || bytes_bound(&queued.delivery) <= packet_bytes_max {
             return true;
         }
         let message = &queued.delivery.message;
@@ -433,7 +433,8 @@ impl MqttConnection {
     ) -> bool {
         let version = self.client.version;
         let topic = delivery.message.topic.as_bytes();
-        let may_define = bytes_bound(delivery) + ALIAS_BYTES <= self.client.packet_bytes_max;
+        let packet_bytes_max = self.client.packet_bytes_max;
+        let may_define = || bytes_bound(delivery) + ALIAS_BYTES <= packet_bytes_max;
         let naming = self.outbound.aliases.name(topic, may_define);
         let scratch = &mut self.outbound.scratch;
         put_section(delivery, expiry_s, version, scratch);

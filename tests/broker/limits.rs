@@ -1,0 +1,124 @@
+//! What is refused or given up when there is too much of it.
+
+use fluxmq::model::{Message, QoS, Refusal};
+use fluxmq::partition::Options;
+use fluxmq::partition::request::ConnectionId;
+use fluxmq_log::sim_disk::SimDisk;
+
+use crate::world::{World, message};
+
+const ONCE: QoS = QoS::AtLeastOnce;
+const FULL: Option<Result<bool, Refusal>> =
+    Some(Err(Refusal::Quota { limit: "retained messages" }));
+
+fn world(data_partitions: u16, options: Options) -> World {
+    World::with(SimDisk::new(3), data_partitions, options).expect("the logs recover")
+}
+
+fn retained(topic: &str, payload: &str) -> Message {
+    Message { retain: true, ..message(topic, payload, ONCE) }
+}
+
+#[test]
+fn one_topic_too_many_is_refused_and_those_there_are_may_change() {
+    let mut world = world(1, Options { retained_max: 2, ..Options::default() });
+    let (publisher, _) = world.open("publisher", true, 0);
+    for topic in ["a", "b", "a"] {
+        assert_eq!(world.publish(publisher, retained(topic, "x"), None), Some(Ok(true)));
+    }
+    assert_eq!(world.publish(publisher, retained("c", "x"), None), FULL);
+    assert_eq!(world.publish(publisher, message("c", "x", ONCE), None), Some(Ok(true)));
+    // Clearing needs no place, and makes one.
+    assert_eq!(world.publish(publisher, retained("c", ""), None), Some(Ok(true)));
+    assert_eq!(world.publish(publisher, retained("a", ""), None), Some(Ok(true)));
+    assert_eq!(world.publish(publisher, retained("c", "x"), None), Some(Ok(true)));
+
+    let mut reader = world.open("reader", true, 0).0;
+    world.subscribe(reader, "#", |_| {}).expect("subscribes");
+    assert_eq!(world.drain(reader).len(), 2);
+    reader = world.open("other", true, 0).0;
+    world.subscribe(reader, "c", |_| {}).expect("subscribes");
+    assert_eq!(world.drain(reader), ["x"]);
+}
+
+#[test]
+fn retained_bytes_are_bounded_also_within_one_batch() {
+    let mut world = world(1, Options { retained_bytes_max: 100, ..Options::default() });
+    let (publisher, _) = world.open("publisher", true, 0);
+    // All in one batch: none of them is applied when the last is admitted.
+    for number in 0..9 {
+        let message = retained(&format!("t/{number}"), &"x".repeat(17));
+        let token = fluxmq::model::Token(1000 + number);
+        let command = fluxmq::model::Command::Publish { token, message, packet_id: None };
+        world.say(publisher, command);
+    }
+    world.run();
+    let partition = world.partitions.values().next().expect("one");
+    assert_eq!((partition.views().retained.len(), partition.views().retained.bytes()), (5, 100));
+    assert_eq!(world.publish(publisher, retained("t/0", &"y".repeat(18)), None), FULL);
+    assert_eq!(world.publish(publisher, retained("t/0", "y"), None), Some(Ok(true)));
+
+    world.snapshot();
+    let world = world.crash(1);
+    let partition = world.partitions.values().next().expect("one");
+    assert_eq!(partition.views().retained.bytes(), 84, "the view knows after a restart too");
+}
+
+/// A session that is away while so many messages of a kilobyte come: several segments of them, with others between.
+fn miss(world: &mut World, count: usize) -> ConnectionId {
+    let (subscriber, _) = world.open("subscriber", false, 3600);
+    world.subscribe(subscriber, "a/+", |_| {}).expect("subscribes");
+    world.close(subscriber, false);
+    let (publisher, _) = world.open("publisher", true, 0);
+    for number in 0..count {
+        let payload = format!("{number:01000}");
+        world.publish(publisher, message("a/b", payload, ONCE), None);
+        world.publish(publisher, message("noise", "", ONCE), None);
+    }
+    publisher
+}
+
+fn last(payloads: &[String]) -> Vec<usize> {
+    payloads.iter().map(|payload| payload.parse().expect("a number")).collect()
+}
+
+#[test]
+fn a_session_that_missed_too_much_gets_the_newest_and_never_the_rest() {
+    for partitions in [1, 4] {
+        let mut world = world(partitions, Options { backlog_max: 150, ..Options::default() });
+        miss(&mut world, 200);
+
+        // Given up when it comes back, whether it reads then or not.
+        let (subscriber, opened) = world.open("subscriber", false, 3600);
+        assert!(opened.session_present);
+        world.close(subscriber, false);
+        let (subscriber, _) = world.open("subscriber", false, 3600);
+
+        assert_eq!(last(&world.drain(subscriber)), (50..200).collect::<Vec<_>>());
+        let cut: u64 = world.partitions.values().map(|it| it.counters().backlogs_cut).sum();
+        assert_eq!(cut, 1);
+    }
+}
+
+#[test]
+fn a_backlog_within_the_limit_is_whole() {
+    let mut world = world(1, Options { backlog_max: 200, ..Options::default() });
+    miss(&mut world, 200);
+    let (subscriber, _) = world.open("subscriber", false, 3600);
+    assert_eq!(last(&world.drain(subscriber)), (0..200).collect::<Vec<_>>());
+    let partition = world.partitions.values().next().expect("one");
+    assert_eq!(partition.counters().backlogs_cut, 0);
+}
+
+#[test]
+fn what_is_older_than_a_session_may_miss_is_given_up() {
+    let mut world = world(1, Options { backlog_age_max_ms: 60_000, ..Options::default() });
+    let publisher = miss(&mut world, 10);
+    world.pass(50_000);
+    world.publish(publisher, message("a/b", "10", ONCE), None);
+    world.pass(20_000);
+
+    let (subscriber, _) = world.open("subscriber", false, 3600);
+
+    assert_eq!(last(&world.drain(subscriber)), [10]);
+}
