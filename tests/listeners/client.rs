@@ -14,6 +14,8 @@ use fluxmq::model::QoS;
 use fluxmq::protocol::mqtt::ReasonCode;
 use fluxmq::protocol::mqtt::types::SubscribeFilter;
 
+use tokio::time::timeout;
+
 use super::support::{Authority, Broker, local};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,7 +42,7 @@ async fn talk(mut client: Client) {
     }
     let (mut confirmed, mut received) = (0, 0);
     while confirmed < 8 || received < 8 {
-        match client.next().await.unwrap() {
+        match timeout(PATIENCE, client.next()).await.unwrap().unwrap() {
             Event::Published { .. } => confirmed += 1,
             Event::Message(message) => {
                 assert!(message.payload == payload);

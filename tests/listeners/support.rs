@@ -47,6 +47,9 @@ impl Broker {
         config.listeners = Listeners { mqtt: vec![local()], ..Listeners::none() };
         config.partitions.data = 1;
         config.storage.segment_bytes_max = 4 << 20;
+        // How full the disk of this machine is, is not what is tested.
+        config.storage.disk_low_percent = 0;
+        config.storage.disk_low_bytes = 0;
         change(&mut config);
         config.validate().unwrap();
         let server = Server::start(&config).unwrap();
