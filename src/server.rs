@@ -23,6 +23,7 @@ use crate::config::{self, Config};
 use crate::model::{Control, Millis, PartitionId};
 use crate::net::admission::TurnedAway;
 use crate::net::drive::Shared;
+use crate::net::wills::publish_wills;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
 use crate::partition::{Durability, Member, Options, Partition};
 use crate::protocol::mqtt::codec::Limits;
@@ -109,6 +110,7 @@ impl Server {
         reload: watch::Receiver<()>,
     ) -> anyhow::Result<()> {
         self.listeners.accept(&self.shared);
+        tokio::spawn(publish_wills(self.shared.broker.clone()));
         tracing::info!("ready");
         self.watch(stop, reload).await;
         tracing::info!("stopping");

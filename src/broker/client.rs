@@ -76,7 +76,8 @@ struct Identity {
     incarnation: u32,
     expiry_s: u32,
     inflight_max: u16,
-    will: Option<crate::model::command::Will>,
+    /// Whether the end of the connection makes its will due.
+    ends_with_will: bool,
 }
 
 /// Deliveries of one partition's reader.
@@ -94,8 +95,6 @@ enum Phase {
     Opening(Box<Opening>),
     /// Serves.
     Open,
-    /// The connection is gone; the session is kept until the will's time.
-    Lingering { will_at: Millis },
     /// Waits for readers and groups to let go: so many of each partition.
     Closing { detaching: BTreeMap<PartitionId, usize> },
     /// Over.
@@ -177,7 +176,7 @@ impl Client {
                 let (token, offset) = (theirs(token), Offset(offset));
                 self.request(to, Request::CommitCursor { token, queue, group, to: offset });
             }
-            Command::Close(close) => self.close(now, close),
+            Command::Close(close) => self.close(close),
         }
     }
 
@@ -213,6 +212,8 @@ impl Client {
             }
             Event::Detached { next } => self.detached(from, next),
             Event::Outbound(found) => self.found_outbound(found),
+            // Only whoever publishes wills is told of them.
+            Event::WillDue { .. } => {}
             Event::OpenIds(packet_ids) => self.found_inbound(from, packet_ids),
             // What it read and held there is gone: the peer comes back, to whoever leads then, and its session goes on.
             Event::Resigned(refusal) => self.resigned(from, refusal),
@@ -226,11 +227,6 @@ impl Client {
     /// Tells the client that the broker stops: its protocol says so to the peer.
     pub fn handle_shutdown(&mut self) {
         self.effects.push_back(Effect::ShuttingDown);
-        if matches!(self.phase, Phase::Lingering { .. }) {
-            // There is no later for a will that waits: it goes out rather than be forgotten.
-            self.publish_will();
-            self.let_go();
-        }
     }
 
     /// The next request, with the partition it is for.
@@ -257,22 +253,6 @@ impl Client {
         effect
     }
 
-    /// When `handle_timeout` wants to be called.
-    pub fn poll_timeout(&self) -> Option<Millis> {
-        match self.phase {
-            Phase::Lingering { will_at } => Some(will_at),
-            _ => None,
-        }
-    }
-
-    /// Time has passed: a delayed will is due.
-    pub fn handle_timeout(&mut self, now: Millis) {
-        if self.poll_timeout().is_some_and(|at| at <= now) {
-            self.publish_will();
-            self.let_go();
-        }
-    }
-
     /// Writes down how far the session is, without anybody waiting: called now and then so that a crash repeats little.
     pub fn checkpoint(&mut self) {
         if matches!(self.phase, Phase::Open) {
@@ -286,7 +266,7 @@ impl Client {
     }
 
     fn is_reading(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::Lingering { .. } | Phase::Closing { .. })
+        matches!(self.phase, Phase::Open | Phase::Closing { .. })
     }
 
     fn publish(&mut self, token: Token, message: Message, packet_id: Option<u16>) {

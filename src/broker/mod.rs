@@ -5,6 +5,7 @@ pub mod client;
 mod live;
 pub mod placement;
 pub mod position;
+pub mod wills;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 pub use client::{Client, ClientLimits};
 pub use live::{Live, Passing};
 pub use placement::Placement;
+pub use wills::WillPublisher;
 
 use crate::model::PartitionId;
 use crate::partition::request::{ConnectionId, Request};

@@ -302,7 +302,6 @@ impl<C: Connection> Driver<C> {
         if self.connection.poll_timeout().is_some_and(|at| at <= now) {
             self.connection.handle_timeout(now);
         }
-        self.client.handle_timeout(now);
         if self.closing_by.is_some_and(|by| by <= Instant::now()) {
             self.lose();
         }
@@ -331,9 +330,8 @@ impl<C: Connection> Driver<C> {
     }
 
     fn deadline(&self) -> Instant {
-        let timers = [self.connection.poll_timeout(), self.client.poll_timeout()];
         let at = |millis: Millis| self.shared.started + Duration::from_millis(millis.0);
-        let timers = timers.into_iter().flatten().map(at);
+        let timers = self.connection.poll_timeout().map(at).into_iter();
         let timers = timers.chain(self.closing_by);
         timers.chain([self.next_checkpoint]).min().expect("the checkpoint is always among them")
     }

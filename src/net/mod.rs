@@ -12,3 +12,4 @@ mod proxy;
 pub mod tls;
 pub mod transport;
 pub mod websocket;
+pub mod wills;

@@ -80,6 +80,10 @@ impl<D: Disk> Partition<D> {
                 self.overlay.groups.remove(&(*queue, group.clone()));
             }
             Control::SessionOpened { client_id, .. } => self.holders.stored(client_id, offset),
+            Control::WillSet { client_id, .. } => self.holders.will_set(client_id, offset),
+            Control::WillDue { .. } | Control::WillCleared { .. } => {
+                self.after_will_control(control);
+            }
             Control::CursorSet { queue, group, to } => {
                 self.groups.seek(&(*queue, group.clone()), *to);
             }
@@ -106,7 +110,7 @@ impl<D: Disk> Partition<D> {
                 let session = self.views.sessions.get(&client_id);
                 let opened = session.map(OpenedSession::of).unwrap_or_default();
                 out.send(to, Event::SessionOpened(Ok(OpenedSession { left_groups, ..opened })));
-                self.pass_on_takeover(&client_id, to, out);
+                self.session_is_open(&client_id, to, out);
             }
             Waiting::Joined { to, join } => {
                 let token = join.token;

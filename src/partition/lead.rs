@@ -56,6 +56,7 @@ impl<D: Disk> Partition<D> {
         self.leading = None;
         let proposers = self.dismiss(&refusal, out);
         self.overlay = Overlay::default();
+        self.announcer.resign();
         let readers = std::mem::replace(&mut self.readers, Readers::new(self.id));
         let groups = std::mem::take(&mut self.groups);
         let holders = std::mem::take(&mut self.holders);

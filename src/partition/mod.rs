@@ -18,6 +18,7 @@ mod session;
 mod sessions;
 mod stage;
 mod stop;
+mod will;
 mod window;
 
 use std::collections::VecDeque;
@@ -39,6 +40,7 @@ use self::request::{ConnectionId, Event, Outbox, Request};
 use self::sessions::{Claim, Holders, Opening};
 use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
+use self::will::Announcer;
 use crate::model::{Control, Delivery, Millis, PartitionId, Refusal};
 pub use crate::raft::{Member, PeerError, ReplicaId, Role};
 use crate::raft::{Members, MembersError, Node, NodeError};
@@ -133,6 +135,7 @@ pub struct Partition<D: Disk> {
     holders: Holders,
     /// The term in which this replica serves connections.
     leading: Option<u64>,
+    announcer: Announcer,
     now: Millis,
     stopped: Option<Refusal>,
     /// A batch that could not be appended between two flushes.
@@ -238,6 +241,7 @@ impl<D: Disk> Partition<D> {
             groups: Groups::default(),
             holders: Holders::default(),
             leading: None,
+            announcer: Announcer::default(),
             now,
             stopped: None,
             failed: None,
@@ -295,7 +299,9 @@ impl<D: Disk> Partition<D> {
         out: &mut impl Outbox,
     ) {
         self.now = self.now.max(now);
-        if let Some(refusal) = self.refusal() {
+        // Who publishes wills is noted whoever leads: this replica may be next.
+        let is_noted = matches!(request, Request::PublishWills);
+        if let Some(refusal) = self.refusal().filter(|_| !is_noted) {
             return refuse(from, &request, &refusal, out);
         }
         match request {
@@ -304,16 +310,17 @@ impl<D: Disk> Partition<D> {
                 let waiting = token.map(|token| Waiting::Written { to: from, token });
                 self.write(&control, waiting);
             }
-            Request::OpenSession { client_id, clean_start, expiry_s } => {
-                let opening = Opening { connection: from, clean_start, expiry_s };
+            Request::OpenSession { client_id, clean_start, expiry_s, will } => {
+                let opening = Opening { connection: from, clean_start, expiry_s, will };
                 match self.holders.claim(&client_id, opening.clone()) {
                     Claim::Granted => self.open_session(&client_id, &opening, out),
                     Claim::Displaces(holder) => out.send(holder, Event::TakenOver),
                 }
             }
-            Request::CloseSession { client_id, expiry_s } => {
-                self.close_session(from, &client_id, expiry_s, out);
+            Request::CloseSession { client_id, expiry_s, will } => {
+                self.close_session(from, &client_id, (expiry_s, will), out);
             }
+            Request::PublishWills => self.announcer.register(from),
             Request::Attach(attach) => self.attach(from, attach, out),
             Request::DetachFilter { filter } => self.readers.unsubscribe(from, &filter),
             Request::Detach => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
+use crate::model::command::Will;
 use crate::model::record::DedupKey;
 use crate::model::{
     Control, Delivery, Filter, Message, Millis, OutboundEntry, Outcome, PartitionId, QoS,
@@ -38,6 +39,8 @@ pub enum Request {
         clean_start: bool,
         /// 0 leaves no session behind.
         expiry_s: u32,
+        /// Left for when the connection ends; stored before the answer [MQTT-3.1.2-7].
+        will: Option<Box<Will>>,
     },
     /// Ends the connection's hold on its session.
     CloseSession {
@@ -45,7 +48,12 @@ pub enum Request {
         client_id: Bytes,
         /// Seconds the session outlives it.
         expiry_s: u32,
+        /// True makes the connection's will due; false discards it.
+        will: bool,
     },
+    /// Announces the wills of sessions that are at home here to this connection, whenever one is due, until a record says that it is
+    /// over. Answered by `WillDue`, any number of times.
+    PublishWills,
     /// Reads the partition for a session: adds the reader, or subscriptions to it.
     Attach(Attach),
     /// Takes a subscription from the reader.
@@ -274,6 +282,15 @@ pub enum Event {
     Deliver(Delivery),
     /// What an earlier connection left open; `None` where the record is gone by policy.
     Outbound(Result<Vec<(OutboundEntry, Option<Delivery>)>, Refusal>),
+    /// A will is due. Publishing it is up to the receiver, and so is saying that it is over.
+    WillDue {
+        /// Whose.
+        client_id: Bytes,
+        /// Which.
+        epoch: Offset,
+        /// What to publish.
+        message: Message,
+    },
     /// A session's unreleased packet ids.
     OpenIds(Result<Vec<u16>, Refusal>),
     /// The partition does not serve this connection any more: its reader, its memberships and its hold on a session are gone, and

@@ -13,6 +13,7 @@ impl<D: Disk> Partition<D> {
         if self.stopped.is_some() {
             return Ok(false);
         }
+        self.announce_wills(out);
         for wanted in self.readers.wanted(RECORDS_PER_TURN_MAX) {
             self.serve(wanted, out)?;
         }

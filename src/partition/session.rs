@@ -20,49 +20,66 @@ impl<D: Disk> Partition<D> {
         opening: &Opening,
         out: &mut impl Outbox,
     ) {
-        let stored = self.views.sessions.get(client_id);
+        self.settle_waiting_wills(client_id, !opening.clean_start);
+        let client_id = client_id.clone();
+        let session = self.views.sessions.get(&client_id);
+        let stored = session.map(|session| session.epoch);
+        // A session that ends here and now leaves the groups it shares.
+        let left_groups = opening.clean_start && session.is_some_and(Session::has_shared);
         let resumes = stored.is_some() && !opening.clean_start;
+        let mut controls = Vec::new();
         if opening.expiry_s > 0 || resumes {
-            let (clean, expiry_s) = (opening.clean_start, opening.expiry_s);
-            let control = Control::SessionOpened { client_id: client_id.clone(), clean, expiry_s };
-            let left_groups = opening.clean_start && stored.is_some_and(Session::has_shared);
-            let waiting = Waiting::Opened {
-                to: opening.connection,
-                client_id: client_id.clone(),
-                left_groups,
-            };
-            return self.write(&control, Some(waiting));
+            let (client_id, clean) = (client_id.clone(), opening.clean_start);
+            let expiry_s = opening.expiry_s;
+            controls.push(Control::SessionOpened { client_id, clean, expiry_s });
         }
-        let mut opened = OpenedSession::default();
-        if let Some(session) = stored {
-            opened.left_groups = session.has_shared();
-            let epoch = session.epoch;
+        if let Some(will) = &opening.will {
+            controls.push(Control::WillSet { client_id: client_id.clone(), will: will.clone() });
+        }
+        if let Some(epoch) = stored.filter(|_| opening.expiry_s == 0 && !resumes) {
             self.write(&Control::SessionRemoved { client_id: client_id.clone(), epoch }, None);
         }
-        out.send(opening.connection, Event::SessionOpened(Ok(opened)));
-        self.pass_on_takeover(client_id, opening.connection, out);
+        let Some(last) = controls.pop() else {
+            let opened = OpenedSession { left_groups, ..OpenedSession::default() };
+            out.send(opening.connection, Event::SessionOpened(Ok(opened)));
+            return self.session_is_open(&client_id, opening.connection, out);
+        };
+        controls.iter().for_each(|control| self.write(control, None));
+        let waiting = Waiting::Opened { to: opening.connection, client_id, left_groups };
+        self.write(&last, Some(waiting));
     }
 
-    /// Tells a connection that just got a session when another waits for it already.
-    pub(super) fn pass_on_takeover(
+    /// A connection has been told that the session is its own: another may wait for it already, or it is gone meanwhile.
+    pub(super) fn session_is_open(
         &mut self,
         client_id: &Bytes,
         holder: ConnectionId,
         out: &mut impl Outbox,
     ) {
-        if self.holders.is_contended(client_id) {
+        if !self.holders.opened(client_id) {
+            self.end_vanished(holder, client_id, out);
+        } else if self.holders.is_contended(client_id) {
             out.send(holder, Event::TakenOver);
         }
+    }
+
+    fn end_vanished(&mut self, connection: ConnectionId, client_id: &Bytes, out: &mut impl Outbox) {
+        let session = self.views.sessions.get(client_id);
+        let expiry_s = session.map_or(0, |session| session.expiry_s);
+        self.close_session(connection, client_id, (expiry_s, true), out);
     }
 
     pub(super) fn close_session(
         &mut self,
         from: ConnectionId,
         client_id: &Bytes,
-        expiry_s: u32,
+        (expiry_s, will): (u32, bool),
         out: &mut impl Outbox,
     ) {
         let Some(released) = self.holders.release(client_id, from) else { return };
+        if let Some(epoch) = released.will {
+            self.end_will(client_id, epoch, expiry_s, will);
+        }
         if let Some(epoch) = released.epoch {
             let client_id = client_id.clone();
             self.write(&Control::SessionClosed { client_id, epoch, expiry_s }, None);
@@ -79,10 +96,11 @@ impl<D: Disk> Partition<D> {
             let expiry_s = left.client.as_ref().map_or(0, |(_, expiry_s)| *expiry_s);
             self.left(left, expiry_s);
         }
-        if let Some(client_id) = self.holders.held_by(connection) {
-            let session = self.views.sessions.get(&client_id);
-            let expiry_s = session.map_or(0, |session| session.expiry_s);
-            self.close_session(connection, &client_id, expiry_s, out);
+        self.announcer.forget(connection);
+        if let Some(client_id) = self.holders.held_by(connection)
+            && !self.holders.vanishes_opening(&client_id, connection)
+        {
+            self.end_vanished(connection, &client_id, out);
         }
     }
 
@@ -106,6 +124,7 @@ impl<D: Disk> Partition<D> {
         });
         let orphans: Vec<Control> = sessions.chain(members).collect();
         orphans.iter().for_each(|control| self.write(control, None));
+        self.end_orphaned_wills();
     }
 
     pub(super) fn attach(&mut self, from: ConnectionId, attach: Attach, out: &mut impl Outbox) {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use super::request::ConnectionId;
+use crate::model::command::Will;
 
 /// The held sessions of a partition.
 #[derive(Debug, Default)]
@@ -21,9 +22,22 @@ pub struct Holders {
 #[derive(Debug)]
 struct Holder {
     connection: ConnectionId,
+    stage: Stage,
     /// Epoch of the stored session, once its record is applied; `None` for one that is not stored.
     epoch: Option<Offset>,
+    /// Epoch of the connection's will, once its record is applied.
+    will: Option<Offset>,
     waiting: VecDeque<Opening>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its records are on their way.
+    Opening,
+    /// So they are, and the connection is gone already.
+    Vanished,
+    /// The connection knows that it has the session.
+    Open,
 }
 
 /// A connection that wants a session.
@@ -35,6 +49,8 @@ pub struct Opening {
     pub clean_start: bool,
     /// 0 leaves no session behind.
     pub expiry_s: u32,
+    /// What it leaves for when it ends.
+    pub will: Option<Box<Will>>,
 }
 
 /// What becomes of an open.
@@ -53,8 +69,7 @@ impl Holders {
         match self.by_client.get_mut(client_id) {
             None => {
                 let connection = opening.connection;
-                let holder = Holder { connection, epoch: None, waiting: VecDeque::new() };
-                self.by_client.insert(client_id.clone(), holder);
+                self.by_client.insert(client_id.clone(), Holder::new(connection));
                 Claim::Granted
             }
             Some(holder) => {
@@ -68,6 +83,35 @@ impl Holders {
     pub fn stored(&mut self, client_id: &[u8], epoch: Offset) {
         if let Some(holder) = self.by_client.get_mut(client_id) {
             holder.epoch = Some(epoch);
+        }
+    }
+
+    /// Remembers the epoch of the holder's will.
+    pub fn will_set(&mut self, client_id: &[u8], epoch: Offset) {
+        if let Some(holder) = self.by_client.get_mut(client_id) {
+            holder.will = Some(epoch);
+        }
+    }
+
+    /// The holder's session is open; false when the connection is gone and its hold is to be ended.
+    pub fn opened(&mut self, client_id: &[u8]) -> bool {
+        let Some(holder) = self.by_client.get_mut(client_id) else { return false };
+        let has_vanished = holder.stage == Stage::Vanished;
+        holder.stage = Stage::Open;
+        !has_vanished
+    }
+
+    /// Notes that a connection is gone whose session is on its way to being open; false when it is not, and can be ended at once.
+    pub fn vanishes_opening(&mut self, client_id: &[u8], connection: ConnectionId) -> bool {
+        let holder = self.by_client.get_mut(client_id);
+        let opening = holder
+            .filter(|holder| holder.connection == connection && holder.stage == Stage::Opening);
+        match opening {
+            Some(holder) => {
+                holder.stage = Stage::Vanished;
+                true
+            }
+            None => false,
         }
     }
 
@@ -85,15 +129,18 @@ impl Holders {
             holder.waiting.retain(|opening| opening.connection != connection);
             return None;
         }
-        let epoch = holder.epoch.take();
+        let (epoch, will) = (holder.epoch.take(), holder.will.take());
         let next = holder.waiting.pop_front();
         match &next {
-            Some(opening) => holder.connection = opening.connection,
+            Some(opening) => {
+                holder.connection = opening.connection;
+                holder.stage = Stage::Opening;
+            }
             None => {
                 self.by_client.remove(client_id);
             }
         }
-        Some(Released { epoch, next })
+        Some(Released { epoch, will, next })
     }
 
     /// Returns the session that a connection holds or waits for.
@@ -112,11 +159,20 @@ impl Holders {
     }
 }
 
+impl Holder {
+    fn new(connection: ConnectionId) -> Holder {
+        let (stage, waiting) = (Stage::Opening, VecDeque::new());
+        Holder { connection, stage, epoch: None, will: None, waiting }
+    }
+}
+
 /// A session that was let go.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Released {
     /// Its epoch, where it is stored.
     pub epoch: Option<Offset>,
+    /// The epoch of its connection's will.
+    pub will: Option<Offset>,
     /// The open that is granted now.
     pub next: Option<Opening>,
 }

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
 use super::batch::Building;
 use super::request::{ConnectionId, Event, Join, Outbox, Publish};
+use super::will::Fate;
 use super::{Partition, PartitionError};
 use crate::model::record::{DedupKey, queue_id};
 use crate::model::{Control, Filter, Message, Refusal, Token};
@@ -56,6 +58,8 @@ pub(super) struct Overlay {
     pub(super) retained: (usize, u64),
     /// Sessions that are about to be members, and the filters they share.
     pub(super) joining: BTreeMap<(GroupKey, Bytes), Filter>,
+    /// What was decided last of a will, and how many records that say so are on their way.
+    pub(super) wills: BTreeMap<(Bytes, Offset), (Fate, u32)>,
 }
 
 impl<D: Disk> Partition<D> {
@@ -223,6 +227,29 @@ impl Overlay {
     pub(super) fn retained(&mut self, bytes: u64) {
         let (count, all) = self.retained;
         self.retained = (count.saturating_sub(1), all.saturating_sub(bytes));
+    }
+
+    pub(super) fn fate(&self, client_id: &Bytes, epoch: Offset) -> Option<Fate> {
+        // Almost always empty: no key is made for nothing.
+        if self.wills.is_empty() {
+            return None;
+        }
+        self.wills.get(&(client_id.clone(), epoch)).map(|(fate, _)| *fate)
+    }
+
+    pub(super) fn fate_decided(&mut self, client_id: &Bytes, epoch: Offset, fate: Fate) {
+        let entry = self.wills.entry((client_id.clone(), epoch)).or_insert((fate, 0));
+        *entry = (fate, entry.1 + 1);
+    }
+
+    pub(super) fn fate_applied(&mut self, client_id: &Bytes, epoch: Offset) {
+        let key = (client_id.clone(), epoch);
+        if let Some((_, records)) = self.wills.get_mut(&key) {
+            *records -= 1;
+            if *records == 0 {
+                self.wills.remove(&key);
+            }
+        }
     }
 
     fn admitted(&mut self, publisher: u64, key: DedupKey) {

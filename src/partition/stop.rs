@@ -57,6 +57,7 @@ pub(super) fn refuse(
         Request::Publish(_)
         | Request::Write { .. }
         | Request::CloseSession { .. }
+        | Request::PublishWills
         | Request::DetachFilter { .. }
         | Request::Credit { .. }
         | Request::Leave { .. }

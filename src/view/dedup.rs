@@ -50,6 +50,11 @@ impl Dedup {
         self.open.get(&(publisher, key.incarnation, key.seq)).map(|entry| entry.offset)
     }
 
+    /// Returns true when nothing is open.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Lists the open packet ids of one incarnation of a session.
     pub fn open_ids(&self, publisher: u64, incarnation: u32) -> Vec<u16> {
         let last = u32::from(u16::MAX);

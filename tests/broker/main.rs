@@ -7,4 +7,5 @@ mod queues;
 mod sessions;
 mod shared;
 mod storage;
+mod wills;
 mod world;

@@ -1,11 +1,11 @@
 //! A broker without sockets, threads or clock: partitions on a simulated disk and the clients of connections, stepped by hand.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use fluxmq::broker::{Client, ClientLimits, Live, Passing, Placement};
+use fluxmq::broker::{Client, ClientLimits, Live, Passing, Placement, WillPublisher};
 use fluxmq::model::command::{Close, Open, Subscribe};
 use fluxmq::model::effect::Opened;
 use fluxmq::model::{
@@ -13,10 +13,14 @@ use fluxmq::model::{
     Properties, QoS, Refusal, RetainHandling, Token, Topic,
 };
 use fluxmq::partition::request::{ConnectionId, Event, Outbox};
-use fluxmq::partition::{Durability, Member, Options, Partition};
+use fluxmq::partition::{Durability, Member, Options, Partition, PartitionError};
 use fluxmq::shard::{Events as Sent, Receiver};
+use fluxmq_log::format::{BatchReader, BatchRecord};
 use fluxmq_log::sim_disk::SimDisk;
 use fluxmq_log::{Log, LogOptions};
+
+/// The connection of the process itself that publishes wills.
+const PUBLISHES_WILLS: ConnectionId = ConnectionId(u64::MAX);
 
 /// The broker.
 pub struct World {
@@ -26,8 +30,11 @@ pub struct World {
     pub now: Millis,
     clients: BTreeMap<ConnectionId, Peer>,
     live: Live,
+    wills: WillPublisher,
     next: u64,
     data_partitions: u16,
+    /// Partitions that are to stop.
+    failed: BTreeSet<PartitionId>,
 }
 
 #[derive(Default)]
@@ -86,15 +93,26 @@ impl World {
 
     /// Starts a broker that behaves as said; fails where its disk does.
     pub fn with(disk: SimDisk, data_partitions: u16, options: Options) -> anyhow::Result<World> {
+        World::at(Millis(1_000_000), disk, data_partitions, options)
+    }
+
+    fn at(
+        now: Millis,
+        disk: SimDisk,
+        data_partitions: u16,
+        options: Options,
+    ) -> anyhow::Result<World> {
         let mut world = World {
             options,
             disk,
             partitions: BTreeMap::new(),
-            now: Millis(1_000_000),
+            now,
             clients: BTreeMap::new(),
             live: Live::default(),
+            wills: WillPublisher::new(Placement::new(data_partitions)),
             next: 1,
             data_partitions,
+            failed: BTreeSet::new(),
         };
         for id in 1..=data_partitions {
             let id = PartitionId(id);
@@ -108,8 +126,8 @@ impl World {
     pub fn crash(self, seed: u64) -> World {
         let disk = self.disk.crash(seed);
         let now = self.now.plus(1000);
-        let mut world = World::on(disk, self.data_partitions);
-        world.now = now;
+        let world = World::at(now, disk, self.data_partitions, self.options.clone());
+        let mut world = world.expect("the logs recover");
         world.next = self.next;
         world
     }
@@ -279,10 +297,10 @@ impl World {
     pub fn pass(&mut self, millis: u64) {
         self.now = self.now.plus(millis);
         for partition in self.partitions.values_mut() {
-            partition.tick(self.now, &mut Events::default()).expect("ticks");
-        }
-        for peer in self.clients.values_mut() {
-            peer.client.handle_timeout(self.now);
+            // As the shard does: a partition that fails stops, and no other. Whoever waits hears of it in the next turn.
+            if partition.tick(self.now, &mut Events::default()).is_err() {
+                self.failed.insert(partition.id());
+            }
         }
         self.run();
     }
@@ -308,6 +326,39 @@ impl World {
         self.partitions.values().map(end).sum()
     }
 
+    /// Payloads of the stored messages of a topic, in the order of partitions and offsets.
+    pub fn stored(&self, topic: &str) -> Vec<String> {
+        let mut payloads = Vec::new();
+        for partition in self.partitions.values() {
+            let end = partition.applied().end;
+            let mut at = partition.log().first_offset();
+            while at < end {
+                let frames = partition.log().read(at, 1 << 20).expect("committed frames read");
+                at = frames.last().expect("there are records below the end").header.end_offset();
+                for frame in frames.iter().filter(|frame| frame.header.kind.has_records()) {
+                    let batch = BatchReader::new(&frame.header, frame.body.clone());
+                    for record in batch.expect("a batch") {
+                        if let BatchRecord::Message(message) = record.expect("a record").1
+                            && message.topic == topic.as_bytes()
+                        {
+                            let payload = String::from_utf8(message.payload.to_vec());
+                            payloads.push(payload.expect("text"));
+                        }
+                    }
+                }
+            }
+        }
+        payloads
+    }
+
+    /// Returns true when no partition keeps a will, nor the key that one was published under.
+    pub fn wills_are_over(&self) -> bool {
+        let over = |partition: &Partition<SimDisk>| {
+            partition.views().wills.is_empty() && partition.views().dedup.is_empty()
+        };
+        self.partitions.values().all(over)
+    }
+
     /// Runs until nothing happens any more.
     pub fn run(&mut self) {
         while self.turn(true) {}
@@ -329,27 +380,26 @@ impl World {
             }
             self.live.send(&mut peer.passing);
         }
+        while let Some((to, request)) = self.wills.poll_request() {
+            events.from = to;
+            let partition = self.partitions.get_mut(&to).expect("placed");
+            partition.handle(PUBLISHES_WILLS, request, self.now, &mut events);
+            busy = true;
+        }
         for (id, partition) in &mut self.partitions {
             events.from = *id;
-            busy |= partition.pump(&mut events).expect("history reads");
-            if !flush {
-                continue;
+            let served = serve(partition, flush, (self.now, self.options.durability), &mut events);
+            let failed = self.failed.remove(id) || served.is_err();
+            if failed {
+                partition.stop(&mut events);
             }
-            if self.options.durability == Durability::QuorumMem {
-                partition.persist_in_memory(self.now, &mut events).expect("writes");
-            }
-            let job = partition.persist().expect("persists");
-            if let Some(job) = job {
-                // As the shard does: a partition that cannot flush stops, and no other.
-                if partition.flushed(job.run(), &mut events).is_err() {
-                    partition.stop(&mut events);
-                }
-                busy = true;
-            }
+            busy |= failed || served.unwrap_or(false);
         }
         for (to, from, event) in events.sent {
             busy = true;
-            if let Some(peer) = self.clients.get_mut(&to) {
+            if to == PUBLISHES_WILLS {
+                self.wills.handle_event(from, event);
+            } else if let Some(peer) = self.clients.get_mut(&to) {
                 peer.client.handle_event(from, event);
             }
         }
@@ -370,6 +420,24 @@ impl World {
         self.next += 1;
         Token(self.next)
     }
+}
+
+/// One turn of a partition; true when something happened.
+fn serve(
+    partition: &mut Partition<SimDisk>,
+    flush: bool,
+    (now, durability): (Millis, Durability),
+    events: &mut Events,
+) -> Result<bool, PartitionError> {
+    let mut busy = partition.pump(events)?;
+    if flush && durability == Durability::QuorumMem {
+        partition.persist_in_memory(now, events)?;
+    }
+    if flush && let Some(job) = partition.persist()? {
+        partition.flushed(job.run(), events)?;
+        busy = true;
+    }
+    Ok(busy)
 }
 
 fn open(

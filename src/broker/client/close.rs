@@ -1,40 +1,25 @@
-//! Ending a connection: the will, then the readers, then the session.
+//! Ending a connection: the readers, then the session, whose home sees to the will.
 
 use fluxmq_index::Offset;
 
 use super::{Client, Phase};
 use crate::model::command::Close;
-use crate::model::{Effect, Millis, PartitionId, Refusal, Token};
+use crate::model::{Effect, PartitionId, Refusal};
 use crate::partition::request::Request;
 
 impl Client {
-    pub(super) fn close(&mut self, now: Millis, close: Close) {
+    pub(super) fn close(&mut self, close: Close) {
         if let Some(expiry_s) = close.session_expiry_s {
             self.identity.expiry_s = expiry_s;
         }
-        if !close.will {
-            self.identity.will = None;
-        }
+        self.identity.ends_with_will = close.will;
         if self.abandon_open(false) {
             return;
         }
         match self.phase {
             Phase::New => self.phase = Phase::Done,
-            Phase::Open => {
-                let delay_s = self.identity.will.as_ref().map_or(0, |will| will.delay_s);
-                // The will goes out when its delay or the session is over, whichever comes first [MQTT-3.1.3-9].
-                let delay_s = delay_s.min(self.identity.expiry_s);
-                if delay_s > 0 {
-                    let will_at = now.plus(u64::from(delay_s) * 1000);
-                    self.phase = Phase::Lingering { will_at };
-                    // The session waits for its will; queue entries go to those who are there.
-                    self.leave_groups(false);
-                } else {
-                    self.publish_will();
-                    self.let_go();
-                }
-            }
-            Phase::Opening(_) | Phase::Lingering { .. } | Phase::Closing { .. } | Phase::Done => {}
+            Phase::Open => self.let_go(),
+            Phase::Opening(_) | Phase::Closing { .. } | Phase::Done => {}
         }
     }
 
@@ -46,24 +31,12 @@ impl Client {
         match self.phase {
             Phase::Open => {
                 self.effects.push_back(Effect::TakenOver);
-                // A delayed will is cancelled by the connection that comes instead; an undelayed one is due (MQTT 5 §3.1.2.5).
-                if self.identity.will.as_ref().is_some_and(|will| will.delay_s == 0) {
-                    self.publish_will();
-                }
-                self.identity.will = None;
-                self.let_go();
-            }
-            Phase::Lingering { .. } => {
-                self.identity.will = None;
+                // The broker closes the connection: its will is due, unless it has a delay that the new one ends (MQTT 5 §3.1.4).
+                self.identity.ends_with_will = true;
                 self.let_go();
             }
             Phase::New | Phase::Opening(_) | Phase::Closing { .. } | Phase::Done => {}
         }
-    }
-
-    pub(super) fn publish_will(&mut self) {
-        let Some(will) = self.identity.will.take() else { return };
-        self.publish(Token(0), will.message, None);
     }
 
     /// Gives up readers and memberships; the session follows when the readers have said how far they were.
@@ -98,9 +71,6 @@ impl Client {
                 self.attached.remove(&from);
                 self.effects.push_back(Effect::ShuttingDown);
             }
-            Phase::Lingering { .. } => {
-                self.attached.remove(&from);
-            }
             Phase::Closing { detaching } => {
                 detaching.remove(&from);
                 self.finish_close();
@@ -118,8 +88,8 @@ impl Client {
         }
         if let Some(home) = self.identity.home {
             let client_id = self.identity.client_id.clone();
-            let expiry_s = self.identity.expiry_s;
-            self.request(home, Request::CloseSession { client_id, expiry_s });
+            let (expiry_s, will) = (self.identity.expiry_s, self.identity.ends_with_will);
+            self.request(home, Request::CloseSession { client_id, expiry_s, will });
         }
         self.phase = Phase::Done;
     }

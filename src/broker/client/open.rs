@@ -38,7 +38,6 @@ impl Client {
             client_id: open.client_id.clone(),
             expiry_s: open.session_expiry_s,
             inflight_max: open.inflight_max,
-            will: open.will,
             ..Identity::default()
         };
         self.phase = Phase::Opening(Box::default());
@@ -46,6 +45,7 @@ impl Client {
             client_id: open.client_id,
             clean_start: open.clean_start,
             expiry_s: open.session_expiry_s,
+            will: open.will.map(Box::new),
         };
         self.request(home, request);
     }
@@ -161,7 +161,7 @@ impl Client {
             return self.let_go();
         }
         if let Some(refusal) = opening.refused {
-            self.identity.will = None;
+            self.identity.ends_with_will = false;
             self.effects.push_back(Effect::OpenRefused(refusal));
             return self.let_go();
         }

@@ -1,0 +1,26 @@
+//! The task behind [`WillPublisher`]: its requests to the shards, their events to it.
+
+use std::sync::Arc;
+
+use crate::broker::{Broker, Passing, WillPublisher};
+use crate::net::mailbox::Mailbox;
+
+/// Publishes wills for as long as it is polled. Nothing is lost when it is not: what is due is told again to the next one.
+pub async fn publish_wills(broker: Arc<Broker>) {
+    // It subscribes to nothing: no message is ever passed on to it.
+    let mailbox = Arc::new(Mailbox::new(0));
+    let connection = broker.connect(mailbox.clone());
+    let mut publisher = WillPublisher::new(broker.placement());
+    let mut requests = Vec::new();
+    loop {
+        while let Some(request) = publisher.poll_request() {
+            requests.push(request);
+        }
+        if !requests.is_empty() {
+            broker.submit(connection, &mut requests, &mut Passing::default()).await;
+        }
+        for (from, event) in mailbox.receive().await {
+            publisher.handle_event(from, event);
+        }
+    }
+}
