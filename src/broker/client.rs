@@ -211,7 +211,7 @@ impl Client {
                 self.part_done(from, token, start.map(Some));
             }
             Event::Detached { next } => self.detached(from, next),
-            Event::Outbound(found) => self.found_outbound(found),
+            Event::Outbound(found) => self.found_outbound(from, found),
             // Only whoever publishes wills is told of them.
             Event::WillDue { .. } => {}
             Event::OpenIds(packet_ids) => self.found_inbound(from, packet_ids),

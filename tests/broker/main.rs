@@ -4,6 +4,7 @@
 
 mod limits;
 mod queues;
+mod resigned;
 mod sessions;
 mod shared;
 mod storage;

@@ -75,7 +75,8 @@ impl Client {
                 detaching.remove(&from);
                 self.finish_close();
             }
-            Phase::New | Phase::Opening(_) | Phase::Done => {}
+            Phase::Opening(_) => self.open_resigned(from, refusal),
+            Phase::New | Phase::Done => {}
         }
     }
 

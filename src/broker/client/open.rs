@@ -17,8 +17,8 @@ use crate::partition::request::{Attach, Claimed, OpenedSession, Request};
 #[derive(Default)]
 pub(super) struct Opening {
     session: OpenedSession,
-    /// Partitions that have not answered.
-    missing: usize,
+    /// Answers that have not come, by partition.
+    missing: BTreeMap<PartitionId, usize>,
     found: BTreeMap<u16, Option<Delivery>>,
     inbound: Vec<u16>,
     claimed: Vec<(PartitionId, Claimed)>,
@@ -27,6 +27,17 @@ pub(super) struct Opening {
     /// The peer is gone already: close as soon as the session is ours.
     abandoned: bool,
     taken_over: bool,
+}
+
+impl Opening {
+    fn answered(&mut self, from: PartitionId) {
+        if let Some(count) = self.missing.get_mut(&from) {
+            *count -= 1;
+            if *count == 0 {
+                self.missing.remove(&from);
+            }
+        }
+    }
 }
 
 impl Client {
@@ -89,7 +100,9 @@ impl Client {
             requests.extend(self.ask_claimed(filters));
         }
         let Phase::Opening(opening) = &mut self.phase else { return };
-        opening.missing = requests.len();
+        for (to, _) in &requests {
+            *opening.missing.entry(*to).or_default() += 1;
+        }
         opening.session = session;
         self.requests.extend(requests);
         self.finish_open();
@@ -97,6 +110,7 @@ impl Client {
 
     pub(super) fn found_outbound(
         &mut self,
+        from: PartitionId,
         found: Result<Vec<(OutboundEntry, Option<Delivery>)>, Refusal>,
     ) {
         let Phase::Opening(opening) = &mut self.phase else { return };
@@ -107,7 +121,7 @@ impl Client {
             }
             Err(refusal) => opening.refused = Some(refusal),
         }
-        opening.missing -= 1;
+        opening.answered(from);
         self.finish_open();
     }
 
@@ -120,7 +134,7 @@ impl Client {
             }
             Err(refusal) => opening.refused = Some(refusal),
         }
-        opening.missing -= 1;
+        opening.answered(from);
         self.finish_open();
     }
 
@@ -134,8 +148,17 @@ impl Client {
             Ok(found) => opening.claimed.extend(found.into_iter().map(|claimed| (from, claimed))),
             Err(refusal) => opening.refused = Some(refusal),
         }
-        opening.missing -= 1;
+        opening.answered(from);
         self.finish_open();
+    }
+
+    /// A partition that holds part of the session does not answer any more.
+    pub(super) fn open_resigned(&mut self, from: PartitionId, refusal: Refusal) {
+        let Phase::Opening(opening) = &mut self.phase else { return };
+        if opening.missing.remove(&from).is_some() {
+            opening.refused = Some(refusal);
+            self.finish_open();
+        }
     }
 
     /// The peer or a newer connection ended it before it was open.
@@ -152,7 +175,7 @@ impl Client {
 
     fn finish_open(&mut self) {
         let Phase::Opening(opening) = &mut self.phase else { return };
-        if opening.missing > 0 {
+        if !opening.missing.is_empty() {
             return;
         }
         let opening = std::mem::take(&mut **opening);
