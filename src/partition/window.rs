@@ -13,7 +13,7 @@ const BYTES_MAX: u64 = 1 << 20;
 /// What one receiver may still be sent.
 #[derive(Debug)]
 pub struct Window {
-    credit: u32,
+    count_max: u32,
     bytes: u64,
     /// Of each delivery that is out, in sending order. Settling is counted, not named: an early one stands for the oldest.
     sizes: VecDeque<u32>,
@@ -22,12 +22,13 @@ pub struct Window {
 impl Window {
     /// Returns a window of so many deliveries.
     pub fn new(credit: u32) -> Window {
-        Window { credit, bytes: 0, sizes: VecDeque::new() }
+        Window { count_max: credit, bytes: 0, sizes: VecDeque::new() }
     }
 
     /// How many more deliveries may go out now; the bytes may stop them earlier.
     pub fn credit(&self) -> u32 {
-        if self.bytes < BYTES_MAX { self.credit } else { 0 }
+        let out = u32::try_from(self.sizes.len()).unwrap_or(u32::MAX);
+        if self.bytes < BYTES_MAX { self.count_max.saturating_sub(out) } else { 0 }
     }
 
     /// How many deliveries are out.
@@ -49,7 +50,6 @@ impl Window {
     pub fn give_back(&mut self, count: u32) {
         for size in self.sizes.drain(..self.sizes.len().min(count as usize)) {
             self.bytes -= u64::from(size);
-            self.credit += 1;
         }
         if self.sizes.is_empty() {
             self.sizes = VecDeque::new();
@@ -57,7 +57,6 @@ impl Window {
     }
 
     fn spend_bytes(&mut self, bytes: u32) {
-        self.credit = self.credit.saturating_sub(1);
         self.bytes += u64::from(bytes);
         self.sizes.push_back(bytes);
     }
@@ -98,5 +97,18 @@ mod tests {
         assert_eq!(window.credit(), 0, "the number is used up");
         window.give_back(9);
         assert_eq!(window.credit(), 3, "no more comes back than was out");
+    }
+
+    #[test]
+    fn a_session_that_left_more_open_than_its_credit_gets_no_more_than_its_credit_later() {
+        // Counting down from the credit and up again gave back what it had never had.
+        let mut window = Window::new(3);
+        window.spend_unknown(5);
+        assert_eq!(window.credit(), 0);
+
+        window.give_back(1);
+        assert_eq!(window.credit(), 0, "four are still out");
+        window.give_back(4);
+        assert_eq!(window.credit(), 3);
     }
 }
