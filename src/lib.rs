@@ -6,6 +6,7 @@
 //! * [`auth`]: who a client is and what it may do: users, credentials, the access list.
 //! * [`protocol`]: sans-IO machines, one folder each; they meet the broker in `model` only.
 //! * [`partition`]: a log, a Raft group, the views and who listens; no thread, no clock.
+//! * [`planted`]: deliberate defects for the simulator, none without their feature.
 //! * [`shard`]: the thread that owns partitions.
 //! * [`broker`]: what a connection holds: placement, and the machine between its protocol and the partitions.
 //! * [`net`]: sockets, and the one loop that drives every connection.
@@ -23,6 +24,7 @@ pub mod ctl;
 pub mod model;
 pub mod net;
 pub mod partition;
+pub mod planted;
 pub mod protocol;
 pub mod raft;
 pub mod server;

@@ -108,6 +108,7 @@ impl<D: Disk> Flush<D> {
         let open = self.open.as_mut().expect("a segment is open or begins");
         assert_eq!(open.segment_no, group.header.segment_no, "groups follow the segments");
         let (position, capacity_bytes) = (group.position, group.header.capacity_bytes);
+        let is_skipped = is_planted(PlantedBug::SyncNowAndThen) && group.position / 512 % 2 == 1;
         let buffer = group.encode();
         open.file.write_all_at(&buffer, position).at(&path)?;
         let end = position + buffer.len() as u64;
@@ -116,7 +117,7 @@ impl<D: Disk> Flush<D> {
             write_zeros(&open.file, end..ahead).at(&path)?;
             open.file_bytes = ahead;
         }
-        if is_planted(PlantedBug::AckBeforeFlush) {
+        if is_planted(PlantedBug::AckBeforeFlush) || is_skipped {
             return Ok(());
         }
         self.is_unsynced = false;

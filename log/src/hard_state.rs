@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::disk::Disk;
 use crate::format::varint::Input;
 use crate::layout::{FileError, HARD_STATE};
+use crate::planted::{PlantedBug, is_planted};
 use crate::slot::{SlotError, SlotFile};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"FluxHst\x01");
@@ -50,7 +51,10 @@ impl<D: Disk> HardStateFile<D> {
     pub(crate) fn save(&mut self, state: HardState, durable_index: u64) -> Result<(), FileError> {
         let written = HardState { commit: state.commit.min(durable_index), ..state };
         if (state.term, state.vote) != (self.state.term, self.state.vote) {
-            self.slots.save_both(&encode(written))?;
+            match is_planted(PlantedBug::VoteBeforeSync) {
+                true => self.slots.save_lazily(&encode(written))?,
+                false => self.slots.save_both(&encode(written))?,
+            }
         } else if state.commit != self.state.commit {
             self.slots.save_lazily(&encode(written))?;
         }

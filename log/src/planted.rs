@@ -14,15 +14,21 @@ pub enum PlantedBug {
     TruncateAtAnyBadRecord,
     /// A frame claims that what was only written before it is synced.
     ClaimUnsynced,
+    /// Every second flush reports success without syncing.
+    SyncNowAndThen,
+    /// Term and vote are written and not synced.
+    VoteBeforeSync,
 }
 
 impl PlantedBug {
     /// All of them, for suites that must catch each.
-    pub const ALL: [PlantedBug; 4] = [
+    pub const ALL: [PlantedBug; 6] = [
         PlantedBug::AckBeforeFlush,
         PlantedBug::SkipDirectorySync,
         PlantedBug::TruncateAtAnyBadRecord,
         PlantedBug::ClaimUnsynced,
+        PlantedBug::SyncNowAndThen,
+        PlantedBug::VoteBeforeSync,
     ];
 
     /// Returns the name it is switched on by.
@@ -32,6 +38,8 @@ impl PlantedBug {
             PlantedBug::SkipDirectorySync => "skip-directory-sync",
             PlantedBug::TruncateAtAnyBadRecord => "truncate-at-any-bad-record",
             PlantedBug::ClaimUnsynced => "claim-unsynced",
+            PlantedBug::SyncNowAndThen => "sync-now-and-then",
+            PlantedBug::VoteBeforeSync => "vote-before-sync",
         }
     }
 
@@ -43,20 +51,22 @@ impl PlantedBug {
 
 #[cfg(feature = "planted-bugs")]
 mod switch {
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::cell::Cell;
 
     use super::PlantedBug;
 
-    /// One bit a defect, for the whole process: flushes run on threads of their own.
-    static ON: AtomicU8 = AtomicU8::new(0);
+    thread_local! {
+        static ON: Cell<Option<PlantedBug>> = const { Cell::new(None) };
+    }
 
-    /// Switches one defect on and all others off; `None` switches all off.
+    /// Switches one defect on for the calling thread, and all others off; `None` switches all off. Suites run a history, or a
+    /// seed, on one thread, flushes included; another thread may have another defect.
     pub fn plant(bug: Option<PlantedBug>) {
-        ON.store(bug.map_or(0, |bug| 1 << bug as u8), Ordering::SeqCst);
+        ON.set(bug);
     }
 
     pub(crate) fn is_planted(bug: PlantedBug) -> bool {
-        ON.load(Ordering::SeqCst) & (1 << bug as u8) != 0
+        ON.get() == Some(bug)
     }
 }
 

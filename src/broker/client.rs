@@ -27,6 +27,7 @@ use crate::model::{
     PartitionId, QoS, QueueName, Refusal, Token,
 };
 use crate::partition::request::{Event, Publish, Request};
+use crate::planted::{PlantedBug, is_planted};
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,9 @@ pub struct Client {
     credits: BTreeMap<PartitionId, Credit>,
     requests: VecDeque<(PartitionId, Request)>,
     effects: VecDeque<Effect>,
+    /// Publishes that a deliberate defect has confirmed and not stored.
+    #[cfg(feature = "planted-bugs")]
+    kept_back: Vec<(PartitionId, Request)>,
 }
 
 /// Who the client is, once it has opened its session.
@@ -148,6 +152,8 @@ impl Client {
             credits: BTreeMap::new(),
             requests: VecDeque::new(),
             effects: VecDeque::new(),
+            #[cfg(feature = "planted-bugs")]
+            kept_back: Vec::new(),
         }
     }
 
@@ -255,6 +261,8 @@ impl Client {
 
     /// Writes down how far the session is, without anybody waiting: called now and then so that a crash repeats little.
     pub fn checkpoint(&mut self) {
+        #[cfg(feature = "planted-bugs")]
+        self.requests.extend(self.kept_back.drain(..));
         if matches!(self.phase, Phase::Open) {
             self.write_progress();
         }
@@ -301,8 +309,40 @@ impl Client {
         queue: Option<QueueName>,
     ) {
         message.publisher = self.identity.publisher;
+        #[cfg(feature = "planted-bugs")]
+        if self.store_later(to, token, &message, dedup, queue.as_ref()) {
+            return;
+        }
         let token = (message.qos != QoS::AtMostOnce).then_some(theirs(token));
+        if is_planted(PlantedBug::AskedInReverse) {
+            let publish = Publish { token, message, dedup, queue };
+            return self.requests.push_front((to, Request::Publish(publish)));
+        }
         self.request(to, Request::Publish(Publish { token, message, dedup, queue }));
+    }
+
+    /// A deliberate defect: confirms a publish and keeps it back until the next checkpoint.
+    #[cfg(feature = "planted-bugs")]
+    fn store_later(
+        &mut self,
+        to: PartitionId,
+        token: Token,
+        message: &Message,
+        dedup: DedupKey,
+        queue: Option<&QueueName>,
+    ) -> bool {
+        let is_kept_back = match message.qos {
+            QoS::AtMostOnce => false,
+            QoS::AtLeastOnce => is_planted(PlantedBug::StoredLaterQos1),
+            QoS::ExactlyOnce => is_planted(PlantedBug::StoredLaterQos2),
+        };
+        if is_kept_back {
+            self.effects.push_back(Effect::Confirm { token, result: Ok(true) });
+            let (message, queue) = (message.clone(), queue.cloned());
+            let publish = Publish { token: Some(theirs(token)), message, dedup, queue };
+            self.kept_back.push((to, Request::Publish(publish)));
+        }
+        is_kept_back
     }
 
     fn refuse_publish(&mut self, token: Token, message: &Message, refusal: Refusal) {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::QoS;
+use crate::planted::{PlantedBug, is_planted};
 use crate::protocol::mqtt::reason::ReasonCode;
 use crate::protocol::mqtt::types::Publish;
 
@@ -85,6 +86,20 @@ impl Session {
     /// Returns the tokens of the publishes that are sent and not finished, in their order.
     pub fn unfinished(&self) -> impl Iterator<Item = u64> {
         self.outgoing.values().map(|outgoing| outgoing.token)
+    }
+
+    /// Returns the packet ids of QoS 2 publishes that are not finished, each with whether PUBREC has come.
+    pub fn exactly_once_publishes(&self) -> impl Iterator<Item = (u16, bool)> {
+        let exactly_once = |it: &&Outgoing| it.publish.qos == QoS::ExactlyOnce;
+        self.outgoing
+            .values()
+            .filter(exactly_once)
+            .map(|it| (it.publish.packet_id, it.stage != Stage::Publish))
+    }
+
+    /// Returns the packet ids of QoS 2 deliveries that have come and are not released.
+    pub fn exactly_once_deliveries(&self) -> impl Iterator<Item = u16> {
+        self.incoming.keys().copied()
     }
 
     /// Begins a connection and returns its number.
@@ -180,6 +195,7 @@ impl Session {
     pub(super) fn on_publish(&mut self, packet_id: u16) -> Arrival {
         let connection = self.connection;
         match self.incoming.get_mut(&packet_id) {
+            Some(_) if is_planted(PlantedBug::CopiesTaken) => Arrival::New,
             None => {
                 self.incoming.insert(packet_id, Reception::Delivered { connection });
                 Arrival::New

@@ -11,6 +11,7 @@ use super::stage::Waiting;
 use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError, batch};
 use crate::model::record::{Retain, filter_id, queue_id};
 use crate::model::{Control, Millis, Record};
+use crate::planted::{PlantedBug, is_planted};
 
 impl<D: Disk> Partition<D> {
     pub(super) fn apply_committed(&mut self, out: &mut impl Outbox) -> Result<(), PartitionError> {
@@ -56,6 +57,8 @@ impl<D: Disk> Partition<D> {
                         self.overlay.retained(message.len_bytes() as u64);
                     }
                 }
+                Decoded::Control(Control::SessionProgress(_))
+                    if self.leading.is_none() && is_planted(PlantedBug::FollowerSkipsProgress) => {}
                 Decoded::Control(control) => {
                     self.views.apply(offset, time, Record::Control(control));
                     self.after_control(offset, control);

@@ -14,6 +14,7 @@ use thiserror::Error;
 use super::request::Publish;
 use crate::model::record::{ControlError, DedupKey, queue_id};
 use crate::model::{Control, Millis, QoS, StoredMessage};
+use crate::planted::{PlantedBug, is_planted};
 
 /// Bytes at which a batch is proposed without waiting for the flush before it.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -152,7 +153,10 @@ impl Building {
             deliver_at: None,
             key: None,
             props: message.properties.as_bytes(),
-            payload: &message.payload,
+            payload: match is_planted(PlantedBug::CutPayload) {
+                true => &message.payload[..message.payload.len().min(50)],
+                false => &message.payload,
+            },
         });
     }
 

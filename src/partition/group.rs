@@ -16,6 +16,7 @@ use crate::model::{
     Control, Delivery, DeliveryId, DeliverySource, Millis, Outcome, PartitionId, Selection,
     StoredMessage,
 };
+use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Group, GroupKey};
 
 /// The groups of a partition that have members.
@@ -232,7 +233,9 @@ impl Groups {
     /// Takes back what members have held beyond their time.
     pub fn expire(&mut self, now: Millis) {
         for consumers in self.by_key.values_mut() {
-            let late = consumers.pending.iter().filter(|(_, pending)| pending.deadline <= now);
+            let late = consumers.pending.iter().filter(|(_, pending)| {
+                pending.deadline <= now || is_planted(PlantedBug::TakenBackAtOnce)
+            });
             for entry in late.map(|(entry, _)| *entry).collect::<Vec<_>>() {
                 consumers.take_back(entry);
                 consumers.released.push(entry);
@@ -388,6 +391,10 @@ impl Consumers {
         self.returned.remove(&entry);
         self.cursor = self.cursor.max(entry.next());
         self.hint = Some((entry, offset));
+        if is_planted(PlantedBug::HandedOutTwice) && returns == 0 {
+            self.returns.insert(entry, 1);
+            self.returned.insert(entry);
+        }
         true
     }
 
@@ -402,6 +409,9 @@ impl Consumers {
             Outcome::Accepted | Outcome::Rejected => {
                 self.returns.remove(&entry);
                 self.finished.push(entry);
+                if is_planted(PlantedBug::NeighbourSettled) {
+                    self.finished.push(entry.next());
+                }
             }
             Outcome::Released => {
                 *self.returns.entry(entry).or_default() += 1;

@@ -16,6 +16,7 @@ use crate::model::{
     Delivery, DeliveryId, DeliverySource, Filter, Message, Millis, PartitionId, Properties,
     StoredMessage, Subscription, Topic,
 };
+use crate::planted::{PlantedBug, is_planted};
 
 /// The readers of a partition.
 #[derive(Debug)]
@@ -216,7 +217,7 @@ impl Readers {
     pub fn credit(&mut self, connection: ConnectionId, count: u32) {
         let Some(slot) = self.by_connection.get(&connection) else { return };
         let Some(reader) = self.slots[*slot as usize].as_mut() else { return };
-        reader.window.give_back(count);
+        reader.window.give_back(count << u32::from(is_planted(PlantedBug::CreditGivenTwice)));
     }
 
     /// Removes a connection's reader; returns the offset below which everything that matches was handed out.
@@ -231,6 +232,7 @@ impl Readers {
         self.free.push(slot);
         Some(match reader.place {
             Place::Live => end,
+            Place::Behind(_) if is_planted(PlantedBug::ClosedAtEnd) => end,
             Place::Behind(next) => next,
         })
     }
@@ -242,7 +244,7 @@ impl Readers {
         for group in hits.chunk_by(|left, right| left == right) {
             let slot = group[0].reader;
             let Some(reader) = self.slots[slot as usize].as_mut() else { continue };
-            if reader.place != Place::Live {
+            if reader.place != Place::Live && !is_planted(PlantedBug::DispatchedWhenBehind) {
                 continue;
             }
             let wanted = group.iter().filter_map(|hit| reader.subscriptions.get(hit.subscription));
@@ -255,7 +257,9 @@ impl Readers {
                 reader.place = Place::Behind(offset);
                 continue;
             }
-            reader.window.spend(&delivery.message);
+            if !is_planted(PlantedBug::CreditNotSpent) {
+                reader.window.spend(&delivery.message);
+            }
             out.send(reader.connection, Event::Deliver(delivery));
         }
         self.matched.hits = hits;

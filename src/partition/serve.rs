@@ -6,6 +6,7 @@ use fluxmq_log::disk::Disk;
 use super::reader::Wanted;
 use super::request::Outbox;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
+use crate::planted::{PlantedBug, is_planted};
 
 impl<D: Disk> Partition<D> {
     /// Gives readers that are behind, and groups, what the log has for them. Returns true when there is more than one turn's worth.
@@ -41,8 +42,11 @@ impl<D: Disk> Partition<D> {
         }
         if let Some(from) = wanted.from {
             let range = (from, self.applied.end);
-            let found = self.history.select(log, &wanted.filters, range, wanted.limit)?;
+            let mut found = self.history.select(log, &wanted.filters, range, wanted.limit)?;
             let mut next = found.next;
+            if is_planted(PlantedBug::BacklogReversed) {
+                found.offsets.reverse();
+            }
             for offset in &found.offsets {
                 let Some(message) = self.history.fetch(log, *offset)? else { continue };
                 if !self.readers.send_old(wanted.reader, *offset, &message, self.now, out) {

@@ -10,6 +10,7 @@ use fluxmq_index::Offset;
 
 use super::request::ConnectionId;
 use crate::model::command::Will;
+use crate::planted::{PlantedBug, is_planted};
 
 /// The held sessions of a partition.
 #[derive(Debug, Default)]
@@ -72,6 +73,10 @@ impl Holders {
                 self.by_client.insert(client_id.clone(), Holder::new(connection));
                 Claim::Granted
             }
+            Some(holder) if is_planted(PlantedBug::TakeOverUnasked) => {
+                holder.connection = opening.connection;
+                Claim::Granted
+            }
             Some(holder) => {
                 holder.waiting.push_back(opening);
                 Claim::Displaces(holder.connection)
@@ -123,6 +128,9 @@ impl Holders {
     /// Lets go of a session: returns its stored epoch and the next open that waits, whose connection holds it from here on. `None` when
     /// the connection does not hold it; then it no longer waits for it either.
     pub fn release(&mut self, client_id: &[u8], connection: ConnectionId) -> Option<Released> {
+        if is_planted(PlantedBug::HeldForEver) {
+            return None;
+        }
         self.by_connection.remove(&connection);
         let holder = self.by_client.get_mut(client_id)?;
         if holder.connection != connection {

@@ -14,6 +14,7 @@ use super::will::Fate;
 use super::{Partition, PartitionError};
 use crate::model::record::{DedupKey, queue_id};
 use crate::model::{Control, Filter, Message, Refusal, Token};
+use crate::planted::{PlantedBug, is_planted};
 use crate::view::GroupKey;
 
 /// A batch in the making and who waits for it.
@@ -75,15 +76,20 @@ impl<D: Disk> Partition<D> {
             if let Some(token) = publish.token {
                 out.send(from, Event::Confirm { token, result: Err(refusal) });
             }
-            return;
+            if !is_planted(PlantedBug::StoreRefused) {
+                return;
+            }
         }
         #[cfg(feature = "planted-bugs")]
-        if self.options.deliver_before_commit {
+        if self.options.deliver_before_commit || is_planted(PlantedBug::DeliverBeforeCommit) {
             self.readers.dispatch(
                 self.applied.end,
                 &std::sync::Arc::new(publish.message.clone()),
                 out,
             );
+        }
+        if let Some(token) = publish.token.filter(|_| is_planted(PlantedBug::ConfirmBeforeCommit)) {
+            out.send(from, Event::Confirm { token, result: Ok(true) });
         }
         let waiting = publish.token.map(|token| Waiting::Confirm { to: from, token, result: true });
         self.overlay.admitted(message.publisher, publish.dedup);

@@ -26,6 +26,7 @@ use super::member::{Member, Members, ReplicaId};
 use super::peer::{self, Address, Body, PeerError};
 use super::random::mix;
 use super::store::{Context, Store, to_log_entry};
+use crate::planted::{PlantedBug, is_planted};
 
 /// Ticks between heartbeats, and until a follower that hears none stands for election (Raft §5.2): from so many to twice that.
 const HEARTBEAT_TICKS: usize = 2;
@@ -391,15 +392,29 @@ impl<D: Disk> Node<D> {
             }
             if let Some(state) = ready.hs().filter(|_| ready.must_sync()) {
                 let state = HardState { term: state.term, vote: state.vote, commit: state.commit };
-                self.log_mut().save_hard_state(state)?;
+                if !is_planted(PlantedBug::VoteForgotten) {
+                    self.log_mut().save_hard_state(state)?;
+                }
             }
             self.send(ready.take_messages());
             let (promises, others): (Vec<_>, Vec<_>) =
                 ready.take_persisted_messages().into_iter().partition(promises_entries);
             self.send(others);
+            let promises = match is_planted(PlantedBug::PromiseBeforeFlush) {
+                true => {
+                    self.send(promises);
+                    Vec::new()
+                }
+                false => promises,
+            };
             let entries = ready.take_entries();
             for entry in &entries {
-                self.log_mut().append(to_log_entry(entry))?;
+                let mut entry = to_log_entry(entry);
+                if self.role() != Role::Leader {
+                    entry.commit_hint *= u64::from(!is_planted(PlantedBug::HintForgotten));
+                    entry.base_ts += u64::from(is_planted(PlantedBug::OwnTime));
+                }
+                self.log_mut().append(entry)?;
             }
             let number = ready.number();
             self.raw.advance_append_async(ready);

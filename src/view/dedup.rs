@@ -13,6 +13,7 @@ use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
 use crate::model::record::DedupKey;
 use crate::model::{Control, Millis, Record};
+use crate::planted::{PlantedBug, is_planted};
 
 /// Log time after which an open packet id lapses: the longest session expiry and an hour. A session that ended without
 /// releasing them never comes back for them.
@@ -47,6 +48,9 @@ struct Row {
 impl Dedup {
     /// Returns where an open publish is stored.
     pub fn find(&self, publisher: u64, key: DedupKey) -> Option<Offset> {
+        if is_planted(PlantedBug::DedupFindsNothing) {
+            return None;
+        }
         self.open.get(&(publisher, key.incarnation, key.seq)).map(|entry| entry.offset)
     }
 
@@ -57,6 +61,9 @@ impl Dedup {
 
     /// Lists the open packet ids of one incarnation of a session.
     pub fn open_ids(&self, publisher: u64, incarnation: u32) -> Vec<u16> {
+        if is_planted(PlantedBug::DedupFindsNothing) {
+            return Vec::new();
+        }
         let last = u32::from(u16::MAX);
         let range = (publisher, incarnation, 0)..=(publisher, incarnation, last);
         self.open.range(range).map(|((_, _, seq), _)| *seq as u16).collect()
@@ -101,6 +108,8 @@ impl View for Dedup {
                     self.insert(key, Entry { offset: at, time });
                 }
             }
+            Record::Control(Control::Released { .. })
+                if is_planted(PlantedBug::DedupNeverForgets) => {}
             Record::Control(Control::Released { publisher, incarnation, packet_ids }) => {
                 packet_ids.iter().for_each(|id| self.remove((*publisher, *incarnation, *id)));
             }
@@ -124,6 +133,9 @@ impl View for Dedup {
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         *self = Dedup::default();
         for row in decode_rows::<Vec<Row>>(section)? {
+            if is_planted(PlantedBug::DedupRestoresNothing) {
+                break;
+            }
             let entry = Entry { offset: Offset(row.offset), time: Millis(row.time) };
             self.insert((row.publisher, row.incarnation, row.seq), entry);
         }

@@ -14,6 +14,7 @@ use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
 use crate::model::record::filter_id;
 use crate::model::{Control, Filter, Millis, Record};
+use crate::planted::{PlantedBug, is_planted};
 
 /// Milliseconds that a member stays beyond its session: the session's home counts on its own, and must not be outlived.
 const MEMBER_GRACE_MS: u64 = 5_000;
@@ -333,7 +334,8 @@ fn to_row(((selection, name), group): (&GroupKey, &Group)) -> Row {
 
 fn from_row(row: Row) -> (GroupKey, Group) {
     let mut finished = OffsetSet::default();
-    for (start, end) in row.finished {
+    let is_forgotten = is_planted(PlantedBug::RestoreForgetsFinished);
+    for (start, end) in row.finished.into_iter().filter(|_| !is_forgotten) {
         finished.insert_range(Offset(start)..Offset(end));
     }
     let member = |(client_id, expiry_s, left_at): (Vec<u8>, u32, Option<u64>)| {

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
 use crate::model::record::Retain;
-use crate::model::{Control, Filter, Millis, Record};
+use crate::model::{Control, Filter, Millis, QoS, Record};
+use crate::planted::{PlantedBug, is_planted};
 
 /// Retained messages by topic.
 #[derive(Debug, Default)]
@@ -93,6 +94,9 @@ impl View for Retained {
 
     fn apply(&mut self, at: Offset, _time: Millis, record: Record<'_>) {
         let Record::Message(message, _) = record else { return };
+        if message.qos == QoS::AtMostOnce && is_planted(PlantedBug::RetainedSkipsQos0) {
+            return;
+        }
         match message.retain {
             Retain::No => {}
             Retain::Clear => {
@@ -105,6 +109,7 @@ impl View for Retained {
                 let retained = RetainedMessage { offset: at.0, expires_at, bytes };
                 self.bytes += u64::from(bytes);
                 match self.by_topic.get_mut(&message.topic) {
+                    Some(_) if is_planted(PlantedBug::RetainedKeepsFirst) => {}
                     Some(old) => self.bytes -= u64::from(std::mem::replace(old, retained).bytes),
                     // A copy: the slice would keep its whole frame in memory for as long as the topic is retained.
                     None => {

@@ -14,6 +14,7 @@ use crate::model::{
     Control, Filter, Millis, OutboundEntry, PartitionId, QoS, Record, RetainHandling,
     SessionProgress, Subscription,
 };
+use crate::planted::{PlantedBug, is_planted};
 
 /// The sessions of a partition, by client id.
 #[derive(Debug, Default)]
@@ -65,6 +66,11 @@ impl Sessions {
     /// Returns true when there is none.
     pub fn is_empty(&self) -> bool {
         self.by_client.is_empty()
+    }
+
+    /// Lists all sessions by client id.
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Session)> {
+        self.by_client.iter()
     }
 
     /// Lists the sessions whose connection has not ended, as far as the log knows.
@@ -343,7 +349,7 @@ fn from_row(row: Row) -> (Bytes, Session) {
         subscriptions: subscriptions
             .map(|stored| (stored.subscription.filter.clone(), stored))
             .collect(),
-        cursors: cursors.collect(),
+        cursors: cursors.filter(|_| !is_planted(PlantedBug::RestoreForgetsCursors)).collect(),
         outbound: row.outbound.into_iter().map(outbound).collect(),
     };
     (Bytes::from(row.client_id), session)

@@ -53,6 +53,21 @@ fn a_queue_is_read_from_the_earliest_entry_in_order_after_a_crash() {
 }
 
 #[test]
+fn a_stored_session_gets_queue_entries_at_qos_1_at_most() {
+    // Their packet ids are not stored: a client that held one at QoS 2 took the next entry under that number for a copy.
+    with_one_and_four(|mut world| {
+        fill(&mut world, 1);
+        let (stored, _) = world.open("stored", false, 60);
+
+        let granted = world.subscribe(stored, "$queue/orders", |_| {});
+
+        assert_eq!(granted, Ok(QoS::AtLeastOnce));
+        let qos: Vec<QoS> = world.deliveries(stored).iter().map(|delivery| delivery.qos).collect();
+        assert_eq!(qos, [QoS::AtLeastOnce]);
+    });
+}
+
+#[test]
 fn deliveries_say_where_they_come_from() {
     with_one_and_four(|mut world| {
         fill(&mut world, 3);

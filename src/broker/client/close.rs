@@ -6,6 +6,7 @@ use super::{Client, Phase};
 use crate::model::command::Close;
 use crate::model::{Effect, PartitionId, Refusal};
 use crate::partition::request::Request;
+use crate::planted::{PlantedBug, is_planted};
 
 impl Client {
     pub(super) fn close(&mut self, close: Close) {
@@ -29,6 +30,13 @@ impl Client {
             return;
         }
         match self.phase {
+            Phase::Open if is_planted(PlantedBug::TakeOverHalf) => {
+                if let Some(home) = self.identity.home {
+                    let client_id = self.identity.client_id.clone();
+                    let (expiry_s, will) = (self.identity.expiry_s, true);
+                    self.request(home, Request::CloseSession { client_id, expiry_s, will });
+                }
+            }
             Phase::Open => {
                 self.effects.push_back(Effect::TakenOver);
                 // The broker closes the connection: its will is due, unless it has a delay that the new one ends (MQTT 5 §3.1.4).

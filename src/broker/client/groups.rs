@@ -9,10 +9,11 @@ use super::{Client, Phase, Waiting};
 use crate::model::address::SubscribeAddress;
 use crate::model::effect::Outbound as Resend;
 use crate::model::{
-    Delivery, DeliveryId, DeliverySource, Effect, Filter, Outcome, PartitionId, QueueName, Refusal,
-    Selection, Subscription, Token,
+    Delivery, DeliveryId, DeliverySource, Effect, Filter, Outcome, PartitionId, QoS, QueueName,
+    Refusal, Selection, Subscription, Token,
 };
 use crate::partition::request::{Claimed, Join, OpenedSession, Position, Request};
+use crate::planted::{PlantedBug, is_planted};
 
 /// One membership, in every partition that may hold a match.
 #[derive(Debug)]
@@ -68,6 +69,12 @@ impl Client {
                 self.limits.credit.min(2 * u32::from(self.identity.inflight_max)).max(1)
             }
         };
+        // Packet ids of a queue's entries are not stored. A client that came back holding one at QoS 2 would take the next entry under
+        // that number for a copy, and the entry would be settled unseen [MQTT-4.3.3-10].
+        let qos = match &reads {
+            Selection::Queue(_) if self.identity.stored => subscription.qos.min(QoS::AtLeastOnce),
+            Selection::Queue(_) | Selection::Topics(_) => subscription.qos,
+        };
         Join {
             membership,
             reads,
@@ -76,7 +83,7 @@ impl Client {
             position: Position::Resume,
             client_id: self.identity.client_id.clone(),
             expiry_s: self.identity.expiry_s,
-            qos: subscription.qos,
+            qos,
             retain_as_published: subscription.retain_as_published,
             subscription_id: subscription.subscription_id,
             settle_explicit: subscription.settle_explicit,
@@ -172,6 +179,9 @@ impl Client {
         self.outbound.assign(&mine);
         let Some(token) = token else { return };
         let effect = Effect::Assigned { token };
+        if is_planted(PlantedBug::AssignedUnstored) {
+            return self.effects.push_back(effect);
+        }
         if claims.is_empty() {
             return self.outbound.answer_with(effect);
         }
@@ -193,6 +203,9 @@ impl Client {
             claim
         else {
             self.outbound.received(packet_id);
+            if is_planted(PlantedBug::ReceivedUnstored) {
+                return self.effects.push_back(effect);
+            }
             return self.outbound.answer_with(effect);
         };
         let token = self.wait_for(Waiting::Effects(vec![effect]));

@@ -12,6 +12,7 @@ use crate::model::{
     Delivery, DeliveryId, DeliverySource, Effect, Message, OutboundEntry, PartitionId, Refusal,
 };
 use crate::partition::request::{Attach, Claimed, OpenedSession, Request};
+use crate::planted::{PlantedBug, is_planted};
 
 /// A session on its way to being open.
 #[derive(Default)]
@@ -261,7 +262,10 @@ impl Client {
             for (partition, start) in &stored.starts {
                 let attach = attaches.entry(*partition).or_insert_with(|| Attach {
                     subscriptions: Vec::new(),
-                    cursor: cursors.get(partition).copied(),
+                    cursor: cursors
+                        .get(partition)
+                        .copied()
+                        .filter(|_| !is_planted(PlantedBug::ResumedAtStart)),
                     outbound: Vec::new(),
                     publisher: self.identity.publisher,
                     credit: self.limits.credit,

@@ -8,6 +8,7 @@ use fluxmq_index::Offset;
 use crate::model::{
     Delivery, DeliveryId, DeliverySource, Effect, OutboundEntry, PartitionId, QoS, SessionProgress,
 };
+use crate::planted::{PlantedBug, is_planted};
 
 /// The moving part of a stored session.
 #[derive(Debug, Default)]
@@ -187,6 +188,7 @@ impl Outbound {
         let cursor = |partition: &PartitionId| {
             let reading = self.partitions.get(partition)?;
             let first = reading.unsent.first_key_value().map(|(offset, ())| *offset);
+            let first = first.filter(|_| !is_planted(PlantedBug::CursorSkipsUnsent));
             Some((*partition, first.unwrap_or(reading.next)))
         };
         let mut cursors: Vec<_> = self.moved.iter().filter_map(cursor).collect();

@@ -14,6 +14,7 @@ use crate::model::{
     Selection, Subscription, Token,
 };
 use crate::partition::request::{Attach, Join, Position, Request};
+use crate::planted::{PlantedBug, is_planted};
 
 /// What a filter of this connection stands for.
 #[derive(Clone, Debug)]
@@ -63,6 +64,7 @@ impl Client {
                     }
                 }
                 Ok(Placed::Group(partitions, join)) => {
+                    result = Ok(join.qos);
                     for partition in partitions {
                         let token = self.wait_for(Waiting::PartOf(pending, index));
                         let join = Join { token, ..(*join).clone() };
@@ -114,6 +116,7 @@ impl Client {
             // A group says nothing about where readers begin.
             Ok(None) => {}
             Ok(Some(start)) => {
+                let start = start.plus(64 * u64::from(is_planted(PlantedBug::SubscribedLate)));
                 let starts = pending.parts.iter_mut().flat_map(|part| &mut part.starts);
                 starts.filter(|(at, _)| *at == from).for_each(|(_, at)| *at = start);
             }

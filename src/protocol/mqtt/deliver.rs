@@ -22,6 +22,7 @@ use super::refusal::Violation;
 use super::types::{Ack, Version};
 use crate::model::effect::Outbound as Unfinished;
 use crate::model::{Command, Delivery, DeliveryId, DeliverySource, Millis, Outcome, QoS, Token};
+use crate::planted::{PlantedBug, is_planted};
 use crate::protocol::mqtt::reason::ReasonCode;
 
 /// What goes to the client and is not over.
@@ -270,7 +271,11 @@ impl MqttConnection {
         });
         let (mut entries, mut batch) = (Vec::new(), VecDeque::new());
         for _ in 0..count {
-            let Some(queued) = self.outbound.waiting.pop_front() else { break };
+            let next = match is_planted(PlantedBug::NewestFirst) {
+                true => self.outbound.waiting.pop_back(),
+                false => self.outbound.waiting.pop_front(),
+            };
+            let Some(queued) = next else { break };
             if let Some(outcome) = self.undeliverable(&queued) {
                 self.give_up(queued.delivery.id, outcome);
                 continue;

@@ -18,6 +18,7 @@ use super::types::{Ack, Publish};
 use super::verb;
 use crate::model::address::PublishAddress;
 use crate::model::{Command, Message, Properties, QoS, Refusal, Token, Topic};
+use crate::planted::{PlantedBug, is_planted};
 
 /// What the client has published and we have not finished.
 #[derive(Debug, Default)]
@@ -275,6 +276,12 @@ impl MqttConnection {
             publisher: self.client.publisher,
         };
         let packet_id = (publish.qos == QoS::ExactlyOnce).then_some(publish.packet_id);
+        if is_planted(PlantedBug::AckBeforeConfirm) && publish.qos == QoS::AtLeastOnce {
+            self.on_confirm(token, Ok(true));
+        }
+        if is_planted(PlantedBug::PublishesReversed) {
+            return self.commands.push_front(Command::Publish { token, message, packet_id });
+        }
         self.commands.push_back(Command::Publish { token, message, packet_id });
     }
 

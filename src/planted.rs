@@ -1,0 +1,98 @@
+//! Deliberate defects that the simulator must catch: a checker that never caught one is decoration.
+//!
+//! Compiled only with the feature `planted-bugs`, and even then off until switched on, for the calling thread: a simulation is one
+//! thread, and another beside it may have another defect. Without the feature every question here is a constant `false`. Those of
+//! the log are in `fluxmq_log::planted`.
+
+macro_rules! bugs {
+    ($($name:ident: $words:literal,)*) => {
+        /// One defect.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum PlantedBug {
+            $(#[doc = $words] $name,)*
+        }
+
+        impl PlantedBug {
+            /// All of them.
+            pub const ALL: &'static [PlantedBug] = &[$(PlantedBug::$name,)*];
+
+            /// Returns what it does.
+            pub fn words(self) -> &'static str {
+                match self { $(PlantedBug::$name => $words,)* }
+            }
+        }
+    };
+}
+
+bugs! {
+    PromiseBeforeFlush: "raft: a follower acknowledges entries before they are flushed",
+    HintForgotten: "raft: followers forget a part of the header",
+    OwnTime: "raft: followers stamp entries with a time of their own",
+    VoteForgotten: "raft: term and vote are not saved",
+    DeliverBeforeCommit: "partition: messages go out before they are committed",
+    ConfirmBeforeCommit: "partition: publishes are confirmed before they are committed",
+    ConfirmOnResign: "partition: a leader that resigns confirms what is in flight",
+    StoreRefused: "partition: what is refused on a full disk is stored",
+    CutPayload: "partition: long payloads are cut",
+    CreditNotSpent: "partition: live deliveries cost no credit",
+    CreditGivenTwice: "partition: credit comes back twice",
+    HeldForEver: "partition: a session that was opened once is never let go of",
+    BacklogReversed: "partition: a reader that is behind gets what it missed newest first",
+    TakeOverUnasked: "partition: a session is granted while another connection has it",
+    HandedOutTwice: "partition: an entry goes to two members",
+    TakenBackAtOnce: "partition: members lose what they hold at every tick",
+    NeighbourSettled: "partition: settling an entry settles the next one",
+    DispatchedWhenBehind: "partition: a reader that is behind gets what is new first",
+    ClosedAtEnd: "partition: a reader that is behind says that it has read everything",
+    FollowerSkipsProgress: "partition: followers do not fold sessions' progress",
+    RetainedKeepsFirst: "view: the first retained message of a topic stays",
+    RetainedSkipsQos0: "view: retained messages of QoS 0 are not kept",
+    RestoreForgetsCursors: "view: sessions restored from a snapshot have no cursors",
+    RestoreForgetsFinished: "view: groups restored from a snapshot forget what is finished",
+    DedupFindsNothing: "view: QoS 2 publishes that are open are not found",
+    DedupRestoresNothing: "view: QoS 2 publishes that are open are not restored from a snapshot",
+    DedupNeverForgets: "view: released packet ids stay open",
+    CursorSkipsUnsent: "broker: a session's cursor passes what was not sent",
+    ReceivedUnstored: "broker: PUBREL goes out before PUBREC is stored",
+    AssignedUnstored: "broker: QoS 2 deliveries go out before their packet ids are stored",
+    ResumedAtStart: "broker: a resumed session reads from where its subscriptions began",
+    SubscribedLate: "broker: a stored subscription begins after what it was granted",
+    TakeOverHalf: "broker: a connection lets go of its session and reads on",
+    AskedInReverse: "broker: publishes are asked of partitions in reverse",
+    StoredLaterQos1: "broker: QoS 1 publishes are confirmed and stored later",
+    StoredLaterQos2: "broker: QoS 2 publishes are confirmed and stored later",
+    AckBeforeConfirm: "mqtt: PUBACK does not wait for the broker",
+    PublishesReversed: "mqtt: publishes that came together are passed on in reverse",
+    NewestFirst: "mqtt: deliveries that wait go out newest first",
+    CopiesTaken: "client: copies of a QoS 2 delivery are taken for new",
+}
+
+#[cfg(feature = "planted-bugs")]
+mod switch {
+    use std::cell::Cell;
+
+    use crate::planted::PlantedBug;
+
+    thread_local! {
+        static ON: Cell<Option<PlantedBug>> = const { Cell::new(None) };
+    }
+
+    /// Switches one defect on for the calling thread, and all others off; `None` switches all off.
+    pub fn plant(bug: Option<PlantedBug>) {
+        ON.set(bug);
+    }
+
+    pub(crate) fn is_planted(bug: PlantedBug) -> bool {
+        ON.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+pub(crate) use switch::is_planted;
+#[cfg(feature = "planted-bugs")]
+pub use switch::plant;
+
+#[cfg(not(feature = "planted-bugs"))]
+pub(crate) const fn is_planted(_: PlantedBug) -> bool {
+    false
+}

@@ -1,0 +1,161 @@
+//! The checkers of what clients were handed: I10, I11, I12, I14, I20.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fluxmq::model::QoS;
+use fluxmq_index::Offset;
+
+use super::stored::Places;
+use super::{Invariant, Violation, matches, wrong};
+use crate::history::{Delivery, History, MessageId};
+use crate::plan::{Fault, SECOND};
+use crate::world::World;
+
+pub fn check(world: &World, places: &Places) -> Vec<Result<(), Violation>> {
+    vec![
+        at_least_once(&world.history, places),
+        exactly_once(&world.history),
+        in_order(&world.history, places),
+        no_skips(world, places),
+        one_member(world),
+    ]
+}
+
+/// I10: what is stored reaches every durable subscription that stood before it was sent; an entry reaches some member.
+pub fn at_least_once(history: &History, places: &Places) -> Result<(), Violation> {
+    let got: BTreeSet<(usize, u32, MessageId)> =
+        history.deliveries.iter().map(|it| (it.client, it.life, it.id)).collect();
+    let in_group: BTreeSet<MessageId> = history.deliveries.iter().map(|it| it.id).collect();
+    for subscription in history.subscriptions.iter().filter(|it| it.ended.is_none()) {
+        let is_queue = subscription.filter.starts_with('$');
+        for publish in &history.publishes {
+            if publish.qos == QoS::AtMostOnce
+                || publish.invoked <= subscription.granted
+                || !places.contains_key(&publish.id)
+                || !matches(&subscription.filter, &publish.topic)
+            {
+                continue;
+            }
+            let is_there = match is_queue {
+                true => in_group.contains(&publish.id),
+                false => got.contains(&(subscription.client, subscription.life, publish.id)),
+            };
+            if !is_there {
+                let what = format!("{:x} did not reach client {}", publish.id, subscription.client);
+                return wrong(Invariant::I10, what);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// I11.
+fn exactly_once(history: &History) -> Result<(), Violation> {
+    let mut seen: BTreeMap<(usize, u32, MessageId), u64> = BTreeMap::new();
+    let is_meant = |it: &&Delivery| it.qos == QoS::ExactlyOnce && it.entry.is_none() && !it.retain;
+    for delivery in history.deliveries.iter().filter(is_meant) {
+        let key = (delivery.client, delivery.life, delivery.id);
+        if let Some(first) = seen.insert(key, delivery.at) {
+            let Delivery { id, client, at, .. } = delivery;
+            let what = format!("{id:x} reached client {client} at {first} and at {at}");
+            return wrong(Invariant::I11, what);
+        }
+    }
+    Ok(())
+}
+
+/// I12: first deliveries of one producer's messages of one QoS and topic are in its order.
+fn in_order(history: &History, places: &Places) -> Result<(), Violation> {
+    let mut seen: BTreeSet<(usize, u32, MessageId)> = BTreeSet::new();
+    let mut last = BTreeMap::new();
+    for it in history.deliveries.iter().filter(|it| it.entry.is_none() && !it.retain) {
+        if !seen.insert((it.client, it.life, it.id)) {
+            continue;
+        }
+        // A copy that its publisher sent again comes where that copy is.
+        if it.qos == QoS::AtLeastOnce && places.get(&it.id).is_some_and(|at| at.len() > 1) {
+            continue;
+        }
+        // A retained message of QoS 0 is stored first, while others of QoS 0 are passed on at once.
+        let kind = history.publish(it.id).map_or((it.qos, false), |it| (it.qos, it.retain));
+        let key = (it.client, it.life, it.id >> 32, it.topic.as_str(), kind);
+        if let Some(before) = last.insert(key, it.id)
+            && before > it.id
+        {
+            let what = format!("client {} got {before:x} before {:x}", it.client, it.id);
+            return wrong(Invariant::I12, what);
+        }
+    }
+    Ok(())
+}
+
+/// I14: what a cursor has passed was acknowledged, or is out.
+fn no_skips(world: &World, places: &Places) -> Result<(), Violation> {
+    let history = &world.history;
+    let acked: BTreeSet<(usize, MessageId)> = history
+        .deliveries
+        .iter()
+        .filter(|it| it.acked.is_some())
+        .map(|it| (it.client, it.id))
+        .collect();
+    let homes = world.nodes.iter().flat_map(|node| node.owned.values());
+    for (name, session) in homes.flat_map(|owned| owned.partition.views().sessions.iter()) {
+        let Some(client) = world.clients.iter().position(|it| it.name.as_bytes() == &name[..])
+        else {
+            continue;
+        };
+        let granted: Vec<_> =
+            history.subscriptions.iter().filter(|it| it.client == client).collect();
+        for publish in history.publishes.iter().filter(|it| it.qos != QoS::AtMostOnce) {
+            let wanted = granted.iter().any(|it| {
+                it.granted < publish.invoked
+                    && !it.filter.starts_with('$')
+                    && matches(&it.filter, &publish.topic)
+            });
+            let copies = places.get(&publish.id).filter(|_| wanted);
+            let Some(&(partition, offset)) = copies.and_then(|at| at.first()) else { continue };
+            let cursor = session.cursors.get(&partition).copied().unwrap_or(Offset::ZERO);
+            let is_out =
+                session.outbound.iter().any(|it| (it.partition, it.offset) == (partition, offset));
+            if offset < cursor && !is_out && !acked.contains(&(client, publish.id)) {
+                let name = &world.clients[client].name;
+                let what =
+                    format!("{name}: cursor {cursor} has passed {:x} at {offset}", publish.id);
+                return wrong(Invariant::I14, what);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// I20: an entry goes to another member only when the one that had it is gone, took too long, or was forgotten with the leader.
+fn one_member(world: &World) -> Result<(), Violation> {
+    let history = &world.history;
+    let mut holder: BTreeMap<&str, &Delivery> = BTreeMap::new();
+    for it in &history.deliveries {
+        let Some(entry) = it.entry.as_deref() else { continue };
+        let Some(before) = holder.insert(entry, it) else { continue };
+        let ended = history.connection_ends.get(&before.connection);
+        let is_gone = ended.is_some_and(|at| *at <= it.at);
+        let is_late =
+            it.at - before.at >= (world.plan.visibility_timeout_ms.saturating_sub(300)) * 1000;
+        // Log time follows the wall clock, jumps and all.
+        // A leader that was deposed and does not know it yet hands out what the next one hands out too.
+        let may_sleep = world.plan.faults.iter().any(|(fault, _)| *fault == Fault::Pause);
+        let doubt = match world.nodes.len() {
+            1 => 0,
+            _ if may_sleep => 12 * SECOND,
+            _ => 4 * SECOND,
+        };
+        let span = before.at.saturating_sub(doubt)..=it.at + doubt;
+        let is_reset = world.observer.resets.iter().any(|(_, at)| span.contains(at));
+        if !is_gone && !is_late && !is_reset && !world.observer.has_clock_jumped {
+            let what = format!(
+                "{entry} was at connection {} at {} and went to {} at {}",
+                before.connection.0, before.at, it.connection.0, it.at
+            );
+            return wrong(Invariant::I20, what);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,420 @@
+//! The checkers that look on all the time: I4, I7, I8, I9, I13, I14, I19, I24.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fluxmq::model::{DeliverySource, PartitionId};
+use fluxmq::partition::request::{ConnectionId, Event, Request};
+use fluxmq_index::Offset;
+use fluxmq_log::format::frame::FrameKind;
+use fluxmq_log::sim_disk::{Crash, SimDisk};
+use fluxmq_log::{Log, Recovery};
+
+use super::{Invariant, Violation, wrong};
+use crate::connection::delivered_id;
+use crate::coverage::{Coverage, Point};
+use crate::history::{MessageId, id_of};
+use crate::ledger::{Ledger, Record, canonical, records};
+use crate::node::{Node, Owned, dir, log_options, node_of};
+
+/// What a replica was seen to have.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    applied: u64,
+    /// The term of every entry it has flushed, from index 1 on.
+    durable: Vec<u64>,
+}
+
+/// How far a session was seen to have read, in one of its incarnations.
+type Cursors = (u32, BTreeMap<PartitionId, Offset>);
+
+/// Looks on.
+#[derive(Default)]
+pub struct Observer {
+    seen: BTreeMap<(usize, PartitionId), Seen>,
+    /// Where each committed message is; more than once if it was published again.
+    committed: BTreeMap<MessageId, Vec<(PartitionId, Offset)>>,
+    /// The newest connection that was told that it has the session, by client.
+    opened: BTreeMap<usize, (ConnectionId, usize)>,
+    leaders: BTreeMap<(PartitionId, u64), usize>,
+    votes: BTreeMap<(PartitionId, u64, usize), u64>,
+    /// Replicas that stopped with an error in their present process.
+    pub failed: BTreeSet<(usize, PartitionId)>,
+    /// Deliveries handed to a reader and not given back.
+    out: BTreeMap<(ConnectionId, PartitionId), i64>,
+    /// Cursors by home, client and incarnation.
+    cursors: BTreeMap<(usize, PartitionId, Vec<u8>), Cursors>,
+    /// When a partition lost what it knew of who has what: a new process or leader.
+    pub resets: Vec<(PartitionId, u64)>,
+    pub segments_sealed: u64,
+    /// What was found in passing, where looking on goes on.
+    pub found: Vec<Violation>,
+    /// Log time follows the leader's wall clock: whatever is due by it may be due at any time after a jump.
+    pub has_clock_jumped: bool,
+    now: u64,
+}
+
+impl Observer {
+    pub fn is_committed(&self, id: MessageId) -> bool {
+        self.committed.contains_key(&id)
+    }
+
+    /// Where a message was committed.
+    pub fn places(&self, id: MessageId) -> &[(PartitionId, Offset)] {
+        self.committed.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Looks at what a node has flushed and applied since the last look.
+    pub fn observe(
+        &mut self,
+        node: usize,
+        state: &Node,
+        ledger: &mut Ledger,
+        now: u64,
+        coverage: &mut Coverage,
+    ) -> Result<(), Violation> {
+        self.now = now;
+        for (partition, owned) in &state.owned {
+            self.flushed((node, *partition), owned, ledger, coverage)?;
+            self.applied((node, *partition), owned, ledger)?;
+        }
+        Ok(())
+    }
+
+    /// I8: what is flushed stays, unless a newer leader has something else there; what is committed stays for ever.
+    fn flushed(
+        &mut self,
+        key: (usize, PartitionId),
+        owned: &Owned,
+        ledger: &Ledger,
+        coverage: &mut Coverage,
+    ) -> Result<(), Violation> {
+        let log = owned.partition.log();
+        let durable = log.durable().index;
+        let seen = self.seen.entry(key).or_default();
+        let first = log.first_index();
+        while let Some(term) = seen.durable.last().copied() {
+            let index = seen.durable.len() as u64;
+            if index < first || (index <= durable && log.term(index) == Some(term)) {
+                break;
+            }
+            let committed = ledger.frames(key.1).get(index as usize - 1);
+            if committed.is_some_and(|frame| frame.header.term == term) {
+                let what = format!(
+                    "node {} p{}: had flushed {index}, committed, and lost it",
+                    key.0, key.1.0
+                );
+                return wrong(Invariant::I8, what);
+            }
+            seen.durable.pop();
+            coverage.hit(Point::ConflictTruncated);
+        }
+        let known = seen.durable.len() as u64;
+        for index in known + 1..=durable {
+            // What a snapshot stands for was committed.
+            let below = ledger.frames(key.1).get(index as usize - 1).map(|frame| frame.header.term);
+            seen.durable.push(log.term(index).or(below).unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    fn applied(
+        &mut self,
+        key: (usize, PartitionId),
+        owned: &Owned,
+        ledger: &mut Ledger,
+    ) -> Result<(), Violation> {
+        let (node, partition) = key;
+        let log = owned.partition.log();
+        let applied = owned.partition.applied().index;
+        let before = self.seen.entry(key).or_default().applied;
+        if applied < before {
+            let what = format!("node {node} p{}: applied {before} and then {applied}", partition.0);
+            return wrong(Invariant::I8, what);
+        }
+        let from = (before + 1).max(log.first_index());
+        if from > applied {
+            return Ok(());
+        }
+        // A second look: the disk may have been told to fail at the first.
+        let read = || log.entries(from, applied + 1, u64::MAX);
+        let frames = read().or_else(|_| read()).map_err(|error| Violation {
+            invariant: Invariant::I7,
+            what: format!("node {node} p{}: applied entries do not read: {error}", partition.0),
+        })?;
+        for frame in &frames {
+            let is_new = frame.header.index > ledger.frames(partition).len() as u64;
+            if let Err(what) = ledger.apply(partition, frame) {
+                let what = format!("node {node}: {what}");
+                self.found.push(Violation { invariant: Invariant::I4, what });
+            }
+            if is_new {
+                let found = self.commit(partition, frame.header.index, frame.header.term, owned);
+                self.found.extend(found.err());
+                self.note(partition, frame);
+            }
+        }
+        self.seen.entry(key).or_default().applied = applied;
+        self.look_at_cursors(key, owned)
+    }
+
+    /// I13: a committed entry is on the disks of a majority of those who vote.
+    fn commit(
+        &self,
+        partition: PartitionId,
+        index: u64,
+        term: u64,
+        owned: &Owned,
+    ) -> Result<(), Violation> {
+        let voters = owned.partition.status().members.voters();
+        let holds = |node: usize| {
+            let seen = self.seen.get(&(node, partition));
+            seen.is_some_and(|seen| seen.durable.get(index as usize - 1) == Some(&term))
+        };
+        let holders = voters.iter().filter(|voter| holds(node_of(**voter))).count();
+        if holders * 2 > voters.len() {
+            return Ok(());
+        }
+        let all = voters.len();
+        let what = format!(
+            "p{} entry {index} is committed and flushed on {holders} of {all}",
+            partition.0
+        );
+        wrong(Invariant::I13, what)
+    }
+
+    /// I9: one leader appends in a term, and nobody votes twice in one, or before the vote is on disk.
+    pub fn said(
+        &mut self,
+        node: usize,
+        partition: PartitionId,
+        message: &[u8],
+        disk: &SimDisk,
+    ) -> Result<(), Violation> {
+        const APPEND: u8 = 3;
+        const VOTE: u8 = 6;
+        let Some(head) = message.get(..HEAD_BYTES + 10) else { return Ok(()) };
+        let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| head[at + byte]));
+        let (kind, reject, term) = (head[HEAD_BYTES], head[HEAD_BYTES + 1], number(HEAD_BYTES + 2));
+        match (kind, reject) {
+            (APPEND, _) => {
+                let leader = *self.leaders.entry((partition, term)).or_insert(node);
+                if leader != node {
+                    let what = format!(
+                        "p{}: nodes {leader} and {node} append in term {term}",
+                        partition.0
+                    );
+                    return wrong(Invariant::I9, what);
+                }
+            }
+            (VOTE, 0) => {
+                let to = number(HEAD_BYTES - 8);
+                let voted = *self.votes.entry((partition, term, node)).or_insert(to);
+                if voted != to {
+                    let what = format!(
+                        "node {node} p{}: votes for {voted} and {to} in term {term}",
+                        partition.0
+                    );
+                    return wrong(Invariant::I9, what);
+                }
+                return vote_is_on_disk(node, partition, (term, to), disk);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, partition: PartitionId, frame: &fluxmq_log::format::frame::Frame) {
+        if frame.header.kind == FrameKind::Seal {
+            self.segments_sealed += 1;
+        }
+        for (offset, _, record) in records(frame) {
+            if let Record::Message { message, .. } = record
+                && let Some(id) = id_of(&message.payload)
+            {
+                self.committed.entry(id).or_default().push((partition, offset));
+            }
+        }
+    }
+
+    /// I14: no session's cursor goes back.
+    fn look_at_cursors(
+        &mut self,
+        key: (usize, PartitionId),
+        owned: &Owned,
+    ) -> Result<(), Violation> {
+        for (name, session) in owned.partition.views().sessions.iter() {
+            let known = self.cursors.entry((key.0, key.1, name.to_vec())).or_default();
+            if known.0 != session.incarnation {
+                *known = (session.incarnation, BTreeMap::new());
+            }
+            for (partition, cursor) in &session.cursors {
+                let old = known.1.insert(*partition, *cursor).unwrap_or(Offset::ZERO);
+                if old > *cursor {
+                    let name = String::from_utf8_lossy(name);
+                    let what =
+                        format!("{name}: cursor in p{} at {old} and then {cursor}", partition.0);
+                    return wrong(Invariant::I14, what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A node has started: what it has must be what it had.
+    pub fn started(
+        &mut self,
+        node: usize,
+        state: &Node,
+        ledger: &mut Ledger,
+        coverage: &mut Coverage,
+    ) -> Result<(), Violation> {
+        for (partition, owned) in &state.owned {
+            let key = (node, *partition);
+            let log = owned.partition.log();
+            let seen = self.seen.entry(key).or_default();
+            let (had, has) = (seen.durable.len() as u64, log.durable().index);
+            // A replica that failed in the middle of a truncation has begun it.
+            if has < had && !self.failed.remove(&key) {
+                let what =
+                    format!("node {node} p{}: had flushed {had} and starts at {has}", partition.0);
+                return wrong(Invariant::I8, what);
+            }
+            // Everything it applies from here on is compared again, from the first entry it still has.
+            seen.applied = 0;
+            self.resets.push((*partition, self.now));
+        }
+        self.observe(node, state, ledger, self.now, coverage)
+    }
+
+    pub fn crashed(&mut self, node: usize) {
+        self.cursors.retain(|(of, _, _), _| *of != node);
+    }
+
+    /// Counts what recovery found.
+    pub fn recovered(&self, coverage: &mut Coverage, recovery: &Recovery) {
+        let found = [
+            (Point::TornTail, recovery.cut.is_some()),
+            (
+                Point::RecoveredManifest,
+                recovery.is_manifest_torn || recovery.manifest_rebuilt.is_some(),
+            ),
+            (
+                Point::RecoveredOther,
+                recovery.removed_segment.is_some()
+                    || !recovery.adopted_segments.is_empty()
+                    || !recovery.repaired.is_empty()
+                    || !recovery.quarantined.is_empty(),
+            ),
+        ];
+        found.into_iter().filter(|(_, is)| *is).for_each(|(point, _)| coverage.hit(point));
+    }
+
+    /// What a connection asks gives room back.
+    pub fn requested(&mut self, from: ConnectionId, partition: PartitionId, request: &Request) {
+        match request {
+            Request::Credit { count } => {
+                let out = self.out.entry((from, partition)).or_default();
+                *out = (*out - i64::from(*count)).max(0);
+            }
+            Request::Forget => drop(self.out.remove(&(from, partition))),
+            _ => {}
+        }
+    }
+
+    /// I13 and I24: what a partition hands out is committed, and no more than there is credit for.
+    pub fn sent(
+        &mut self,
+        to: ConnectionId,
+        from: PartitionId,
+        event: &Event,
+        _ledger: &Ledger,
+        credit: u32,
+    ) -> Result<(), Violation> {
+        let (Event::Deliver(delivery), Some(id)) = (event, delivered_id(event)) else {
+            return Ok(());
+        };
+        if delivery.id.source == DeliverySource::Live {
+            return Ok(());
+        }
+        if !self.is_committed(id) {
+            return wrong(Invariant::I13, format!("{id:x} is handed out and not committed"));
+        }
+        if delivery.id.source == DeliverySource::Session {
+            let is_there = self.places(id).contains(&(from, delivery.id.offset));
+            if !is_there {
+                let what = format!("{id:x} is handed out at p{} {}", from.0, delivery.id.offset);
+                return wrong(Invariant::I4, what);
+            }
+            let out = self.out.entry((to, from)).or_default();
+            *out += 1;
+            if *out > i64::from(credit) {
+                let what = format!(
+                    "connection {} has {out} out of p{}, with {credit} credit",
+                    to.0, from.0
+                );
+                return wrong(Invariant::I24, what);
+            }
+        }
+        Ok(())
+    }
+
+    /// A connection was told by this leader that it has its client's session.
+    pub fn opened(&mut self, client: usize, connection: ConnectionId, leader: usize) {
+        let newest = self.opened.entry(client).or_insert((connection, leader));
+        *newest = (*newest).max((connection, leader));
+    }
+
+    /// Returns the newer connection that has the session of this one's client, as the same leader gave it away. One that was deposed
+    /// and does not know it yet has nobody to learn it from.
+    pub fn superseded(
+        &self,
+        client: usize,
+        connection: ConnectionId,
+        leader: usize,
+    ) -> Option<ConnectionId> {
+        let newest = self.opened.get(&client).filter(|newest| newest.1 == leader)?.0;
+        (newest > connection).then_some(newest)
+    }
+
+    /// I7: what a replica has, from its first entry on, is what the ledger has.
+    pub fn compare(&self, node: usize, state: &Node, ledger: &Ledger) -> Result<(), Violation> {
+        for (partition, owned) in &state.owned {
+            let log = owned.partition.log();
+            let (first, last) = (log.first_index(), owned.partition.applied().index);
+            let frames = log.entries(first, last + 1, u64::MAX).map_err(|error| Violation {
+                invariant: Invariant::I7,
+                what: format!("node {node} p{}: {error}", partition.0),
+            })?;
+            let known = &ledger.frames(*partition)[first as usize - 1..last as usize];
+            let differs = frames.iter().zip(known).find(|(has, known)| canonical(has) != **known);
+            if frames.len() != known.len() || differs.is_some() {
+                let what =
+                    format!("node {node} p{}: its log is not what was committed", partition.0);
+                return wrong(Invariant::I7, what);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a message before its body: version, kind, cluster, partition, from, to.
+const HEAD_BYTES: usize = 38;
+
+fn vote_is_on_disk(
+    node: usize,
+    partition: PartitionId,
+    (term, to): (u64, u64),
+    disk: &SimDisk,
+) -> Result<(), Violation> {
+    let image = disk.crash_image(Crash::LoseUnsynced);
+    let log = Log::open(image, dir(partition), log_options(partition));
+    // A log that cannot be opened any more votes for nobody else either.
+    let Ok((log, _)) = log else { return Ok(()) };
+    let state = log.hard_state();
+    if state.term > term || (state.term, state.vote) == (term, to) {
+        return Ok(());
+    }
+    let what =
+        format!("node {node} p{}: votes for {to} in term {term} before it is on disk", partition.0);
+    wrong(Invariant::I9, what)
+}

@@ -1,0 +1,139 @@
+//! The checkers of what is stored at the end: I1, I2, I3, I5, I6.
+
+use std::collections::BTreeMap;
+
+use fluxmq::model::{PartitionId, QoS};
+use fluxmq_index::Offset;
+
+use super::{Invariant, Violation, wrong};
+use crate::history::{History, MessageId, Outcome, Publish, id_of, payload};
+use crate::ledger::{Ledger, Record};
+
+/// Where each message is, in the order of offsets.
+pub type Places = BTreeMap<MessageId, Vec<(PartitionId, Offset)>>;
+
+pub fn check(
+    history: &History,
+    ledger: &Ledger,
+    places: &Places,
+    filling_max: u64,
+) -> Vec<Result<(), Violation>> {
+    vec![
+        no_phantom(history, ledger, filling_max),
+        no_acknowledged_loss(history, places),
+        no_duplicate(history, places),
+        producer_order(history, places),
+        real_time_order(history, places),
+    ]
+}
+
+/// Finds every message.
+pub fn places(ledger: &Ledger) -> Places {
+    let mut places = Places::new();
+    for partition in ledger.partitions() {
+        for (offset, _, record) in ledger.records(partition) {
+            if let Record::Message { message, .. } = record
+                && let Some(id) = id_of(&message.payload)
+            {
+                places.entry(id).or_default().push((partition, offset));
+            }
+        }
+    }
+    places
+}
+
+/// I2.
+fn no_phantom(history: &History, ledger: &Ledger, filling_max: u64) -> Result<(), Violation> {
+    for partition in ledger.partitions() {
+        for (offset, _, record) in ledger.records(partition) {
+            let Record::Message { message, .. } = record else { continue };
+            let at = format!("p{} offset {offset}", partition.0);
+            let known = id_of(&message.payload).and_then(|id| history.publish(id));
+            let Some(publish) = known else {
+                return wrong(Invariant::I2, format!("{at}: nobody published this"));
+            };
+            if message.payload != payload(publish.id, filling_max)
+                || message.topic != publish.topic.as_bytes()
+                || message.qos != publish.qos as u8
+            {
+                let what = format!("{at}: {:x} was published otherwise", publish.id);
+                return wrong(Invariant::I2, what);
+            }
+            if publish.outcome == Outcome::Failed {
+                return wrong(Invariant::I2, format!("{at}: {:x} was refused", publish.id));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// I1.
+fn no_acknowledged_loss(history: &History, places: &Places) -> Result<(), Violation> {
+    let lost =
+        |publish: &&Publish| publish.outcome == Outcome::Acked && !places.contains_key(&publish.id);
+    match history.publishes.iter().find(lost) {
+        Some(publish) => {
+            wrong(Invariant::I1, format!("{:x} was acknowledged and is lost", publish.id))
+        }
+        None => Ok(()),
+    }
+}
+
+/// I3.
+fn no_duplicate(history: &History, places: &Places) -> Result<(), Violation> {
+    for publish in history.publishes.iter().filter(|publish| publish.is_idempotent) {
+        let copies = places.get(&publish.id).map_or(0, Vec::len);
+        if copies > 1 {
+            return wrong(Invariant::I3, format!("{:x} is stored {copies} times", publish.id));
+        }
+    }
+    Ok(())
+}
+
+/// I5: first copies of one client's publishes of one QoS to one topic are in the order they were sent.
+fn producer_order(history: &History, places: &Places) -> Result<(), Violation> {
+    let mut last: BTreeMap<(usize, &str, QoS), (PartitionId, Offset, MessageId)> = BTreeMap::new();
+    for publish in history.publishes.iter().filter(|publish| publish.qos != QoS::AtMostOnce) {
+        let Some(&(partition, offset)) = places.get(&publish.id).and_then(|at| at.first()) else {
+            continue;
+        };
+        let key = (publish.client, publish.topic.as_str(), publish.qos);
+        if let Some((before_in, before, id)) = last.insert(key, (partition, offset, publish.id))
+            && (before_in != partition || before >= offset)
+        {
+            let what = format!("{id:x} at {before} was sent before {:x} at {offset}", publish.id);
+            return wrong(Invariant::I5, what);
+        }
+    }
+    Ok(())
+}
+
+/// I6.
+fn real_time_order(history: &History, places: &Places) -> Result<(), Violation> {
+    let mut acked: Vec<&Publish> =
+        history.publishes.iter().filter(|publish| publish.outcome == Outcome::Acked).collect();
+    acked.sort_by_key(|publish| publish.done);
+    let mut acked = acked.into_iter().peekable();
+    let mut highest: BTreeMap<PartitionId, (Offset, MessageId)> = BTreeMap::new();
+    // `publishes` is in the order of invocation.
+    for publish in &history.publishes {
+        while let Some(done) = acked.next_if(|done| done.done < publish.invoked) {
+            let Some(&(partition, offset)) = places.get(&done.id).and_then(|at| at.first()) else {
+                continue;
+            };
+            let highest = highest.entry(partition).or_insert((offset, done.id));
+            *highest = (*highest).max((offset, done.id));
+        }
+        let Some(&(partition, offset)) = places.get(&publish.id).and_then(|at| at.first()) else {
+            continue;
+        };
+        if let Some((before, id)) = highest.get(&partition)
+            && *before >= offset
+        {
+            let what =
+                format!("{id:x} at {before} was done before {:x} at {offset} began", publish.id);
+            return wrong(Invariant::I6, what);
+        }
+    }
+    Ok(())
+}

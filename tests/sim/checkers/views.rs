@@ -1,0 +1,262 @@
+//! The checkers of what is folded: I15, I16, I17.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use fluxmq::model::record::{DedupKey, Retain};
+use fluxmq::model::{Control, Filter, Millis, PartitionId, QoS, StoredMessage};
+use fluxmq::view::Views;
+use fluxmq_index::Offset;
+use fluxmq_log::format::Message;
+
+use super::{Invariant, Violation, wrong};
+use crate::ledger::{Ledger, Record, records};
+use crate::random::Random;
+use crate::world::World;
+
+/// Cuts tried in each log.
+const CUTS: usize = 3;
+
+pub fn check(world: &World) -> Vec<Result<(), Violation>> {
+    let mut random = Random::new(world.plan.seed ^ 0xf01d);
+    let mut found = Vec::new();
+    for partition in world.ledger.partitions() {
+        let whole = fold(&world.ledger, partition, Views::default(), 0, u64::MAX);
+        let expected = whole.snapshot();
+        for (number, node) in world.nodes.iter().enumerate() {
+            let Some(owned) = node.owned.get(&partition) else { continue };
+            if owned.partition.views().snapshot() != expected {
+                let what = format!("node {number} p{}: its views are not the fold", partition.0);
+                found.push(wrong(Invariant::I15, what));
+            }
+        }
+        let last = world.ledger.frames(partition).len() as u64;
+        for _ in 0..CUTS {
+            let cut = random.below(last + 1);
+            found.push(at_cut(&world.ledger, partition, cut, &expected));
+        }
+        found.extend(against_oracle(&world.ledger, partition, &whole));
+    }
+    found
+}
+
+/// I16.
+fn at_cut(
+    ledger: &Ledger,
+    partition: PartitionId,
+    cut: u64,
+    expected: &[Bytes],
+) -> Result<(), Violation> {
+    let views = fold(ledger, partition, Views::default(), 0, cut);
+    let restored = Views::restore(&views.snapshot()).map_err(|error| Violation {
+        invariant: Invariant::I16,
+        what: format!("p{}: the snapshot at {cut} does not read: {error}", partition.0),
+    })?;
+    if fold(ledger, partition, restored, cut, u64::MAX).snapshot() == expected {
+        return Ok(());
+    }
+    let what = format!("p{}: a snapshot at {cut} and the rest are not the whole", partition.0);
+    wrong(Invariant::I16, what)
+}
+
+/// Applies the entries after `from`, up to `to`.
+fn fold(ledger: &Ledger, partition: PartitionId, mut views: Views, from: u64, to: u64) -> Views {
+    for frame in ledger.frames(partition) {
+        if frame.header.index <= from || frame.header.index > to {
+            continue;
+        }
+        for (offset, time, record) in records(frame) {
+            match record {
+                Record::Message { message, queues } => {
+                    let stored = to_stored(&message);
+                    views.apply(
+                        offset,
+                        Millis(time),
+                        fluxmq::model::Record::Message(&stored, &queues),
+                    );
+                }
+                Record::Control(control) => {
+                    views.apply(offset, Millis(time), fluxmq::model::Record::Control(&control));
+                }
+            }
+        }
+    }
+    views
+}
+
+fn to_stored(message: &Message) -> StoredMessage {
+    StoredMessage {
+        topic: message.topic.clone(),
+        payload: message.payload.clone(),
+        properties: message.props.clone(),
+        qos: QoS::from_bits(message.qos).expect("committed: a QoS"),
+        retain: message.retain,
+        time: Millis(message.ts),
+        expiry_s: message.expiry_s,
+        publisher: message.producer.map_or(0, |producer| producer.id),
+        dedup: message.producer.map_or(DedupKey::default(), |producer| DedupKey {
+            incarnation: producer.epoch,
+            seq: producer.seq,
+        }),
+    }
+}
+
+/// A fold of our own, simple enough to be seen to be right.
+#[derive(Default)]
+struct Oracle {
+    retained: BTreeMap<Bytes, Offset>,
+    entries: BTreeMap<u64, u64>,
+    finished: BTreeMap<(u64, Bytes), BTreeSet<u64>>,
+    seeks: BTreeSet<(u64, Bytes)>,
+    open: BTreeSet<(u64, u32, u32)>,
+    once_open: BTreeSet<(u64, u32, u32)>,
+    sessions: BTreeMap<Bytes, (Offset, u32, BTreeSet<Bytes>)>,
+}
+
+impl Oracle {
+    fn apply(&mut self, offset: Offset, record: Record) {
+        match record {
+            Record::Message { message, queues } => {
+                match message.retain {
+                    Retain::Set => drop(self.retained.insert(message.topic.clone(), offset)),
+                    Retain::Clear => drop(self.retained.remove(&message.topic)),
+                    Retain::No => {}
+                }
+                queues.iter().for_each(|queue| *self.entries.entry(*queue).or_default() += 1);
+                if let Some(producer) = message.producer.filter(|producer| producer.seq != 0) {
+                    let key = (producer.id, producer.epoch, producer.seq);
+                    self.open.insert(key);
+                    self.once_open.insert(key);
+                }
+            }
+            Record::Control(control) => self.control(offset, control),
+        }
+    }
+
+    fn control(&mut self, offset: Offset, control: Control) {
+        match control {
+            Control::Released { publisher, incarnation, packet_ids } => {
+                for packet_id in packet_ids {
+                    self.open.remove(&(publisher, incarnation, packet_id));
+                }
+            }
+            Control::Settled { selection, group, finished, .. } => {
+                let entries = self.finished.entry((selection, group)).or_default();
+                for (first, count) in finished {
+                    entries.extend(first.0..first.0 + count);
+                }
+            }
+            Control::CursorSet { queue, group, .. } => drop(self.seeks.insert((queue, group))),
+            Control::SessionOpened { client_id, clean, .. } => {
+                let fresh = (offset, offset.0 as u32, BTreeSet::new());
+                let session = self.sessions.entry(client_id).or_insert_with(|| fresh.clone());
+                if clean {
+                    *session = fresh;
+                }
+                session.0 = offset;
+            }
+            Control::SessionClosed { client_id, epoch, expiry_s: 0 }
+            | Control::SessionRemoved { client_id, epoch }
+                if self.sessions.get(&client_id).is_some_and(|it| it.0 == epoch) =>
+            {
+                self.sessions.remove(&client_id);
+            }
+            Control::Subscribed { client_id, subscription, .. } => {
+                if let Some(session) = self.sessions.get_mut(&client_id) {
+                    session.2.insert(subscription.filter.as_bytes().clone());
+                }
+            }
+            Control::Unsubscribed { client_id, filter } => {
+                if let Some(session) = self.sessions.get_mut(&client_id) {
+                    session.2.remove(filter.as_bytes());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Views agree with the oracle's fold.
+fn against_oracle(
+    ledger: &Ledger,
+    partition: PartitionId,
+    views: &Views,
+) -> Vec<Result<(), Violation>> {
+    let mut oracle = Oracle::default();
+    ledger.records(partition).for_each(|(offset, _, record)| oracle.apply(offset, record));
+    let at = format!("p{}", partition.0);
+    vec![
+        retained(&at, &oracle, views),
+        groups(&at, &oracle, views),
+        open_ids(&at, &oracle, views),
+        sessions(&at, &oracle, views),
+    ]
+}
+
+/// I17.
+fn retained(at: &str, oracle: &Oracle, views: &Views) -> Result<(), Violation> {
+    for (topic, offset) in &oracle.retained {
+        let filter = Filter::new(topic.clone()).expect("a topic is a filter");
+        let found = views.retained.matching(&filter, Millis(0));
+        if found != [*offset] {
+            let what = format!("{at}: {} keeps {found:?}, not {offset}", filter.as_str());
+            return wrong(Invariant::I17, what);
+        }
+    }
+    if views.retained.len() != oracle.retained.len() {
+        return wrong(Invariant::I17, format!("{at}: {} are retained", views.retained.len()));
+    }
+    Ok(())
+}
+
+/// I14 and I15: what groups have finished is what was settled.
+fn groups(at: &str, oracle: &Oracle, views: &Views) -> Result<(), Violation> {
+    for (id, queue) in views.queues.iter() {
+        let end = oracle.entries.get(&id).copied().unwrap_or(0);
+        if queue.end().0 != end {
+            let what = format!("{at}: queue {id:x} has {} entries, not {end}", queue.end());
+            return wrong(Invariant::I15, what);
+        }
+    }
+    for ((queue, group), finished) in &oracle.finished {
+        let view = views.groups.get(*queue, group);
+        let is_sought = oracle.seeks.contains(&(*queue, group.clone()));
+        let Some(view) = view.filter(|_| !is_sought) else { continue };
+        let end = oracle.entries.get(queue).copied().unwrap_or(0);
+        let differs = |entry: &u64| view.is_finished(Offset(*entry)) != finished.contains(entry);
+        if let Some(entry) = (0..end).find(differs) {
+            let is_settled = finished.contains(&entry);
+            let what = format!("{at}: entry {entry} of {queue:x}: settled {is_settled}");
+            return wrong(Invariant::I14, what);
+        }
+    }
+    Ok(())
+}
+
+/// I15: a packet id is open from its publish to its release.
+fn open_ids(at: &str, oracle: &Oracle, views: &Views) -> Result<(), Violation> {
+    let is_open = |key: &(u64, u32, u32)| {
+        views.dedup.find(key.0, DedupKey { incarnation: key.1, seq: key.2 }).is_some()
+    };
+    let differs = |key: &&(u64, u32, u32)| is_open(key) != oracle.open.contains(key);
+    match oracle.once_open.iter().find(differs) {
+        None => Ok(()),
+        Some(key) => {
+            wrong(Invariant::I15, format!("{at}: packet id {key:?}: open {}", is_open(key)))
+        }
+    }
+}
+
+/// I15.
+fn sessions(at: &str, oracle: &Oracle, views: &Views) -> Result<(), Violation> {
+    let session = |(name, it): (&Bytes, &fluxmq::view::Session)| {
+        let filters = it.subscriptions.keys().map(|filter| filter.as_bytes().clone()).collect();
+        (name.clone(), (it.epoch, it.incarnation, filters))
+    };
+    let sessions: BTreeMap<Bytes, (Offset, u32, BTreeSet<Bytes>)> =
+        views.sessions.iter().map(session).collect();
+    if sessions == oracle.sessions {
+        return Ok(());
+    }
+    wrong(Invariant::I15, format!("{at}: sessions are {sessions:?}, not {:?}", oracle.sessions))
+}

@@ -1,0 +1,555 @@
+//! A client program: our own MQTT machine, its session kept over lost connections, and a will of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{Bytes, BytesMut};
+use fluxmq::client::{
+    AckHandle, ConnectOptions, Event as Heard, Incoming, Machine, PublishRequest, Session,
+    SubscribeRequest,
+};
+use fluxmq::model::effect::{Opened, Outbound};
+use fluxmq::model::{Millis, QoS, RetainHandling};
+use fluxmq::partition::request::ConnectionId;
+use fluxmq::protocol::mqtt::ReasonCode;
+use fluxmq::protocol::mqtt::property::{Property, PropertyList};
+use fluxmq::protocol::mqtt::types::SubscribeFilter;
+
+use crate::checkers::Invariant;
+use crate::coverage::{Coverage, Point};
+use crate::history::{Delivery, MessageId, Outcome, Publish, Subscription, id_of, payload};
+use crate::plan::{Plan, SECOND};
+use crate::random::Random;
+use crate::world::{Event, World};
+
+/// Publishes of QoS 1 and 2 a client has unanswered, at most.
+const INFLIGHT_MAX: u16 = 16;
+/// A handshake that takes longer is given up.
+const HANDSHAKE: u64 = 3 * SECOND;
+
+/// What a client does.
+#[derive(Clone, Debug)]
+pub enum Role {
+    Publisher { topics: Vec<String>, is_stored: bool },
+    Subscriber { filters: Vec<(String, QoS)> },
+    Consumer { filter: String, qos: QoS },
+}
+
+/// A client.
+pub struct SimClient {
+    pub name: String,
+    pub role: Role,
+    pub machine: Option<Machine>,
+    session: Option<Session>,
+    pub connection: Option<ConnectionId>,
+    /// An earlier connection that was not closed when the present one was opened.
+    zombie: Option<ConnectionId>,
+    input: BytesMut,
+    random: Random,
+    next: u64,
+    /// By the machine's token.
+    publishing: BTreeMap<u64, MessageId>,
+    /// Handed to the program and not acknowledged, with its place in the history.
+    unacked: Vec<(AckHandle, usize)>,
+    /// Which life of the session.
+    pub life: u32,
+    is_open: bool,
+    is_subscribed: bool,
+    is_subscribing: bool,
+    connecting_since: u64,
+    /// Where to connect.
+    pub node: usize,
+    /// Stays away until then.
+    away_until: u64,
+    pub silent_until: u64,
+}
+
+impl SimClient {
+    /// The clients of a plan.
+    pub fn all(plan: &Plan, random: &mut Random) -> Vec<SimClient> {
+        let mut clients = Vec::new();
+        let topics: Vec<String> = (0..plan.topics).map(|number| format!("t/{number}")).collect();
+        let queues: Vec<String> =
+            (0..plan.queues).map(|number| format!("$queue/q{number}/x")).collect();
+        let addresses: Vec<String> = topics.iter().chain(&queues).cloned().collect();
+        for number in 0..plan.publishers {
+            let is_stored = random.chance(700);
+            let role = Role::Publisher { topics: addresses.clone(), is_stored };
+            clients.push(SimClient::new(format!("pub{number}"), role, random));
+        }
+        for number in 0..plan.subscribers {
+            let qos = *random.pick(&[QoS::AtLeastOnce, QoS::ExactlyOnce, QoS::ExactlyOnce]);
+            let all = vec![("t/#".to_owned(), qos)];
+            let single = topics.iter().map(|topic| (topic.clone(), qos)).collect();
+            let filters = if random.chance(600) { all } else { single };
+            clients.push(SimClient::new(
+                format!("sub{number}"),
+                Role::Subscriber { filters },
+                random,
+            ));
+        }
+        for number in 0..plan.consumers {
+            let queue = number % plan.queues;
+            let filter = format!("$queue/q{queue}/#");
+            let qos = *random.pick(&[QoS::AtLeastOnce, QoS::ExactlyOnce]);
+            let role = Role::Consumer { filter, qos };
+            clients.push(SimClient::new(format!("con{number}"), role, random));
+        }
+        clients
+    }
+
+    fn new(name: String, role: Role, random: &mut Random) -> SimClient {
+        SimClient {
+            random: random.fork(xxhash_rust::xxh3::xxh3_64(name.as_bytes())),
+            name,
+            role,
+            machine: None,
+            session: Some(Session::default()),
+            connection: None,
+            zombie: None,
+            input: BytesMut::new(),
+            next: 0,
+            publishing: BTreeMap::new(),
+            unacked: Vec::new(),
+            life: 0,
+            is_open: false,
+            is_subscribed: false,
+            is_subscribing: false,
+            connecting_since: 0,
+            node: 0,
+            away_until: 0,
+            silent_until: 0,
+        }
+    }
+
+    /// Returns true when its session outlives its connections.
+    pub fn is_stored(&self) -> bool {
+        match &self.role {
+            Role::Publisher { is_stored, .. } => *is_stored,
+            Role::Subscriber { .. } | Role::Consumer { .. } => true,
+        }
+    }
+
+    fn options(&self) -> ConnectOptions {
+        ConnectOptions {
+            client_id: self.name.clone(),
+            clean_start: !self.is_stored(),
+            session_expiry_s: if self.is_stored() { 3_600 } else { 0 },
+            keep_alive_s: 5,
+            receive_maximum: 12,
+            inflight_max: INFLIGHT_MAX,
+            ..ConnectOptions::default()
+        }
+    }
+
+    fn filters(&self) -> Vec<(String, QoS)> {
+        match &self.role {
+            Role::Publisher { .. } => Vec::new(),
+            Role::Subscriber { filters } => filters.clone(),
+            Role::Consumer { filter, qos } => vec![(filter.clone(), *qos)],
+        }
+    }
+
+    /// Returns true when everything it began has ended.
+    pub fn is_finished(&self) -> bool {
+        let session = self.machine.as_ref().map(Machine::session).or(self.session.as_ref());
+        self.unacked.is_empty() && session.is_none_or(|session| session.unfinished_count() == 0)
+    }
+
+    /// Notes in which half-step each QoS 2 exchange is that a resumed session goes on with.
+    pub fn note_resume(&self, opened: &Opened, coverage: &mut Coverage) {
+        let Some(session) = self.machine.as_ref().map(Machine::session) else { return };
+        for (packet_id, is_releasing) in session.exactly_once_publishes() {
+            let is_stored = opened.inbound.contains(&packet_id);
+            coverage.hit(match (is_releasing, is_stored) {
+                (false, false) => Point::ResumePublishUnsent,
+                (false, true) => Point::ResumePublishStored,
+                (true, true) => Point::ResumeReleaseUnsent,
+                (true, false) => Point::ResumeReleaseStored,
+            });
+        }
+        let known: BTreeSet<u16> = session.exactly_once_deliveries().collect();
+        for unfinished in &opened.outbound {
+            match unfinished {
+                Outbound::Publish { packet_id, delivery } if delivery.qos == QoS::ExactlyOnce => {
+                    coverage.hit(match known.contains(packet_id) {
+                        false => Point::ResumeDeliveryUnseen,
+                        true => Point::ResumeDeliverySeen,
+                    });
+                }
+                Outbound::Publish { .. } => coverage.hit(Point::ResumeAtLeastOnce),
+                Outbound::Release { packet_id, .. } => {
+                    coverage.hit(match known.contains(packet_id) {
+                        true => Point::ResumeReceivedKept,
+                        false => Point::ResumeReceivedGone,
+                    })
+                }
+            }
+        }
+    }
+}
+
+impl World {
+    /// A client's turn: it connects, or works on its connection.
+    pub fn act(&mut self, client: usize) {
+        let every = if self.resting { 50_000 } else { self.plan.act_every };
+        let it = &mut self.clients[client];
+        let next = self.now + 1_000 + it.random.spread(every).min(20 * SECOND);
+        self.schedule.at(next, Event::Act { client });
+        if self.clients[client].machine.is_none() {
+            return self.connect(client);
+        }
+        let now = Millis(self.now / 1000);
+        let it = &mut self.clients[client];
+        if !it.is_open {
+            if self.now > it.connecting_since + HANDSHAKE {
+                self.hang_up(client);
+            }
+            return;
+        }
+        it.machine.as_mut().expect("just seen").handle_timeout(now);
+        self.acknowledge(client);
+        self.subscribe(client);
+        self.publish(client);
+        self.hear(client);
+    }
+
+    fn connect(&mut self, client: usize) {
+        let it = &self.clients[client];
+        if it.away_until > self.now && !self.resting {
+            return;
+        }
+        let node = it.node;
+        self.clients[client].node = (node + 1) % self.nodes.len();
+        let Some(connection) = self.accept_connection(client, node) else { return };
+        let it = &mut self.clients[client];
+        it.node = node;
+        let session = it.session.take().expect("no machine has it");
+        let machine = Machine::new(it.options(), session, Millis(self.now / 1000));
+        it.machine = Some(machine.unwrap_or_else(|(error, _)| panic!("CONNECT: {error}")));
+        it.connection = Some(connection);
+        it.connecting_since = self.now;
+        (it.is_open, it.is_subscribing) = (false, false);
+        it.input.clear();
+        self.trace.note(self.now, "connect", &[client as u64, connection.0], || {
+            format!("{} to {node} as c{}", self.clients[client].name, connection.0)
+        });
+        self.hear(client);
+    }
+
+    fn acknowledge(&mut self, client: usize) {
+        let resting = self.resting;
+        let it = &mut self.clients[client];
+        let Some(machine) = &mut it.machine else { return };
+        let mut kept = Vec::new();
+        for (handle, place) in std::mem::take(&mut it.unacked) {
+            if !resting && it.random.chance(250) {
+                kept.push((handle, place));
+                continue;
+            }
+            machine.acknowledge(handle, ReasonCode::SUCCESS);
+            self.history.deliveries[place].acked = Some(self.now);
+        }
+        it.unacked = kept;
+    }
+
+    fn subscribe(&mut self, client: usize) {
+        let it = &mut self.clients[client];
+        if it.is_subscribed || it.is_subscribing {
+            return;
+        }
+        let filter = |(filter, qos): (String, QoS)| SubscribeFilter {
+            filter: Bytes::from(filter),
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::DontSend,
+        };
+        let filters: Vec<SubscribeFilter> = it.filters().into_iter().map(filter).collect();
+        if filters.is_empty() {
+            it.is_subscribed = true;
+            return;
+        }
+        let group = Property::User(Bytes::from_static(b"consumer-group"), Bytes::from_static(b"g"));
+        let properties: PropertyList = match &it.role {
+            Role::Consumer { .. } => [group].into_iter().collect(),
+            Role::Publisher { .. } | Role::Subscriber { .. } => PropertyList::default(),
+        };
+        let request = SubscribeRequest { filters, properties };
+        let Some(machine) = &mut it.machine else { return };
+        it.is_subscribing = machine.subscribe(0, &request).is_ok();
+    }
+
+    fn publish(&mut self, client: usize) {
+        if self.resting || self.clients[client].silent_until > self.now {
+            return;
+        }
+        let Role::Publisher { topics, .. } = self.clients[client].role.clone() else { return };
+        let burst = 1 + self.clients[client].random.spread(2);
+        for _ in 0..burst {
+            let it = &mut self.clients[client];
+            let Some(machine) = &mut it.machine else { return };
+            if machine.window() == 0 {
+                return;
+            }
+            it.next += 1;
+            let id = ((client as u64 + 1) << 32) | it.next;
+            let topic = it.random.pick(&topics).clone();
+            let qos = *it.random.pick(&[
+                QoS::AtMostOnce,
+                QoS::AtLeastOnce,
+                QoS::ExactlyOnce,
+                QoS::ExactlyOnce,
+            ]);
+            let retain = it.random.chance(100) && !topic.starts_with('$');
+            let request = PublishRequest {
+                topic: Bytes::from(topic.clone()),
+                payload: payload(id, self.plan.filling_max),
+                qos,
+                retain,
+                properties: PropertyList::default(),
+            };
+            if machine.publish(id, &request).is_err() {
+                return;
+            }
+            self.trace
+                .note(self.now, "publish", &[id], || format!("{} {id:x} {qos:?} {topic}", it.name));
+            if qos != QoS::AtMostOnce {
+                it.publishing.insert(id, id);
+            }
+            self.history.invoke(Publish {
+                id,
+                client,
+                connection: it.connection.expect("its machine is connected"),
+                topic,
+                qos,
+                retain,
+                invoked: self.now,
+                outcome: Outcome::Open,
+                done: u64::MAX,
+                is_idempotent: qos == QoS::ExactlyOnce,
+            });
+        }
+    }
+
+    /// Takes what the broker sent.
+    pub fn downstream(&mut self, from: ConnectionId, bytes: &[u8]) {
+        let Some(client) = self.clients.iter().position(|it| it.connection == Some(from)) else {
+            return;
+        };
+        let now = Millis(self.now / 1000);
+        let it = &mut self.clients[client];
+        let Some(machine) = &mut it.machine else { return };
+        it.input.extend_from_slice(bytes);
+        machine.handle_input(now, &mut it.input);
+        self.hear(client);
+    }
+
+    /// The broker's end is closed.
+    pub fn closed(&mut self, from: ConnectionId) {
+        if let Some(it) = self.clients.iter_mut().find(|it| it.zombie == Some(from)) {
+            it.zombie = None;
+        }
+        let Some(client) = self.clients.iter().position(|it| it.connection == Some(from)) else {
+            return;
+        };
+        if let Some(machine) = &mut self.clients[client].machine {
+            machine.handle_disconnect(None);
+        }
+        self.hear(client);
+    }
+
+    /// Takes what the machine has heard, sends what it wants sent, and notices its end.
+    pub fn hear(&mut self, client: usize) {
+        while let Some(event) = self.clients[client].machine.as_mut().and_then(Machine::poll_event)
+        {
+            self.heard(client, event);
+        }
+        let it = &mut self.clients[client];
+        let Some(machine) = &mut it.machine else { return };
+        let mut output = BytesMut::new();
+        machine.poll_transmit(Millis(self.now / 1000), &mut output);
+        let failure = machine.poll_failure();
+        if let (false, Some(to)) = (output.is_empty(), it.connection) {
+            let delay = 50 + it.random.below(400);
+            if let Some(connection) = self.connections.get_mut(&to) {
+                let at = connection.up_at(self.now + delay);
+                self.schedule.at(at, Event::Upstream { to, bytes: output.freeze() });
+            }
+        }
+        if let Some(failure) = failure {
+            let text = failure.to_string();
+            self.trace.note(self.now, "ended", &[client as u64], || {
+                format!("{}: {text}", self.clients[client].name)
+            });
+            if let fluxmq::client::ClientError::Protocol(what) = failure {
+                let name = &self.clients[client].name;
+                self.violate(
+                    Invariant::I12,
+                    format!("{name}: the broker broke the protocol: {what}"),
+                );
+            }
+            self.hang_up(client);
+        }
+    }
+
+    fn heard(&mut self, client: usize, event: Heard) {
+        match event {
+            Heard::Connected(connected) => {
+                let it = &mut self.clients[client];
+                it.is_open = true;
+                if !connected.session_present {
+                    it.life += 1;
+                    it.is_subscribed = false;
+                    if it.life > 1 && it.is_stored() {
+                        let what = format!("{}: its session was stored and is forgotten", it.name);
+                        self.violate(Invariant::I10, what);
+                    }
+                }
+            }
+            Heard::SessionLost { unfinished } => {
+                for token in unfinished {
+                    self.clients[client].publishing.remove(&token);
+                }
+            }
+            Heard::Published { token, reason, .. } => {
+                self.published(client, token, reason);
+                if reason == ReasonCode::UNSPECIFIED_ERROR
+                    || reason == ReasonCode::SERVER_UNAVAILABLE
+                {
+                    self.hang_up(client);
+                }
+            }
+            Heard::Subscribed { reasons, .. } => {
+                let it = &mut self.clients[client];
+                it.is_subscribing = false;
+                if reasons.iter().any(|reason| reason.is_error()) {
+                    return self.hang_up(client);
+                }
+                it.is_subscribed = true;
+                let (life, granted) = (it.life, self.now);
+                let grant =
+                    |(filter, _)| Subscription { client, life, filter, granted, ended: None };
+                self.history.subscriptions.extend(it.filters().into_iter().map(grant));
+            }
+            Heard::Unsubscribed { .. } => {}
+            Heard::Message(incoming) => self.received(client, &incoming),
+        }
+    }
+
+    fn published(&mut self, client: usize, token: u64, reason: ReasonCode) {
+        let Some(id) = self.clients[client].publishing.remove(&token) else { return };
+        let (now, is_error) = (self.now, reason.is_error());
+        self.trace
+            .note(now, "published", &[id, u64::from(reason.0)], || format!("{id:x} {reason:?}"));
+        if reason == ReasonCode::QUOTA_EXCEEDED {
+            self.coverage.hit(Point::WatermarkRefused);
+        }
+        let connection = self.clients[client].connection;
+        let publish = self.history.publish_mut(id);
+        let is_repeated = publish.qos == QoS::AtLeastOnce && connection != Some(publish.connection);
+        publish.done = now;
+        publish.outcome = match is_error {
+            false => Outcome::Acked,
+            // "Unspecified" says that its fate is not known: a partition that stopped may have it. So may one that refuses a
+            // second copy of QoS 1 and has the first.
+            true if reason == ReasonCode::UNSPECIFIED_ERROR => Outcome::Open,
+            true if is_repeated => Outcome::Open,
+            true => Outcome::Failed,
+        };
+        if !is_error && !self.observer.is_committed(id) {
+            self.violate(Invariant::I1, format!("{id:x} is acknowledged and not committed"));
+        }
+    }
+
+    fn received(&mut self, client: usize, incoming: &Incoming) {
+        let it = &mut self.clients[client];
+        let name = it.name.clone();
+        let Some(id) = id_of(&incoming.payload) else {
+            return self.violate(Invariant::I2, format!("{name}: a payload that nobody sent"));
+        };
+        self.trace.note(self.now, "received", &[id, client as u64], || {
+            format!("{name} {id:x} {:?} dup {}", incoming.qos, incoming.dup)
+        });
+        let entry = incoming.properties.find(|property| match property {
+            Property::User(name, value) if &name[..] == b"message-id" => {
+                Some(String::from_utf8_lossy(&value).into_owned())
+            }
+            _ => None,
+        });
+        let delivery = Delivery {
+            id,
+            client,
+            life: it.life,
+            connection: it.connection.expect("it came on one"),
+            at: self.now,
+            topic: String::from_utf8_lossy(&incoming.topic).into_owned(),
+            qos: incoming.qos,
+            dup: incoming.dup,
+            retain: incoming.retain,
+            entry,
+            acked: None,
+        };
+        let place = self.history.deliveries.len();
+        if let Some(handle) = incoming.handle {
+            it.unacked.push((handle, place));
+        }
+        self.history.deliveries.push(delivery);
+        let known = self.history.publish(id).is_some_and(|publish| {
+            publish.topic == self.history.deliveries[place].topic
+                && incoming.payload == payload(id, self.plan.filling_max)
+        });
+        if !known {
+            self.violate(Invariant::I2, format!("{name}: {id:x} is not what anybody published"));
+        }
+    }
+
+    /// The client's end of its connection closes.
+    pub fn hang_up(&mut self, client: usize) {
+        let it = &mut self.clients[client];
+        let Some(machine) = it.machine.take() else { return };
+        it.session = Some(machine.into_session());
+        // What a QoS 1 delivery of this connection is acknowledged with means nothing on the next: it comes again.
+        it.unacked.retain(|(_, place)| self.history.deliveries[*place].qos == QoS::ExactlyOnce);
+        let Some(connection) = it.connection.take() else { return };
+        self.history.connection_ends.entry(connection).or_insert(self.now);
+        if !it.is_open {
+            it.node = (it.node + 1) % self.nodes.len();
+        }
+        it.is_open = false;
+        it.away_until = self.now + it.random.below(SECOND);
+        self.schedule.at(self.now + 300, Event::Hangup { to: connection });
+    }
+
+    /// Connects again while the old connection stands.
+    pub fn take_over(&mut self, client: usize) {
+        let it = &mut self.clients[client];
+        if !it.is_open || it.zombie.is_some() {
+            return;
+        }
+        it.is_open = false;
+        let (machine, old) = (it.machine.take(), it.connection.take());
+        it.session = machine.map(Machine::into_session);
+        it.unacked.retain(|(_, place)| self.history.deliveries[*place].qos == QoS::ExactlyOnce);
+        it.zombie = old;
+        it.away_until = 0;
+        if let Some(old) = old {
+            self.history.connection_ends.entry(old).or_insert(self.now);
+            // It is closed at last, if the broker has not done so before.
+            self.schedule.at(self.now + 2 * SECOND, Event::Hangup { to: old });
+        }
+        self.coverage.hit(Point::TakeOver);
+        self.connect(client);
+    }
+
+    /// Says goodbye and stays away for a while.
+    pub fn leave(&mut self, client: usize) {
+        let it = &mut self.clients[client];
+        let Some(machine) = &mut it.machine else { return };
+        machine.disconnect(ReasonCode::SUCCESS, None);
+        self.hear(client);
+        let it = &mut self.clients[client];
+        let away = it.random.below(8 * SECOND);
+        self.hang_up(client);
+        self.clients[client].away_until = self.now + away;
+    }
+}

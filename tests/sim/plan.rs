@@ -1,0 +1,132 @@
+//! What one seed is about: how many nodes, partitions and clients, what goes wrong, and how hard.
+
+use crate::random::Random;
+
+/// Simulated microseconds.
+pub const SECOND: u64 = 1_000_000;
+/// How long clients work and things go wrong.
+pub const WORK: u64 = 60 * SECOND;
+/// How long everything may take to come to rest afterwards.
+pub const REST: u64 = 30 * SECOND;
+
+/// A kind of fault, in the order of [`Fault::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// SIGKILL, and a start later.
+    Kill,
+    /// Power loss of one node.
+    PowerLoss,
+    /// Power loss of all nodes at once.
+    Blackout,
+    /// SIGSTOP for a while.
+    Pause,
+    /// Two sides that do not reach each other.
+    Split,
+    /// One node that is not heard, or does not hear.
+    OneWay,
+    /// Single links cut.
+    Mesh,
+    /// Messages lost, late, twice, out of order.
+    Weather,
+    /// Flushes that take up to a second.
+    SlowDisk,
+    /// A failed sync.
+    SyncError,
+    /// A failed write or rename.
+    WriteError,
+    /// A full disk.
+    NoSpace,
+    /// The watermark says full: publishes are refused.
+    Watermark,
+    /// The wall clock jumps.
+    ClockJump,
+    /// Clients' connections break.
+    Cut,
+    /// Clients connect a second time.
+    TakeOver,
+    /// Clients say goodbye and come back.
+    Leave,
+    /// Snapshots at odd times.
+    Snapshot,
+    /// Idle spells: nobody publishes.
+    Lull,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 19] = [
+        Fault::Kill,
+        Fault::PowerLoss,
+        Fault::Blackout,
+        Fault::Pause,
+        Fault::Split,
+        Fault::OneWay,
+        Fault::Mesh,
+        Fault::Weather,
+        Fault::SlowDisk,
+        Fault::SyncError,
+        Fault::WriteError,
+        Fault::NoSpace,
+        Fault::Watermark,
+        Fault::ClockJump,
+        Fault::Cut,
+        Fault::TakeOver,
+        Fault::Leave,
+        Fault::Snapshot,
+        Fault::Lull,
+    ];
+
+    /// Returns true for faults that need somebody to talk to.
+    fn is_between_nodes(self) -> bool {
+        matches!(self, Fault::Split | Fault::OneWay | Fault::Mesh | Fault::Weather)
+    }
+}
+
+/// The plan of one seed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub nodes: usize,
+    pub partitions: u16,
+    pub publishers: usize,
+    pub subscribers: usize,
+    pub consumers: usize,
+    /// What may go wrong, each with the mean of microseconds between two of it.
+    pub faults: Vec<(Fault, u64)>,
+    /// Mean of microseconds between two acts of a client.
+    pub act_every: u64,
+    /// Bytes of filling in a message, at most.
+    pub filling_max: u64,
+    /// Deliveries a reader or member may have out.
+    pub credit: u32,
+    pub snapshot_every_bytes: u64,
+    pub visibility_timeout_ms: u64,
+    pub topics: usize,
+    pub queues: usize,
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Plan {
+        let mut random = Random::new(seed ^ 0x5eed);
+        let nodes = *random.pick(&[1, 3, 3, 3, 3, 5]);
+        let share = random.between(150, 600);
+        let faults = Fault::ALL.into_iter().filter(|fault| nodes > 1 || !fault.is_between_nodes());
+        let faults: Vec<Fault> = faults.filter(|_| random.chance(share)).collect();
+        let mean = |random: &mut Random| random.between(2 * SECOND, 20 * SECOND);
+        Plan {
+            seed,
+            nodes,
+            partitions: if nodes > 3 { 1 } else { *random.pick(&[1, 1, 2, 3]) },
+            publishers: random.between(1, 3) as usize,
+            subscribers: random.between(1, 2) as usize,
+            consumers: random.between(0, 2) as usize,
+            faults: faults.into_iter().map(|fault| (fault, mean(&mut random))).collect(),
+            act_every: random.between(100, 600) * 1000,
+            filling_max: *random.pick(&[0, 64, 400, 2_000, 6_000]),
+            credit: random.between(4, 24) as u32,
+            snapshot_every_bytes: random.between(8, 128) << 10,
+            visibility_timeout_ms: *random.pick(&[2_000, 30_000]),
+            topics: random.between(1, 4) as usize,
+            queues: random.between(1, 2) as usize,
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Messages between nodes: what replicas say to one another, and the streams between a client's node and the partitions' leaders.
+
+use bytes::Bytes;
+use fluxmq::model::{PartitionId, Refusal};
+use fluxmq::partition::ReceiveError;
+use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
+
+use crate::coverage::Point;
+use crate::node::{Post, node_of, replica};
+use crate::world::{Event, World};
+
+impl World {
+    /// Sends what a node's replicas have to say.
+    pub fn send_messages(&mut self, node: usize) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        let mut messages = Vec::new();
+        for (partition, owned) in &mut state.owned {
+            while let Some((to, bytes)) = owned.partition.poll_message() {
+                messages.push((*partition, node_of(to), bytes));
+            }
+        }
+        for (partition, to, bytes) in messages {
+            let found = self.observer.said(node, partition, &bytes, &self.nodes[node].disk);
+            self.accept(found);
+            let digest = xxhash_rust::xxh3::xxh3_64(&bytes);
+            let numbers = [node as u64, to as u64, u64::from(partition.0), digest];
+            self.trace.note(self.now, "message", &numbers, || {
+                format!("{node} to {to} p{} kind {} {} bytes", partition.0, bytes[38], bytes.len())
+            });
+            for delay in self.network.send(node, to, &mut self.random) {
+                let (from, bytes) = (node, bytes.clone());
+                self.schedule.at(self.now + delay, Event::Message { to, from, partition, bytes });
+            }
+        }
+    }
+
+    /// A message has arrived.
+    pub fn receive(&mut self, to: usize, from: usize, partition: PartitionId, bytes: Bytes) {
+        let wall = self.nodes[to].wall(self.now);
+        let mut post = Post::default();
+        if !self.nodes[to].owned.contains_key(&partition) {
+            return;
+        }
+        let mut refused = None;
+        self.step(to, partition, &mut post, |partition, post| {
+            match partition.receive(replica(from), bytes, wall, post) {
+                Ok(()) => Ok(()),
+                Err(ReceiveError::Refused(error)) => {
+                    refused = Some(error.to_string());
+                    Ok(())
+                }
+                Err(ReceiveError::Failed(error)) => Err(error),
+            }
+        });
+        if let Some(error) = refused {
+            self.coverage.hit(Point::MessageRefused);
+            self.trace.note(self.now, "refused", &[to as u64, from as u64], || error);
+        }
+        self.observe(to);
+        self.deliver(to, post);
+        self.turn(to);
+    }
+
+    /// Returns true when two nodes can hold a stream between them.
+    pub fn is_linked(&self, one: usize, other: usize) -> bool {
+        one == other
+            || !(self.network.is_cut(one, other) || self.network.is_cut(other, one))
+                && self.nodes[one].is_up()
+                && self.nodes[other].is_up()
+    }
+
+    /// Where a connection's node believes the leader of a partition to be.
+    pub fn leader_seen_from(&self, node: usize, partition: PartitionId) -> usize {
+        let owned = self.nodes[node].owned.get(&partition);
+        let leader = owned.and_then(|owned| owned.partition.status().leader);
+        leader.map_or(node, node_of)
+    }
+
+    /// The stream between a connection's node and a leader breaks: both ends learn of it.
+    pub fn break_stream(&mut self, id: ConnectionId, leader: usize) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let partitions = connection.lose_stream(leader);
+        let Some(partitions) = partitions else { return };
+        self.coverage.hit(Point::StreamBroken);
+        let notice = self.now + self.random.between(300, 500_000);
+        let resigned = |partition: &PartitionId| {
+            let refusal = Refusal::NotLeader { partition: partition.0, hint: None };
+            (*partition, Said::Resigned(refusal))
+        };
+        let events = partitions.iter().map(resigned).collect();
+        self.schedule.at(notice, Event::Told { to: id, events });
+        self.forget_at(id, leader, notice);
+    }
+
+    /// Tells a node that a connection is gone.
+    pub fn forget_at(&mut self, from: ConnectionId, node: usize, at: u64) {
+        let forget = |partition| (PartitionId(partition), Request::Forget);
+        let requests = (1..=self.plan.partitions).map(forget).collect();
+        let life = self.nodes[node].life;
+        self.schedule.at(at, Event::Requests { node, life, from, requests });
+    }
+}

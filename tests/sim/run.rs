@@ -1,0 +1,112 @@
+//! One seed from beginning to end: work, heal, come to rest, check.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::checkers::{Invariant, Violation, delivery, stored, views};
+use crate::coverage::{Coverage, Point};
+use crate::plan::{Plan, REST, SECOND, WORK};
+use crate::world::World;
+
+/// What became of a seed.
+pub struct Outcome {
+    pub seed: u64,
+    pub violation: Option<Violation>,
+    pub hash: u64,
+    pub coverage: Coverage,
+    pub text: Option<String>,
+}
+
+/// Runs a seed, with all checkers or one. A panic anywhere is a violation, too.
+pub fn run(seed: u64, is_read: bool, armed: Option<Invariant>) -> Outcome {
+    let mut world = World::new(Plan::of(seed), is_read, armed);
+    let ended = catch_unwind(AssertUnwindSafe(|| go(&mut world)));
+    if let Err(panic) = ended {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or(panic.downcast_ref::<&str>().copied()).unwrap_or("without words");
+        world.violate(Invariant::I25, format!("panic: {words}"));
+    }
+    Outcome {
+        seed,
+        violation: world.violation.clone(),
+        hash: world.trace.hash(),
+        coverage: world.coverage.clone(),
+        text: world.trace.text().map(str::to_owned),
+    }
+}
+
+fn go(world: &mut World) {
+    world.run(WORK);
+    if world.violation.is_none() {
+        world.heal();
+        rest(world);
+    }
+    if world.violation.is_none() {
+        check(world);
+    }
+    world.count_coverage();
+}
+
+/// Waits until everything begun has ended; what has not in time never will. I25.
+fn rest(world: &mut World) {
+    let end = world.now + REST;
+    while world.violation.is_none() {
+        world.run(world.now + SECOND / 2);
+        match (world.unrest(), world.now < end) {
+            (None, _) => return,
+            (Some(_), true) => {}
+            (Some(what), false) => {
+                world.violate(Invariant::I25, what);
+                return;
+            }
+        }
+    }
+}
+
+fn check(world: &mut World) {
+    let places = stored::places(&world.ledger);
+    let (history, ledger) = (&world.history, &world.ledger);
+    let mut found = stored::check(history, ledger, &places, world.plan.filling_max);
+    let nodes = world.nodes.iter().enumerate();
+    found.extend(nodes.map(|(number, node)| world.observer.compare(number, node, ledger)));
+    found.extend(delivery::check(world, &places));
+    found.extend(views::check(world));
+    found.into_iter().for_each(|found| world.accept(found));
+}
+
+impl World {
+    /// Says what has not ended yet.
+    fn unrest(&self) -> Option<String> {
+        if let Some(node) = self.nodes.iter().position(|node| !node.is_up()) {
+            return Some(format!("node {node} is down"));
+        }
+        let unfinished = self.clients.iter().find(|client| !client.is_finished());
+        if let Some(client) = unfinished {
+            return Some(format!("{} has not finished", client.name));
+        }
+        for (number, node) in self.nodes.iter().enumerate() {
+            for (partition, owned) in &node.owned {
+                let all = self.ledger.frames(*partition).len() as u64;
+                if !owned.partition.is_quiet() || owned.partition.applied().index < all {
+                    return Some(format!("node {number} p{} has not come to rest", partition.0));
+                }
+            }
+        }
+        let places = |id| self.observer.places(id).to_vec();
+        let stored = self.history.publishes.iter().map(|publish| (publish.id, places(publish.id)));
+        let stored = stored.filter(|(_, places)| !places.is_empty()).collect();
+        delivery::at_least_once(&self.history, &stored).err().map(|violation| violation.to_string())
+    }
+
+    fn count_coverage(&mut self) {
+        let redelivered = self.history.deliveries.iter().filter(|it| it.dup).count();
+        (0..redelivered).for_each(|_| self.coverage.hit(Point::Redelivered));
+        let mut holders = std::collections::BTreeMap::new();
+        for it in self.history.deliveries.iter().filter(|it| it.entry.is_some()) {
+            let before = holders.insert(it.entry.clone(), it.connection);
+            if before.is_some_and(|before| before != it.connection) {
+                self.coverage.hit(Point::EntryReturned);
+            }
+        }
+        (0..self.observer.segments_sealed).for_each(|_| self.coverage.hit(Point::SegmentRolled));
+    }
+}
