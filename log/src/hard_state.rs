@@ -1,4 +1,5 @@
-//! `hs.bin`: what a voter must never forget. Two slots ([`slot`](crate::slot)); payload `term u64 | vote u64 | commit u64`.
+//! `hs.bin`: what a voter must never forget. Two slots ([`slot`](crate::slot)); payload
+//! `term u64 | vote u64 | commit u64 | life u64`.
 //!
 //! Term and vote are written to both slots and synced before [`save`](HardStateFile::save) returns, so one damaged slot never
 //! brings back an older vote. A change of `commit` alone is written to one slot and not synced.
@@ -27,22 +28,23 @@ pub struct HardState {
 pub(crate) struct HardStateFile<D: Disk> {
     slots: SlotFile<D>,
     state: HardState,
+    life: u64,
 }
 
 impl<D: Disk> HardStateFile<D> {
     pub(crate) fn create(disk: &D, dir: &Path) -> Result<Self, FileError> {
         let state = HardState::default();
-        let slots = SlotFile::create(disk, &dir.join(HARD_STATE), MAGIC, &encode(state))?;
-        Ok(HardStateFile { slots, state })
+        let slots = SlotFile::create(disk, &dir.join(HARD_STATE), MAGIC, &encode(state, 1))?;
+        Ok(HardStateFile { slots, state, life: 1 })
     }
 
     /// Opens the file and says whether a damaged slot was repaired; `None` when there is no such file.
     pub(crate) fn open(disk: &D, dir: &Path) -> Result<Option<(Self, bool)>, SlotError> {
         let path = dir.join(HARD_STATE);
         let Some(opened) = SlotFile::open(disk, &path, MAGIC)? else { return Ok(None) };
-        let state = decode(&opened.payload).ok_or(SlotError::BothDamaged { path })?;
-        let mut file = HardStateFile { slots: opened.file, state };
-        file.slots.rewrite(&encode(state))?;
+        let (state, life) = decode(&opened.payload).ok_or(SlotError::BothDamaged { path })?;
+        let mut file = HardStateFile { slots: opened.file, state, life };
+        file.slots.rewrite(&encode(state, life))?;
         Ok(Some((file, opened.is_half)))
     }
 
@@ -51,12 +53,13 @@ impl<D: Disk> HardStateFile<D> {
     pub(crate) fn save(&mut self, state: HardState, durable_index: u64) -> Result<(), FileError> {
         let written = HardState { commit: state.commit.min(durable_index), ..state };
         if (state.term, state.vote) != (self.state.term, self.state.vote) {
+            let written = encode(written, self.life);
             match is_planted(PlantedBug::VoteBeforeSync) {
-                true => self.slots.save_lazily(&encode(written))?,
-                false => self.slots.save_both(&encode(written))?,
+                true => self.slots.save_lazily(&written)?,
+                false => self.slots.save_both(&written)?,
             }
         } else if state.commit != self.state.commit {
-            self.slots.save_lazily(&encode(written))?;
+            self.slots.save_lazily(&encode(written, self.life))?;
         }
         self.state = state;
         Ok(())
@@ -66,10 +69,21 @@ impl<D: Disk> HardStateFile<D> {
     pub(crate) fn limit_commit(&mut self, last_index: u64) -> Result<(), FileError> {
         if self.state.commit > last_index {
             let state = HardState { commit: last_index, ..self.state };
-            self.slots.save_both(&encode(state))?;
+            self.slots.save_both(&encode(state, self.life))?;
             self.state = state;
         }
         Ok(())
+    }
+
+    /// Goes on as a later life, durably.
+    pub(crate) fn begin_life(&mut self, life: u64) -> Result<(), FileError> {
+        self.slots.save_both(&encode(self.state, life))?;
+        self.life = life;
+        Ok(())
+    }
+
+    pub(crate) fn life(&self) -> u64 {
+        self.life
     }
 
     pub(crate) fn state(&self) -> HardState {
@@ -77,11 +91,15 @@ impl<D: Disk> HardStateFile<D> {
     }
 }
 
-fn encode(state: HardState) -> Vec<u8> {
-    [state.term, state.vote, state.commit].iter().flat_map(|value| value.to_le_bytes()).collect()
+fn encode(state: HardState, life: u64) -> Vec<u8> {
+    [state.term, state.vote, state.commit, life]
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
-fn decode(payload: &[u8]) -> Option<HardState> {
+fn decode(payload: &[u8]) -> Option<(HardState, u64)> {
     let mut input = Input::new(payload);
-    Some(HardState { term: input.u64()?, vote: input.u64()?, commit: input.u64()? })
+    let state = HardState { term: input.u64()?, vote: input.u64()?, commit: input.u64()? };
+    Some((state, input.u64()?))
 }

@@ -23,7 +23,7 @@ use crate::hard_state::{HardState, HardStateFile};
 use crate::layout::{FileError, segment_path};
 use crate::manifest::Manifest;
 use crate::segment::{Segment, Tally, next_capacity, push_term};
-use crate::snapshot_store::{SnapshotAt, SnapshotReadError};
+use crate::snapshot_store::{Origin, SnapshotAt, SnapshotReadError};
 use crate::spare::Spares;
 use crate::sync_proof::SyncProof;
 
@@ -223,6 +223,8 @@ pub struct Log<D: Disk> {
     pub(crate) last_ts: u64,
     pub(crate) writer: Writer<D>,
     pub(crate) damaged_snapshots: Vec<PathBuf>,
+    /// How the first segment begins, while a log that was replaced by a snapshot has none.
+    pub(crate) origin: Option<Origin>,
 }
 
 impl<D: Disk> Log<D> {
@@ -472,21 +474,28 @@ impl<D: Disk> Log<D> {
     fn begin_segment(&mut self, entry: &Entry, base_ts: u64) {
         let previous = self.segments.last();
         let last = self.last();
+        let origin = self.origin.filter(|_| previous.is_none());
         let header = SegmentHeader {
             flags: 0,
             cluster: self.options.cluster,
             partition: self.options.partition,
-            segment_no: previous.map_or(0, |segment| segment.segment_no() + 1),
+            segment_no: previous.map_or(origin.map_or(0, |origin| origin.segment_no), |segment| {
+                segment.segment_no() + 1
+            }),
             base_offset: last.end,
             base_index: last.index + 1,
             prev_term: self.term(last.index).expect("the last entry has a term"),
-            prev_chain: previous.map_or(0, |segment| segment.last_chain),
-            capacity_bytes: next_capacity(
-                previous.map(|segment| segment.header.capacity_bytes),
-                frame_bytes(entry.body.len()),
-                self.options.segment_bytes_min,
-                self.options.segment_bytes_max,
-            ),
+            prev_chain: previous
+                .map_or(origin.map_or(0, |origin| origin.prev_chain), |segment| segment.last_chain),
+            capacity_bytes: match origin {
+                Some(origin) => origin.capacity_bytes,
+                None => next_capacity(
+                    previous.map(|segment| segment.header.capacity_bytes),
+                    frame_bytes(entry.body.len()),
+                    self.options.segment_bytes_min,
+                    self.options.segment_bytes_max,
+                ),
+            },
             base_ts,
         };
         self.tally = Tally::new(header.base_index);

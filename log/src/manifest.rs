@@ -36,7 +36,7 @@ pub(crate) struct Manifest<D: Disk> {
 /// What is on the disk in place of a manifest.
 pub(crate) enum ManifestFound<D: Disk> {
     /// A manifest that could be read, whole or up to a torn append.
-    Readable { manifest: Manifest<D>, is_torn: bool },
+    Readable { manifest: Box<Manifest<D>>, is_torn: bool },
     /// None that may be believed.
     Unreadable(ManifestUnreadable),
 }
@@ -81,7 +81,10 @@ impl<D: Disk> Manifest<D> {
             next_seq: read.next_seq,
             state: read.state,
         };
-        Ok(ManifestFound::Readable { manifest, is_torn: read.end == ManifestEnd::Torn })
+        Ok(ManifestFound::Readable {
+            manifest: Box::new(manifest),
+            is_torn: read.end == ManifestEnd::Torn,
+        })
     }
 
     /// Begins manifest `number` with `state`, durably, and makes it the current one.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fluxmq_index::Offset;
 
 use crate::format::varint::{Input, u32_at, u64_at};
-use crate::snapshot_store::SnapshotAt;
+use crate::snapshot_store::{Origin, SnapshotAt};
 
 const FRAME_HEAD_BYTES: usize = 16;
 /// No append writes more: the cap on what a length may claim.
@@ -41,6 +41,8 @@ pub(crate) enum Edit {
     Truncated,
     /// The log was replaced by a snapshot: no segment is left, and the log begins after it.
     Reset(SnapshotAt),
+    /// How the first segment of a log that was reset begins, for as long as there is none.
+    Origin(Origin),
 }
 
 /// Where a closed segment ends.
@@ -68,6 +70,7 @@ pub(crate) struct Truncation {
 pub(crate) struct ManifestState {
     pub(crate) identity: Option<([u8; 16], u32)>,
     pub(crate) base: SnapshotAt,
+    pub(crate) origin: Option<Origin>,
     pub(crate) segments: BTreeMap<u64, Option<Closed>>,
     /// Segments whose files may be removed, and may be gone already.
     pub(crate) dropped: BTreeSet<u64>,
@@ -110,7 +113,9 @@ impl ManifestState {
                 self.dropped.extend(std::mem::take(&mut self.segments).into_keys());
                 self.snapshots.insert(at.index, at);
                 self.base = at;
+                self.origin = None;
             }
+            Edit::Origin(origin) => self.origin = Some(origin),
         }
     }
 
@@ -121,6 +126,7 @@ impl ManifestState {
             self.identity.map(|(cluster, partition)| Edit::Identity { cluster, partition }),
         );
         edits.push(Edit::Base(self.base));
+        edits.extend(self.origin.map(Edit::Origin));
         for (segment_no, closed) in &self.segments {
             edits.push(match closed {
                 Some(closed) => Edit::Close(*closed),
@@ -235,6 +241,9 @@ fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
         Edit::Truncate(cut) => put(7, &[cut.segment_no, cut.from_bytes, u64::from(cut.chain)]),
         Edit::Truncated => put(8, &[]),
         Edit::Reset(at) => put(9, &[at.index, at.term, at.end.0]),
+        Edit::Origin(Origin { segment_no, prev_chain, capacity_bytes, base_ts }) => {
+            put(10, &[segment_no, u64::from(prev_chain), capacity_bytes, base_ts]);
+        }
     }
 }
 
@@ -264,6 +273,12 @@ fn decode_edit(input: &mut Input<'_>) -> Option<Edit> {
         }),
         8 => Edit::Truncated,
         9 => Edit::Reset(decode_at(input)?),
+        10 => Edit::Origin(Origin {
+            segment_no: input.u64()?,
+            prev_chain: u32::try_from(input.u64()?).ok()?,
+            capacity_bytes: input.u64()?,
+            base_ts: input.u64()?,
+        }),
         _ => return None,
     })
 }
@@ -291,6 +306,7 @@ mod tests {
             Edit::AddSnapshot(at),
             Edit::DropSnapshot { index: 5 },
             Edit::AddSnapshot(SnapshotAt { index: 6, ..at }),
+            Edit::Origin(Origin { segment_no: 9, prev_chain: 8, capacity_bytes: 7, base_ts: 6 }),
             Edit::Truncate(Truncation { segment_no: 2, from_bytes: 4096, chain: 9 }),
         ]
     }

@@ -286,6 +286,11 @@ impl<D: Disk> Log<D> {
         tidy_up(&place, &found, &manifest, &[strays, stray_snapshots].concat(), &mut recovery)?;
         let Chain { segments, terms, tally, last_ts, open } = chain;
         let damaged_snapshots = recovery.damaged_snapshots.clone();
+        let origin = manifest.state().origin;
+        let last_ts = match segments.is_empty() {
+            true => origin.map_or(last_ts, |origin| origin.base_ts),
+            false => last_ts,
+        };
         let writer = Writer {
             open: open.map(|(segment_no, file, file_bytes)| OpenSegment {
                 segment_no,
@@ -313,6 +318,7 @@ impl<D: Disk> Log<D> {
             last_ts,
             writer,
             damaged_snapshots,
+            origin,
         };
         Ok((log, recovery))
     }
@@ -370,7 +376,7 @@ fn find_manifest<D: Disk>(
                     cluster: theirs.0,
                     partition: theirs.1,
                 }),
-                _ => Ok((Some(manifest), state)),
+                _ => Ok((Some(*manifest), state)),
             }
         }
         ManifestFound::Unreadable(reason) => {

@@ -37,6 +37,19 @@ pub struct SnapshotAt {
     pub end: Offset,
 }
 
+/// How the first segment after a snapshot begins, so that it is the same file on every replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Its number.
+    pub segment_no: u64,
+    /// The checksum that its first frame links to.
+    pub prev_chain: u32,
+    /// Its capacity.
+    pub capacity_bytes: u64,
+    /// Log time of its first frame.
+    pub base_ts: u64,
+}
+
 impl SnapshotAt {
     /// Returns the position without the term.
     pub fn position(self) -> Position {

@@ -11,8 +11,8 @@ use crate::housekeeping::{quarantine, remove_all};
 use crate::layout::{FileError, LOG_DIR, segment_path, snapshot_path, sync_dir};
 use crate::log::{Log, SnapshotError, Tail};
 use crate::manifest_edit::Edit;
-use crate::segment::Tally;
-use crate::snapshot_store::{SnapshotAt, SnapshotReadError, read_snapshot, write_snapshot};
+use crate::segment::{Segment, Tally};
+use crate::snapshot_store::{Origin, SnapshotAt, SnapshotReadError, read_snapshot, write_snapshot};
 
 /// How many whole snapshots are kept.
 const SNAPSHOTS_KEPT: usize = 2;
@@ -33,10 +33,12 @@ impl<D: Disk> Log<D> {
 
     /// Replaces the whole log by another replica's snapshot: afterwards the log is empty and begins after it.
     ///
-    /// Raft §7. `at` must be beyond the committed index; entries beyond it are dropped like those before.
+    /// Raft §7. `at` must be beyond the committed index; entries beyond it are dropped like those before. `origin` is the other
+    /// replica's [`Log::origin`], when its log begins there too.
     pub fn install_snapshot(
         &mut self,
         at: SnapshotAt,
+        origin: Option<Origin>,
         chunks: &[Bytes],
     ) -> Result<(), SnapshotError> {
         self.check_idle()?;
@@ -45,10 +47,28 @@ impl<D: Disk> Log<D> {
             return Err(SnapshotError::NotAhead { index: at.index, last: commit });
         }
         write_snapshot(&self.disk, &self.dir, at, chunks)?;
-        let outcome = self.reset_to(at);
+        let outcome = self.reset_to(at, origin);
         self.writer.is_poisoned |= outcome.is_err();
         outcome?;
         self.list_snapshot(at, Edit::AddSnapshot(at))
+    }
+
+    /// Returns how the first segment begins; `None` while there is none and there was none.
+    pub fn origin(&self) -> Option<Origin> {
+        let of = |segment: &Segment| Origin {
+            segment_no: segment.segment_no(),
+            prev_chain: segment.header.prev_chain,
+            capacity_bytes: segment.header.capacity_bytes,
+            base_ts: segment.header.base_ts,
+        };
+        self.segments.first().map(of).or(self.origin)
+    }
+
+    /// Reads the snapshot that the log begins after: what a replica needs that is behind the first entry. `None` when there is none.
+    pub fn base_snapshot(&self) -> Result<Option<(SnapshotAt, Vec<Bytes>)>, SnapshotReadError> {
+        let Some(at) = self.snapshots.get(&self.base().index).copied() else { return Ok(None) };
+        let chunks = read_snapshot(&self.disk, &snapshot_path(&self.dir, at.index), at)?;
+        Ok(Some((at, chunks)))
     }
 
     /// Returns the newest snapshot that is whole; `None` when none was ever saved. Damaged ones are passed over, and listed by
@@ -91,8 +111,11 @@ impl<D: Disk> Log<D> {
             *index != at.index && self.damaged_snapshots.contains(&snapshot_path(&self.dir, *index))
         };
         let (damaged, mut whole): (Vec<u64>, Vec<u64>) = listed.into_iter().partition(is_damaged);
-        let superseded: Vec<u64> =
+        let mut superseded: Vec<u64> =
             whole.drain(..whole.len().saturating_sub(SNAPSHOTS_KEPT)).collect();
+        // The one that the log begins after is what a replica that is behind the log is given.
+        let base = self.base().index;
+        superseded.retain(|index| *index != base);
         let gone: Vec<u64> = damaged.iter().chain(&superseded).copied().collect();
         let edits: Vec<_> = std::iter::once(edit)
             .chain(gone.iter().map(|index| Edit::DropSnapshot { index: *index }))
@@ -108,21 +131,24 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    fn reset_to(&mut self, at: SnapshotAt) -> Result<(), FileError> {
+    fn reset_to(&mut self, at: SnapshotAt, origin: Option<Origin>) -> Result<(), FileError> {
         if self.sync_proof.proven().index > at.index {
             self.sync_proof.save(at.position())?;
         }
+        let reset = std::iter::once(Edit::Reset(at));
+        let edits: Vec<_> = reset.chain(origin.map(Edit::Origin)).collect();
         let files: Vec<_> = self
             .segments
             .iter()
             .map(|segment| segment_path(&self.dir, segment.segment_no()))
             .collect();
-        self.manifest.as_mut().expect("no flush is outstanding").append(&[Edit::Reset(at)])?;
+        self.manifest.as_mut().expect("no flush is outstanding").append(&edits)?;
         self.segments.clear();
         self.terms.clear();
         self.tail = Tail::default();
         self.tally = Tally::new(at.index + 1);
-        self.last_ts = 0;
+        self.last_ts = origin.map_or(0, |origin| origin.base_ts);
+        self.origin = origin;
         (self.written, self.durable) = (at.position(), at.position());
         self.writer.open = None;
         remove_all(&self.disk, &files)?;

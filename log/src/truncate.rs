@@ -9,7 +9,9 @@ use crate::disk::{Disk, DiskFile};
 use crate::flush::OpenSegment;
 use crate::format::{FrameHeader, SEGMENT_HEADER_BYTES};
 use crate::housekeeping::remove_all;
-use crate::layout::{AtPath, FileError, LOG_DIR, segment_path, sync_dir, write_zeros};
+use crate::layout::{
+    AtPath, FileError, LOG_DIR, segment_path, snapshot_path, sync_dir, write_zeros,
+};
 use crate::log::{Log, Position};
 use crate::manifest_edit::{Edit, Truncation};
 use crate::read::ReadError;
@@ -85,7 +87,41 @@ impl<D: Disk> Log<D> {
     pub fn trim_prefix(&mut self, to_index: u64) -> Result<u64, TruncateError> {
         self.check_truncate()?;
         let covered = self.snapshots.keys().next().map_or(0, |index| index + 1);
-        let to_index = to_index.min(covered).min(self.durable.index + 1);
+        self.trim(to_index.min(covered))
+    }
+
+    /// Removes whole segments of entries before `to_index`, up to a snapshot that ends with a segment and has a newer one beside it,
+    /// and the snapshots before that one; returns the first index that is left. A replica that is behind it is given that snapshot
+    /// and everything after, so its segments are the same.
+    pub fn trim_to_snapshot(&mut self, to_index: u64) -> Result<u64, TruncateError> {
+        self.check_truncate()?;
+        let newest = self.snapshots.keys().next_back().copied().unwrap_or(0);
+        let mut candidates = self.snapshots.keys().copied();
+        let at = candidates
+            .rfind(|index| *index < newest && *index < to_index && self.ends_segment(*index));
+        let Some(at) = at else { return Ok(self.first_index()) };
+        let older: Vec<u64> = self.snapshots.range(..at).map(|(index, _)| *index).collect();
+        let drops: Vec<_> =
+            older.iter().map(|index| Edit::DropSnapshot { index: *index }).collect();
+        if !drops.is_empty() {
+            self.edit_manifest(&drops)?;
+            self.snapshots.retain(|index, _| *index >= at);
+            let files: Vec<_> =
+                older.iter().map(|index| snapshot_path(&self.dir, *index)).collect();
+            remove_all(&self.disk, &files)?;
+        }
+        self.trim(at + 1)
+    }
+
+    /// Returns true for the last entry of a sealed segment.
+    pub fn ends_segment(&self, index: u64) -> bool {
+        let at = self.segments.partition_point(|segment| segment.last.index < index);
+        let segment = self.segments.get(at);
+        segment.is_some_and(|segment| segment.is_sealed && segment.last.index == index)
+    }
+
+    fn trim(&mut self, to_index: u64) -> Result<u64, TruncateError> {
+        let to_index = to_index.min(self.durable.index + 1);
         let closed = &self.segments[..self.segments.len().saturating_sub(1)];
         let count = closed.partition_point(|segment| segment.last.index < to_index);
         if count == 0 {

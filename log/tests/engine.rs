@@ -491,7 +491,7 @@ fn a_snapshot_of_another_replica_replaces_the_log() {
     append_and_flush(&mut log, 30);
     let at = SnapshotAt { index: 100, term: 7, end: Offset(250) };
 
-    log.install_snapshot(at, &[chunk("theirs")]).unwrap();
+    log.install_snapshot(at, None, &[chunk("theirs")]).unwrap();
     assert_eq!((log.first_index(), log.last(), log.durable()), (101, at.position(), at.position()));
     drop(log);
     let mut log = open_clean(&disk);

@@ -19,13 +19,25 @@ impl<D: Disk> Partition<D> {
             let (from, to) = (self.applied.index + 1, self.node.appliable() + 1);
             for frame in self.node.log().entries(from, to, APPLY_READ_BYTES)? {
                 self.apply(&frame, out)?;
+                if frame.header.kind == FrameKind::Seal && self.is_snapshot_due() {
+                    break;
+                }
             }
             self.node.applied_to(self.applied.index)?;
-        }
-        if self.since_snapshot >= self.options.snapshot_every_bytes && !self.flushing {
-            self.checkpoint()?;
+            // At the end of a segment, so that the log can begin there one day.
+            let at_end = self.log().ends_segment(self.applied.index);
+            if at_end && self.is_snapshot_due() {
+                if self.flushing {
+                    return Ok(());
+                }
+                self.checkpoint()?;
+            }
         }
         Ok(())
+    }
+
+    fn is_snapshot_due(&self) -> bool {
+        self.since_snapshot >= self.options.snapshot_every_bytes
     }
 
     /// Folds one committed frame into the views, gives it to those who are live, and answers those who waited for it.

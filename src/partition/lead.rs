@@ -19,9 +19,10 @@ impl<D: Disk> Partition<D> {
     pub(super) fn follow_up(&mut self, out: &mut impl Outbox) -> Result<(), PartitionError> {
         // A leader that was deposed must not answer: what its batches waited for may be replaced by another's.
         self.settle_role(out);
+        self.begin_at_snapshot()?;
         self.apply_committed(out)?;
         self.settle_role(out);
-        Ok(())
+        self.refresh(out)
     }
 
     /// Compares the role with what is being served.
@@ -41,13 +42,14 @@ impl<D: Disk> Partition<D> {
     pub(super) fn refusal(&self) -> Option<Refusal> {
         match (&self.stopped, self.leading) {
             (Some(refusal), _) => Some(refusal.clone()),
-            (None, Some(_)) => None,
-            (None, None) => Some(self.not_leader()),
+            (None, Some(_)) if self.node.transferee().is_none() => None,
+            (None, _) => Some(self.not_leader()),
         }
     }
 
     fn not_leader(&self) -> Refusal {
-        let hint = self.node.leader().filter(|leader| *leader != self.node.id());
+        let leader = self.node.transferee().or(self.node.leader());
+        let hint = leader.filter(|leader| *leader != self.node.id());
         Refusal::NotLeader { partition: self.id.0, hint: hint.map(|leader| leader.0) }
     }
 
@@ -56,6 +58,7 @@ impl<D: Disk> Partition<D> {
         let refusal = self.not_leader();
         self.leading = None;
         let proposers = self.dismiss(&refusal, out);
+        self.fresh.refuse(&refusal, out);
         self.overlay = Overlay::default();
         self.announcer.resign();
         let readers = std::mem::replace(&mut self.readers, Readers::new(self.id));

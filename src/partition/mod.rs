@@ -7,6 +7,7 @@
 mod apply;
 mod batch;
 mod consume;
+mod fresh;
 mod group;
 mod history;
 mod lead;
@@ -32,9 +33,10 @@ use fluxmq_log::{
 use thiserror::Error;
 
 use self::batch::DecodeError;
+use self::fresh::Fresh;
 use self::group::Groups;
 use self::history::{History, HistoryError};
-pub use self::peers::{ReceiveError, Status};
+pub use self::peers::{GroupError, ReceiveError, Status};
 use self::reader::Readers;
 use self::request::{ConnectionId, Event, Outbox, Request};
 use self::sessions::{Claim, Holders, Opening};
@@ -42,12 +44,10 @@ use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
 use self::will::Announcer;
 use crate::model::{Control, Delivery, Millis, PartitionId, Refusal};
-pub use crate::raft::{Member, PeerError, ReplicaId, Role};
-use crate::raft::{Members, MembersError, Node, NodeError};
-use crate::view::{SectionError, Views, section};
+pub use crate::raft::{GovernError, Member, MemberChange, Members, PeerError, ReplicaId, Role};
+use crate::raft::{MembersError, Node, NodeError};
+use crate::view::{SectionError, Views};
 
-/// Names the part of a snapshot that says who the members are.
-const MEMBERS: &str = "members";
 /// Records handed to one reader or group in one turn: a slow replay must not hold up the others.
 const RECORDS_PER_TURN_MAX: usize = 256;
 /// Frames applied at a time while a partition catches up with its own log.
@@ -136,6 +136,7 @@ pub struct Partition<D: Disk> {
     /// The term in which this replica serves connections.
     leading: Option<u64>,
     announcer: Announcer,
+    fresh: Fresh,
     now: Millis,
     stopped: Option<Refusal>,
     /// A batch that could not be appended between two flushes.
@@ -215,16 +216,16 @@ impl<D: Disk> Partition<D> {
         let mut members = Members::first(member);
         let (views, applied) = match log.newest_snapshot()? {
             Some((at, mut sections)) => {
-                if let Some(stored) = section::take(&mut sections, MEMBERS)? {
-                    members = Members::decode(&stored)?;
-                }
+                let stored = Members::take_from(&mut sections)?;
+                members = stored;
                 (Views::restore(&sections)?, Applied { index: at.index, end: at.end })
             }
             None => (Views::default(), Applied { index: 0, end: Offset::ZERO }),
         };
+        let clock = now;
         let now = now.max(Millis(log.last_ts()));
         let active = log.segments().last().map_or(Offset::ZERO, |segment| segment.base_offset);
-        let node = Node::open(log, member, members, applied.index)?;
+        let node = Node::open(log, member, members, applied.index, clock.0)?;
         let mut partition = Partition {
             id,
             options,
@@ -242,6 +243,7 @@ impl<D: Disk> Partition<D> {
             holders: Holders::default(),
             leading: None,
             announcer: Announcer::default(),
+            fresh: Fresh::default(),
             now,
             stopped: None,
             failed: None,
@@ -304,6 +306,18 @@ impl<D: Disk> Partition<D> {
         if let Some(refusal) = self.refusal().filter(|_| !is_noted) {
             return refuse(from, &request, &refusal, out);
         }
+        if !self.fresh.holds(from, &request) {
+            return self.take(from, request, out);
+        }
+        self.fresh.push(from, request);
+        if let Err(error) = self.refresh(out) {
+            // Whoever waits is told when `persist` reports this and the partition stops.
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    /// Takes a request that may be answered.
+    fn take(&mut self, from: ConnectionId, request: Request, out: &mut impl Outbox) {
         match request {
             Request::Publish(publish) => self.publish(from, publish, out),
             Request::Write { token, control } => {
@@ -504,7 +518,7 @@ impl<D: Disk> Partition<D> {
         }
         let term = self.node.log().term(index).expect("applied entries are in the log");
         let mut sections = self.views.snapshot();
-        sections.push(section::encode(MEMBERS, &self.node.members().encode()));
+        sections.push(self.node.members().encode().into());
         self.node.log_mut().save_snapshot(SnapshotAt { index, term, end }, &sections)?;
         self.since_snapshot = 0;
         self.snapshot_at = self.now;

@@ -4,10 +4,12 @@ use bytes::Bytes;
 use fluxmq_log::disk::Disk;
 use thiserror::Error;
 
+use super::history::History;
 use super::request::Outbox;
-use super::{Partition, PartitionError};
+use super::{Applied, Partition, PartitionError};
 use crate::model::Millis;
-use crate::raft::{Members, PeerError, ReplicaId, Role};
+use crate::raft::{GovernError, MemberChange, Members, PeerError, ReplicaId, Role};
+use crate::view::Views;
 
 /// What became of a message that was not taken.
 #[derive(Debug, Error)]
@@ -16,6 +18,17 @@ pub enum ReceiveError {
     #[error(transparent)]
     Refused(#[from] PeerError),
     /// Taking it failed: the partition must stop.
+    #[error(transparent)]
+    Failed(#[from] PartitionError),
+}
+
+/// Why a group is not governed so.
+#[derive(Debug, Error)]
+pub enum GroupError {
+    /// It cannot be. Nothing has changed.
+    #[error(transparent)]
+    Refused(#[from] GovernError),
+    /// Trying failed: the partition must stop.
     #[error(transparent)]
     Failed(#[from] PartitionError),
 }
@@ -61,7 +74,7 @@ impl<D: Disk> Partition<D> {
             return Ok(());
         }
         let message = self.node.check(from, message)?;
-        self.node.receive(message).map_err(PartitionError::from)?;
+        self.node.receive(message).map_err(PartitionError::from)??;
         Ok(self.follow_up(out)?)
     }
 
@@ -69,6 +82,39 @@ impl<D: Disk> Partition<D> {
     /// and the beginning and the end of flushes.
     pub fn poll_message(&mut self) -> Option<(ReplicaId, Bytes)> {
         self.node.poll_message().filter(|_| self.stopped.is_none())
+    }
+
+    /// Removes whole segments of entries before `to_index` that nothing needs any more, as far as snapshots allow; returns the first
+    /// index that is left. A replica that is behind it is given a snapshot.
+    pub fn trim(&mut self, to_index: u64) -> Result<u64, PartitionError> {
+        match self.flushing {
+            true => Ok(self.log().first_index()),
+            false => Ok(self.node.trim(to_index)?),
+        }
+    }
+
+    /// Replaces the views by a snapshot that the leader sent, if it did.
+    pub(super) fn begin_at_snapshot(&mut self) -> Result<(), PartitionError> {
+        let Some((at, mut sections)) = self.node.take_installed() else { return Ok(()) };
+        Members::take_from(&mut sections).map_err(PartitionError::from)?;
+        self.views = Views::restore(&sections)?;
+        self.applied = Applied { index: at.index, end: at.end };
+        self.history = History::new(at.end);
+        self.since_snapshot = 0;
+        self.snapshot_at = self.now;
+        Ok(self.node.applied_to(at.index)?)
+    }
+
+    /// Changes who is in the group; only the leader can. Done when [`status`](Partition::status) says so.
+    pub fn change_members(&mut self, changes: &[MemberChange]) -> Result<(), GroupError> {
+        Ok(self.node.propose_members(changes).map_err(PartitionError::from)??)
+    }
+
+    /// Hands leadership to another voter; connections are refused until it has it, or an election timeout is over.
+    pub fn transfer_leadership(&mut self, to: ReplicaId) -> Result<(), GroupError> {
+        // What was admitted goes with it.
+        self.propose()?;
+        Ok(self.node.transfer(to).map_err(PartitionError::from)??)
     }
 
     /// How this replica stands in its group.

@@ -211,6 +211,10 @@ impl<D: Disk> Partition<D> {
     }
 
     pub(super) fn propose(&mut self) -> Result<(), PartitionError> {
+        if self.node.transferee().is_some() {
+            // It goes on when the other has taken over, or has not.
+            return Ok(());
+        }
         let Some(pending) = self.building.take() else { return Ok(()) };
         assert!(!pending.building.is_empty(), "a batch is made for its first record");
         // Pushed first: should the log refuse, whoever waits is still known to `stop`.

@@ -14,6 +14,7 @@ impl<D: Disk> Partition<D> {
         for connection in self.dismiss(&refusal, out) {
             out.send(connection, Event::Resigned(refusal.clone()));
         }
+        self.fresh.refuse(&refusal, out);
         self.leading = None;
         self.stopped = Some(refusal);
     }

@@ -1,6 +1,6 @@
 //! Who is in a partition's group.
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
 use raft::eraftpb::ConfState;
 use thiserror::Error;
 
@@ -23,6 +23,9 @@ pub struct Member {
     pub voters: Vec<ReplicaId>,
     /// Who follows without a vote when the group begins.
     pub learners: Vec<ReplicaId>,
+    /// True for a replica that takes a place in a group that lives already, on an empty disk: that it knows nothing is no evidence,
+    /// so it neither votes nor stands until it has what a leader has. Means nothing once there is a log.
+    pub joins: bool,
     /// Election timeouts follow from it; each replica should have another.
     pub seed: u64,
 }
@@ -31,7 +34,7 @@ impl Member {
     /// A group of one.
     pub fn alone() -> Member {
         let id = ReplicaId(1);
-        Member { id, voters: vec![id], learners: Vec::new(), seed: 0 }
+        Member { id, voters: vec![id], learners: Vec::new(), joins: false, seed: 0 }
     }
 }
 
@@ -74,6 +77,11 @@ impl Members {
     /// Returns true when it is one of them, with a vote or without.
     pub fn contains(&self, id: ReplicaId) -> bool {
         self.voters().contains(&id) || self.learners().contains(&id)
+    }
+
+    /// Takes them out of a snapshot, whose last chunk they are.
+    pub fn take_from(chunks: &mut Vec<Bytes>) -> Result<Members, MembersError> {
+        Members::decode(&chunks.pop().ok_or(MembersError)?)
     }
 
     /// Encodes them: `4 × (u32 count, u64 ids) · u8 leaves by itself`, ids ascending, so that equal members give equal bytes.

@@ -2,14 +2,18 @@
 //!
 //! The Raft log is the partition log: one entry is one frame, written once.
 
+mod govern;
 mod guard;
 mod logger;
 mod member;
 mod node;
 mod peer;
 mod random;
+mod rejoin;
 mod store;
+mod transfer;
 
+pub use govern::{GovernError, MemberChange};
 pub use member::{Member, Members, MembersError, ReplicaId};
 pub use node::{Node, NodeError, Role};
 pub use peer::PeerError;

@@ -5,27 +5,28 @@
 //! takes the same path: its own flush is the majority.
 
 use std::cell::OnceCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::format::batch::Batch;
-use fluxmq_log::format::frame::{FLAG_ROLL, Frame, FrameKind};
+use fluxmq_log::format::frame::{FLAG_ROLL, FrameKind};
 use fluxmq_log::{
     AppendError, Flush, FlushError, Flushed, HardState, HardStateError, Log, Position, ReadError,
-    TruncateError,
+    SnapshotError, TruncateError,
 };
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, Entry, Message, MessageType};
-use raft::{Config, RawNode, StateRole};
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft::{Config, RawNode, ReadState, StateRole};
 use thiserror::Error;
 
 use super::guard::{self, Known};
 use super::logger::logger;
 use super::member::{Member, Members, ReplicaId};
-use super::peer::{self, Address, Body, PeerError};
+use super::peer::{self, Address, Body, Envelope, PeerError};
 use super::random::mix;
+use super::rejoin::Lives;
 use super::store::{Context, Store, to_log_entry};
+use super::transfer::{Transfers, is_offer};
 use crate::planted::{PlantedBug, is_planted};
 
 /// Ticks between heartbeats, and until a follower that hears none stands for election (Raft §5.2): from so many to twice that.
@@ -34,8 +35,8 @@ const ELECTION_TICKS: usize = 10;
 
 /// One member of the group.
 pub struct Node<D: Disk> {
-    raw: RawNode<Store<D>>,
-    address: Address,
+    pub(super) raw: RawNode<Store<D>>,
+    pub(super) address: Address,
     seed: u64,
     /// How often this replica's patience has ended: the next one differs.
     elections: u64,
@@ -45,6 +46,13 @@ pub struct Node<D: Disk> {
     parked: Option<Box<Message>>,
     outgoing: VecDeque<(ReplicaId, Bytes)>,
     last_ts: u64,
+    pub(super) transfers: Transfers,
+    /// Questions that a majority answered.
+    pub(super) reads: VecDeque<ReadState>,
+    /// The latest life that was heard of each peer, and the one with which its progress here began.
+    pub(super) lives: BTreeMap<ReplicaId, Lives>,
+    /// The term whose leader knows this life.
+    pub(super) welcomed: u64,
 }
 
 /// A ready of the library whose frames are not flushed, and what may be said once they are.
@@ -83,6 +91,9 @@ pub enum NodeError {
     /// Entries that conflict with the leader's cannot be taken back.
     #[error(transparent)]
     Truncate(#[from] TruncateError),
+    /// A leader's snapshot cannot be installed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// Entries cannot be read back.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -97,17 +108,25 @@ pub enum NodeError {
 }
 
 impl<D: Disk> Node<D> {
-    /// Starts on a recovered log whose entries up to `applied` are in the views already, and `members` with them.
+    /// Starts on a recovered log whose entries up to `applied` are in the views already, and `members` with them. `now` is the
+    /// wall clock in milliseconds.
     pub fn open(
-        log: Log<D>,
+        mut log: Log<D>,
         member: &Member,
         members: Members,
         applied: u64,
+        now: u64,
     ) -> Result<Node<D>, NodeError> {
+        // By the clock, because an image of a disk counts on from where it was taken: two lives must not have one number.
+        log.begin_life(now)?;
+        if member.joins && log.last_index() == 0 && log.hard_state() == HardState::default() {
+            log.require(u64::MAX)?;
+        }
         let address = Address {
             cluster: log.options().cluster,
             partition: log.options().partition,
             me: member.id,
+            life: log.life(),
         };
         let config = Config {
             id: member.id.0,
@@ -126,7 +145,8 @@ impl<D: Disk> Node<D> {
         };
         let last_ts = log.last_ts();
         let alone = members.voters() == [member.id];
-        let store = Store { log, members, applied, failed: OnceCell::new() };
+        let store =
+            Store { log, members, applied, failed: OnceCell::new(), offer: OnceCell::new() };
         let raw = RawNode::new(&config, store, &logger(address.partition))?;
         let mut node = Node {
             raw,
@@ -138,6 +158,10 @@ impl<D: Disk> Node<D> {
             parked: None,
             outgoing: VecDeque::new(),
             last_ts,
+            transfers: Transfers::default(),
+            reads: VecDeque::new(),
+            lives: BTreeMap::new(),
+            welcomed: 0,
         };
         if alone && !node.is_muted() {
             // Nobody else can win: waiting for the election timeout would only delay the start.
@@ -205,7 +229,11 @@ impl<D: Disk> Node<D> {
 
     /// Everything up to this index is committed, and flushed here: it may be applied.
     pub fn appliable(&self) -> u64 {
-        self.commit().min(self.raw.raft.raft_log.persisted)
+        let persisted = self.raw.raft.raft_log.persisted;
+        if is_planted(PlantedBug::CommitAlone) && self.role() == Role::Leader {
+            return persisted;
+        }
+        self.commit().min(persisted)
     }
 
     /// Proposes a batch and appends it here, unflushed; returns its index.
@@ -233,21 +261,43 @@ impl<D: Disk> Node<D> {
 
     /// Decodes a message that came from a replica, and refuses what no honest one sends. Changes nothing.
     pub fn check(&self, via: ReplicaId, bytes: Bytes) -> Result<Checked, PeerError> {
-        let Body::Raft(message) = peer::decode(&self.address, via, bytes)?;
+        let envelope = peer::decode(&self.address, via, bytes)?;
+        let Body::Raft(message) = &envelope.body else { return Ok(Checked(envelope)) };
         let known = Known {
             log: self.log(),
             term: self.term(),
             commit: self.commit(),
             is_leader: self.role() == Role::Leader,
         };
-        guard::check(&message, &known)?;
-        Ok(Checked(message))
+        guard::check(message, &known)?;
+        Ok(Checked(envelope))
     }
 
-    /// Takes a checked message.
-    pub fn receive(&mut self, message: Checked) -> Result<(), NodeError> {
-        let Checked(mut message) = message;
-        if self.is_flushing && self.takes_back(&message) {
+    /// Takes a checked message; refuses one of an earlier life of its sender.
+    pub fn receive(&mut self, message: Checked) -> Result<Result<(), PeerError>, NodeError> {
+        let Checked(Envelope { from, life, body }) = message;
+        if let Err(error) = self.meet(from, life) {
+            return Ok(Err(error));
+        }
+        match body {
+            Body::Raft(message) => self.step(message)?,
+            Body::Rejoin { last, is_muted } => self.on_rejoin(from, life, last, is_muted)?,
+            Body::Welcome { of_life, life, is_whole } => {
+                self.on_welcome(of_life, life, is_whole)?;
+            }
+            Body::Fetch { index, offset } => self.on_fetch(from, index, offset),
+            Body::Chunk { index, offset, bytes } => self.on_chunk(from, index, offset, &bytes)?,
+        }
+        Ok(Ok(()))
+    }
+
+    pub(super) fn step(&mut self, mut message: Box<Message>) -> Result<(), NodeError> {
+        self.introduce(&message);
+        if is_offer(&message) {
+            let Some(offer) = self.consider(message) else { return Ok(()) };
+            message = offer;
+        }
+        if self.is_flushing && (self.takes_back(&message) || is_offer(&message)) {
             // Losing an older one is what networks do.
             self.parked = Some(message);
             return Ok(());
@@ -281,6 +331,7 @@ impl<D: Disk> Node<D> {
 
     /// A tick has passed.
     pub fn tick(&mut self) -> Result<(), NodeError> {
+        self.tick_transfers()?;
         // A replica that has forgotten something does not stand, nor one whose disk is behind.
         if self.role() != Role::Leader && (self.is_muted() || !self.unflushed.is_empty()) {
             return Ok(());
@@ -308,7 +359,7 @@ impl<D: Disk> Node<D> {
         let position = self.log_mut().finish_flush(flushed)?;
         self.persisted(position)?;
         match self.parked.take() {
-            Some(message) => self.receive(Checked(message)),
+            Some(message) => self.step(message),
             None => Ok(()),
         }
     }
@@ -335,25 +386,7 @@ impl<D: Disk> Node<D> {
 
     /// Everything up to this index is in the views.
     pub fn applied_to(&mut self, index: u64) -> Result<(), NodeError> {
-        self.raw.advance_apply_to(index);
-        self.advance()
-    }
-
-    /// Takes a change of members that is committed (Raft §6); to be called as it is applied, before [`Node::applied_to`].
-    pub fn change_members(&mut self, frame: &Frame) -> Result<(), NodeError> {
-        let mut change = ConfChangeV2::default();
-        let index = frame.header.index;
-        change
-            .merge_from_bytes(&frame.body)
-            .map_err(|source| NodeError::Change { index, source })?;
-        let members = Members(self.raw.apply_conf_change(&change)?);
-        let stays = members.voters().contains(&self.id());
-        self.raw.mut_store().members = members;
-        if !stays && self.role() == Role::Leader {
-            // It led the group up to its own removal; now others elect one of theirs (Raft §6).
-            let term = self.term();
-            self.raw.raft.become_follower(term, 0);
-        }
+        self.raw.advance_apply_to(index.min(self.commit()));
         self.advance()
     }
 
@@ -383,10 +416,13 @@ impl<D: Disk> Node<D> {
     }
 
     /// Does what the library wants done: term and vote to disk at once, entries to the log, unflushed, messages to where they wait.
-    fn advance(&mut self) -> Result<(), NodeError> {
+    pub(super) fn advance(&mut self) -> Result<(), NodeError> {
         while self.raw.has_ready() && self.raw.store().failed.get().is_none() {
             let mut ready = self.raw.ready();
             // First: what follows may say that what replaces them is committed.
+            if !ready.snapshot().is_empty() {
+                self.install(ready.snapshot())?;
+            }
             if let Some(first) = ready.entries().first().map(|first| first.index) {
                 self.take_back(first)?;
             }
@@ -396,6 +432,7 @@ impl<D: Disk> Node<D> {
                     self.log_mut().save_hard_state(state)?;
                 }
             }
+            self.reads.extend(ready.take_read_states());
             self.send(ready.take_messages());
             let (promises, others): (Vec<_>, Vec<_>) =
                 ready.take_persisted_messages().into_iter().partition(promises_entries);
@@ -436,6 +473,12 @@ impl<D: Disk> Node<D> {
         }
     }
 
+    /// Nothing of what is not flushed is there any more.
+    pub(super) fn forget_unflushed(&mut self) {
+        self.unflushed.clear();
+        self.last_ts = self.log().last_ts();
+    }
+
     /// Takes back entries from `index` on that the leader replaces (Raft §5.3). No flush is under way.
     fn take_back(&mut self, index: u64) -> Result<(), NodeError> {
         if index > self.log().last_index() {
@@ -461,15 +504,18 @@ impl<D: Disk> Node<D> {
 
     fn send(&mut self, messages: Vec<Message>) {
         for message in messages {
-            let to = ReplicaId(message.to);
-            let bytes = peer::encode(&self.address, to, &Body::Raft(Box::new(message)));
-            self.outgoing.push_back((to, bytes));
+            self.post(ReplicaId(message.to), &Body::Raft(Box::new(message)));
         }
+    }
+
+    pub(super) fn post(&mut self, to: ReplicaId, body: &Body) {
+        let bytes = peer::encode(&self.address, to, body);
+        self.outgoing.push_back((to, bytes));
     }
 }
 
 /// A message that was decoded and found possible.
-pub struct Checked(Box<Message>);
+pub struct Checked(Envelope);
 
 /// Returns true for what may be said only once entries are flushed: that they are there, and that they make a candidate. Term and
 /// vote are on disk before anything is sent.

@@ -1,8 +1,11 @@
 //! Messages between the replicas of a partition, as bytes: an envelope of ours around what the library says.
 //!
 //! ```text
-//! message  := u8 version | u8 kind | cluster [16] | u32 partition | u64 from | u64 to | body | u32 crc of all before
-//! body     := u8 type | u8 reject | u64 term | u64 log_term | u64 index | u64 commit | u64 commit_term | u64 reject_hint
+//! message  := u8 version | u8 kind | cluster [16] | u32 partition | u64 from | u64 to | u64 life of the sender | body
+//!             | u32 crc of all before
+//! body     := kind 0: raft | kind 1, rejoin: u64 last, u8 muted | kind 2, welcome: u64 of_life, u64 life, u8 is_whole
+//!             | kind 3, fetch: u64 index, u64 offset | kind 4, chunk: u64 index, u64 offset, bytes
+//! raft     := u8 type | u8 reject | u64 term | u64 log_term | u64 index | u64 commit | u64 commit_term | u64 reject_hint
 //!             | u64 request_snapshot | i64 priority | bytes context | u32 count, entry* | snapshot, when the type says so
 //! entry    := u8 type | u64 term | u64 index | bytes context | bytes data
 //! snapshot := u64 index | u64 term | bytes members | bytes data
@@ -20,7 +23,7 @@ use super::member::{Members, ReplicaId};
 
 const VERSION: u8 = 1;
 /// Bytes of an envelope before its body.
-const HEAD_BYTES: usize = 38;
+const HEAD_BYTES: usize = 46;
 const CRC_BYTES: usize = 4;
 
 /// Which partition of which cluster messages belong to, and whose they are.
@@ -29,6 +32,16 @@ pub(super) struct Address {
     pub(super) cluster: [u8; 16],
     pub(super) partition: u32,
     pub(super) me: ReplicaId,
+    /// Which life of this replica speaks.
+    pub(super) life: u64,
+}
+
+/// A message as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Envelope {
+    pub(super) from: ReplicaId,
+    pub(super) life: u64,
+    pub(super) body: Body,
 }
 
 /// What is in an envelope.
@@ -36,6 +49,14 @@ pub(super) struct Address {
 pub(super) enum Body {
     /// What the library says.
     Raft(Box<Message>),
+    /// To the leader, until it has answered: this life begins with a log up to `last`.
+    Rejoin { last: u64, is_muted: bool },
+    /// The leader's answer to what a life said: go on as `life`; it may vote once it is whole.
+    Welcome { of_life: u64, life: u64, is_whole: bool },
+    /// Asks for the snapshot that was offered, from `offset` on.
+    Fetch { index: u64, offset: u64 },
+    /// Part of a snapshot.
+    Chunk { index: u64, offset: u64, bytes: Bytes },
 }
 
 /// Why a peer's message is not taken. Nothing has changed.
@@ -73,6 +94,16 @@ pub enum PeerError {
         /// From whom.
         via: ReplicaId,
     },
+    /// Of an earlier life of the replica that sent it: said before a crash, or by a disk that has forgotten a later one.
+    #[error("replica {from} speaks in its life {life}; life {known} is known")]
+    EarlierLife {
+        /// Who.
+        from: ReplicaId,
+        /// Which life.
+        life: u64,
+        /// The latest one that was heard of.
+        known: u64,
+    },
     /// An answer of a replica that is not a member.
     #[error("replica {from} is not a member of the group")]
     NotMember {
@@ -103,24 +134,54 @@ pub enum PeerError {
 
 /// Encodes a message to one replica.
 pub(super) fn encode(address: &Address, to: ReplicaId, body: &Body) -> Bytes {
-    let Body::Raft(message) = body;
     let entry_bytes = |entry: &Entry| entry.data.len() + entry.context.len() + 32;
-    let entries: usize = message.entries.iter().map(entry_bytes).sum();
+    let (kind, entries) = match body {
+        Body::Raft(message) => (0, message.entries.iter().map(entry_bytes).sum::<usize>()),
+        Body::Rejoin { .. } => (1, 0),
+        Body::Welcome { .. } => (2, 0),
+        Body::Fetch { .. } => (3, 0),
+        Body::Chunk { bytes, .. } => (4, bytes.len()),
+    };
     let mut out = Vec::with_capacity(HEAD_BYTES + 128 + entries);
     out.put_u8(VERSION);
-    out.put_u8(0);
+    out.put_u8(kind);
     out.put_slice(&address.cluster);
     out.put_u32_le(address.partition);
     out.put_u64_le(address.me.0);
     out.put_u64_le(to.0);
-    put_message(&mut out, message);
+    out.put_u64_le(address.life);
+    match body {
+        Body::Raft(message) => put_message(&mut out, message),
+        Body::Rejoin { last, is_muted } => {
+            out.put_u64_le(*last);
+            out.put_u8(u8::from(*is_muted));
+        }
+        Body::Welcome { of_life, life, is_whole } => {
+            out.put_u64_le(*of_life);
+            out.put_u64_le(*life);
+            out.put_u8(u8::from(*is_whole));
+        }
+        Body::Fetch { index, offset } => {
+            out.put_u64_le(*index);
+            out.put_u64_le(*offset);
+        }
+        Body::Chunk { index, offset, bytes } => {
+            out.put_u64_le(*index);
+            out.put_u64_le(*offset);
+            put_bytes(&mut out, bytes);
+        }
+    }
     let crc = crc32c::crc32c(&out);
     out.put_u32_le(crc);
     Bytes::from(out)
 }
 
 /// Decodes a message that came from `via`.
-pub(super) fn decode(address: &Address, via: ReplicaId, bytes: Bytes) -> Result<Body, PeerError> {
+pub(super) fn decode(
+    address: &Address,
+    via: ReplicaId,
+    bytes: Bytes,
+) -> Result<Envelope, PeerError> {
     let len = bytes.len();
     let damaged = || PeerError::Damaged { len };
     let body_end = len.checked_sub(CRC_BYTES).filter(|end| *end >= HEAD_BYTES);
@@ -130,7 +191,7 @@ pub(super) fn decode(address: &Address, via: ReplicaId, bytes: Bytes) -> Result<
     }
     let mut head = &head[..HEAD_BYTES];
     let (version, kind) = (head.get_u8(), head.get_u8());
-    if version != VERSION || kind != 0 {
+    if version != VERSION {
         return Err(PeerError::Version { version });
     }
     let mut cluster = [0; 16];
@@ -143,10 +204,42 @@ pub(super) fn decode(address: &Address, via: ReplicaId, bytes: Bytes) -> Result<
     if from != via || to != address.me || from == to || from.0 == 0 {
         return Err(PeerError::Misdirected { from, to, me: address.me, via });
     }
+    let life = head.get_u64_le();
     let mut input = bytes.slice(HEAD_BYTES..len - CRC_BYTES);
-    let mut message = take_message(&mut input).filter(|_| input.is_empty()).ok_or_else(damaged)?;
-    (message.from, message.to) = (from.0, to.0);
-    Ok(Body::Raft(Box::new(message)))
+    let mut body = take_body(kind, &mut input).filter(|_| input.is_empty()).ok_or_else(damaged)?;
+    if let Body::Raft(message) = &mut body {
+        (message.from, message.to) = (from.0, to.0);
+    }
+    Ok(Envelope { from, life, body })
+}
+
+fn take_body(kind: u8, input: &mut Bytes) -> Option<Body> {
+    Some(match kind {
+        0 => Body::Raft(Box::new(take_message(input)?)),
+        1 => Body::Rejoin { last: input.try_get_u64_le().ok()?, is_muted: take_bool(input)? },
+        2 => Body::Welcome {
+            of_life: input.try_get_u64_le().ok()?,
+            life: input.try_get_u64_le().ok()?,
+            is_whole: take_bool(input)?,
+        },
+        3 => Body::Fetch {
+            index: input.try_get_u64_le().ok()?,
+            offset: input.try_get_u64_le().ok()?,
+        },
+        4 => Body::Chunk {
+            index: input.try_get_u64_le().ok()?,
+            offset: input.try_get_u64_le().ok()?,
+            bytes: take_bytes(input)?,
+        },
+        _ => return None,
+    })
+}
+
+fn take_bool(input: &mut Bytes) -> Option<bool> {
+    match input.try_get_u8().ok()? {
+        bit @ (0 | 1) => Some(bit == 1),
+        _ => None,
+    }
 }
 
 fn put_message(out: &mut Vec<u8>, message: &Message) {
@@ -185,10 +278,7 @@ fn put_message(out: &mut Vec<u8>, message: &Message) {
 fn take_message(input: &mut Bytes) -> Option<Message> {
     let mut message = Message::default();
     message.set_msg_type(message_type(input.try_get_u8().ok()?)?);
-    message.reject = match input.try_get_u8().ok()? {
-        reject @ (0 | 1) => reject == 1,
-        _ => return None,
-    };
+    message.reject = take_bool(input)?;
     message.term = input.try_get_u64_le().ok()?;
     message.log_term = input.try_get_u64_le().ok()?;
     message.index = input.try_get_u64_le().ok()?;

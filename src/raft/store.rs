@@ -5,11 +5,13 @@ use std::cell::OnceCell;
 use bytes::Bytes;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::format::frame::{Frame, FrameKind};
-use fluxmq_log::{Entry as LogEntry, Log, ReadError};
+use fluxmq_log::{Entry as LogEntry, Log, ReadError, SnapshotReadError};
 use raft::eraftpb::{Entry, EntryType, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
+use thiserror::Error as ThisError;
 
-use super::member::Members;
+use super::member::{Members, MembersError};
+use super::transfer::Offer;
 
 /// Bytes of the part of a frame's header that the proposer decides; it travels as the entry's context.
 const CONTEXT_BYTES: usize = 33;
@@ -23,6 +25,8 @@ pub(super) struct Store<D: Disk> {
     /// Why entries could not be read. The library panics on what it cannot explain, so it is told that there are none, and whoever
     /// called it looks here.
     pub(super) failed: OnceCell<ReadError>,
+    /// The snapshot that the log begins after, while somebody fetches it.
+    pub(super) offer: OnceCell<Offer>,
 }
 
 impl<D: Disk> Storage for Store<D> {
@@ -74,8 +78,38 @@ impl<D: Disk> Storage for Store<D> {
         Ok(self.log.last_index())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot> {
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, _request_index: u64, to: u64) -> Result<Snapshot> {
+        if self.offer.get().is_none() {
+            match self.make_offer() {
+                Ok(Some(offer)) => drop(self.offer.set(offer)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the snapshot that the log begins after cannot be given away");
+                }
+            }
+        }
+        let offer = self.offer.get().map(|offer| offer.snapshot_for(to));
+        offer.ok_or(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+/// Why a snapshot cannot be given away.
+#[derive(Debug, ThisError)]
+enum OfferError {
+    #[error(transparent)]
+    Read(#[from] SnapshotReadError),
+    #[error(transparent)]
+    Members(#[from] MembersError),
+}
+
+impl<D: Disk> Store<D> {
+    /// Reads the snapshot that the log begins after; `None` when it begins with its first entry.
+    fn make_offer(&self) -> std::result::Result<Option<Offer>, OfferError> {
+        let (Some((at, sections)), Some(origin)) = (self.log.base_snapshot()?, self.log.origin())
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Offer::new(at, origin, &sections)?))
     }
 }
 

@@ -7,7 +7,7 @@ mod dedup;
 mod group;
 mod queue;
 mod retained;
-pub mod section;
+mod section;
 mod session;
 mod topology;
 mod will;

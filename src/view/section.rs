@@ -35,8 +35,8 @@ pub enum SectionError {
     Rows(#[from] bincode::error::DecodeError),
 }
 
-/// Wraps the body of a view, or of something else that is stored with them.
-pub fn encode(name: &str, body: &[u8]) -> Bytes {
+/// Wraps a view's body.
+pub(super) fn encode(name: &str, body: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(name.len() + body.len() + 3);
     out.put_u8(u8::try_from(name.len()).expect("view names are short"));
     out.put_slice(name.as_bytes());
@@ -56,19 +56,6 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(&str, &[u8]), SectionError> {
         return Err(SectionError::Version { name: name.to_owned(), version });
     }
     Ok((name, body))
-}
-
-/// Takes the section of a name out of a snapshot, and returns its body.
-pub fn take(sections: &mut Vec<Bytes>, name: &str) -> Result<Option<Bytes>, SectionError> {
-    for at in 0..sections.len() {
-        let (found, body) = decode(&sections[at])?;
-        if found == name {
-            let body = sections[at].slice_ref(body);
-            sections.remove(at);
-            return Ok(Some(body));
-        }
-    }
-    Ok(None)
 }
 
 /// Encodes a view's rows.

@@ -54,6 +54,8 @@ pub struct Cluster {
     /// Messages that were refused.
     pub refused: Vec<String>,
     pub options: Options,
+    /// Replicas whose disk was replaced, or that are new to the group.
+    pub joining: BTreeSet<ReplicaId>,
     next_token: u64,
 }
 
@@ -64,6 +66,11 @@ pub fn id(number: u64) -> ReplicaId {
 impl Cluster {
     /// Starts so many voters on empty disks.
     pub fn new(voters: u64) -> Cluster {
+        Cluster::with(voters, Options::default())
+    }
+
+    /// Starts so many that behave as said.
+    pub fn with(voters: u64, options: Options) -> Cluster {
         let mut cluster = Cluster {
             replicas: BTreeMap::new(),
             voters: (1..=voters).map(ReplicaId).collect(),
@@ -71,7 +78,8 @@ impl Cluster {
             network: VecDeque::new(),
             cut: BTreeSet::new(),
             refused: Vec::new(),
-            options: Options::default(),
+            options,
+            joining: BTreeSet::new(),
             next_token: 0,
         };
         for id in cluster.voters.clone() {
@@ -90,7 +98,9 @@ impl Cluster {
 
     /// Starts a replica on what its disk holds.
     pub fn start(&mut self, id: ReplicaId) {
-        let member = Member { id, voters: self.voters.clone(), learners: Vec::new(), seed: 7 };
+        let joins = self.joining.contains(&id);
+        let (voters, learners) = (self.voters.clone(), Vec::new());
+        let member = Member { id, voters, learners, joins, seed: 7 };
         let (options, now) = (self.options.clone(), self.now);
         let replica = self.replicas.get_mut(&id).expect("known");
         let log_options = LogOptions {
@@ -133,15 +143,32 @@ impl Cluster {
         self.replicas[&id].partition.as_ref().expect("runs")
     }
 
+    pub fn partition_mut(&mut self, id: ReplicaId) -> &mut Partition<SimDisk> {
+        self.replicas.get_mut(&id).expect("known").partition.as_mut().expect("runs")
+    }
+
+    /// Asks a replica something for connection 1.
+    pub fn ask(&mut self, to: ReplicaId, request: Request) {
+        let now = self.now;
+        let replica = self.replicas.get_mut(&to).expect("known");
+        let partition = replica.partition.as_mut().expect("runs");
+        partition.handle(ConnectionId(1), request, now, &mut replica.heard);
+    }
+
     /// Lets one tick pass everywhere, and everything that follows from it.
     pub fn tick(&mut self) {
         self.now = self.now.plus(100);
+        self.tick_all();
+        self.settle();
+    }
+
+    /// Lets everybody know the time.
+    pub fn tick_all(&mut self) {
         for replica in self.replicas.values_mut() {
             if let Some(partition) = &mut replica.partition {
                 partition.tick(self.now, &mut replica.heard).expect("ticks");
             }
         }
-        self.settle();
     }
 
     pub fn ticks(&mut self, count: usize) {
@@ -216,13 +243,24 @@ impl Cluster {
 
     /// Asks a replica to store a message; returns the token of the answer.
     pub fn say(&mut self, to: ReplicaId, payload: impl Into<Vec<u8>>) -> Token {
+        self.say_on(to, "a/b", false, payload)
+    }
+
+    /// Asks a replica to store a message on a topic.
+    pub fn say_on(
+        &mut self,
+        to: ReplicaId,
+        topic: &str,
+        retain: bool,
+        payload: impl Into<Vec<u8>>,
+    ) -> Token {
         self.next_token += 1;
         let token = Token(self.next_token);
         let message = Message {
-            topic: Topic::new(Bytes::from_static(b"a/b")).expect("a topic"),
+            topic: Topic::new(Bytes::from(topic.to_owned())).expect("a topic"),
             payload: Bytes::from(payload.into()),
             qos: QoS::AtLeastOnce,
-            retain: false,
+            retain,
             expiry_s: None,
             properties: Properties::default(),
             publisher: 0,

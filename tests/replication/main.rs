@@ -2,3 +2,6 @@
 
 mod cluster;
 mod elect;
+mod govern;
+mod rejoin;
+mod snapshot;

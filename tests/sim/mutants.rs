@@ -51,6 +51,7 @@ const PLANTED: &[(Bug, &[Invariant])] = &[
     (Bug::Broker(B::NewestFirst), &[I12]),
     (Bug::Broker(B::DeliverBeforeCommit), &[I13]),
     (Bug::Broker(B::PromiseBeforeFlush), &[I13]),
+    (Bug::Broker(B::CommitAlone), &[I13]),
     (Bug::Broker(B::CursorSkipsUnsent), &[I14]),
     (Bug::Broker(B::ClosedAtEnd), &[I14]),
     (Bug::Broker(B::FollowerSkipsProgress), &[I15]),

@@ -129,7 +129,7 @@ pub fn log_options(partition: PartitionId) -> LogOptions {
 /// The replica of a partition that a node has, of a group that all nodes are in.
 pub fn member(node: usize, nodes: usize, seed: u64) -> Member {
     let voters = (0..nodes).map(replica).collect();
-    Member { id: replica(node), voters, learners: Vec::new(), seed }
+    Member { id: replica(node), voters, learners: Vec::new(), joins: false, seed }
 }
 
 /// The replica that a node has of every partition.

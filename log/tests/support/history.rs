@@ -347,7 +347,7 @@ impl History {
             snapshot: index,
         };
         self.lock().worlds.push(after);
-        self.log().install_snapshot(at, &chunks).unwrap();
+        self.log().install_snapshot(at, None, &chunks).unwrap();
         self.lock().worlds.remove(0);
         self.lock().seen.snapshots_installed += 1;
         "install_snapshot"

@@ -120,13 +120,14 @@ impl Manifest {
             0 | 1 | 3 | 5 | 7 | 9 => 3,
             2 | 4 | 6 => 1,
             8 => 0,
+            10 => 4,
             _ => return None,
         };
-        let mut fields = [0; 3];
+        let mut fields = [0; 4];
         for field in &mut fields[..field_count] {
             *field = input.u64()?;
         }
-        let [first, second, third] = fields;
+        let [first, second, third, _] = fields;
         let base = Base { index: first, term: second, offset: Offset(third) };
         match kind {
             1 => self.base = base,

@@ -135,7 +135,7 @@ fn whatever_the_engine_does_is_clean_while_it_runs_and_after() {
     clean("opening again");
     let (mut log, _) = open(data.path()).unwrap();
     let at = SnapshotAt { index: 100, term: 3, end: fluxmq_log::Offset(300) };
-    log.install_snapshot(at, &[b"from another replica".as_slice().into()]).unwrap();
+    log.install_snapshot(at, None, &[b"from another replica".as_slice().into()]).unwrap();
     clean("installing a snapshot");
     append_after(&mut log, 3);
     clean("appending behind a snapshot");

@@ -1,0 +1,77 @@
+//! Requests that read: a deposed leader that has not heard of it yet must not answer them.
+//!
+//! They wait until a majority has said that this replica leads (Raft §8), one question for all that have come, and for the views to
+//! be as far as the log was when it was asked. Alone that is at once. What a connection asks after one of them waits behind it.
+
+use std::collections::VecDeque;
+
+use fluxmq_log::disk::Disk;
+
+use super::request::{ConnectionId, Outbox, Request};
+use super::stop::refuse;
+use super::{Partition, PartitionError};
+use crate::model::Refusal;
+
+/// Requests that wait, and the question that is asked for them.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    waiting: VecDeque<(ConnectionId, Request)>,
+    /// The question under way: its name, and how many of the waiting it was asked for.
+    asked: Option<(u64, usize)>,
+    /// The index that must be applied before they are answered, once a majority has.
+    confirmed: Option<u64>,
+    next: u64,
+}
+
+impl Fresh {
+    /// Returns true for a request that must wait.
+    pub(super) fn holds(&self, from: ConnectionId, request: &Request) -> bool {
+        let reads = matches!(
+            request,
+            Request::OpenSession { .. }
+                | Request::Attach(_)
+                | Request::FetchOutbound { .. }
+                | Request::ListOpenIds { .. }
+                | Request::Join(_)
+        );
+        reads || self.waiting.iter().any(|(waits, _)| *waits == from)
+    }
+
+    pub(super) fn push(&mut self, from: ConnectionId, request: Request) {
+        self.waiting.push_back((from, request));
+    }
+
+    /// Refuses all that wait.
+    pub(super) fn refuse(&mut self, refusal: &Refusal, out: &mut impl Outbox) {
+        for (from, request) in self.waiting.drain(..) {
+            refuse(from, &request, refusal, out);
+        }
+        (self.asked, self.confirmed) = (None, None);
+    }
+}
+
+impl<D: Disk> Partition<D> {
+    /// Asks for what has come, and answers what may be answered.
+    pub(super) fn refresh(&mut self, out: &mut impl Outbox) -> Result<(), PartitionError> {
+        while self.leading.is_some() && !self.fresh.waiting.is_empty() {
+            if self.fresh.asked.is_none() {
+                // A name of another term is never taken for one of this.
+                self.fresh.next += 1;
+                self.fresh.asked = Some((self.fresh.next, self.fresh.waiting.len()));
+                self.node.ask_read(self.fresh.next)?;
+            }
+            while let Some((name, index)) = self.node.poll_read() {
+                if self.fresh.asked.is_some_and(|(asked, _)| asked == name) {
+                    self.fresh.confirmed = Some(index);
+                }
+            }
+            let ready = self.fresh.confirmed.is_some_and(|index| self.applied.index >= index);
+            let (Some((_, count)), true) = (self.fresh.asked, ready) else { return Ok(()) };
+            (self.fresh.asked, self.fresh.confirmed) = (None, None);
+            for (from, request) in self.fresh.waiting.drain(..count).collect::<Vec<_>>() {
+                self.take(from, request, out);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! Coming back: what a replica that has forgotten something may not do, and how its leader learns of it.
+//!
+//! Raft assumes that a voter never forgets. One whose disk was replaced, set back to an old image or damaged at its end has; until
+//! its log holds again all that it may have acknowledged it is *muted*: it takes entries and acknowledges them, and neither votes
+//! nor stands. To the others that is a replica that is down.
+//!
+//! Every opening of a log is another *life*. To each new leader a life says with `Rejoin` where its log ends; the leader compares
+//! that with what the life before acknowledged and answers with `Welcome`. A life that peers know to be over is refused, so that
+//! neither a delayed answer of it nor an old disk that believes to be it is counted.
+
+use fluxmq_log::disk::Disk;
+use raft::eraftpb::{Message, MessageType};
+
+use super::member::ReplicaId;
+use super::node::{Node, NodeError, Role};
+use super::peer::{Body, PeerError};
+
+/// What is known of a peer's lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lives {
+    latest: u64,
+    /// What earlier lives had acknowledged to the leader of this term.
+    acknowledged: (u64, u64),
+    /// Term and life of the last `Rejoin`, and what that life must acknowledge to be whole.
+    rejoined: (u64, u64),
+    target: Option<u64>,
+}
+
+impl<D: Disk> Node<D> {
+    /// Hears from a life of a peer. One that is over is refused, and told so: it may be all that its disk remembers.
+    pub(super) fn meet(&mut self, from: ReplicaId, life: u64) -> Result<(), PeerError> {
+        let (leads, term) = (self.role() == Role::Leader, self.term());
+        let known = self.lives.entry(from).or_default();
+        if life < known.latest {
+            let (next, error) =
+                (known.latest + 1, PeerError::EarlierLife { from, life, known: known.latest });
+            if leads {
+                self.post(from, &Body::Welcome { of_life: life, life: next, is_whole: false });
+            }
+            return Err(error);
+        }
+        if life > known.latest && known.latest > 0 && leads {
+            // What the life before acknowledged, this one may not have.
+            if let Some(progress) = self.raw.raft.mut_prs().get_mut(from.0) {
+                known.acknowledged = (term, progress.matched);
+                progress.matched = 0;
+                progress.become_probe();
+                progress.next_idx = known.acknowledged.1 + 1;
+            }
+        }
+        known.latest = life;
+        Ok(())
+    }
+
+    /// Tells a leader of this life, with every heartbeat until it says that the life is whole.
+    pub(super) fn introduce(&mut self, message: &Message) {
+        let is_new = message.term >= self.term() && message.term > self.welcomed;
+        if is_new && message.get_msg_type() == MessageType::MsgHeartbeat {
+            let body = Body::Rejoin { last: self.log().last_index(), is_muted: self.is_muted() };
+            self.post(ReplicaId(message.from), &body);
+        }
+    }
+
+    /// A peer's life begins with a log up to `last`.
+    pub(super) fn on_rejoin(
+        &mut self,
+        from: ReplicaId,
+        life: u64,
+        last: u64,
+        is_muted: bool,
+    ) -> Result<(), NodeError> {
+        let (term, end) = (self.term(), self.log().last_index());
+        let matched = self.raw.raft.prs().get(from.0).map_or(0, |progress| progress.matched);
+        if self.role() != Role::Leader {
+            return Ok(());
+        }
+        let known = self.lives.entry(from).or_default();
+        if known.rejoined != (term, life) {
+            known.rejoined = (term, life);
+            let forgot = known.acknowledged.0 == term && known.acknowledged.1 > last;
+            known.target = (forgot || is_muted).then_some(end);
+            if forgot {
+                tracing::warn!(
+                    partition = self.address.partition,
+                    replica = from.0,
+                    last,
+                    acknowledged = known.acknowledged.1,
+                    "a replica lost entries that it had acknowledged; it does not vote until it has them"
+                );
+            }
+        }
+        let is_whole = known.target.is_none_or(|target| matched >= target);
+        self.post(from, &Body::Welcome { of_life: life, life, is_whole });
+        self.advance()
+    }
+
+    /// The leader of this term knows this life, and whether it has all that there is.
+    pub(super) fn on_welcome(
+        &mut self,
+        of_life: u64,
+        life: u64,
+        is_whole: bool,
+    ) -> Result<(), NodeError> {
+        if of_life != self.address.life || self.role() == Role::Leader {
+            return Ok(());
+        }
+        if life > self.address.life {
+            // Others know more of this replica than its disk does: whatever that is, it is lost.
+            self.log_mut().require(u64::MAX)?;
+            self.log_mut().begin_life(life)?;
+            self.address.life = life;
+        } else if is_whole {
+            self.welcomed = self.term();
+            self.log_mut().require(0)?;
+        } else if !self.is_muted() {
+            self.log_mut().require(u64::MAX)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! Replicas that come back with less than they had promised.
+
+use fluxmq::partition::ReplicaId;
+use fluxmq_log::sim_disk::SimDisk;
+
+use crate::cluster::Cluster;
+
+/// Everybody but these, in order.
+fn others(cluster: &Cluster, except: &[ReplicaId]) -> Vec<ReplicaId> {
+    cluster.voters.iter().copied().filter(|id| !except.contains(id)).collect()
+}
+
+#[test]
+fn a_replaced_disk_does_not_vote_until_it_has_everything() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let [behind, replaced] = others(&cluster, &[leader])[..] else { unreachable!() };
+    // What follows is on the leader and the one that loses its disk, and nowhere else.
+    cluster.isolate(behind);
+    cluster.publish(leader, 20, 200);
+    cluster.kill(replaced, None);
+    cluster.joining.insert(replaced);
+    cluster.add(replaced, SimDisk::new(77));
+    assert!(cluster.partition(replaced).status().muted);
+
+    cluster.heal();
+    cluster.isolate(leader);
+    cluster.ticks(100);
+    assert_eq!(cluster.partition(replaced).status().last, 0);
+    let leads = |id| cluster.partition(id).status().serves;
+    assert!(!leads(behind) && !leads(replaced), "two that miss what is confirmed elect nobody");
+
+    cluster.heal();
+    let leader = cluster.elect();
+    cluster.ticks(20);
+    cluster.assert_identical();
+    assert!(!cluster.partition(replaced).status().muted, "it has what the leader has");
+    cluster.kill(leader, None);
+    cluster.ticks(40);
+    let next = cluster.elect();
+    cluster.publish(next, 1, 10);
+}
+
+#[test]
+fn a_replaced_disk_stays_muted_over_a_restart() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let replaced = others(&cluster, &[leader])[0];
+    cluster.publish(leader, 5, 200);
+    cluster.kill(replaced, None);
+    cluster.joining.insert(replaced);
+    cluster.cut.extend([(replaced, leader), (leader, replaced)]);
+    cluster.add(replaced, SimDisk::new(77));
+    cluster.ticks(5);
+    cluster.kill(replaced, Some(3));
+    cluster.joining.clear();
+    cluster.start(replaced);
+    assert!(cluster.partition(replaced).status().muted, "it knows that it knows nothing");
+    cluster.heal();
+    cluster.ticks(20);
+    assert!(!cluster.partition(replaced).status().muted);
+    cluster.assert_identical();
+}
+
+#[test]
+fn an_old_image_of_a_disk_is_told_what_it_forgot() {
+    for restarts in 0..3 {
+        let mut cluster = Cluster::new(3);
+        let leader = cluster.elect();
+        let old = others(&cluster, &[leader])[0];
+        cluster.publish(leader, 5, 200);
+        let image = cluster.replicas[&old].disk.crash(1);
+        for _ in 0..restarts {
+            cluster.kill(old, None);
+            cluster.start(old);
+            cluster.ticks(10);
+        }
+        let leader = cluster.elect();
+        cluster.publish(leader, 30, 200);
+        cluster.ticks(5);
+        cluster.kill(old, None);
+        cluster.add(old, image);
+        assert!(!cluster.partition(old).status().muted, "it cannot know");
+        let term = cluster.partition(leader).status().term;
+        let mut was_muted = false;
+        for _ in 0..20 {
+            cluster.tick();
+            was_muted |= cluster.partition(old).status().muted;
+        }
+        assert!(was_muted, "its leader tells it, after {restarts} restarts");
+        assert!(!cluster.partition(old).status().muted);
+        assert_eq!(cluster.partition(leader).status().term, term, "and goes on leading");
+        cluster.assert_identical();
+    }
+}
+
+#[test]
+fn what_an_earlier_life_acknowledged_is_not_counted() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let [away, replaced] = others(&cluster, &[leader])[..] else { unreachable!() };
+    cluster.publish(leader, 5, 200);
+    cluster.isolate(away);
+    let token = cluster.say(leader, "only the leader and a lost disk have this");
+    cluster.flush();
+    while let Some((from, to, message)) = cluster.network.pop_front() {
+        cluster.deliver(from, to, message);
+    }
+    cluster.flush();
+    let late: Vec<_> = cluster.network.drain(..).filter(|(_, to, _)| *to == leader).collect();
+    assert!(!late.is_empty(), "the acknowledgement is on its way when the disk is lost");
+    cluster.kill(replaced, None);
+    cluster.joining.insert(replaced);
+    cluster.add(replaced, SimDisk::new(77));
+    // Heartbeats pass and entries do not: the leader hears of the new life, and the new life has nothing.
+    for _ in 0..3 {
+        cluster.now = cluster.now.plus(100);
+        cluster.tick_all();
+        cluster.flush();
+        while let Some((from, to, message)) = cluster.network.pop_front() {
+            if to != replaced || message.len() < 200 {
+                cluster.deliver(from, to, message);
+                cluster.flush();
+            }
+        }
+    }
+    assert_eq!(cluster.partition(replaced).status().last, 0);
+    assert_eq!(cluster.answer(leader, token), None);
+    cluster.refused.clear();
+    for (from, to, message) in late {
+        cluster.deliver(from, to, message);
+    }
+    assert_eq!(cluster.answer(leader, token), None, "nobody has it but the leader");
+    assert!(cluster.refused[0].contains("speaks in its life"), "{:?}", cluster.refused);
+    cluster.ticks(20);
+    assert_eq!(cluster.answer(leader, token), Some(Ok(true)), "stored again by its new life");
+    assert_eq!(cluster.frames(leader), cluster.frames(replaced));
+}
+
+#[test]
+fn a_damaged_tail_is_cut_and_fetched_again() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let damaged = others(&cluster, &[leader])[0];
+    cluster.publish(leader, 30, 200);
+    cluster.ticks(5);
+    let segment = cluster.partition(damaged).log().segments().pop().expect("one");
+    cluster.kill(damaged, None);
+    let disk = cluster.replicas[&damaged].disk.clone();
+    disk.flip_bit(&segment.path, (segment.end_bytes - 1500) * 8).expect("flips");
+    cluster.start(damaged);
+    assert!(cluster.partition(damaged).status().muted);
+    assert!(cluster.partition(damaged).status().last < cluster.partition(leader).status().last);
+    cluster.ticks(20);
+    assert!(!cluster.partition(damaged).status().muted);
+    cluster.assert_identical();
+}
