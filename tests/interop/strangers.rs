@@ -110,9 +110,18 @@ fn memory_goes_back_to_where_it_was() {
     for _ in 0..3 {
         wave(3_000);
     }
-    let after = broker.resident_bytes();
-    // 18,000 connections: two kilobytes of each that stayed would be seen.
-    assert!(after < before + (36 << 20), "{before} bytes before, {after} after");
+    // 18,000 connections: two kilobytes of each that stayed would be seen. Those that closed last linger, and the allocator gives
+    // back when it is used again.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let after = broker.resident_bytes();
+        if after < before + (36 << 20) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{before} bytes before, {after} after");
+        std::thread::sleep(Duration::from_millis(500));
+        connect_in_the_end(&broker);
+    }
 }
 
 #[test]
