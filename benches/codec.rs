@@ -16,7 +16,7 @@ use fluxmq::model::{
 use fluxmq::protocol::Connection;
 use fluxmq::protocol::mqtt::codec::{Limits, PublishHeader, decode, encode, encode_publish};
 use fluxmq::protocol::mqtt::types::Connect;
-use fluxmq::protocol::mqtt::{Anonymous, MqttConnection, Packet, PropertyList, Settings, Version};
+use fluxmq::protocol::mqtt::{MqttConnection, Packet, PropertyList, Settings, Version};
 use fluxmq_index::Offset;
 
 const BATCH: u64 = 256;
@@ -39,7 +39,7 @@ fn read(input: &mut BytesMut, bytes: &[u8]) {
 }
 
 fn open_connection(version: Version) -> MqttConnection {
-    let settings = Arc::new(Settings { anonymous: Anonymous::Everybody, ..Settings::default() });
+    let settings = Arc::new(Settings::default());
     let peer = PeerInfo::tcp(SocketAddr::from(([127, 0, 0, 1], 40_000)));
     let mut connection =
         MqttConnection::new(settings, peer, Bytes::from_static(b"auto-1"), Millis(0));

@@ -168,6 +168,7 @@ impl Applied {
                 client_id,
                 clean: false,
                 expiry_s: 3600,
+                principal: fluxmq::model::Principal::ANONYMOUS,
             }));
         }
         for number in 0..SESSION_COUNT {

@@ -58,11 +58,13 @@ pub fn banner(config: &Config) -> String {
         let kind = path.split('.').nth(1).unwrap_or_default();
         format!("{kind}://{}", socket.address)
     });
+    let has_users = config.authentication.users_file.is_some();
     let anonymous = match config.authentication.anonymous {
-        Anonymous::Loopback if beyond_loopback => {
+        Anonymous::Auto if has_users => "refused: there is a users file",
+        Anonymous::Auto | Anonymous::Loopback if beyond_loopback => {
             "from this machine only; clients elsewhere are refused, though listeners are reachable"
         }
-        Anonymous::Loopback => "from this machine only",
+        Anonymous::Auto | Anonymous::Loopback => "from this machine only",
         Anonymous::UnsafeAlways if beyond_loopback => {
             "UNSAFE: everybody who reaches a listener, without asking who they are"
         }

@@ -1,6 +1,7 @@
 //! Wires the layers together. The order in which a broker starts and stops is this file.
 
 mod listeners;
+mod rules;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,16 +19,19 @@ use fluxmq_log::watermark::{Watermark, WatermarkOptions};
 use fluxmq_log::{Log, LogOptions, Recovery};
 use tokio::sync::watch;
 
+use self::rules::Rules;
+use crate::auth::Authority;
 use crate::broker::{Broker, ClientLimits, Placement};
 use crate::config::{self, Config};
 use crate::model::{Control, Millis, PartitionId};
 use crate::net::admission::TurnedAway;
 use crate::net::drive::Shared;
+use crate::net::gate::Gate;
 use crate::net::wills::publish_wills;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
 use crate::partition::{Durability, Member, Options, Partition};
 use crate::protocol::mqtt::codec::Limits;
-use crate::protocol::mqtt::{Anonymous, Settings};
+use crate::protocol::mqtt::{DeniedPublish, DeniedSubscribe, Settings};
 use crate::shard::{self, ShardHandle, ShardLimits};
 use listeners::Listeners;
 pub use listeners::ListeningAt;
@@ -49,6 +53,8 @@ pub struct Server {
     listeners: Listeners,
     shared: Shared,
     stopping: watch::Sender<bool>,
+    rules: Rules,
+    authority: watch::Sender<Arc<Authority>>,
     disk: OsDisk,
     watermarks: WatermarkOptions,
     /// Held until everything else is gone.
@@ -61,6 +67,8 @@ impl Server {
         let disk = OsDisk::new(config.data_dir.clone())
             .with_context(|| format!("cannot use data directory {}", config.data_dir.display()))?;
         let data_dir = open_data_dir(&disk)?;
+        let mut rules = Rules::new(config);
+        let authority = watch::Sender::new(Arc::new(rules.load()?));
         let started = Instant::now();
         let partitions = open_partitions(&disk, data_dir.identity().cluster, config)?;
         let count = partitions.len();
@@ -84,7 +92,12 @@ impl Server {
                 passed_on_bytes_max: PASSED_ON_BYTES_MAX,
                 stopping: stopped,
                 started,
+                authority: authority.subscribe(),
+                rules_may_change: rules.may_change(),
+                gate: Arc::new(Gate::new(limits.connections_per_user_max as usize)),
             },
+            rules,
+            authority,
             stopping,
             disk,
             watermarks: watermarks(config),
@@ -110,7 +123,10 @@ impl Server {
         reload: watch::Receiver<()>,
     ) -> anyhow::Result<()> {
         self.listeners.accept(&self.shared);
-        tokio::spawn(publish_wills(self.shared.broker.clone()));
+        tokio::spawn(publish_wills(self.shared.broker.clone(), self.authority.subscribe()));
+        if self.rules.may_change() {
+            tokio::spawn(self.rules.clone().watch(self.authority.clone(), reload.clone()));
+        }
         tracing::info!("ready");
         self.watch(stop, reload).await;
         tracing::info!("stopping");
@@ -195,10 +211,13 @@ fn mqtt_settings(config: &Config) -> Settings {
         },
         connect_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
         client_id_bytes_max: usize::from(limits.client_id_bytes_max),
-        anonymous: match config.authentication.anonymous {
-            config::Anonymous::Never => Anonymous::Never,
-            config::Anonymous::Loopback => Anonymous::Local,
-            config::Anonymous::UnsafeAlways => Anonymous::Everybody,
+        denied_publish: match config.authorization.denied_publish {
+            config::DeniedPublish::Acknowledge => DeniedPublish::Acknowledge,
+            config::DeniedPublish::Close => DeniedPublish::Close,
+        },
+        denied_subscribe: match config.authorization.denied_subscribe {
+            config::DeniedSubscribe::Reason => DeniedSubscribe::Reason,
+            config::DeniedSubscribe::Unspecified => DeniedSubscribe::Unspecified,
         },
         session_expiry_max_s: limits.session_expiry_max_s,
         keep_alive_max_s: limits.keep_alive_max_s,
@@ -303,6 +322,7 @@ fn open_partitions(
                 .div_ceil(config.partitions.data.into()),
             backlog_max: config.limits.backlog_max as usize,
             backlog_age_max_ms: u64::from(config.limits.backlog_age_max_s) * 1000,
+            sessions_per_user_max: sessions_per_user_max(config),
             snapshot_every_bytes: storage.snapshot_every_bytes,
             snapshot_every_ms: u64::from(storage.snapshot_every_s) * 1000,
             durability: durability(config),
@@ -324,6 +344,12 @@ fn open_partitions(
         partitions.push(open(PartitionId(id))?);
     }
     Ok(partitions)
+}
+
+/// A partition's share of a user's sessions. Client ids are spread by a hash: a quarter more, so that chance refuses nobody early.
+fn sessions_per_user_max(config: &Config) -> usize {
+    let share = u64::from(config.limits.sessions_per_user_max) * 5 / 4;
+    share.div_ceil(u64::from(config.partitions.data)) as usize
 }
 
 /// Returns the number of data partitions, fixing it when this is the first start.

@@ -8,8 +8,8 @@ use fluxmq::model::command::Will;
 use fluxmq::model::message::publisher_id;
 use fluxmq::model::record::{DedupKey, filter_id, queue_id};
 use fluxmq::model::{
-    Control, Filter, Message, Millis, OutboundEntry, PartitionId, Properties, QoS, Record,
-    RetainHandling, SessionProgress, StoredMessage, Subscription, Topic,
+    Control, Filter, Message, Millis, OutboundEntry, PartitionId, Principal, Properties, QoS,
+    Record, RetainHandling, SessionProgress, StoredMessage, Subscription, Topic,
 };
 use fluxmq::view::Views;
 use fluxmq_index::Offset;
@@ -113,12 +113,22 @@ fn subscription() -> impl Strategy<Value = Subscription> {
     )
 }
 
+fn owner() -> impl Strategy<Value = Principal> {
+    proptest::sample::select(vec!["", "alice", "bob"])
+        .prop_map(|name| Principal::from_stored(Bytes::from(name)))
+}
+
 fn session_control() -> impl Strategy<Value = Control> {
     let starts = proptest::collection::vec((partition(), offset()), 0..3);
     prop_oneof![
-        (name(), any::<bool>(), 0u32..5).prop_map(|(client_id, clean, expiry_s)| {
-            Control::SessionOpened { client_id, clean, expiry_s }
-        }),
+        (name(), any::<bool>(), 0u32..5, owner()).prop_map(
+            |(client_id, clean, expiry_s, principal)| Control::SessionOpened {
+                client_id,
+                clean,
+                expiry_s,
+                principal,
+            }
+        ),
         (name(), offset(), 0u32..5).prop_map(|(client_id, epoch, expiry_s)| {
             Control::SessionClosed { client_id, epoch, expiry_s }
         }),
@@ -165,7 +175,8 @@ fn queue_control() -> impl Strategy<Value = Control> {
 fn will_control() -> impl Strategy<Value = Control> {
     let will = (name(), any::<bool>(), qos(), proptest::option::of(0u32..10), 0u32..5);
     prop_oneof![
-        (name(), will).prop_map(|(client_id, (topic, retain, qos, expiry_s, delay_s))| {
+        (name(), owner(), will).prop_map(|(client_id, principal, will)| {
+            let (topic, retain, qos, expiry_s, delay_s) = will;
             let message = Message {
                 topic: Topic::new(topic).unwrap(),
                 payload: Bytes::from_static(b"gone"),
@@ -175,7 +186,8 @@ fn will_control() -> impl Strategy<Value = Control> {
                 properties: Properties::default(),
                 publisher: publisher_id(&client_id),
             };
-            Control::WillSet { client_id, will: Box::new(Will { message, delay_s }) }
+            let will = Box::new(Will { message, delay_s });
+            Control::WillSet { client_id, will, principal }
         }),
         (name(), offset(), 0u32..5).prop_map(|(client_id, epoch, delay_s)| {
             Control::WillDue { client_id, epoch, delay_s }

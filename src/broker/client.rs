@@ -3,6 +3,7 @@
 //! Pure, like the protocol above it: no socket, no clock. It owns what spans partitions: the session's cursors, what is out under
 //! which packet id, which partitions are read, which groups were joined. Deliveries pass through without being looked at twice.
 
+mod admission;
 mod close;
 mod groups;
 mod open;
@@ -10,15 +11,18 @@ mod outbound;
 mod subscribe;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
+use self::admission::{Admitting, Standing};
 use self::groups::Membership;
 use self::open::Opening;
 use self::outbound::Outbound;
 use self::subscribe::{PendingSubscribe, Subscribed};
 use super::Placement;
+use crate::auth::{Authority, Reach};
 use crate::model::address::PublishAddress;
 use crate::model::message::publisher_id;
 use crate::model::record::DedupKey;
@@ -26,7 +30,7 @@ use crate::model::{
     Command, Control, DeliveryId, DeliverySource, Effect, Filter, Message, Millis, Outcome,
     PartitionId, QoS, QueueName, Refusal, Token,
 };
-use crate::partition::request::{Event, Publish, Request};
+use crate::partition::request::{ConnectionId, Event, Publish, Request};
 use crate::planted::{PlantedBug, is_planted};
 
 /// Limits of one connection.
@@ -49,6 +53,7 @@ pub struct Client {
     placement: Placement,
     limits: ClientLimits,
     phase: Phase,
+    standing: Standing,
     identity: Identity,
     subscriptions: HashMap<Filter, Subscribed>,
     memberships: BTreeMap<u32, Membership>,
@@ -95,6 +100,8 @@ struct Credit {
 enum Phase {
     /// Waits for `Open`.
     New,
+    /// Waits to know who it is.
+    Admitting(Box<Admitting>),
     /// Waits for partitions to answer.
     Opening(Box<Opening>),
     /// Serves.
@@ -133,12 +140,18 @@ enum Waiting {
 }
 
 impl Client {
-    /// Returns a connection that has not opened its session.
-    pub fn new(placement: Placement, limits: ClientLimits) -> Client {
+    /// Returns a connection that has not opened its session; `id` is its own in this process.
+    pub fn new(
+        id: ConnectionId,
+        placement: Placement,
+        limits: ClientLimits,
+        authority: Arc<Authority>,
+    ) -> Client {
         Client {
             placement,
             limits,
             phase: Phase::New,
+            standing: Standing::new(authority, id.0),
             identity: Identity::default(),
             subscriptions: HashMap::new(),
             memberships: BTreeMap::new(),
@@ -160,7 +173,8 @@ impl Client {
     /// Takes a command of the protocol.
     pub fn handle_command(&mut self, now: Millis, command: Command) {
         match command {
-            Command::Open(open) => self.open(open),
+            Command::Open(open) => self.admit(open),
+            Command::Authenticate { method, message } => self.authenticate(&method, message.0),
             Command::Publish { token, message, packet_id } => {
                 self.publish(token, message, packet_id)
             }
@@ -173,11 +187,17 @@ impl Client {
             Command::Received { packet_id } => self.received(packet_id),
             Command::Settle { delivery, outcome } => self.settle(delivery, outcome),
             Command::SettleEntry { token, queue, group, offset, outcome } => {
+                if let Err(refusal) = self.standing.may_settle(queue.as_str(), Reach::Some) {
+                    return self.confirm(token, Err(refusal));
+                }
                 let to = self.placement.queue(&queue);
                 let (token, entry) = (theirs(token), Offset(offset));
                 self.request(to, Request::SettleEntry { token, queue, group, entry, outcome });
             }
             Command::CommitCursor { token, queue, group, offset } => {
+                if let Err(refusal) = self.standing.may_settle(queue.as_str(), Reach::All) {
+                    return self.confirm(token, Err(refusal));
+                }
                 let to = self.placement.queue(&queue);
                 let (token, offset) = (theirs(token), Offset(offset));
                 self.request(to, Request::CommitCursor { token, queue, group, to: offset });
@@ -198,7 +218,10 @@ impl Client {
                     if delivery.id.source == DeliverySource::Session {
                         self.credits.entry(from).or_default().out += 1;
                     }
-                    self.effects.push_back(Effect::Deliver(delivery));
+                    match self.standing.may_receive(&delivery.message.topic) {
+                        true => self.effects.push_back(Effect::Deliver(delivery)),
+                        false => self.withhold(&delivery),
+                    }
                 }
             }
             Event::Confirm { token, result } => {
@@ -278,6 +301,9 @@ impl Client {
     }
 
     fn publish(&mut self, token: Token, message: Message, packet_id: Option<u16>) {
+        if let Err(refusal) = self.standing.may_publish(&message.topic) {
+            return self.refuse_publish(token, &message, refusal);
+        }
         let address = match PublishAddress::of(&message.topic) {
             Ok(address) => address,
             Err(error) => return self.refuse_publish(token, &message, error.into()),
@@ -347,8 +373,12 @@ impl Client {
 
     fn refuse_publish(&mut self, token: Token, message: &Message, refusal: Refusal) {
         if message.qos != QoS::AtMostOnce {
-            self.effects.push_back(Effect::Confirm { token, result: Err(refusal) });
+            self.confirm(token, Err(refusal));
         }
+    }
+
+    fn confirm(&mut self, token: Token, result: Result<bool, Refusal>) {
+        self.effects.push_back(Effect::Confirm { token, result });
     }
 
     fn release(&mut self, packet_id: u16) {

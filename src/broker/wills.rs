@@ -4,19 +4,22 @@
 //! matters. A home announces a will until a record says that it is over; the target stores one copy however often it is asked.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use super::Placement;
+use crate::auth::{Access, Action, Authority};
 use crate::model::address::PublishAddress;
 use crate::model::record::DedupKey;
-use crate::model::{Control, Message, PartitionId, QueueName, Refusal, Token};
+use crate::model::{Control, Message, PartitionId, Principal, QueueName, Refusal, Token};
 use crate::partition::request::{Event, Publish, Request};
 
 /// Publishes wills.
 pub struct WillPublisher {
     placement: Placement,
+    authority: Arc<Authority>,
     waiting: BTreeMap<Token, Step>,
     next_token: u64,
     requests: VecDeque<(PartitionId, Request)>,
@@ -38,16 +41,21 @@ enum Step {
 
 impl WillPublisher {
     /// Returns one that asks every partition for the wills of its sessions.
-    pub fn new(placement: Placement) -> WillPublisher {
+    pub fn new(placement: Placement, authority: Arc<Authority>) -> WillPublisher {
         let requests = placement.data().map(|home| (home, Request::PublishWills)).collect();
-        WillPublisher { placement, waiting: BTreeMap::new(), next_token: 0, requests }
+        WillPublisher { placement, authority, waiting: BTreeMap::new(), next_token: 0, requests }
+    }
+
+    /// Takes new rules: they hold for every will that is not published yet.
+    pub fn handle_authority(&mut self, authority: Arc<Authority>) {
+        self.authority = authority;
     }
 
     /// Takes an event of a partition.
     pub fn handle_event(&mut self, from: PartitionId, event: Event) {
         match event {
-            Event::WillDue { client_id, epoch, message } => {
-                self.publish(WillId { home: from, client_id, epoch }, message);
+            Event::WillDue { client_id, epoch, principal, message } => {
+                self.publish(WillId { home: from, client_id, epoch }, &principal, message);
             }
             Event::Confirm { token, result } => self.published(token, result),
             Event::Written { token, result } => {
@@ -73,8 +81,12 @@ impl WillPublisher {
         self.requests.pop_front()
     }
 
-    /// The one place that every will passes on its way out, in whose client's name it is published.
-    fn publish(&mut self, will: WillId, message: Message) {
+    /// The one place that every will passes on its way out: its client may publish it by the rules of now, or nobody does.
+    fn publish(&mut self, will: WillId, principal: &Principal, message: Message) {
+        let mut access = Access::new(self.authority.rights(principal, &will.client_id));
+        if !access.authorize(Action::Publish, &message.topic) {
+            return self.give_up(will, &Refusal::NotAuthorized);
+        }
         let (target, queue) = match self.target(&message) {
             Ok(target) => target,
             Err(refusal) => return self.give_up(will, &refusal),

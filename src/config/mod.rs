@@ -19,8 +19,8 @@ pub use listeners::{
     WebListener,
 };
 pub use sections::{
-    Anonymous, Authentication, Durability, Limits, Log, LogFormat, Partitions, Queues, Shards,
-    Storage,
+    Anonymous, Authentication, Authorization, DeniedPublish, DeniedSubscribe, Durability, Limits,
+    Log, LogFormat, Partitions, Queues, Shards, Storage, TlsIdentity,
 };
 use setting::Location;
 use walk::{Checker, Printer, Reader, Section, Walk, paths};
@@ -35,6 +35,8 @@ pub struct Config {
     pub listeners: Listeners,
     /// Who may connect.
     pub authentication: Authentication,
+    /// What clients may do.
+    pub authorization: Authorization,
     /// How the log is divided.
     pub partitions: Partitions,
     /// The threads that own partitions.
@@ -55,6 +57,7 @@ impl Default for Config {
             data_dir: PathBuf::from("./data"),
             listeners: Listeners::default(),
             authentication: Authentication::default(),
+            authorization: Authorization::default(),
             partitions: Partitions::default(),
             shards: Shards::default(),
             storage: Storage::default(),
@@ -144,6 +147,7 @@ impl Section for Config {
             data_dir,
             listeners,
             authentication,
+            authorization,
             partitions,
             shards,
             storage,
@@ -154,6 +158,7 @@ impl Section for Config {
         walk.leaf("data_dir", &mut Location(data_dir));
         walk.section("listeners", listeners);
         walk.section("authentication", authentication);
+        walk.section("authorization", authorization);
         walk.section("partitions", partitions);
         walk.section("shards", shards);
         walk.section("storage", storage);

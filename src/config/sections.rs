@@ -2,7 +2,9 @@
 //!
 //! `docs/operating/configuration.md` says the same for people; a test compares the two.
 
-use super::setting::{Choice, Flag, LogFilter, Named, Number, Size};
+use std::path::PathBuf;
+
+use super::setting::{Choice, Flag, LogFilter, Named, Number, OptionalFile, Size};
 use super::walk::{Section, Walk};
 
 const KIB: u64 = 1 << 10;
@@ -13,15 +15,64 @@ const TIB: u64 = 1 << 40;
 /// Who may connect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Authentication {
-    /// Which peers may connect without saying who they are. Default `loopback`.
+    /// Which peers may connect without saying who they are. Default `auto`.
     pub anonymous: Anonymous,
+    /// The file of users and their credentials; read again when it changes and on SIGHUP. Default: none.
+    pub users_file: Option<PathBuf>,
+    /// Which name of a verified client certificate is the user's. Default `none`.
+    pub tls_identity: TlsIdentity,
+}
+
+/// What clients may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authorization {
+    /// The access list; read again when it changes and on SIGHUP. Default: none, everything is allowed.
+    pub acl_file: Option<PathBuf>,
+    /// What an MQTT 3 client hears of a publish that it may not make; 5.0 clients hear 0x87. Default `acknowledge`.
+    pub denied_publish: DeniedPublish,
+    /// What an MQTT 5 client hears of a subscription that it may not have. Default `reason`.
+    pub denied_subscribe: DeniedSubscribe,
+}
+
+/// Which name of a verified client certificate is the user's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsIdentity {
+    /// None: clients say who they are as without a certificate.
+    #[default]
+    None,
+    /// The subject's common name.
+    Cn,
+    /// The first of the subject's alternative names.
+    San,
+}
+
+/// What an MQTT 3 client hears of a publish that it may not make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeniedPublish {
+    /// That it is done; the message is dropped.
+    #[default]
+    Acknowledge,
+    /// Nothing: its connection closes.
+    Close,
+}
+
+/// What an MQTT 5 client hears of a subscription that it may not have; MQTT 3 has one code for every refusal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeniedSubscribe {
+    /// 0x87, not authorized.
+    #[default]
+    Reason,
+    /// 0x80, unspecified: the reason stays hidden.
+    Unspecified,
 }
 
 /// Which peers may connect without saying who they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Anonymous {
-    /// Those on the same machine, whatever the listener: others are refused.
+    /// Those on the same machine as long as no users file is configured, then nobody.
     #[default]
+    Auto,
+    /// Those on the same machine, whatever the listener: others are refused.
     Loopback,
     /// Everybody who reaches a listener, written `unsafe_always`.
     UnsafeAlways,
@@ -98,6 +149,10 @@ pub struct Limits {
     pub connect_rate_per_address_max: u32,
     /// New connections of one address at once. Default 200, minimum 1.
     pub connect_burst_per_address: u32,
+    /// Connections of one user at a time. Default 1000, minimum 1.
+    pub connections_per_user_max: u32,
+    /// Stored sessions of one user, roughly: each partition keeps to its share. Default 1000, minimum 1.
+    pub sessions_per_user_max: u32,
     /// Unsettled QoS 1 and 2 deliveries to one client at a time; a client may ask for fewer. Default 64, minimum 1.
     pub inflight_max: u16,
     /// Unfinished QoS 1 and 2 publishes of one client at a time (MQTT 5 Receive Maximum). Default 256, minimum 1.
@@ -195,6 +250,8 @@ impl Default for Limits {
             connect_rate_max: 1000,
             connect_rate_per_address_max: 50,
             connect_burst_per_address: 200,
+            connections_per_user_max: 1000,
+            sessions_per_user_max: 1000,
             inflight_max: 64,
             receive_maximum: 256,
             subscriptions_per_client_max: 10_000,
@@ -227,8 +284,19 @@ impl Default for Log {
 
 impl Section for Authentication {
     fn fields(&mut self, walk: &mut dyn Walk) {
-        let Authentication { anonymous } = self;
+        let Authentication { anonymous, users_file, tls_identity } = self;
         walk.leaf("anonymous", &mut Choice(anonymous));
+        walk.leaf("users_file", &mut OptionalFile(users_file));
+        walk.leaf("tls_identity", &mut Choice(tls_identity));
+    }
+}
+
+impl Section for Authorization {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Authorization { acl_file, denied_publish, denied_subscribe } = self;
+        walk.leaf("acl_file", &mut OptionalFile(acl_file));
+        walk.leaf("denied_publish", &mut Choice(denied_publish));
+        walk.leaf("denied_subscribe", &mut Choice(denied_subscribe));
     }
 }
 
@@ -281,6 +349,8 @@ impl Section for Limits {
             connect_rate_max,
             connect_rate_per_address_max,
             connect_burst_per_address,
+            connections_per_user_max,
+            sessions_per_user_max,
             inflight_max,
             receive_maximum,
             subscriptions_per_client_max,
@@ -309,6 +379,9 @@ impl Section for Limits {
         walk.leaf("connect_rate_per_address_max", &mut Number(per_address, 1..=1_000_000));
         let burst = connect_burst_per_address;
         walk.leaf("connect_burst_per_address", &mut Number(burst, 1..=1_000_000));
+        let per_user = connections_per_user_max;
+        walk.leaf("connections_per_user_max", &mut Number(per_user, 1..=10_000_000));
+        walk.leaf("sessions_per_user_max", &mut Number(sessions_per_user_max, 1..=10_000_000));
         walk.leaf("inflight_max", &mut Number(inflight_max, 1..=65_535));
         walk.leaf("receive_maximum", &mut Number(receive_maximum, 1..=65_535));
         let per_client = subscriptions_per_client_max;
@@ -352,6 +425,7 @@ impl Named for Durability {
 
 impl Named for Anonymous {
     const NAMES: &'static [(&'static str, Anonymous)] = &[
+        ("auto", Anonymous::Auto),
         ("loopback", Anonymous::Loopback),
         ("never", Anonymous::Never),
         ("unsafe_always", Anonymous::UnsafeAlways),
@@ -361,6 +435,21 @@ impl Named for Anonymous {
         let always = matches!(text, "always" | "true" | "yes" | "on");
         always.then_some("unsafe_always to let everybody in who reaches a listener")
     }
+}
+
+impl Named for TlsIdentity {
+    const NAMES: &'static [(&'static str, TlsIdentity)] =
+        &[("none", TlsIdentity::None), ("cn", TlsIdentity::Cn), ("san", TlsIdentity::San)];
+}
+
+impl Named for DeniedPublish {
+    const NAMES: &'static [(&'static str, DeniedPublish)] =
+        &[("acknowledge", DeniedPublish::Acknowledge), ("close", DeniedPublish::Close)];
+}
+
+impl Named for DeniedSubscribe {
+    const NAMES: &'static [(&'static str, DeniedSubscribe)] =
+        &[("reason", DeniedSubscribe::Reason), ("unspecified", DeniedSubscribe::Unspecified)];
 }
 
 impl Named for LogFormat {

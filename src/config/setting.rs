@@ -211,7 +211,7 @@ impl Setting for OptionalFile<'_> {
     }
 
     fn accepts(&self) -> String {
-        "a PEM file".to_owned()
+        "a file, or nothing".to_owned()
     }
 }
 

@@ -11,7 +11,7 @@ fn no_source_at_all_is_a_working_broker_on_loopback() {
     assert_eq!(config, Config::default());
     assert_eq!(config.data_dir, PathBuf::from("./data"));
     assert_eq!(config.listeners.mqtt[0].address.to_string(), "127.0.0.1:1883");
-    assert_eq!(config.authentication.anonymous, Anonymous::Loopback);
+    assert_eq!(config.authentication.anonymous, Anonymous::Auto);
     assert_eq!(config.limits.packet_bytes_max, 1_048_576);
 }
 
@@ -60,7 +60,7 @@ log: { format: [text] }
     let expected = [
         "FLUXMQ_LIMITS_INFLIGHT_MAX: no field has this name; did you mean 'FLUXMQ_LIMITS__INFLIGHT_MAX'?",
         "FLUXMQ_LOG__LEVEL: log.level: 'inof' is not a level; write off, error, warn, info, debug or trace, and target=level after commas",
-        "FLUXMQ_X__Y: x: unknown key; known here: data_dir, listeners, authentication, partitions, shards, storage, limits, queues, log",
+        "FLUXMQ_X__Y: x: unknown key; known here: data_dir, listeners, authentication, authorization, partitions, shards, storage, limits, queues, log",
         "F:1:1: data_dirr: unknown key; did you mean 'data_dir'?",
         "F:4:7: listeners.mqtt.0.address: 'localhost:1883' is not an IP address with a port; write an address such as 127.0.0.1:1883, 0.0.0.0:1883 or [::]:1883",
         "F:5:19: authentication.anonymous: 'always' is not known here; write unsafe_always to let everybody in who reaches a listener",

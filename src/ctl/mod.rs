@@ -10,6 +10,7 @@ mod format;
 mod properties;
 mod publish;
 mod subscribe;
+mod users;
 
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,8 @@ enum Command {
     Subscribe(subscribe::Arguments),
     /// Measures throughput and latency, and stops by itself.
     Bench(bench::Arguments),
+    /// Writes the broker's file of users.
+    Users(users::Arguments),
 }
 
 /// Runs the command that `arguments` say, the program's name first.
@@ -99,6 +102,7 @@ fn run(arguments: Arguments) -> Result<(), CtlError> {
             Command::Publish(arguments) => publish::run(&arguments, json, &mut output).await,
             Command::Subscribe(arguments) => subscribe::run(&arguments, json, &mut output).await,
             Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
+            Command::Users(arguments) => users::run(&arguments, &mut output),
         }
     });
     // A thread that waits for standard input must not keep the program.

@@ -383,6 +383,7 @@ async fn run_line(line: &str) -> Result<String, CtlError> {
         Command::Publish(arguments) => publish::run(&arguments, json, &mut output).await,
         Command::Subscribe(arguments) => subscribe::run(&arguments, json, &mut output).await,
         Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
+        Command::Users(arguments) => users::run(&arguments, &mut output),
     }?;
     Ok(String::from_utf8(output).unwrap())
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{DeliveryId, Filter, Message, QueueName, Token};
+use super::{DeliveryId, Filter, Message, PeerInfo, QueueName, Token};
 
 /// One request of one connection. Everything that stores is answered after it is committed, never before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +82,14 @@ pub enum Command {
         /// Everything below this queue offset is finished.
         offset: u64,
     },
+    /// Goes on with an exchange that `Challenge` asked about, or begins one again in an open connection. Answered by `Challenge`,
+    /// `Authenticated`, or the end of the connection.
+    Authenticate {
+        /// The method's name.
+        method: Bytes,
+        /// The client's message.
+        message: Secret,
+    },
     /// Ends the connection; the last command.
     Close(Close),
 }
@@ -89,6 +97,10 @@ pub enum Command {
 /// How a session begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
+    /// Who asks, as far as the connection shows it.
+    pub peer: Box<PeerInfo>,
+    /// Who it says it is.
+    pub credentials: Credentials,
     /// Names the session; never empty (the protocol assigns one where the client did not).
     pub client_id: Bytes,
     /// Discards what was there.

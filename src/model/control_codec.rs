@@ -9,7 +9,7 @@ use fluxmq_log::format::varint::{self, Input};
 use super::command::{RetainHandling, Will};
 use super::message::publisher_id;
 use super::record::{Control, ControlError, OutboundEntry, SessionProgress, Subscription};
-use super::{Filter, Message, PartitionId, Properties, QoS, Topic};
+use super::{Filter, Message, PartitionId, Principal, Properties, QoS, Topic};
 
 impl Control {
     /// Appends the body.
@@ -29,10 +29,11 @@ impl Control {
                 put_group(out, *queue, group);
                 varint::put(out, to.0);
             }
-            Control::SessionOpened { client_id, clean, expiry_s } => {
+            Control::SessionOpened { client_id, clean, expiry_s, principal } => {
                 put_bytes(out, client_id);
                 out.push(u8::from(*clean));
                 varint::put(out, u64::from(*expiry_s));
+                put_principal(out, principal);
             }
             Control::SessionClosed { client_id, epoch, expiry_s: seconds }
             | Control::WillDue { client_id, epoch, delay_s: seconds } => {
@@ -61,9 +62,10 @@ impl Control {
                 put_list(out, packet_ids, |out, id| varint::put(out, u64::from(*id)));
             }
             Control::PartitionsFixed { count } => varint::put(out, u64::from(*count)),
-            Control::WillSet { client_id, will } => {
+            Control::WillSet { client_id, will, principal } => {
                 put_bytes(out, client_id);
                 put_will(out, will);
+                put_principal(out, principal);
             }
             Control::MemberJoined { filter, group, client_id, expiry_s } => {
                 put_bytes(out, filter.as_bytes());
@@ -126,6 +128,7 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
             client_id: take_bytes(input)?,
             clean: take_flag(input)?,
             expiry_s: take_u32(input)?,
+            principal: take_principal(input)?,
         },
         6 => Control::SessionClosed {
             client_id: take_bytes(input)?,
@@ -155,7 +158,7 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
         13 => {
             let client_id = take_bytes(input)?;
             let will = Box::new(take_will(input, &client_id)?);
-            Control::WillSet { client_id, will }
+            Control::WillSet { client_id, will, principal: take_principal(input)? }
         }
         14 => Control::WillDue {
             client_id: take_bytes(input)?,
@@ -300,6 +303,20 @@ fn take_will(input: &mut Source<'_>, client_id: &[u8]) -> Option<Will> {
         publisher: publisher_id(client_id),
     };
     Some(Will { message, delay_s })
+}
+
+fn put_principal(out: &mut Vec<u8>, principal: &Principal) {
+    if !principal.is_anonymous() {
+        put_bytes(out, principal.as_bytes());
+    }
+}
+
+/// A body that ends where the principal would be is an anonymous client's.
+fn take_principal(input: &mut Source<'_>) -> Option<Principal> {
+    match input.input.remaining() {
+        0 => Some(Principal::ANONYMOUS),
+        _ => Principal::user(take_bytes(input)?).ok(),
+    }
 }
 
 fn put_position(out: &mut Vec<u8>, (partition, offset): &(PartitionId, Offset)) {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use thiserror::Error;
 
-use super::{DeliveryId, Message, QoS, Token};
+use super::{DeliveryId, Message, QoS, Token, Topic};
 
 /// One thing a connection must know or pass on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,20 @@ pub enum Effect {
     Opened(Opened),
     /// It is not, and the connection ends.
     OpenRefused(Refusal),
+    /// The client's turn in an exchange that says who it is (MQTT 5 AUTH 0x18).
+    Challenge {
+        /// For the client.
+        message: Bytes,
+    },
+    /// An exchange is over and the client is who it says. Comes before `Opened` when `Open` began it.
+    Authenticated {
+        /// The exchange's last word, for the client to verify us.
+        last: Bytes,
+    },
+    /// The connection may not go on: its user is gone, or failed to authenticate again. It closes at once.
+    Expelled(Refusal),
+    /// What was delivered and is not sent yet may be forbidden meanwhile.
+    RightsChanged(Recheck),
     /// A publish is committed, or was refused and nothing of it is stored.
     Confirm {
         /// Out of `Publish`, `SettleEntry` or `CommitCursor`.
@@ -56,6 +71,37 @@ pub enum Effect {
     /// The broker stops (MQTT 5 reason 0x8B).
     ShuttingDown,
 }
+
+/// Decides again about what was delivered and is not sent yet: true when a message of this topic may still go out.
+#[derive(Clone)]
+pub struct Recheck(Arc<dyn Fn(&Topic) -> bool + Send + Sync>);
+
+impl Recheck {
+    /// Wraps the decision.
+    pub fn new(decide: impl Fn(&Topic) -> bool + Send + Sync + 'static) -> Recheck {
+        Recheck(Arc::new(decide))
+    }
+
+    /// Decides.
+    pub fn may_receive(&self, topic: &Topic) -> bool {
+        (self.0)(topic)
+    }
+}
+
+impl std::fmt::Debug for Recheck {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Recheck")
+    }
+}
+
+impl PartialEq for Recheck {
+    /// The same decision, not one that decides the same.
+    fn eq(&self, other: &Recheck) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Recheck {}
 
 /// An open session.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use fluxmq_index::Offset;
 use thiserror::Error;
 
 use super::command::{RetainHandling, Will};
-use super::{Filter, Millis, PartitionId, QoS};
+use super::{Filter, Millis, PartitionId, Principal, QoS};
 pub use fluxmq_log::format::batch::Retain;
 
 /// A message as its record has it. Cloning shares the bytes of its frame.
@@ -123,6 +123,8 @@ pub enum Control {
         clean: bool,
         /// Seconds it outlives its connection.
         expiry_s: u32,
+        /// Whose it is from here on. Written behind everything else, and not at all for anonymous clients.
+        principal: Principal,
     },
     /// The connection of a session ended; its expiry runs from here.
     SessionClosed {
@@ -178,6 +180,8 @@ pub enum Control {
         client_id: Bytes,
         /// What to publish, and how long to wait.
         will: Box<Will>,
+        /// In whose name it is published. Written as `SessionOpened` does.
+        principal: Principal,
     },
     /// A connection with a will ended otherwise than by DISCONNECT 0x00: the will is due `delay_s` after this record. Said again,
     /// the later one counts.

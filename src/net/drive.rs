@@ -4,6 +4,8 @@
 //! same way. One turn reads what there is, asks everything at once, and writes once.
 
 use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +13,10 @@ use bytes::BytesMut;
 use tokio::io::Interest;
 use tokio::sync::watch;
 
+use crate::auth::Authority;
 use crate::broker::{Broker, Client, ClientLimits, Passing};
 use crate::model::Millis;
+use crate::net::gate::{Gate, Seat, Verdict};
 use crate::net::linger::linger;
 use crate::net::mailbox::Mailbox;
 use crate::net::transport::Transport;
@@ -44,6 +48,12 @@ pub struct Shared {
     pub stopping: watch::Receiver<bool>,
     /// When the process started: timers count from here.
     pub started: Instant,
+    /// The rules in force.
+    pub authority: watch::Receiver<Arc<Authority>>,
+    /// False when nothing could change them.
+    pub rules_may_change: bool,
+    /// Runs checks of credentials.
+    pub gate: Arc<Gate>,
 }
 
 impl Shared {
@@ -59,11 +69,13 @@ impl Shared {
 pub fn drive<C: Connection>(
     transport: Transport,
     connection: C,
-    shared: Shared,
+    address: IpAddr,
+    mut shared: Shared,
 ) -> impl Future<Output = ()> + use<C> {
     let mailbox = Arc::new(Mailbox::new(shared.passed_on_bytes_max));
     let id = shared.broker.connect(mailbox.clone());
-    let client = Client::new(shared.broker.placement(), shared.limits);
+    let authority = shared.authority.borrow_and_update().clone();
+    let client = Client::new(id, shared.broker.placement(), shared.limits, authority);
     let mut driver = Box::new(Driver {
         transport: Some(transport),
         connection,
@@ -75,6 +87,9 @@ pub fn drive<C: Connection>(
         output: BytesMut::new(),
         requests: Vec::new(),
         passing: Passing::default(),
+        address,
+        verdict: None,
+        seat: None,
         shared,
         next_checkpoint: Instant::now() + CHECKPOINT_EVERY,
         closing_by: None,
@@ -108,6 +123,12 @@ struct Driver<C: Connection> {
     output: BytesMut,
     requests: Vec<(crate::model::PartitionId, Request)>,
     passing: Passing,
+    /// Where the peer is.
+    address: IpAddr,
+    /// A check of the client's credentials that is under way.
+    verdict: Option<Pin<Box<dyn Future<Output = Verdict> + Send>>>,
+    /// The client's place among its user's connections.
+    seat: Option<Seat>,
     shared: Shared,
     next_checkpoint: Instant,
     /// When a peer that does not read is left without our last words.
@@ -122,6 +143,8 @@ enum Woken {
     Closed,
     Events(Events),
     Time,
+    Verdict(Verdict),
+    Rules,
     Stopping,
 }
 
@@ -137,11 +160,14 @@ impl<C: Connection> Driver<C> {
                 Woken::Closed => self.lose(),
                 Woken::Events(events) => self.give(events),
                 Woken::Time => self.on_time(),
+                Woken::Verdict(verdict) => self.judge(verdict),
+                Woken::Rules => {}
                 Woken::Stopping => {
                     self.told_to_stop = true;
                     self.client.handle_shutdown();
                 }
             }
+            self.heed_rules();
             // Both sides have their turn, whichever woke us: neither a flood in nor one out holds up the other.
             self.read();
             if self.takes_events() {
@@ -177,6 +203,10 @@ impl<C: Connection> Driver<C> {
         // Writing settles QoS 0 deliveries: those commands belong to this turn.
         while let Some(command) = self.connection.poll_command() {
             self.client.handle_command(now, command);
+        }
+        if let Some(check) = self.client.poll_check() {
+            let verdict = self.shared.gate.clone().verify(self.address, check);
+            self.verdict = Some(Box::pin(verdict));
         }
         while let Some(request) = self.client.poll_request() {
             self.requests.push(request);
@@ -222,6 +252,14 @@ impl<C: Connection> Driver<C> {
         let interest = self.interest();
         let (reads, takes_events) = (self.wants_read(), self.takes_events());
         self.mailbox.set_taking(takes_events);
+        let rules_may_change = self.shared.rules_may_change;
+        let rules = self.shared.authority.changed();
+        let verdict = async {
+            match &mut self.verdict {
+                None => std::future::pending().await,
+                Some(verdict) => verdict.await,
+            }
+        };
         let stop = async {
             if self.told_to_stop
                 || self.shared.stopping.wait_for(|stopping| *stopping).await.is_err()
@@ -243,6 +281,8 @@ impl<C: Connection> Driver<C> {
                 Err(_) => Woken::Closed,
             },
             events = self.mailbox.receive(), if takes_events => Woken::Events(events),
+            verdict = verdict => Woken::Verdict(verdict),
+            Ok(()) = rules, if rules_may_change => Woken::Rules,
             () = stop => Woken::Stopping,
             () = tokio::time::sleep_until(deadline.into()) => Woken::Time,
         }
@@ -294,6 +334,24 @@ impl<C: Connection> Driver<C> {
     fn give(&mut self, events: Events) {
         for (partition, event) in events {
             self.client.handle_event(partition, event);
+        }
+    }
+
+    fn judge(&mut self, verdict: Verdict) {
+        self.verdict = None;
+        let verdict = verdict.map(|(verified, seat)| {
+            // Who authenticates again has a place already: the new one takes over from it.
+            self.seat = Some(seat);
+            verified
+        });
+        self.client.handle_verdict(verdict);
+    }
+
+    /// New rules hold before anything else is handed over.
+    fn heed_rules(&mut self) {
+        if self.shared.rules_may_change && self.shared.authority.has_changed().unwrap_or(false) {
+            let authority = self.shared.authority.borrow_and_update().clone();
+            self.client.handle_authority(authority);
         }
     }
 

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod arrival;
 pub mod drive;
+pub mod gate;
 mod linger;
 pub mod listener;
 pub mod mailbox;

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
+use crate::auth::Authority;
 use crate::broker::{Broker, Passing, WillPublisher};
 use crate::net::mailbox::Mailbox;
 
 /// Publishes wills for as long as it is polled. Nothing is lost when it is not: what is due is told again to the next one.
-pub async fn publish_wills(broker: Arc<Broker>) {
+/// `authority` is the rules in force.
+pub async fn publish_wills(broker: Arc<Broker>, authority: watch::Receiver<Arc<Authority>>) {
     // It subscribes to nothing: no message is ever passed on to it.
     let mailbox = Arc::new(Mailbox::new(0));
     let connection = broker.connect(mailbox.clone());
-    let mut publisher = WillPublisher::new(broker.placement());
+    let mut publisher = WillPublisher::new(broker.placement(), authority.borrow().clone());
     let mut requests = Vec::new();
     loop {
         while let Some(request) = publisher.poll_request() {
@@ -19,7 +23,9 @@ pub async fn publish_wills(broker: Arc<Broker>) {
         if !requests.is_empty() {
             broker.submit(connection, &mut requests, &mut Passing::default()).await;
         }
-        for (from, event) in mailbox.receive().await {
+        let events = mailbox.receive().await;
+        publisher.handle_authority(authority.borrow().clone());
+        for (from, event) in events {
             publisher.handle_event(from, event);
         }
     }

@@ -39,7 +39,7 @@ use self::history::{History, HistoryError};
 pub use self::peers::{GroupError, ReceiveError, Status};
 use self::reader::Readers;
 use self::request::{ConnectionId, Event, Outbox, Request};
-use self::sessions::{Claim, Holders, Opening};
+use self::sessions::{Holders, Opening};
 use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
 use self::will::Announcer;
@@ -86,6 +86,8 @@ pub struct Options {
     pub backlog_max: usize,
     /// How old, in milliseconds, they may be. 0 is no limit.
     pub backlog_age_max_ms: u64,
+    /// Stored sessions of one user in this partition.
+    pub sessions_per_user_max: usize,
     /// Bytes of log after which the views are snapshotted.
     pub snapshot_every_bytes: u64,
     /// Milliseconds after which they are, when anything changed.
@@ -107,6 +109,7 @@ impl Default for Options {
             retained_bytes_max: 64 << 20,
             backlog_max: 100_000,
             backlog_age_max_ms: 0,
+            sessions_per_user_max: 1_000,
             snapshot_every_bytes: 64 << 20,
             snapshot_every_ms: 300_000,
             durability: Durability::QuorumSync,
@@ -324,12 +327,9 @@ impl<D: Disk> Partition<D> {
                 let waiting = token.map(|token| Waiting::Written { to: from, token });
                 self.write(&control, waiting);
             }
-            Request::OpenSession { client_id, clean_start, expiry_s, will } => {
-                let opening = Opening { connection: from, clean_start, expiry_s, will };
-                match self.holders.claim(&client_id, opening.clone()) {
-                    Claim::Granted => self.open_session(&client_id, &opening, out),
-                    Claim::Displaces(holder) => out.send(holder, Event::TakenOver),
-                }
+            Request::OpenSession { client_id, principal, clean_start, expiry_s, will } => {
+                let opening = Opening { connection: from, principal, clean_start, expiry_s, will };
+                self.claim_session(&client_id, opening, out);
             }
             Request::CloseSession { client_id, expiry_s, will } => {
                 self.close_session(from, &client_id, (expiry_s, will), out);

@@ -10,8 +10,8 @@ use fluxmq_index::Offset;
 use crate::model::command::Will;
 use crate::model::record::DedupKey;
 use crate::model::{
-    Control, Delivery, Filter, Message, Millis, OutboundEntry, Outcome, PartitionId, QoS,
-    QueueName, Refusal, Selection, Subscription, Token,
+    Control, Delivery, Filter, Message, Millis, OutboundEntry, Outcome, PartitionId, Principal,
+    QoS, QueueName, Refusal, Selection, Subscription, Token,
 };
 use crate::view::{Session, StoredSubscription};
 
@@ -35,6 +35,8 @@ pub enum Request {
     OpenSession {
         /// Names the session.
         client_id: Bytes,
+        /// Who opens it: nobody gets another user's session (ADR 0023).
+        principal: Principal,
         /// Discards what was there.
         clean_start: bool,
         /// 0 leaves no session behind.
@@ -288,6 +290,8 @@ pub enum Event {
         client_id: Bytes,
         /// Which.
         epoch: Offset,
+        /// In whose name.
+        principal: Principal,
         /// What to publish.
         message: Message,
     },

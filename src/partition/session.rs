@@ -7,13 +7,42 @@ use fluxmq_log::disk::Disk;
 use super::history::HistoryError;
 use super::reader::to_message_at;
 use super::request::{Attach, ConnectionId, Event, OpenedSession, Outbox};
-use super::sessions::Opening;
+use super::sessions::{Claim, Opening};
 use super::stage::Waiting;
 use super::{Options, Partition};
-use crate::model::{Control, Delivery, DeliveryId, DeliverySource, OutboundEntry, Refusal};
+use crate::model::{
+    Control, Delivery, DeliveryId, DeliverySource, OutboundEntry, Principal, Refusal,
+};
 use crate::view::Session;
 
 impl<D: Disk> Partition<D> {
+    /// Claims a session for a connection, displacing another of the same user. Somebody else's is not touched.
+    pub(super) fn claim_session(
+        &mut self,
+        client_id: &Bytes,
+        opening: Opening,
+        out: &mut impl Outbox,
+    ) {
+        let stored = self.views.sessions.get(client_id).map(|session| &session.principal);
+        let owners: Vec<&Principal> =
+            stored.into_iter().chain(self.holders.principal(client_id)).collect();
+        let principal = &opening.principal;
+        let is_owner = owners.into_iter().all(|owner| principal.may_have_session_of(owner));
+        let is_new = stored.is_none() && opening.expiry_s > 0;
+        let is_full = self.views.sessions.count_of(principal) >= self.options.sessions_per_user_max;
+        if !is_owner || (is_new && is_full) {
+            let refusal = match is_owner {
+                false => Refusal::NotOwner,
+                true => Refusal::Quota { limit: "limits.sessions_per_user_max" },
+            };
+            return out.send(opening.connection, Event::SessionOpened(Err(refusal)));
+        }
+        match self.holders.claim(client_id, opening.clone()) {
+            Claim::Granted => self.open_session(client_id, &opening, out),
+            Claim::Displaces(holder) => out.send(holder, Event::TakenOver),
+        }
+    }
+
     pub(super) fn open_session(
         &mut self,
         client_id: &Bytes,
@@ -29,12 +58,19 @@ impl<D: Disk> Partition<D> {
         let resumes = stored.is_some() && !opening.clean_start;
         let mut controls = Vec::new();
         if opening.expiry_s > 0 || resumes {
-            let (client_id, clean) = (client_id.clone(), opening.clean_start);
-            let expiry_s = opening.expiry_s;
-            controls.push(Control::SessionOpened { client_id, clean, expiry_s });
+            controls.push(Control::SessionOpened {
+                client_id: client_id.clone(),
+                clean: opening.clean_start,
+                expiry_s: opening.expiry_s,
+                principal: opening.principal.clone(),
+            });
         }
         if let Some(will) = &opening.will {
-            controls.push(Control::WillSet { client_id: client_id.clone(), will: will.clone() });
+            controls.push(Control::WillSet {
+                client_id: client_id.clone(),
+                will: will.clone(),
+                principal: opening.principal.clone(),
+            });
         }
         if let Some(epoch) = stored.filter(|_| opening.expiry_s == 0 && !resumes) {
             self.write(&Control::SessionRemoved { client_id: client_id.clone(), epoch }, None);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use super::request::ConnectionId;
+use crate::model::Principal;
 use crate::model::command::Will;
 use crate::planted::{PlantedBug, is_planted};
 
@@ -24,6 +25,8 @@ pub struct Holders {
 struct Holder {
     connection: ConnectionId,
     stage: Stage,
+    /// Of the newest open: everybody who waits may have the session of those before.
+    principal: Principal,
     /// Epoch of the stored session, once its record is applied; `None` for one that is not stored.
     epoch: Option<Offset>,
     /// Epoch of the connection's will, once its record is applied.
@@ -46,6 +49,8 @@ enum Stage {
 pub struct Opening {
     /// Who.
     pub connection: ConnectionId,
+    /// For whom.
+    pub principal: Principal,
     /// Discards what was there.
     pub clean_start: bool,
     /// 0 leaves no session behind.
@@ -69,8 +74,8 @@ impl Holders {
         self.by_connection.insert(opening.connection, client_id.clone());
         match self.by_client.get_mut(client_id) {
             None => {
-                let connection = opening.connection;
-                self.by_client.insert(client_id.clone(), Holder::new(connection));
+                let holder = Holder::new(opening.connection, opening.principal);
+                self.by_client.insert(client_id.clone(), holder);
                 Claim::Granted
             }
             Some(holder) if is_planted(PlantedBug::TakeOverUnasked) => {
@@ -78,6 +83,7 @@ impl Holders {
                 Claim::Granted
             }
             Some(holder) => {
+                holder.principal = opening.principal.clone();
                 holder.waiting.push_back(opening);
                 Claim::Displaces(holder.connection)
             }
@@ -118,6 +124,11 @@ impl Holders {
             }
             None => false,
         }
+    }
+
+    /// Whose the session is that some connection holds or waits for.
+    pub fn principal(&self, client_id: &[u8]) -> Option<&Principal> {
+        self.by_client.get(client_id).map(|holder| &holder.principal)
     }
 
     /// Returns true when some connection holds the session.
@@ -168,9 +179,9 @@ impl Holders {
 }
 
 impl Holder {
-    fn new(connection: ConnectionId) -> Holder {
+    fn new(connection: ConnectionId, principal: Principal) -> Holder {
         let (stage, waiting) = (Stage::Opening, VecDeque::new());
-        Holder { connection, stage, epoch: None, will: None, waiting }
+        Holder { connection, stage, principal, epoch: None, will: None, waiting }
     }
 }
 

@@ -138,9 +138,9 @@ impl<D: Disk> Partition<D> {
                 continue;
             }
             let Some(kept) = self.views.wills.get(client_id, epoch) else { continue };
-            let message = kept.will.message.clone();
+            let (principal, message) = (kept.principal.clone(), kept.will.message.clone());
             let client_id = client_id.clone();
-            out.send(publisher, Event::WillDue { client_id, epoch, message });
+            out.send(publisher, Event::WillDue { client_id, epoch, principal, message });
             if !self.announcer.has_room() {
                 break;
             }

@@ -231,8 +231,9 @@ impl Door {
         places: (Place, Option<Box<AddressPlace>>),
     ) {
         let settings = self.settings.clone();
+        let address = peer.address.ip();
         let connection = MqttConnection::new(settings, peer, assigned_client_id(), now);
-        let driving = drive(transport, connection, self.shared.clone());
+        let driving = drive(transport, connection, address, self.shared.clone());
         tokio::spawn(async move {
             driving.await;
             drop(places);
@@ -254,8 +255,9 @@ impl Door {
             connect_timeout_ms: self.settings.connect_timeout_ms.min(TURNING_AWAY_MS),
             ..(*self.settings).clone()
         };
+        let address = peer.address.ip();
         let connection = MqttConnection::new(Arc::new(settings), peer, assigned_client_id(), now);
-        let driving = drive(transport, connection, self.shared.clone());
+        let driving = drive(transport, connection, address, self.shared.clone());
         tokio::spawn(async move {
             driving.await;
             drop(told);

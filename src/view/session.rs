@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
 use crate::model::{
-    Control, Filter, Millis, OutboundEntry, PartitionId, QoS, Record, RetainHandling,
+    Control, Filter, Millis, OutboundEntry, PartitionId, Principal, QoS, Record, RetainHandling,
     SessionProgress, Subscription,
 };
 use crate::planted::{PlantedBug, is_planted};
@@ -20,6 +20,8 @@ use crate::planted::{PlantedBug, is_planted};
 #[derive(Debug, Default)]
 pub struct Sessions {
     by_client: BTreeMap<Bytes, Session>,
+    /// How many each user has; none of anonymous clients.
+    count_by_user: BTreeMap<Principal, usize>,
     /// Closed sessions by the log time at which they end.
     ending: BTreeSet<(Millis, Bytes)>,
 }
@@ -31,6 +33,8 @@ pub struct Session {
     pub epoch: Offset,
     /// Names this life of the session towards duplicate detection; a clean start begins another.
     pub incarnation: u32,
+    /// Whose it is.
+    pub principal: Principal,
     /// Seconds it outlives its connection; `u32::MAX` is for ever.
     pub expiry_s: u32,
     /// When its connection ended; `None` while it is open.
@@ -63,6 +67,11 @@ impl Sessions {
         self.by_client.len()
     }
 
+    /// Returns how many of a user's there are; anonymous clients are not counted.
+    pub fn count_of(&self, principal: &Principal) -> usize {
+        self.count_by_user.get(principal).copied().unwrap_or(0)
+    }
+
     /// Returns true when there is none.
     pub fn is_empty(&self) -> bool {
         self.by_client.is_empty()
@@ -78,11 +87,18 @@ impl Sessions {
         self.by_client.iter().filter(|(_, session)| session.closed_at.is_none())
     }
 
-    fn opened(&mut self, at: Offset, client_id: &Bytes, clean: bool, expiry_s: u32) {
+    fn opened(
+        &mut self,
+        at: Offset,
+        client_id: &Bytes,
+        (clean, expiry_s): (bool, u32),
+        principal: &Principal,
+    ) {
         let old = self.take(client_id).filter(|_| !clean);
         let mut session = old.unwrap_or_else(|| Session {
             epoch: at,
             incarnation: at.0 as u32,
+            principal: Principal::ANONYMOUS,
             expiry_s,
             closed_at: None,
             subscriptions: BTreeMap::new(),
@@ -90,6 +106,10 @@ impl Sessions {
             outbound: Vec::new(),
         });
         session.epoch = at;
+        if session.principal != *principal {
+            let name = Bytes::copy_from_slice(principal.as_bytes());
+            session.principal = Principal::from_stored(name);
+        }
         session.expiry_s = expiry_s;
         session.closed_at = None;
         self.put(client_id, session);
@@ -114,6 +134,12 @@ impl Sessions {
 
     fn take(&mut self, client_id: &[u8]) -> Option<Session> {
         let (key, session) = self.by_client.remove_entry(client_id)?;
+        if let Some(count) = self.count_by_user.get_mut(&session.principal) {
+            *count -= 1;
+            if *count == 0 {
+                self.count_by_user.remove(&session.principal);
+            }
+        }
         if let Some(at) = session.ends_at() {
             self.ending.remove(&(at, key));
         }
@@ -123,6 +149,9 @@ impl Sessions {
     fn put(&mut self, client_id: &Bytes, session: Session) {
         // A copy: the slice would keep its whole frame in memory.
         let key = Bytes::copy_from_slice(client_id);
+        if !session.principal.is_anonymous() {
+            *self.count_by_user.entry(session.principal.clone()).or_default() += 1;
+        }
         if let Some(at) = session.ends_at() {
             self.ending.insert((at, key.clone()));
         }
@@ -194,8 +223,8 @@ impl View for Sessions {
     fn apply(&mut self, at: Offset, time: Millis, record: Record<'_>) {
         let Record::Control(control) = record else { return };
         match control {
-            Control::SessionOpened { client_id, clean, expiry_s } => {
-                self.opened(at, client_id, *clean, *expiry_s);
+            Control::SessionOpened { client_id, clean, expiry_s, principal } => {
+                self.opened(at, client_id, (*clean, *expiry_s), principal);
             }
             Control::SessionClosed { client_id, epoch, expiry_s } => {
                 self.closed(time, client_id, *epoch, *expiry_s);
@@ -230,14 +259,18 @@ impl View for Sessions {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        encode_rows(&self.by_client.iter().map(to_row).collect::<Vec<Row>>())
+        let owner = |session: &Session| session.principal.as_bytes().to_vec();
+        let rows =
+            self.by_client.iter().map(|(id, session)| (to_row((id, session)), owner(session)));
+        encode_rows(&rows.collect::<Vec<(Row, Vec<u8>)>>())
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         *self = Sessions::default();
-        for row in decode_rows::<Vec<Row>>(section)? {
+        for (row, owner) in decode_rows::<Vec<(Row, Vec<u8>)>>(section)? {
             let (client_id, session) = from_row(row);
-            self.put(&client_id, session);
+            let principal = Principal::from_stored(Bytes::from(owner));
+            self.put(&client_id, Session { principal, ..session });
         }
         Ok(())
     }
@@ -344,6 +377,7 @@ fn from_row(row: Row) -> (Bytes, Session) {
     let session = Session {
         epoch: Offset(row.epoch),
         incarnation: row.incarnation,
+        principal: Principal::ANONYMOUS,
         expiry_s: row.expiry_s,
         closed_at: row.closed_at.map(Millis),
         subscriptions: subscriptions

@@ -13,7 +13,7 @@ use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
 use crate::model::command::Will;
 use crate::model::message::publisher_id;
-use crate::model::{Control, Message, Millis, Properties, QoS, Record, Topic};
+use crate::model::{Control, Message, Millis, Principal, Properties, QoS, Record, Topic};
 
 /// The wills of a partition's sessions, stored or not.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub struct Wills {
 pub struct KeptWill {
     /// What to publish.
     pub will: Will,
+    /// In whose name: what it may publish is asked when it goes out.
+    pub principal: Principal,
     /// When; `None` while its connection is open.
     pub due: Option<Millis>,
 }
@@ -90,9 +92,11 @@ impl View for Wills {
     fn apply(&mut self, at: Offset, time: Millis, record: Record<'_>) {
         let Record::Control(control) = record else { return };
         match control {
-            Control::WillSet { client_id, will } => {
-                let client_id = Bytes::copy_from_slice(client_id);
-                self.put((client_id, at), KeptWill { will: owned(will), due: None });
+            Control::WillSet { client_id, will, principal } => {
+                let copy = Bytes::copy_from_slice;
+                let principal = Principal::from_stored(copy(principal.as_bytes()));
+                let kept = KeptWill { will: owned(will), principal, due: None };
+                self.put((copy(client_id), at), kept);
             }
             Control::WillDue { client_id, epoch, delay_s } => {
                 if let Some((key, kept)) = self.take(&(client_id.clone(), *epoch)) {
@@ -140,6 +144,7 @@ fn owned(will: &Will) -> Will {
 struct Row {
     client_id: Vec<u8>,
     epoch: u64,
+    principal: Vec<u8>,
     due: Option<u64>,
     delay_s: u32,
     topic: Vec<u8>,
@@ -155,6 +160,7 @@ fn to_row(((client_id, epoch), kept): (&(Bytes, Offset), &KeptWill)) -> Row {
     Row {
         client_id: client_id.to_vec(),
         epoch: epoch.0,
+        principal: kept.principal.as_bytes().to_vec(),
         due: kept.due.map(|at| at.0),
         delay_s: kept.will.delay_s,
         topic: message.topic.as_bytes().to_vec(),
@@ -178,5 +184,6 @@ fn from_row(row: Row) -> ((Bytes, Offset), KeptWill) {
     };
     let will = Will { message, delay_s: row.delay_s };
     let key = (Bytes::from(row.client_id), Offset(row.epoch));
-    (key, KeptWill { will, due: row.due.map(Millis) })
+    let principal = Principal::from_stored(Bytes::from(row.principal));
+    (key, KeptWill { will, principal, due: row.due.map(Millis) })
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
+mod authorization;
 mod limits;
 mod queues;
 mod resigned;

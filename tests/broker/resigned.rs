@@ -1,9 +1,11 @@
 //! A partition that resigns while a session is being opened: the open is refused and lets go, for it can never be whole.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use fluxmq::broker::{Client, ClientLimits, Placement};
 use fluxmq::model::{Effect, Millis, PartitionId, Refusal};
-use fluxmq::partition::request::{Event, OpenedSession, Request};
+use fluxmq::partition::request::{ConnectionId, Event, OpenedSession, Request};
 use fluxmq_index::Offset;
 
 use crate::world::open_command;
@@ -15,7 +17,8 @@ fn requests(client: &mut Client) -> Vec<(PartitionId, Request)> {
 #[test]
 fn an_open_that_a_partition_does_not_answer_any_more_is_refused_and_lets_go() {
     let placement = Placement::new(2);
-    let mut client = Client::new(placement, ClientLimits::default());
+    let mut client =
+        Client::new(ConnectionId(1), placement, ClientLimits::default(), Arc::default());
     client.handle_command(Millis(0), open_command("c", false, 60));
     let home = placement.session(b"c");
     let other = placement.data().find(|partition| *partition != home).unwrap();

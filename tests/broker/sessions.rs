@@ -337,16 +337,8 @@ fn an_expired_message_is_not_delivered() {
 fn open_with_will(world: &mut World, delay_s: u32) -> fluxmq::partition::request::ConnectionId {
     let id = world.connect();
     let will = Will { message: message("will", "gone", ONCE), delay_s };
-    world.command(
-        id,
-        Command::Open(Open {
-            client_id: Bytes::from_static(b"mortal"),
-            clean_start: false,
-            session_expiry_s: 300,
-            inflight_max: 64,
-            will: Some(will),
-        }),
-    );
+    let Command::Open(open) = open_command("mortal", false, 300) else { unreachable!() };
+    world.command(id, Command::Open(Open { will: Some(will), ..open }));
     id
 }
 

@@ -1,11 +1,11 @@
 //! Wills: published once, when and only when their connection ended abnormally, through crashes at every step.
 
 use bytes::Bytes;
-use fluxmq::model::command::{Close, Open, Will};
+use fluxmq::model::command::{Close, Credentials, Open, Will};
 use fluxmq::model::{Command, Message, Properties, Property, QoS, Refusal};
 use fluxmq::partition::request::ConnectionId;
 
-use crate::world::{World, message, text};
+use crate::world::{World, here, message, text};
 
 const FOREVER: u32 = u32::MAX;
 
@@ -28,6 +28,8 @@ fn with_one_and_four(test: impl Fn(World)) {
 fn open_with(world: &mut World, mortal: Mortal, will: Message) -> ConnectionId {
     let id = world.connect();
     let open = Open {
+        peer: here(),
+        credentials: Credentials::None,
         client_id: Bytes::from_static(b"mortal"),
         clean_start: mortal.clean_start,
         session_expiry_s: mortal.expiry_s,
@@ -159,6 +161,8 @@ fn a_connection_that_vanished_while_it_was_opening_leaves_its_will() {
         let id = world.connect();
         let will = Will { message: message("will", "gone", QoS::AtLeastOnce), delay_s: 0 };
         let open = Open {
+            peer: here(),
+            credentials: Credentials::None,
             client_id: Bytes::from_static(b"mortal"),
             clean_start: true,
             session_expiry_s: 300,

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use fluxmq::auth::{Acl, Anonymous, Authority, Policy, TlsIdentity};
 use fluxmq::broker::{Client, ClientLimits, Live, Passing, Placement, WillPublisher};
-use fluxmq::model::command::{Close, Open, Subscribe};
+use fluxmq::model::command::{Close, Credentials, Open, Subscribe};
 use fluxmq::model::effect::Opened;
 use fluxmq::model::{
-    Command, Delivery, DeliveryId, Effect, Filter, Message, Millis, Outcome, PartitionId,
-    Properties, QoS, Refusal, RetainHandling, Token, Topic,
+    CertificateIdentity, Command, Delivery, DeliveryId, Effect, Filter, Message, Millis, Outcome,
+    PartitionId, PeerInfo, Properties, QoS, Refusal, RetainHandling, Token, Topic,
 };
 use fluxmq::partition::request::{ConnectionId, Event, Outbox};
 use fluxmq::partition::{Durability, Member, Options, Partition, PartitionError};
@@ -31,6 +32,8 @@ pub struct World {
     clients: BTreeMap<ConnectionId, Peer>,
     live: Live,
     wills: WillPublisher,
+    /// The rules in force; see [`World::rules`].
+    pub authority: Arc<Authority>,
     next: u64,
     data_partitions: u16,
     /// Partitions that are to stop.
@@ -109,7 +112,8 @@ impl World {
             now,
             clients: BTreeMap::new(),
             live: Live::default(),
-            wills: WillPublisher::new(Placement::new(data_partitions)),
+            wills: WillPublisher::new(Placement::new(data_partitions), authority(None)),
+            authority: authority(None),
             next: 1,
             data_partitions,
             failed: BTreeSet::new(),
@@ -129,6 +133,8 @@ impl World {
         let world = World::at(now, disk, self.data_partitions, self.options.clone());
         let mut world = world.expect("the logs recover");
         world.next = self.next;
+        world.wills.handle_authority(self.authority.clone());
+        world.authority = self.authority;
         world
     }
 
@@ -148,11 +154,40 @@ impl World {
         (id, opened.expect("the session opens"))
     }
 
+    /// Opens a session for a user, who shows a certificate.
+    pub fn open_as(
+        &mut self,
+        user: &str,
+        client_id: &str,
+        expiry_s: u32,
+    ) -> Result<ConnectionId, Refusal> {
+        let id = self.connect();
+        let Command::Open(open) = open_command(client_id, false, expiry_s) else { unreachable!() };
+        self.command(id, Command::Open(Open { peer: certified(user), ..open }));
+        let opened = self.take(id, |effect| match effect {
+            Effect::Opened(_) => Some(Ok(id)),
+            Effect::OpenRefused(refusal) => Some(Err(refusal.clone())),
+            _ => None,
+        });
+        opened.expect("answered")
+    }
+
+    /// Puts another access list in force, for everybody who is connected as well.
+    pub fn rules(&mut self, acl: &str) {
+        self.authority = authority(Some(acl));
+        for peer in self.clients.values_mut() {
+            peer.client.handle_authority(self.authority.clone());
+        }
+        self.wills.handle_authority(self.authority.clone());
+        self.run();
+    }
+
     /// Adds a connection that has said nothing.
     pub fn connect(&mut self) -> ConnectionId {
         let id = ConnectionId(self.next);
         self.next += 1;
-        let client = Client::new(Placement::new(self.data_partitions), ClientLimits::default());
+        let placement = Placement::new(self.data_partitions);
+        let client = Client::new(id, placement, ClientLimits::default(), self.authority.clone());
         let passed_on = Arc::new(PassedOn::default());
         self.live.connect(id, passed_on.clone());
         let passing = Passing::default();
@@ -369,6 +404,9 @@ impl World {
         let mut events = Events::default();
         let mut busy = false;
         for (id, peer) in &mut self.clients {
+            while let Some(check) = peer.client.poll_check() {
+                peer.client.handle_verdict(check.run());
+            }
             while let Some((to, request)) = peer.client.poll_request() {
                 busy = true;
                 let Some(request) = self.live.route(*id, request, &mut peer.passing) else {
@@ -457,9 +495,32 @@ fn open(
     Ok(Partition::open(id, log, behaviour, &Member::alone(), now)?)
 }
 
+/// Users are known by their certificates; without an access list everything is allowed.
+fn authority(acl: Option<&str>) -> Arc<Authority> {
+    let policy = Policy { anonymous: Anonymous::Everybody, tls_identity: TlsIdentity::CommonName };
+    let acl = acl.map(|text| Acl::parse(text).expect("an access list"));
+    Arc::new(Authority::new(policy, None, acl, [5; 32]))
+}
+
+/// A peer whose certificate says who it is.
+pub fn certified(user: &str) -> Box<PeerInfo> {
+    let identity = CertificateIdentity {
+        common_name: Some(user.to_owned()),
+        ..CertificateIdentity::default()
+    };
+    Box::new(PeerInfo { certificate: Some(Arc::new(identity)), ..*here() })
+}
+
+/// A peer on this machine that shows nothing.
+pub fn here() -> Box<PeerInfo> {
+    Box::new(PeerInfo::tcp("127.0.0.1:40000".parse().expect("an address")))
+}
+
 /// The command that opens a session.
 pub fn open_command(client_id: &str, clean_start: bool, expiry_s: u32) -> Command {
     Command::Open(Open {
+        peer: here(),
+        credentials: Credentials::None,
         client_id: Bytes::from(client_id.to_owned()),
         clean_start,
         session_expiry_s: expiry_s,

@@ -19,7 +19,7 @@ use fluxmq::protocol::Connection;
 use fluxmq::protocol::mqtt::codec::{Limits, decode, encode};
 use fluxmq::protocol::mqtt::types::*;
 use fluxmq::protocol::mqtt::{
-    Anonymous, MqttConnection, Packet, Property, PropertyList, ReasonCode, Settings, Version,
+    MqttConnection, Packet, Property, PropertyList, ReasonCode, Settings, Version,
 };
 use world::World;
 
@@ -135,8 +135,7 @@ struct Play {
 impl Play {
     fn new(data_partitions: u16) -> Play {
         let mut world = World::new(data_partitions);
-        let settings = Settings { anonymous: Anonymous::Everybody, ..Settings::default() };
-        let settings = Arc::new(settings);
+        let settings = Arc::new(Settings::default());
         let watcher = End::dial(&mut world, &settings, Version::V5);
         let publisher = End::dial(&mut world, &settings, Version::V311);
         let gone = Vec::new();

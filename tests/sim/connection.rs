@@ -10,7 +10,6 @@ use fluxmq::model::peer::{PeerInfo, Transport};
 use fluxmq::model::{Effect, Millis, PartitionId, QoS, Refusal};
 use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
 use fluxmq::protocol::Connection as _;
-use fluxmq::protocol::mqtt::settings::Anonymous;
 use fluxmq::protocol::mqtt::{MqttConnection, Settings};
 
 use crate::checkers::Invariant;
@@ -86,7 +85,7 @@ impl World {
         let id = ConnectionId(self.next_connection);
         self.next_connection += 1;
         let now = self.nodes[node].uptime(self.now);
-        let settings = Settings { anonymous: Anonymous::Everybody, ..Settings::default() };
+        let settings = Settings::default();
         let peer = PeerInfo {
             address: SocketAddr::from(([127, 0, 0, 1], 1883)),
             proxy: None,
@@ -100,7 +99,7 @@ impl World {
             life: self.nodes[node].life,
             client,
             protocol: MqttConnection::new(Arc::new(settings), peer, assigned, now),
-            broker: Client::new(self.placement, limits),
+            broker: Client::new(id, self.placement, limits, Arc::default()),
             input: BytesMut::new(),
             has_stream: true,
             up: 0,

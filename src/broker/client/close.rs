@@ -18,7 +18,7 @@ impl Client {
             return;
         }
         match self.phase {
-            Phase::New => self.phase = Phase::Done,
+            Phase::New | Phase::Admitting(_) => self.phase = Phase::Done,
             Phase::Open => self.let_go(),
             Phase::Opening(_) | Phase::Closing { .. } | Phase::Done => {}
         }
@@ -43,7 +43,11 @@ impl Client {
                 self.identity.ends_with_will = true;
                 self.let_go();
             }
-            Phase::New | Phase::Opening(_) | Phase::Closing { .. } | Phase::Done => {}
+            Phase::New
+            | Phase::Admitting(_)
+            | Phase::Opening(_)
+            | Phase::Closing { .. }
+            | Phase::Done => {}
         }
     }
 
@@ -84,7 +88,7 @@ impl Client {
                 self.finish_close();
             }
             Phase::Opening(_) => self.open_resigned(from, refusal),
-            Phase::New | Phase::Done => {}
+            Phase::New | Phase::Admitting(_) | Phase::Done => {}
         }
     }
 

@@ -6,6 +6,7 @@ use fluxmq_index::Offset;
 
 use super::subscribe::Subscribed;
 use super::{Client, Phase, Waiting};
+use crate::auth::Reach;
 use crate::model::address::SubscribeAddress;
 use crate::model::effect::Outbound as Resend;
 use crate::model::{
@@ -45,14 +46,18 @@ impl Client {
             Selection::Queue(name) => (vec![self.placement.queue(name)], false),
             Selection::Topics(filter) => (self.placement.filter(filter), true),
         };
-        if let Some(Subscribed::Group(membership)) = self.subscriptions.get(filter) {
-            return (*membership, partitions);
-        }
-        self.next_membership += 1;
-        let membership = self.next_membership;
-        self.subscriptions.insert(filter.clone(), Subscribed::Group(membership));
+        let membership = match self.subscriptions.get(filter) {
+            Some(Subscribed::Group(membership)) => *membership,
+            _ => {
+                self.next_membership += 1;
+                let subscribed = Subscribed::Group(self.next_membership);
+                self.subscriptions.insert(filter.clone(), subscribed);
+                self.next_membership
+            }
+        };
+        // Again a member, where rules made it leave.
         let joined = Membership { partitions: partitions.clone(), is_shared };
-        self.memberships.insert(membership, joined);
+        self.memberships.entry(membership).or_insert(joined);
         (membership, partitions)
     }
 
@@ -96,11 +101,16 @@ impl Client {
     pub(super) fn rejoin(&mut self, subscription: &Subscription) {
         let Some(address) = self.group_address(subscription) else { return };
         let (membership, partitions) = self.new_membership(&subscription.filter, &address.0);
+        let is_allowed = self.standing.access.reach(address.2.as_str()) == Reach::All;
         let join = self.new_join(membership, address, subscription);
         for partition in partitions {
             let token = self.wait_for(Waiting::Rejoined);
             self.groups.rejoining += 1;
             self.request(partition, Request::Join(Join { token, ..join.clone() }));
+        }
+        if !is_allowed {
+            // It joins to leave: what its session held goes to the others.
+            self.end_membership(membership);
         }
     }
 
@@ -244,6 +254,8 @@ impl Client {
             let subscription = subscriptions.find(|subscription| subscription.filter == filter);
             let Some(subscription) = subscription else { continue };
             let Some((reads, ..)) = self.group_address(subscription) else { continue };
+            // What its client may not have any more counts as gone: PUBREL lets it forget the number.
+            let delivery = delivery.filter(|it| self.standing.may_receive(&it.message.topic));
             let (membership, _) = self.new_membership(&filter, &reads);
             let source = DeliverySource::Group(membership);
             let id = DeliveryId { source, partition, offset: entry };

@@ -54,6 +54,7 @@ impl Client {
         };
         self.phase = Phase::Opening(Box::default());
         let request = Request::OpenSession {
+            principal: self.standing.principal.clone(),
             client_id: open.client_id,
             clean_start: open.clean_start,
             expiry_s: open.session_expiry_s,
@@ -217,8 +218,10 @@ impl Client {
                 offset: entry.offset,
             };
             let packet_id = entry.packet_id;
-            match opening.found.get(&packet_id) {
-                Some(Some(delivery)) if !entry.received => {
+            // What its client may not have any more counts as gone. Asked as late as this: rules may have changed since it was found.
+            let may_have = |it: &&Delivery| self.standing.may_receive(&it.message.topic);
+            match opening.found.get(&packet_id).and_then(Option::as_ref).filter(may_have) {
+                Some(delivery) if !entry.received => {
                     let subscription_ids = self.matching_ids(&opening.session, &delivery.message);
                     let delivery = Delivery { subscription_ids, ..delivery.clone() };
                     resend.push(Resend::Publish { packet_id, delivery });

@@ -246,7 +246,9 @@ impl Client {
         if !known && self.subscriptions.len() >= self.limits.subscriptions_max {
             return Err(Refusal::Quota { limit: "subscriptions of one client" });
         }
-        match SubscribeAddress::of(&subscribe.filter)? {
+        let address = SubscribeAddress::of(&subscribe.filter)?;
+        self.standing.may_subscribe(&address)?;
+        match address {
             SubscribeAddress::Filter(filter) => {
                 if subscribe.position.is_some() {
                     return Err(Refusal::Unsupported { what: "replay of topics" });

@@ -4,16 +4,16 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::authenticate::Exchange;
 use super::codec::DecodeError;
 use super::connection::{MqttConnection, State};
 use super::convert::{detached, parts};
 use super::property::{Property, PropertyList};
 use super::reason::ReasonCode;
 use super::refusal::{self, Violation};
-use super::settings::Anonymous;
 use super::types::{ConnAck, Connect, Packet, Version, Will};
 use crate::model::address::PublishAddress;
-use crate::model::command::{Open, Will as ModelWill};
+use crate::model::command::{Credentials, Open, Secret, Will as ModelWill};
 use crate::model::effect::Opened;
 use crate::model::message::publisher_id;
 use crate::model::{Command, Message, Refusal, Topic};
@@ -32,12 +32,12 @@ impl MqttConnection {
     }
 
     fn admit(&mut self, connect: Connect) -> Result<Open, Violation> {
-        self.read_properties(&connect.properties)?;
+        let claim = self.read_properties(&connect.properties);
         if let Some(refusal) = &self.settings.turned_away {
             let text = refusal.to_string().into();
             return Err(Violation { reason: refusal::of_connect(refusal), text });
         }
-        self.check_credentials(&connect)?;
+        let credentials = self.credentials_of(&connect, claim);
         self.client.id = self.client_id_of(&connect)?;
         self.client.publisher = publisher_id(&self.client.id);
         self.apply_keep_alive(connect.keep_alive_s);
@@ -47,6 +47,8 @@ impl MqttConnection {
             self.client.session_expiry_s = if connect.clean_start { 0 } else { u32::MAX };
         }
         Ok(Open {
+            peer: self.peer.clone(),
+            credentials,
             client_id: self.client.id.clone(),
             clean_start: connect.clean_start,
             session_expiry_s: self.client.session_expiry_s.min(self.settings.session_expiry_max_s),
@@ -55,7 +57,8 @@ impl MqttConnection {
         })
     }
 
-    fn read_properties(&mut self, properties: &PropertyList) -> Result<(), Violation> {
+    fn read_properties(&mut self, properties: &PropertyList) -> Claim {
+        let mut claim = Claim::default();
         for property in properties.iter() {
             match property {
                 Property::SessionExpiry(seconds) => self.client.session_expiry_s = seconds,
@@ -63,37 +66,26 @@ impl MqttConnection {
                 Property::MaximumPacketSize(bytes) => self.client.packet_bytes_max = bytes as usize,
                 Property::TopicAliasMaximum(count) => self.client.topic_alias_max = count,
                 Property::RequestProblemInformation(wanted) => self.client.wants_reasons = wanted,
-                Property::AuthenticationMethod(_) => {
-                    return Err(Violation::new(
-                        ReasonCode::BAD_AUTHENTICATION_METHOD,
-                        "the authentication method is not supported",
-                    ));
-                }
+                Property::AuthenticationMethod(method) => claim.method = Some(detached(&method)),
+                Property::AuthenticationData(data) => claim.data = Some(detached(&data)),
                 _ => {}
             }
         }
-        Ok(())
+        claim
     }
 
-    /// The authentication hook: credentials cannot be verified in this release, so only clients without any are admitted.
-    fn check_credentials(&self, connect: &Connect) -> Result<(), Violation> {
-        if connect.username.is_some() || connect.password.is_some() {
-            return Err(Violation::new(
-                ReasonCode::BAD_USER_NAME_OR_PASSWORD,
-                "unknown user name or wrong password",
-            ));
+    /// Who the client says it is: a method of its own goes before user name and password.
+    fn credentials_of(&mut self, connect: &Connect, claim: Claim) -> Credentials {
+        if let Some(method) = claim.method {
+            self.exchange = Exchange::begin(method.clone());
+            return Credentials::Exchange { method, first: Secret(claim.data.unwrap_or_default()) };
         }
-        let is_admitted = match self.settings.anonymous {
-            Anonymous::Never => false,
-            Anonymous::Local => self.peer.is_local(),
-            Anonymous::Everybody => true,
-        };
-        match is_admitted {
-            true => Ok(()),
-            false => Err(Violation::new(
-                ReasonCode::NOT_AUTHORIZED,
-                "anonymous clients are not allowed here",
-            )),
+        match (&connect.username, &connect.password) {
+            (None, None) => Credentials::None,
+            (user, password) => Credentials::Password {
+                user: user.clone().unwrap_or_default(),
+                password: Secret(password.clone().unwrap_or_default()),
+            },
         }
     }
 
@@ -137,7 +129,10 @@ impl MqttConnection {
         self.state = State::Open;
         self.note_opened();
         let properties = match self.client.version {
-            Version::V5 => self.announcements(),
+            Version::V5 => {
+                let exchange = self.authentication_properties();
+                self.announcements().into_iter().chain(exchange).collect()
+            }
             Version::V31 | Version::V311 => PropertyList::default(),
         };
         // MQTT 3.1 has no Session Present flag: its byte is reserved.
@@ -157,7 +152,7 @@ impl MqttConnection {
     }
 
     /// What CONNACK says about us (§3.2.2.3): nothing that is not delivered, and what is only when it is not the default.
-    fn announcements(&self) -> PropertyList {
+    fn announcements(&self) -> Vec<Property> {
         let packet_bytes_max = self.settings.limits.packet_bytes_max;
         let packet_bytes_max = u32::try_from(packet_bytes_max).unwrap_or(u32::MAX);
         let mut list = vec![
@@ -175,11 +170,11 @@ impl MqttConnection {
             // [MQTT-3.2.2-16]
             list.push(Property::AssignedClientId(self.client.id.clone()));
         }
-        list.into_iter().collect()
+        list
     }
 
     pub(super) fn on_open_refused(&mut self, refusal: &Refusal) {
-        if self.state != State::Opening {
+        if !matches!(self.state, State::Opening | State::Authenticating) {
             return;
         }
         // The broker opened nothing: it is not told of the end.
@@ -188,7 +183,7 @@ impl MqttConnection {
     }
 
     /// Sends a CONNACK that says no, in the client's version, and closes [MQTT-3.1.4-2].
-    fn refuse_connect(&mut self, reason: ReasonCode, text: &str) {
+    pub(super) fn refuse_connect(&mut self, reason: ReasonCode, text: &str) {
         let reason = match self.client.version {
             Version::V5 => Some(reason),
             Version::V31 | Version::V311 => refusal::return_code(reason),
@@ -208,6 +203,13 @@ impl MqttConnection {
         let error = DecodeError::UnsupportedVersion { level };
         self.refuse_connect(error.reason(), &error.to_string());
     }
+}
+
+/// What CONNECT's properties say of who the client is.
+#[derive(Default)]
+struct Claim {
+    method: Option<Bytes>,
+    data: Option<Bytes>,
 }
 
 /// Checks a will as if it were published now.

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! AwaitingConnect ──CONNECT──▶ Opening ──Opened──▶ Open ──▶ Closed
+//!                           AUTH ▲ ▼ Challenge
+//!                           Authenticating
 //! ```
 //!
 //! Here are the states, the timers and the end. What a packet means is in the sibling named after it: `connect`, `publish`
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::authenticate::Exchange;
 use super::codec::{self, DecodeError};
 use super::deliver::Outbound;
 use super::property::{Property, PropertyList};
@@ -31,6 +34,8 @@ use crate::protocol::Connection;
 pub(super) enum State {
     /// Nothing but CONNECT is accepted.
     AwaitingConnect,
+    /// The client's turn in an exchange that says who it is; nothing but AUTH and DISCONNECT is accepted.
+    Authenticating,
     /// `Open` is with the broker; input waits.
     Opening,
     /// Everything goes.
@@ -129,6 +134,7 @@ pub struct MqttConnection {
     pub(super) assigned_id: Bytes,
     pub(super) state: State,
     pub(super) client: Client,
+    pub(super) exchange: Exchange,
     pub(super) inbound: Inbound,
     pub(super) outbound: Outbound,
     pub(super) requests: Requests,
@@ -158,6 +164,7 @@ impl MqttConnection {
             assigned_id,
             state: State::AwaitingConnect,
             client: Client::unknown(),
+            exchange: Exchange::default(),
             inbound: Inbound::default(),
             outbound: Outbound::default(),
             requests: Requests::default(),
@@ -216,6 +223,9 @@ impl MqttConnection {
 
     /// Ends the connection because of the peer or of us; tells a 5.0 client why, the will is published [MQTT-3.1.2-8].
     pub(super) fn fail(&mut self, reason: ReasonCode, text: &str) {
+        if self.state == State::Authenticating {
+            return self.refuse_connect(reason, text);
+        }
         self.disconnect(reason, text);
         self.close(true, None);
     }
@@ -229,7 +239,7 @@ impl MqttConnection {
 
     /// Ends the connection. The broker hears `Close` once if it ever heard `Open`.
     pub(super) fn close(&mut self, will: bool, session_expiry_s: Option<u32>) {
-        if matches!(self.state, State::Opening | State::Open) {
+        if matches!(self.state, State::Authenticating | State::Opening | State::Open) {
             self.commands.push_back(Command::Close(Close { will, session_expiry_s }));
         }
         self.state = State::Closed;
@@ -251,6 +261,10 @@ impl MqttConnection {
                 State::AwaitingConnect => {
                     self.check_unconnected(input)?;
                     None
+                }
+                State::Authenticating => {
+                    self.check_unconnected(input)?;
+                    Some(self.client.version)
                 }
                 _ => Some(self.client.version),
             };
@@ -301,6 +315,11 @@ impl MqttConnection {
     }
 
     fn on_packet(&mut self, packet: Packet) -> Result<(), Violation> {
+        let may_come = matches!(packet, Packet::Auth(_) | Packet::Disconnect(_));
+        if self.state == State::Authenticating && !may_come {
+            // [MQTT-3.1.2-30]
+            return Err(Violation::protocol("AUTH or DISCONNECT is due"));
+        }
         match packet {
             Packet::Publish(publish) => self.on_publish(publish),
             Packet::PubAck(ack) => self.on_puback(&ack),
@@ -321,7 +340,7 @@ impl MqttConnection {
             }
             // [MQTT-3.1.0-2]
             Packet::Connect(_) => Err(second_connect()),
-            Packet::Auth(_) => Err(Violation::protocol("AUTH needs an authentication method")),
+            Packet::Auth(auth) => self.on_auth(&auth),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 Err(Violation::protocol("only servers send this packet"))
             }
@@ -412,6 +431,10 @@ impl Connection for MqttConnection {
             Effect::Subscribed { token, results } => self.on_subscribed(token, results),
             Effect::Unsubscribed { token, results } => self.on_unsubscribed(token, results),
             Effect::Opened(opened) => self.on_opened(opened),
+            Effect::Challenge { message } => self.on_challenge(message),
+            Effect::Authenticated { last } => self.on_authenticated(last),
+            Effect::Expelled(refusal) => self.on_expelled(&refusal),
+            Effect::RightsChanged(recheck) => self.on_rights_changed(&recheck),
             Effect::OpenRefused(refusal) => self.on_open_refused(&refusal),
             Effect::TakenOver => {
                 self.disconnect(
@@ -429,7 +452,9 @@ impl Connection for MqttConnection {
     fn handle_timeout(&mut self, now: Millis) {
         self.clock.now = now;
         match self.state {
-            State::AwaitingConnect if self.poll_timeout().is_some_and(|end| end <= now) => {
+            State::AwaitingConnect | State::Authenticating
+                if self.poll_timeout().is_some_and(|end| end <= now) =>
+            {
                 self.close(false, None);
             }
             State::Open if self.keep_alive_end().is_some_and(|end| end <= now) => {
@@ -473,7 +498,7 @@ impl Connection for MqttConnection {
             _ if !self.commands.is_empty() => Some(self.clock.now),
             // So it is for the input it left, now that there is room.
             State::Open if self.has_left_input && self.wants_input() => Some(self.clock.now),
-            State::AwaitingConnect => {
+            State::AwaitingConnect | State::Authenticating => {
                 Some(self.clock.started.plus(self.settings.connect_timeout_ms))
             }
             State::Open => self.keep_alive_end(),
@@ -487,7 +512,7 @@ impl Connection for MqttConnection {
 
     fn wants_input(&self) -> bool {
         match self.state {
-            State::AwaitingConnect | State::Closed => true,
+            State::AwaitingConnect | State::Authenticating | State::Closed => true,
             State::Opening => false,
             State::Open => {
                 !self.is_broker_behind() && self.answers.len() < self.settings.answer_bytes_max
@@ -497,7 +522,7 @@ impl Connection for MqttConnection {
 
     fn input_bytes_max(&self) -> usize {
         match self.state {
-            State::AwaitingConnect => self.settings.unconnected_bytes_max,
+            State::AwaitingConnect | State::Authenticating => self.settings.unconnected_bytes_max,
             _ => self.settings.limits.packet_bytes_max,
         }
     }

@@ -9,6 +9,8 @@
 //! What was out when the last connection ended goes before anything else. Between `ready` and `at_most_once` the order
 //! of arrival decides.
 
+mod rights;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;

@@ -7,6 +7,7 @@
 //! Which sections are supported is listed in `docs/protocol/mqtt.md`.
 
 mod alias;
+mod authenticate;
 pub mod codec;
 mod connect;
 pub mod connection;
@@ -25,5 +26,5 @@ pub use codec::{DecodeError, EncodeError, Limits, decode, encode};
 pub use connection::{Counters, MqttConnection};
 pub use property::{Property, PropertyList};
 pub use reason::ReasonCode;
-pub use settings::{Anonymous, Settings};
+pub use settings::{DeniedPublish, DeniedSubscribe, Settings};
 pub use types::{Packet, Version};

@@ -13,7 +13,7 @@ use super::convert::{Parts, detached, parts};
 use super::property::PropertyList;
 use super::reason::ReasonCode;
 use super::refusal::{self, Violation};
-use super::settings::Settings;
+use super::settings::{DeniedPublish, Settings};
 use super::types::{Ack, Publish};
 use super::verb;
 use crate::model::address::PublishAddress;
@@ -357,6 +357,11 @@ impl MqttConnection {
         let answer = match result {
             Ok(true) => Answer { reason: ReasonCode::SUCCESS, text: None },
             Ok(false) => Answer { reason: ReasonCode::NO_MATCHING_SUBSCRIBERS, text: None },
+            // PUBACK and PUBREC of 3.x cannot say no, and its client would send the message again for ever.
+            Err(Refusal::NotAuthorized) if self.is_denial_acknowledged() => {
+                self.counters.publishes_dropped += 1;
+                Answer { reason: ReasonCode::SUCCESS, text: None }
+            }
             Err(refusal) => Answer {
                 reason: refusal::of_publish(&refusal),
                 text: Some(refusal.to_string().into_boxed_str()),
@@ -388,6 +393,10 @@ impl MqttConnection {
             }
             self.send_ack(AckKind::PubRec, packet_id, answer.reason, answer.text.as_deref());
         }
+    }
+
+    fn is_denial_acknowledged(&self) -> bool {
+        !self.client.version.is_v5() && self.settings.denied_publish == DeniedPublish::Acknowledge
     }
 
     /// PUBACK and PUBREC of 3.1.1 cannot say no: closing without one is the only way not to claim the message.

@@ -16,8 +16,10 @@ pub struct Settings {
     pub connect_timeout_ms: u64,
     /// Bytes of a client id.
     pub client_id_bytes_max: usize,
-    /// Who is admitted without credentials. Credentials are refused: nothing here can verify them.
-    pub anonymous: Anonymous,
+    /// What a 3.x client hears of a publish that it may not make.
+    pub denied_publish: DeniedPublish,
+    /// What a 5.0 client hears of a subscription that it may not have.
+    pub denied_subscribe: DeniedSubscribe,
     /// Seconds a session may outlive its connection; `u32::MAX` is no cap.
     pub session_expiry_max_s: u32,
     /// Seconds of keep alive imposed on 5.0 clients that ask for more or none; 0 imposes nothing.
@@ -38,15 +40,24 @@ pub struct Settings {
     pub answer_bytes_max: usize,
 }
 
-/// Which clients need no credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Anonymous {
-    /// None.
-    Never,
-    /// Those that are certainly on this machine.
-    Local,
-    /// All.
-    Everybody,
+/// What a 3.x client hears of a publish that it may not make: its PUBACK and PUBREC cannot say no.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeniedPublish {
+    /// That it is done; the message is dropped. What mosquitto does.
+    #[default]
+    Acknowledge,
+    /// Nothing: the connection closes.
+    Close,
+}
+
+/// What a 5.0 client hears of a subscription that it may not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeniedSubscribe {
+    /// 0x87.
+    #[default]
+    Reason,
+    /// 0x80, and no word of why.
+    Unspecified,
 }
 
 impl Default for Settings {
@@ -57,7 +68,8 @@ impl Default for Settings {
             turned_away: None,
             connect_timeout_ms: 10_000,
             client_id_bytes_max: 256,
-            anonymous: Anonymous::Never,
+            denied_publish: DeniedPublish::Acknowledge,
+            denied_subscribe: DeniedSubscribe::Reason,
             session_expiry_max_s: 7 * 24 * 3600,
             keep_alive_max_s: 0,
             receive_max: 64,

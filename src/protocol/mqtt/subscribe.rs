@@ -9,6 +9,7 @@ use super::convert::detached;
 use super::property::{Property, PropertyList};
 use super::reason::ReasonCode;
 use super::refusal::{self, Violation};
+use super::settings::DeniedSubscribe;
 use super::types::{Packet, SubAck, Subscribe, SubscribeFilter, UnsubAck, Unsubscribe};
 use crate::model::address::SubscribeAddress;
 use crate::model::command::Subscribe as Subscription;
@@ -102,15 +103,16 @@ impl Request {
         &mut self,
         results: Vec<Result<T, Refusal>>,
         granted: impl Fn(T) -> ReasonCode,
-        refused: impl Fn(&Refusal) -> ReasonCode,
+        refused: impl Fn(&Refusal) -> Refused,
     ) {
         let open = self.reasons.iter_mut().filter(|reason| reason.is_none());
         for (reason, result) in open.zip(results) {
             *reason = Some(match result {
                 Ok(value) => granted(value),
                 Err(refusal) => {
-                    self.text.get_or_insert_with(|| refusal.to_string());
-                    refused(&refusal)
+                    let Refused { reason, text } = refused(&refusal);
+                    self.text.get_or_insert(text);
+                    reason
                 }
             });
         }
@@ -176,7 +178,12 @@ impl MqttConnection {
 
     pub(super) fn on_subscribed(&mut self, token: Token, results: Vec<Result<QoS, Refusal>>) {
         if let Some(mut request) = self.requests.take(token) {
-            request.fill(results, |qos| ReasonCode(qos as u8), refusal::of_subscribe);
+            let hides_denial = self.settings.denied_subscribe == DeniedSubscribe::Unspecified;
+            let refused = |refusal: &Refusal| match refusal {
+                Refusal::NotAuthorized if hides_denial => hidden(),
+                refusal => refused(refusal),
+            };
+            request.fill(results, |qos| ReasonCode(qos as u8), refused);
             self.answer_request(request);
             self.ask();
         }
@@ -188,7 +195,11 @@ impl MqttConnection {
             false => ReasonCode::NO_SUBSCRIPTION_EXISTED,
         };
         if let Some(mut request) = self.requests.take(token) {
-            request.fill(results, granted, refusal::of_unsubscribe);
+            let refused = |refusal: &Refusal| Refused {
+                reason: refusal::of_unsubscribe(refusal),
+                text: refusal.to_string(),
+            };
+            request.fill(results, granted, refused);
             self.answer_request(request);
             self.ask();
         }
@@ -295,6 +306,14 @@ fn check_reserved(filter: &Filter) -> Result<(), Refused> {
 
 fn invalid(error: AddressError) -> Refused {
     refused(&Refusal::Address(error))
+}
+
+/// A denial that does not say it is one.
+fn hidden() -> Refused {
+    Refused {
+        reason: ReasonCode::UNSPECIFIED_ERROR,
+        text: "the subscription is refused".to_owned(),
+    }
 }
 
 fn refused(refusal: &Refusal) -> Refused {

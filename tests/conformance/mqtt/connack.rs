@@ -136,8 +136,9 @@ fn mqtt_3_1_2_29_reason_strings_are_for_those_who_want_them() {
         let mut peer = Peer::new(Version::V5);
         peer.connect(|connect| {
             connect.properties = list(&[Property::RequestProblemInformation(wanted)]);
-            connect.username = Some(text("u"));
         });
+        peer.open();
+        peer.effect(Effect::OpenRefused(Refusal::BadCredentials));
         let Packet::ConnAck(connack) = peer.packet() else { panic!("no CONNACK") };
         let has_text = connack.properties.iter().any(|it| matches!(it, Property::ReasonString(_)));
         assert_eq!(has_text, wanted);
@@ -149,8 +150,9 @@ fn mqtt_3_2_2_19_a_reason_string_that_does_not_fit_is_left_out() {
     let mut peer = Peer::new(Version::V5);
     peer.connect(|connect| {
         connect.properties = list(&[Property::MaximumPacketSize(20)]);
-        connect.username = Some(text("u"));
     });
+    peer.open();
+    peer.effect(Effect::OpenRefused(Refusal::BadCredentials));
     let bytes = peer.bytes();
     assert_eq!(bytes, b"\x20\x03\x00\x86\x00"[..]);
 }

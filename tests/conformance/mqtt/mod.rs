@@ -3,6 +3,7 @@
 //! Names carry the statement's number in MQTT 5; `mqtt_311_` marks those of 3.1.1.
 
 mod alias;
+mod authenticate;
 mod codes;
 mod connack;
 mod connect;
@@ -23,7 +24,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use fluxmq::model::command::Open;
+use fluxmq::model::command::{Credentials, Open};
 use fluxmq::model::effect::Opened;
 use fluxmq::model::{
     Command, Delivery, DeliveryId, DeliverySource, Effect, Message, Millis, PartitionId, PeerInfo,
@@ -33,7 +34,8 @@ use fluxmq::protocol::Connection;
 use fluxmq::protocol::mqtt::codec::{Limits, decode, encode};
 use fluxmq::protocol::mqtt::types::*;
 use fluxmq::protocol::mqtt::{
-    Anonymous, MqttConnection, Packet, Property, PropertyList, ReasonCode, Settings, Version,
+    DeniedPublish, DeniedSubscribe, MqttConnection, Packet, Property, PropertyList, ReasonCode,
+    Settings, Version,
 };
 use fluxmq_index::Offset;
 
@@ -47,7 +49,7 @@ struct Peer {
 }
 
 fn settings() -> Settings {
-    Settings { anonymous: Anonymous::Everybody, ..Settings::default() }
+    Settings::default()
 }
 
 impl Peer {

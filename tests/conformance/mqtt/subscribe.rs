@@ -167,6 +167,27 @@ fn mqtt_3_10_4_1_filters_reach_the_broker_as_written() {
 }
 
 #[test]
+fn a_denied_subscription_is_told_the_reason_or_none_as_configured() {
+    for (denied_subscribe, version, reason, tells) in [
+        (DeniedSubscribe::Reason, Version::V5, ReasonCode::NOT_AUTHORIZED, true),
+        (DeniedSubscribe::Unspecified, Version::V5, ReasonCode::UNSPECIFIED_ERROR, false),
+        (DeniedSubscribe::Reason, Version::V311, ReasonCode::UNSPECIFIED_ERROR, false),
+    ] {
+        let settings = Settings { denied_subscribe, ..settings() };
+        let mut peer = Peer::connected_with(version, settings, |_| {});
+        peer.send(Packet::Subscribe(subscribe(7, &["a"])));
+        let Command::Subscribe { token, .. } = peer.command() else { panic!("no Subscribe") };
+        peer.effect(Effect::Subscribed { token, results: vec![Err(Refusal::NotAuthorized)] });
+
+        let suback = suback(&mut peer);
+
+        assert_eq!(suback.reasons, [reason], "{denied_subscribe:?}");
+        let text = format!("{:?}", suback.properties);
+        assert_eq!(text.contains("authorized"), tells, "{text}");
+    }
+}
+
+#[test]
 fn mqtt_3_10_4_5_unsuback_follows_even_when_nothing_was_subscribed() {
     let mut peer = Peer::connected(Version::V5);
     peer.send(unsubscribe(9, &["a", "b", "c#"]));
