@@ -390,6 +390,10 @@ impl Client {
             incarnation: self.identity.incarnation,
             packet_ids: vec![u32::from(packet_id)],
         };
+        if is_planted(PlantedBug::ReleasedUnstored) {
+            self.effects.push_back(Effect::Released { packet_id });
+            return self.request(partition, Request::Write { token: None, control });
+        }
         let token = self.wait_for(Waiting::Effects(vec![Effect::Released { packet_id }]));
         self.request(partition, Request::Write { token: Some(token), control });
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
 mod authorization;
+mod exchange;
 mod limits;
 mod queues;
 mod resigned;
@@ -10,4 +11,5 @@ mod sessions;
 mod shared;
 mod storage;
 mod wills;
+mod wire;
 mod world;

@@ -13,7 +13,7 @@ use fluxmq::model::{
     CertificateIdentity, Command, Delivery, DeliveryId, Effect, Filter, Message, Millis, Outcome,
     PartitionId, PeerInfo, Properties, QoS, Refusal, RetainHandling, Token, Topic,
 };
-use fluxmq::partition::request::{ConnectionId, Event, Outbox};
+use fluxmq::partition::request::{ConnectionId, Event, Outbox, Request};
 use fluxmq::partition::{Durability, Member, Options, Partition, PartitionError};
 use fluxmq::shard::{Events as Sent, Receiver};
 use fluxmq_log::format::{BatchReader, BatchRecord};
@@ -36,6 +36,8 @@ pub struct World {
     pub authority: Arc<Authority>,
     next: u64,
     data_partitions: u16,
+    /// A partition whose disk is slow: it does not get to flush.
+    pub slow: Option<PartitionId>,
     /// Partitions that are to stop.
     failed: BTreeSet<PartitionId>,
 }
@@ -63,6 +65,8 @@ struct Peer {
     effects: Vec<Effect>,
     passing: Passing,
     passed_on: Arc<PassedOn>,
+    /// Its network connection is over; what it still has to do it does without.
+    has_hung_up: bool,
 }
 
 /// What other connections passed on to one, until its turn.
@@ -116,6 +120,7 @@ impl World {
             authority: authority(None),
             next: 1,
             data_partitions,
+            slow: None,
             failed: BTreeSet::new(),
         };
         for id in 1..=data_partitions {
@@ -127,15 +132,21 @@ impl World {
     }
 
     /// Kills the broker, cuts the power with this seed, and starts it again.
-    pub fn crash(self, seed: u64) -> World {
+    pub fn crash(mut self, seed: u64) -> World {
+        self.restart(seed);
+        self
+    }
+
+    /// Does the same in place.
+    pub fn restart(&mut self, seed: u64) {
         let disk = self.disk.crash(seed);
         let now = self.now.plus(1000);
         let world = World::at(now, disk, self.data_partitions, self.options.clone());
         let mut world = world.expect("the logs recover");
         world.next = self.next;
         world.wills.handle_authority(self.authority.clone());
-        world.authority = self.authority;
-        world
+        world.authority = self.authority.clone();
+        *self = world;
     }
 
     /// Opens a session; panics when it is refused.
@@ -190,8 +201,14 @@ impl World {
         let client = Client::new(id, placement, ClientLimits::default(), self.authority.clone());
         let passed_on = Arc::new(PassedOn::default());
         self.live.connect(id, passed_on.clone());
-        let passing = Passing::default();
-        self.clients.insert(id, Peer { client, effects: Vec::new(), passing, passed_on });
+        let peer = Peer {
+            client,
+            effects: Vec::new(),
+            passing: Passing::default(),
+            passed_on,
+            has_hung_up: false,
+        };
+        self.clients.insert(id, peer);
         id
     }
 
@@ -204,7 +221,10 @@ impl World {
     /// Gives a command and lets nothing happen.
     pub fn say(&mut self, id: ConnectionId, command: Command) {
         let now = self.now;
-        self.clients.get_mut(&id).expect("connected").client.handle_command(now, command);
+        // A connection that is over has nobody to tell.
+        if let Some(peer) = self.clients.get_mut(&id) {
+            peer.client.handle_command(now, command);
+        }
     }
 
     /// Subscribes at QoS 2 unless the filter is changed by `with`.
@@ -302,18 +322,41 @@ impl World {
 
     /// Forgets a connection, as when its task failed: nothing of it says goodbye.
     pub fn vanish(&mut self, id: ConnectionId) {
+        self.forget(id);
+        self.run();
+    }
+
+    /// Notes that the network connection is over.
+    pub fn hang_up(&mut self, id: ConnectionId) {
+        if let Some(peer) = self.clients.get_mut(&id) {
+            peer.has_hung_up = true;
+        }
+    }
+
+    /// Forgets the connections that are over and have nothing left to do, as their tasks do at their ends.
+    pub fn drop_done(&mut self) {
+        let done = |peer: &Peer| peer.has_hung_up && peer.client.is_done();
+        let peers = self.clients.iter().filter(|(_, peer)| done(peer));
+        for id in peers.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: ConnectionId) {
         self.clients.remove(&id);
         self.live.disconnect(id);
-        let mut nobody = Events::default();
-        for partition in self.partitions.values_mut() {
-            partition.handle(
-                id,
-                fluxmq::partition::request::Request::Forget,
-                self.now,
-                &mut nobody,
-            );
+        let mut events = Events::default();
+        for (at, partition) in &mut self.partitions {
+            events.from = *at;
+            partition.handle(id, Request::Forget, self.now, &mut events);
         }
-        self.run();
+        self.deliver(events);
+    }
+
+    /// Takes every effect there is.
+    pub fn take_effects(&mut self, id: ConnectionId) -> Vec<Effect> {
+        let peer = self.clients.get_mut(&id);
+        peer.map_or_else(Vec::new, |peer| std::mem::take(&mut peer.effects))
     }
 
     /// Takes the first effect that `pick` wants.
@@ -342,8 +385,13 @@ impl World {
 
     /// Lets stored sessions write down how far they are.
     pub fn checkpoint_sessions(&mut self) {
-        self.clients.values_mut().for_each(|peer| peer.client.checkpoint());
+        self.say_checkpoint();
         self.run();
+    }
+
+    /// Does the same, and lets nothing happen.
+    pub fn say_checkpoint(&mut self) {
+        self.clients.values_mut().for_each(|peer| peer.client.checkpoint());
     }
 
     /// Writes snapshots of all partitions.
@@ -426,21 +474,20 @@ impl World {
         }
         for (id, partition) in &mut self.partitions {
             events.from = *id;
-            let served = serve(partition, flush, (self.now, self.options.durability), &mut events);
+            let served = serve(
+                partition,
+                flush && self.slow != Some(*id),
+                (self.now, self.options.durability),
+                &mut events,
+            );
             let failed = self.failed.remove(id) || served.is_err();
             if failed {
                 partition.stop(&mut events);
             }
             busy |= failed || served.unwrap_or(false);
         }
-        for (to, from, event) in events.sent {
-            busy = true;
-            if to == PUBLISHES_WILLS {
-                self.wills.handle_event(from, event);
-            } else if let Some(peer) = self.clients.get_mut(&to) {
-                peer.client.handle_event(from, event);
-            }
-        }
+        busy |= !events.sent.is_empty();
+        self.deliver(events);
         for peer in self.clients.values_mut() {
             let passed_on = std::mem::take(&mut *peer.passed_on.0.lock().expect("one thread"));
             busy |= !passed_on.is_empty();
@@ -452,6 +499,16 @@ impl World {
             }
         }
         busy
+    }
+
+    fn deliver(&mut self, events: Events) {
+        for (to, from, event) in events.sent {
+            if to == PUBLISHES_WILLS {
+                self.wills.handle_event(from, event);
+            } else if let Some(peer) = self.clients.get_mut(&to) {
+                peer.client.handle_event(from, event);
+            }
+        }
     }
 
     fn token(&mut self) -> Token {
