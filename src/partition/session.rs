@@ -49,18 +49,21 @@ impl<D: Disk> Partition<D> {
         opening: &Opening,
         out: &mut impl Outbox,
     ) {
-        self.settle_waiting_wills(client_id, !opening.clean_start);
         let client_id = client_id.clone();
         let session = self.views.sessions.get(&client_id);
         let stored = session.map(|session| session.epoch);
+        // One whose time is over is gone, also when no tick has said so yet [MQTT-3.1.2-23].
+        let ends_at = session.and_then(Session::ends_at);
+        let clean = opening.clean_start || ends_at.is_some_and(|at| at <= self.now);
         // A session that ends here and now leaves the groups it shares.
-        let left_groups = opening.clean_start && session.is_some_and(Session::has_shared);
-        let resumes = stored.is_some() && !opening.clean_start;
+        let left_groups = clean && session.is_some_and(Session::has_shared);
+        let resumes = stored.is_some() && !clean;
+        self.settle_waiting_wills(&client_id, !clean);
         let mut controls = Vec::new();
         if opening.expiry_s > 0 || resumes {
             controls.push(Control::SessionOpened {
                 client_id: client_id.clone(),
-                clean: opening.clean_start,
+                clean,
                 expiry_s: opening.expiry_s,
                 principal: opening.principal.clone(),
             });

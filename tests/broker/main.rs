@@ -4,6 +4,7 @@
 
 mod authorization;
 mod exchange;
+mod expiry;
 mod limits;
 mod queues;
 mod resigned;
