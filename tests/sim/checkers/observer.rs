@@ -192,8 +192,12 @@ impl Observer {
     ) -> Result<(), Violation> {
         const APPEND: u8 = 3;
         const VOTE: u8 = 6;
+        const RAFT: u8 = 0;
         let Some(head) = message.get(..HEAD_BYTES + 10) else { return Ok(()) };
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| head[at + byte]));
+        if head[1] != RAFT {
+            return Ok(());
+        }
         let (kind, reject, term) = (head[HEAD_BYTES], head[HEAD_BYTES + 1], number(HEAD_BYTES + 2));
         match (kind, reject) {
             (APPEND, _) => {
@@ -207,7 +211,7 @@ impl Observer {
                 }
             }
             (VOTE, 0) => {
-                let to = number(HEAD_BYTES - 8);
+                let to = number(HEAD_BYTES - 16);
                 let voted = *self.votes.entry((partition, term, node)).or_insert(to);
                 if voted != to {
                     let what = format!(
@@ -397,8 +401,8 @@ impl Observer {
     }
 }
 
-/// Bytes of a message before its body: version, kind, cluster, partition, from, to.
-const HEAD_BYTES: usize = 38;
+/// Bytes of a message before its body: version, kind, cluster, partition, from, to, life.
+const HEAD_BYTES: usize = 46;
 
 fn vote_is_on_disk(
     node: usize,
