@@ -3,8 +3,9 @@
 //!
 //! A flush that did not return may have left any part of itself on disk; cutting it loses nothing that was promised. The same
 //! bytes below a point that is *proven* to have been synced are rot, and cutting there would lose what was promised. Proofs,
-//! each with a checksum of its own: the synced position in a later intact frame · a later segment · a snapshot · the hard
-//! state's commit · `sync.bin` · the commit index in any intact frame.
+//! each with a checksum of its own and each written by this replica about itself: the synced position in a later intact frame ·
+//! a later segment · a snapshot · the hard state's commit · `sync.bin`. The commit index in a frame is none: its leader wrote
+//! it about others, and a follower may have been sent the frame and all it speaks of in one flush.
 //!
 //! | found                                  | proven | what is done                                              |
 //! |----------------------------------------|--------|-----------------------------------------------------------|
@@ -115,8 +116,6 @@ pub enum Proof {
     HardState,
     /// `sync.bin` says it was synced.
     SyncProof,
-    /// An intact frame says it is committed in the cluster; this replica may never have synced it.
-    CommitHint,
 }
 
 /// What is wrong with a segment.

@@ -41,9 +41,8 @@ struct Scanned<D: Disk> {
     rest: Rest,
     /// Where the last flush began.
     flush_at: u64,
-    /// The largest synced position and commit index in any intact frame.
+    /// The largest synced position in any intact frame.
     synced_bytes: u64,
-    commit_hint: u64,
 }
 
 /// Loads all segments of `state`. Cuts a torn tail, and takes a segment without frames out of `state`.
@@ -382,13 +381,12 @@ fn scan_segment<D: Disk>(
         last_ts: 0,
     };
     let start = SEGMENT_HEADER_BYTES as u64;
-    let (mut flush_at, mut synced_bytes, mut commit_hint) = (start, 0, 0);
+    let (mut flush_at, mut synced_bytes) = (start, 0);
     let expected = Expected::first_of(&header);
     let visit = |_, head: &FrameHeader, raw: &[u8; FRAME_HEADER_BYTES], body: &[u8]| {
         reloaded.push(head, raw, body);
         flush_at = head.synced_bytes.max(start);
         synced_bytes = synced_bytes.max(head.synced_bytes);
-        commit_hint = commit_hint.max(head.commit_hint);
         recovery.frames_scanned += 1;
         recovery.bytes_scanned += head.frame_bytes();
     };
@@ -396,9 +394,8 @@ fn scan_segment<D: Disk>(
     let stopped = scan_frames(&mut window, salt, start, expected, visit).at(&path)?;
     let rest = survey_rest(&mut window, salt, stopped.position, &stopped.expected).at(&path)?;
     synced_bytes = synced_bytes.max(rest.synced_bytes);
-    commit_hint = commit_hint.max(rest.commit_hint);
     drop(window);
-    Ok(Scanned { file, file_bytes, reloaded, stopped, rest, flush_at, synced_bytes, commit_hint })
+    Ok(Scanned { file, file_bytes, reloaded, stopped, rest, flush_at, synced_bytes })
 }
 
 /// Refuses when something that was durable is not there, or returns the index up to which it must be fetched again.
@@ -411,7 +408,6 @@ fn judge_tail<D: Disk>(
         return Ok(None);
     }
     let first_gone = scanned.stopped.expected.index;
-    let evidence = evidence.with(scanned.commit_hint, Proof::CommitHint);
     let proof = if scanned.synced_bytes > scanned.stopped.position {
         Proof::LaterFrame
     } else {

@@ -249,8 +249,6 @@ pub struct Rest {
     pub next: Option<(u64, u64, Offset)>,
     /// The largest synced position they carry.
     pub synced_bytes: u64,
-    /// The largest commit index they carry.
-    pub commit_hint: u64,
 }
 
 /// Looks at everything from `position` to the end of the file, for frames that went on after the last good one.
@@ -282,7 +280,6 @@ pub fn survey_rest<F: DiskFile>(
                 rest.later_frames += 1;
                 rest.last_index = rest.last_index.max(header.index);
                 rest.synced_bytes = rest.synced_bytes.max(header.synced_bytes);
-                rest.commit_hint = rest.commit_hint.max(header.commit_hint);
                 let end = (position + header.frame_bytes()).min(window.file_bytes());
                 rest.dirty_end = rest.dirty_end.max(Some(end));
                 position = end;

@@ -127,8 +127,9 @@ fn rot_is_refused_on_every_proof_there_is() {
     assert_eq!(last_frame_rots(&roll), Proof::LaterSegment);
 }
 
+/// A follower that lags gets entries in one flush with a later one that calls them committed, of which any part may be lost.
 #[test]
-fn what_an_intact_frame_calls_committed_is_not_cut() {
+fn what_a_leader_calls_committed_is_cut_where_it_was_never_synced() {
     let disk = two_flushes();
     let mut log = open(&disk);
     append(&mut log, 2);
@@ -139,7 +140,27 @@ fn what_an_intact_frame_calls_committed_is_not_cut() {
     drop(log);
     disk.flip_bit(&segment_file(0), (position(&disk, 11) + 100) * 8).unwrap();
 
-    assert_eq!(damage(&disk).proof, Proof::CommitHint);
+    let (log, recovery) = try_open(&disk).unwrap();
+
+    assert_eq!((log.last_index(), log.must_reach()), (10, None));
+    let cut = recovery.cut.unwrap();
+    assert_eq!(cut.first_index, 11);
+}
+
+/// A replica's own word on what it synced is at least as strong as the hint, so that nothing is lost without the latter.
+#[test]
+fn what_was_committed_here_is_not_cut() {
+    let disk = two_flushes();
+    let mut log = open(&disk);
+    append_and_flush(&mut log, 1);
+    let mut hinting = entry(&log, 1, 10);
+    hinting.commit_hint = log.durable().index;
+    log.append(hinting).unwrap();
+    log.flush().unwrap();
+    drop(log);
+    disk.flip_bit(&segment_file(0), (position(&disk, 11) + 100) * 8).unwrap();
+
+    assert_eq!(damage(&disk).proof, Proof::LaterFrame);
 }
 
 #[test]

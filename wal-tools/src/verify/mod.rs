@@ -1,7 +1,7 @@
 //! Checks every checksum and the continuity of the log, and tells a torn tail from lost data.
 //!
 //! A bad frame is a torn tail only if nothing proves that it was once durable: it lies in the last segment, behind
-//! what later frames say was synced, and behind every commit index that was heard of (storage.md §7). A second
+//! what later frames say was synced, and behind what the hard state, `sync.bin` and snapshots prove. A second
 //! implementation of the rules by which the broker opens its log, on purpose: it judges the first.
 
 use std::io::Write;

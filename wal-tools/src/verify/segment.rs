@@ -24,7 +24,7 @@ pub(super) struct SegmentCheck {
     pub(super) is_sealed: bool,
     /// How much of the file intact frames say was synced.
     pub(super) synced_bytes: u64,
-    /// Everything up to this index was durable, as intact frames and the files beside the segments say.
+    /// Everything up to this index was durable, as the files beside the segments say.
     pub(super) proven_index: u64,
     /// Where the frames end.
     pub(super) tail_at: u64,
@@ -82,8 +82,6 @@ impl SegmentCheck {
             let what =
                 format!("commit index {} is above its own {}", header.commit_hint, header.index);
             self.doubt_frame(placed, what);
-        } else {
-            self.proven_index = self.proven_index.max(header.commit_hint);
         }
         if header.synced_bytes > placed.position {
             let what = format!("claims {} bytes synced before it", header.synced_bytes);
