@@ -13,7 +13,6 @@ use crate::disk::{Disk, DiskFile};
 use crate::format::varint::{u32_at, u64_at};
 use crate::layout::{
     AtPath, CURRENT, FileError, create_durably, manifest_path, read_if_there, remove_if_there,
-    rewrite,
 };
 use crate::manifest_edit::{Edit, ManifestEnd, ManifestState, encode_frame, read_manifest};
 
@@ -136,12 +135,15 @@ impl<D: Disk> Manifest<D> {
 
     /// Makes what was read durable, whatever became of the sync that should have.
     ///
-    /// A killed process may have left edits in the page cache only; after a failed sync they count as clean there. So they are
-    /// written once more.
-    pub(crate) fn rewrite(&self) -> Result<(), FileError> {
+    /// A killed process may have left edits, and the names of the files, in the page cache only; after a failed sync they count
+    /// as clean there. So they are written once more, with the same bytes, and renamed once more.
+    pub(crate) fn rewrite(&mut self) -> Result<(), FileError> {
         let path = manifest_path(&self.dir, self.number);
-        rewrite(&self.file, 0..self.end_bytes).at(&path)?;
-        self.file.sync_data().at(&path)
+        let mut content = vec![0; self.file.len().at(&path)? as usize];
+        self.file.read_exact_at(&mut content, 0).at(&path)?;
+        self.file = create_durably(&self.disk, &path, &content)?;
+        create_durably(&self.disk, &self.dir.join(CURRENT), &encode_current(self.number))?;
+        Ok(())
     }
 
     pub(crate) fn state(&self) -> &ManifestState {

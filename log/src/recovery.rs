@@ -35,7 +35,7 @@ use crate::manifest_edit::{Edit, ManifestState};
 use crate::recovery_segments::{Chain, load_chain, resume_truncation};
 use crate::scan::{FrameFault, read_segment_header};
 use crate::slot::SlotError;
-use crate::snapshot_store::read_snapshot_at;
+use crate::snapshot_store::{adopt_snapshot, read_snapshot_at};
 use crate::spare::Spares;
 use crate::sync_proof::SyncProof;
 
@@ -364,7 +364,7 @@ fn find_manifest<D: Disk>(
 ) -> Result<(Option<Manifest<D>>, ManifestState), OpenError> {
     let identity = (place.options.cluster, place.options.partition);
     match Manifest::find(place.disk, place.dir)? {
-        ManifestFound::Readable { manifest, is_torn } => {
+        ManifestFound::Readable { mut manifest, is_torn } => {
             // What is acted on below must not vanish after that.
             manifest.rewrite()?;
             recovery.is_manifest_torn = is_torn;
@@ -484,7 +484,8 @@ pub(crate) enum Glance {
     Foreign,
 }
 
-/// Compares the listed snapshots with those there are; returns files that are no snapshot of this log.
+/// Compares the listed snapshots with those there are, and lists whole ones that are not; returns files that are no snapshot of
+/// this log.
 fn check_snapshots<D: Disk>(
     place: &Place<'_, D>,
     found: &Found,
@@ -499,7 +500,11 @@ fn check_snapshots<D: Disk>(
         match (state.snapshots.get(index), at) {
             (Some(listed), Some(at)) if *listed == at => {}
             (Some(_), _) => recovery.damaged_snapshots.push(path),
-            (None, Some(at)) if at.index == *index && at.position() <= last => {
+            (None, Some(at))
+                if at.index == *index
+                    && at.position() <= last
+                    && adopt_snapshot(place.disk, place.dir, at)? =>
+            {
                 state.apply(&Edit::AddSnapshot(at));
                 recovery.adopted_snapshots.push(*index);
             }

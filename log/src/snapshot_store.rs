@@ -109,6 +109,25 @@ pub(crate) fn write_snapshot<D: Disk>(
     read_snapshot(disk, &path, at).map(drop)
 }
 
+/// Makes a snapshot that the manifest does not list as durable as one that it does; false when it is not whole.
+///
+/// Its name may be in the page cache only: had the directory's sync failed, the name would count as clean, and another sync
+/// would do nothing. So the file is written and renamed once more.
+pub(crate) fn adopt_snapshot<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    at: SnapshotAt,
+) -> Result<bool, FileError> {
+    let path = snapshot_path(dir, at.index);
+    let rewritten =
+        read_snapshot(disk, &path, at).and_then(|chunks| write_snapshot(disk, dir, at, &chunks));
+    match rewritten {
+        Ok(()) => Ok(true),
+        Err(SnapshotReadError::File(error)) => Err(error),
+        Err(SnapshotReadError::Missing { .. } | SnapshotReadError::Damaged { .. }) => Ok(false),
+    }
+}
+
 /// Reads and checks the snapshot that should be `at`.
 pub(crate) fn read_snapshot<D: Disk>(
     disk: &D,

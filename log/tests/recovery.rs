@@ -653,3 +653,39 @@ fn what_a_restart_finds_after_a_failed_sync_is_durable_before_it_is_believed() {
     }
     assert!(failures >= 8, "{failures} syncs failed");
 }
+
+/// The names of files whose directory could not be synced are in the page cache only, and count as clean there.
+#[test]
+fn what_is_adopted_after_a_failed_sync_does_not_vanish_later() {
+    let at = SnapshotAt { index: 8, term: 1, end: Offset(16) };
+    let fail = |disk: &SimDisk, number| {
+        let fault = SyncFault::DropKeepingCache;
+        disk.set_faults(Faults { syncs: [(number, fault)].into(), ..Faults::default() });
+    };
+    let (mut adopted, mut failures) = (0, 0);
+    for saving in 1..4 {
+        for opening in 1..30 {
+            let disk = two_flushes();
+            let mut log = open(&disk);
+            fail(&disk, saving);
+            assert!(log.save_snapshot(at, &[chunk("x")]).is_err(), "sync {saving}");
+            drop(log);
+            let disk = disk.crash_image(Crash::Process);
+            fail(&disk, opening);
+            failures += u64::from(try_open(&disk).is_err());
+
+            let disk = disk.crash_image(Crash::Process);
+            let (log, recovery) = try_open(&disk).unwrap();
+            adopted += recovery.adopted_snapshots.len();
+            let (found, entries) = (log.snapshots(), canonical(&frames(&log)));
+            drop(log);
+            let mut log = open(&disk.crash_image(Crash::LoseUnsynced));
+
+            assert_eq!(log.snapshots(), found, "syncs {saving} and {opening} failed");
+            let newest = log.newest_snapshot().unwrap().map(|(at, _)| at);
+            assert_eq!(newest, found.last().copied(), "syncs {saving} and {opening} failed");
+            assert_eq!(canonical(&frames(&log)), entries, "syncs {saving} and {opening} failed");
+        }
+    }
+    assert!(adopted >= 5 && failures >= 30, "{adopted} adopted, {failures} syncs failed");
+}
