@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fluxmq::model::PartitionId;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::sim_disk::{Crash, Faults, NameFault, SimDisk, SyncFault, WriteFault};
 
@@ -144,6 +145,9 @@ impl World {
             return self.crash(node, false);
         }
         self.nodes[node].state = State::Up;
+        // Its partitions have the time of before until they are told the new one.
+        let reset = |partition: &PartitionId| (*partition, self.now);
+        self.observer.resets.extend(self.nodes[node].owned.keys().map(reset));
     }
 
     fn pause(&mut self, node: usize) {

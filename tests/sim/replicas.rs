@@ -5,6 +5,7 @@ use fluxmq::model::{PartitionId, Refusal};
 use fluxmq::partition::ReceiveError;
 use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
 
+use crate::checkers::observer::HEAD_BYTES;
 use crate::coverage::Point;
 use crate::node::{Post, node_of, replica};
 use crate::world::{Event, World};
@@ -25,7 +26,12 @@ impl World {
             let digest = xxhash_rust::xxh3::xxh3_64(&bytes);
             let numbers = [node as u64, to as u64, u64::from(partition.0), digest];
             self.trace.note(self.now, "message", &numbers, || {
-                format!("{node} to {to} p{} kind {} {} bytes", partition.0, bytes[38], bytes.len())
+                format!(
+                    "{node} to {to} p{} kind {} {} bytes",
+                    partition.0,
+                    bytes[HEAD_BYTES],
+                    bytes.len()
+                )
             });
             for delay in self.network.send(node, to, &mut self.random) {
                 let (from, bytes) = (node, bytes.clone());

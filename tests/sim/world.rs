@@ -464,7 +464,7 @@ impl World {
     pub fn deliver(&mut self, node: usize, post: Post) {
         let mut by_connection: BTreeMap<ConnectionId, Vec<(PartitionId, Said)>> = BTreeMap::new();
         for (to, from, event) in post.sent {
-            let found = self.observer.sent(to, from, &event, &self.ledger, self.plan.credit);
+            let found = self.observer.sent(to, from, &event, self.plan.credit, self.now);
             self.accept(found);
             by_connection.entry(to).or_default().push((from, event));
         }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fluxmq::model::QoS;
+use fluxmq::model::{PartitionId, QoS};
+use fluxmq::partition::request::ConnectionId;
 use fluxmq_index::Offset;
 
+use super::observer::HandedOut;
 use super::stored::Places;
 use super::{Invariant, Violation, matches, wrong};
 use crate::history::{Delivery, History, MessageId};
@@ -18,6 +20,7 @@ pub fn check(world: &World, places: &Places) -> Vec<Result<(), Violation>> {
         in_order(&world.history, places),
         no_skips(world, places),
         one_member(world),
+        passed_on_once(world),
     ]
 }
 
@@ -128,18 +131,18 @@ fn no_skips(world: &World, places: &Places) -> Result<(), Violation> {
     Ok(())
 }
 
-/// I20: an entry goes to another member only when the one that had it is gone, took too long, or was forgotten with the leader.
+/// I20: an entry is handed out again only when the member that had it is gone, took too long, or was forgotten with the leader.
+///
+/// By when partitions hand out, not by when clients receive: what waits for a client's window, or in a process that is stopped, is out.
 fn one_member(world: &World) -> Result<(), Violation> {
     let history = &world.history;
-    let mut holder: BTreeMap<&str, &Delivery> = BTreeMap::new();
-    for it in &history.deliveries {
-        let Some(entry) = it.entry.as_deref() else { continue };
-        let Some(before) = holder.insert(entry, it) else { continue };
-        let ended = history.connection_ends.get(&before.connection);
+    let visible_again = world.plan.visibility_timeout_ms.saturating_sub(300) * 1000;
+    let mut holder: BTreeMap<(PartitionId, &str), &HandedOut> = BTreeMap::new();
+    for it in &world.observer.handed {
+        let Some(before) = holder.insert((it.partition, &it.entry), it) else { continue };
+        let ended = history.connection_ends.get(&before.to);
         let is_gone = ended.is_some_and(|at| *at <= it.at);
-        let is_late =
-            it.at - before.at >= (world.plan.visibility_timeout_ms.saturating_sub(300)) * 1000;
-        // Log time follows the wall clock, jumps and all.
+        let is_late = it.at - before.at >= visible_again;
         // A leader that was deposed and does not know it yet hands out what the next one hands out too.
         let may_sleep = world.plan.faults.iter().any(|(fault, _)| *fault == Fault::Pause);
         let doubt = match world.nodes.len() {
@@ -148,11 +151,35 @@ fn one_member(world: &World) -> Result<(), Violation> {
             _ => 4 * SECOND,
         };
         let span = before.at.saturating_sub(doubt)..=it.at + doubt;
-        let is_reset = world.observer.resets.iter().any(|(_, at)| span.contains(at));
+        let resets = &world.observer.resets;
+        let is_reset = resets.iter().any(|(of, at)| *of == it.partition && span.contains(at));
+        // Log time follows the wall clock, jumps and all.
         if !is_gone && !is_late && !is_reset && !world.observer.has_clock_jumped {
+            let HandedOut { entry, to, at, .. } = it;
             let what = format!(
-                "{entry} was at connection {} at {} and went to {} at {}",
-                before.connection.0, before.at, it.connection.0, it.at
+                "{entry} was handed to connection {} at {} and to {} at {at}",
+                before.to.0, before.at, to.0
+            );
+            return wrong(Invariant::I20, what);
+        }
+    }
+    Ok(())
+}
+
+/// I20: no connection passes an entry on more often than it was handed it.
+fn passed_on_once(world: &World) -> Result<(), Violation> {
+    let mut balance: BTreeMap<(&str, ConnectionId), i64> = BTreeMap::new();
+    for it in &world.observer.handed {
+        *balance.entry((&it.entry, it.to)).or_default() += 1;
+    }
+    for it in &world.history.deliveries {
+        let Some(entry) = it.entry.as_deref() else { continue };
+        let left = balance.entry((entry, it.connection)).or_default();
+        *left -= 1;
+        if *left < 0 {
+            let what = format!(
+                "{entry} reached connection {} once more than it was handed out, at {}",
+                it.connection.0, it.at
             );
             return wrong(Invariant::I20, what);
         }

@@ -27,6 +27,15 @@ struct Seen {
 /// How far a session was seen to have read, in one of its incarnations.
 type Cursors = (u32, BTreeMap<PartitionId, Offset>);
 
+/// An entry of a queue's group, handed out to a connection.
+pub struct HandedOut {
+    pub partition: PartitionId,
+    /// As its annotation names it.
+    pub entry: String,
+    pub to: ConnectionId,
+    pub at: u64,
+}
+
 /// Looks on.
 #[derive(Default)]
 pub struct Observer {
@@ -43,6 +52,8 @@ pub struct Observer {
     out: BTreeMap<(ConnectionId, PartitionId), i64>,
     /// Cursors by home, client and incarnation.
     cursors: BTreeMap<(usize, PartitionId, Vec<u8>), Cursors>,
+    /// Entries of queues in the order in which partitions handed them out.
+    pub handed: Vec<HandedOut>,
     /// When a partition lost what it knew of who has what: a new process or leader.
     pub resets: Vec<(PartitionId, u64)>,
     pub segments_sealed: u64,
@@ -192,12 +203,9 @@ impl Observer {
     ) -> Result<(), Violation> {
         const APPEND: u8 = 3;
         const VOTE: u8 = 6;
-        const RAFT: u8 = 0;
-        let Some(head) = message.get(..HEAD_BYTES + 10) else { return Ok(()) };
+        let head = message.get(..HEAD_BYTES + 10).filter(|head| head[1] == RAFT);
+        let Some(head) = head else { return Ok(()) };
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| head[at + byte]));
-        if head[1] != RAFT {
-            return Ok(());
-        }
         let (kind, reject, term) = (head[HEAD_BYTES], head[HEAD_BYTES + 1], number(HEAD_BYTES + 2));
         match (kind, reject) {
             (APPEND, _) => {
@@ -211,7 +219,7 @@ impl Observer {
                 }
             }
             (VOTE, 0) => {
-                let to = number(HEAD_BYTES - 16);
+                let to = number(TO_AT);
                 let voted = *self.votes.entry((partition, term, node)).or_insert(to);
                 if voted != to {
                     let what = format!(
@@ -331,8 +339,8 @@ impl Observer {
         to: ConnectionId,
         from: PartitionId,
         event: &Event,
-        _ledger: &Ledger,
         credit: u32,
+        now: u64,
     ) -> Result<(), Violation> {
         let (Event::Deliver(delivery), Some(id)) = (event, delivered_id(event)) else {
             return Ok(());
@@ -342,6 +350,11 @@ impl Observer {
         }
         if !self.is_committed(id) {
             return wrong(Invariant::I13, format!("{id:x} is handed out and not committed"));
+        }
+        let entry = delivery.annotations.iter().find(|(name, _)| *name == "message-id");
+        if let Some((_, entry)) = entry {
+            let entry = entry.clone();
+            self.handed.push(HandedOut { partition: from, entry, to, at: now });
         }
         if delivery.id.source == DeliverySource::Session {
             let is_there = self.places(id).contains(&(from, delivery.id.offset));
@@ -402,7 +415,11 @@ impl Observer {
 }
 
 /// Bytes of a message before its body: version, kind, cluster, partition, from, to, life.
-const HEAD_BYTES: usize = 46;
+pub const HEAD_BYTES: usize = 46;
+/// Where it says to whom it goes.
+const TO_AT: usize = 30;
+/// The kind of what is the library's own.
+const RAFT: u8 = 0;
 
 fn vote_is_on_disk(
     node: usize,
