@@ -52,6 +52,11 @@ fn at_cut(
         invariant: Invariant::I16,
         what: format!("p{}: the snapshot at {cut} does not read: {error}", partition.0),
     })?;
+    // What is finished by the end no longer shows in it: a snapshot must be whole when it is taken.
+    if restored.snapshot() != views.snapshot() {
+        let what = format!("p{}: what is restored at {cut} is not what was saved", partition.0);
+        return wrong(Invariant::I16, what);
+    }
     if fold(ledger, partition, restored, cut, u64::MAX).snapshot() == expected {
         return Ok(());
     }
