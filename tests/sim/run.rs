@@ -1,6 +1,8 @@
 //! One seed from beginning to end: work, heal, come to rest, check.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 use crate::checkers::{Invariant, Violation, delivery, stored, views};
 use crate::coverage::{Coverage, Point};
@@ -19,11 +21,8 @@ pub struct Outcome {
 /// Runs a seed, with all checkers or one. A panic anywhere is a violation, too.
 pub fn run(seed: u64, is_read: bool, armed: Option<Invariant>) -> Outcome {
     let mut world = World::new(Plan::of(seed), is_read, armed);
-    let ended = catch_unwind(AssertUnwindSafe(|| go(&mut world)));
-    if let Err(panic) = ended {
-        let words = panic.downcast_ref::<String>().map(String::as_str);
-        let words = words.or(panic.downcast_ref::<&str>().copied()).unwrap_or("without words");
-        world.violate(Invariant::I25, format!("panic: {words}"));
+    if let Err(panic) = caught(|| go(&mut world)) {
+        world.violate(Invariant::I25, format!("panic: {panic}"));
     }
     Outcome {
         seed,
@@ -32,6 +31,31 @@ pub fn run(seed: u64, is_read: bool, armed: Option<Invariant>) -> Outcome {
         coverage: world.coverage.clone(),
         text: world.trace.text().map(str::to_owned),
     }
+}
+
+thread_local! {
+    /// What the last panic of a run on this thread said; `None` outside of runs.
+    static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs something whose panic is a finding: it is not printed, but returned with its place.
+fn caught(run: impl FnOnce()) -> Result<(), String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let is_caught = SAID.with_borrow_mut(|said| {
+                said.as_mut().map(|said| *said = info.to_string().replace('\n', " ")).is_some()
+            });
+            if !is_caught {
+                loud(info);
+            }
+        }));
+    });
+    SAID.set(Some(String::new()));
+    let ended = catch_unwind(AssertUnwindSafe(run));
+    let said = SAID.take().unwrap_or_default();
+    ended.map_err(|_| said)
 }
 
 fn go(world: &mut World) {
