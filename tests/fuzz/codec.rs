@@ -34,6 +34,11 @@ fn assert_comes_back(packet: &Packet, version: Option<Version>) {
         Packet::Connect(connect) => connect.version,
         _ => version.expect("only CONNECT is read without a version"),
     };
+    // A server of 3.1.1 refuses a client of 5.0 in its own form, which is read and never written.
+    if matches!(packet, Packet::ConnAck(ack) if version == Version::V5 && (1..=5).contains(&ack.reason.0))
+    {
+        return;
+    }
     let mut bytes = BytesMut::new();
     encode(packet, version, &mut bytes).expect("what was read can be written");
     let again = decode(&mut bytes, Some(version), &Limits::default());
