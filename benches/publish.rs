@@ -123,11 +123,6 @@ impl Outbox for Said {
             other => panic!("nobody asked for {other:?}"),
         }
     }
-
-    fn offer(&mut self, to: ConnectionId, delivery: Delivery) -> bool {
-        self.send(to, Event::Deliver(delivery));
-        true
-    }
 }
 
 impl Stepped {

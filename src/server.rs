@@ -400,10 +400,6 @@ struct Unheard;
 
 impl Outbox for Unheard {
     fn send(&mut self, _to: ConnectionId, _event: Event) {}
-
-    fn offer(&mut self, _to: ConnectionId, _delivery: crate::model::Delivery) -> bool {
-        true
-    }
 }
 
 fn wall_clock() -> Millis {

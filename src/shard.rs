@@ -346,14 +346,7 @@ impl<D: Disk> Owned<D> {
 struct Post {
     from: PartitionId,
     receivers: HashMap<ConnectionId, Arc<dyn Receiver>>,
-    outgoing: HashMap<ConnectionId, Outgoing>,
-}
-
-#[derive(Default)]
-struct Outgoing {
-    events: Events,
-    /// Bytes of those that nothing stores.
-    passed_on: usize,
+    outgoing: HashMap<ConnectionId, Events>,
 }
 
 impl Post {
@@ -367,10 +360,10 @@ impl Post {
     }
 
     fn send_all(&mut self) {
-        for (connection, outgoing) in self.outgoing.drain() {
+        for (connection, events) in self.outgoing.drain() {
             // A connection that ended meanwhile has nobody left to tell.
             if let Some(receiver) = self.receivers.get(&connection) {
-                receiver.send(outgoing.events);
+                receiver.send(events);
             }
         }
     }
@@ -378,18 +371,7 @@ impl Post {
 
 impl Outbox for Post {
     fn send(&mut self, to: ConnectionId, event: Event) {
-        self.outgoing.entry(to).or_default().events.push((self.from, event));
-    }
-
-    fn offer(&mut self, to: ConnectionId, delivery: Delivery) -> bool {
-        let Some(receiver) = self.receivers.get(&to) else { return true };
-        let outgoing = self.outgoing.entry(to).or_default();
-        if !receiver.has_room(outgoing.passed_on) {
-            return false;
-        }
-        outgoing.passed_on += passed_on_bytes(&delivery);
-        outgoing.events.push((self.from, Event::Deliver(delivery)));
-        true
+        self.outgoing.entry(to).or_default().push((self.from, event));
     }
 }
 

@@ -32,7 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/partition", &["planted", "raft", "view", "model", "fluxmq_index", "fluxmq_log"]),
     ("src/shard", &["partition", "model", "fluxmq_log"]),
     ("src/broker/mod.rs", &["shard", "partition::request", "model"]),
-    ("src/broker/live.rs", &["shard", "partition::request", "model", "fluxmq_index"]),
+    ("src/broker/live", &["shard", "partition::request", "model", "fluxmq_index"]),
     ("src/broker", &["auth", "planted", "partition::request", "model", "fluxmq_index"]),
     ("src/client", &["planted", "protocol::mqtt", "model"]),
     ("src/net", &["auth", "broker", "shard", "partition::request", "protocol", "model"]),

@@ -43,7 +43,7 @@ use self::sessions::{Holders, Opening};
 use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
 use self::will::Announcer;
-use crate::model::{Control, Delivery, Millis, PartitionId, Refusal};
+use crate::model::{Control, Millis, PartitionId, Refusal};
 pub use crate::raft::{GovernError, Member, MemberChange, Members, PeerError, ReplicaId, Role};
 use crate::raft::{MembersError, Node, NodeError};
 use crate::view::{SectionError, Views};
@@ -163,8 +163,6 @@ enum Activity {
 /// What happened since the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
-    /// Messages that nothing stores and somebody had no room for.
-    pub dropped: u64,
     /// Sessions that came back to more than they may have missed.
     pub backlogs_cut: u64,
 }
@@ -542,8 +540,4 @@ struct Nobody;
 
 impl Outbox for Nobody {
     fn send(&mut self, _to: ConnectionId, _event: Event) {}
-
-    fn offer(&mut self, _to: ConnectionId, _delivery: Delivery) -> bool {
-        true
-    }
 }

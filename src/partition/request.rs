@@ -366,6 +366,4 @@ impl OpenedSession {
 pub trait Outbox {
     /// Sends an event that credit or a pending request has room for.
     fn send(&mut self, to: ConnectionId, event: Event);
-    /// Offers a delivery that nothing waits for; false when the receiver has no room and it is dropped.
-    fn offer(&mut self, to: ConnectionId, delivery: Delivery) -> bool;
 }

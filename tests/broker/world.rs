@@ -52,11 +52,6 @@ impl Outbox for Events {
     fn send(&mut self, to: ConnectionId, event: Event) {
         self.sent.push_back((to, self.from, event));
     }
-
-    fn offer(&mut self, to: ConnectionId, delivery: Delivery) -> bool {
-        self.send(to, Event::Deliver(delivery));
-        true
-    }
 }
 
 /// One connection, as its protocol would see it.

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use fluxmq::model::record::DedupKey;
-use fluxmq::model::{
-    Delivery, Message, Millis, PartitionId, Properties, QoS, Refusal, Token, Topic,
-};
+use fluxmq::model::{Message, Millis, PartitionId, Properties, QoS, Refusal, Token, Topic};
 use fluxmq::partition::request::{ConnectionId, Event, Outbox, Publish, Request};
 use fluxmq::partition::{Member, Options, Partition, ReceiveError, ReplicaId};
 use fluxmq_log::format::frame::Frame;
@@ -25,11 +23,6 @@ pub struct Heard(pub Vec<(ConnectionId, Event)>);
 impl Outbox for Heard {
     fn send(&mut self, to: ConnectionId, event: Event) {
         self.0.push((to, event));
-    }
-
-    fn offer(&mut self, to: ConnectionId, delivery: Delivery) -> bool {
-        self.send(to, Event::Deliver(delivery));
-        true
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use fluxmq::model::{Delivery, Millis, PartitionId};
+use fluxmq::model::{Millis, PartitionId};
 use fluxmq::partition::request::{ConnectionId, Event, Outbox};
 use fluxmq::partition::{Member, Options, Partition, PartitionError, ReplicaId};
 use fluxmq_log::sim_disk::SimDisk;
@@ -56,11 +56,6 @@ pub struct Post {
 impl Outbox for Post {
     fn send(&mut self, to: ConnectionId, event: Event) {
         self.sent.push((to, self.from, event));
-    }
-
-    fn offer(&mut self, to: ConnectionId, delivery: Delivery) -> bool {
-        self.send(to, Event::Deliver(delivery));
-        true
     }
 }
 

@@ -1,0 +1,163 @@
+//! Who is connected, and under which filters each listens.
+//!
+//! Filters come and go with requests to partitions; a connection has a slot for as long as it is there.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use fluxmq_index::TopicTrie;
+
+use crate::model::{Filter, QueueName, Selection, Subscription};
+use crate::partition::request::{ConnectionId, Join};
+use crate::shard::Receiver;
+
+/// Who listens to what.
+#[derive(Default)]
+pub(super) struct Table {
+    pub(super) filters: TopicTrie<Listener>,
+    /// Shared subscriptions: those of each filter, and who is in each.
+    pub(super) shared: TopicTrie<Share>,
+    pub(super) shares: BTreeMap<Share, Members>,
+    pub(super) slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    by_connection: HashMap<ConnectionId, u32>,
+}
+
+/// One connection.
+pub(super) struct Slot {
+    pub(super) receiver: Arc<dyn Receiver>,
+    pub(super) publisher: u64,
+    filters: HashSet<Filter>,
+    /// By membership.
+    shares: BTreeMap<u32, Share>,
+}
+
+/// A group and the filter that its members share.
+pub(super) type Share = (QueueName, Filter);
+
+/// Who is in a group. A member is a slot's membership.
+#[derive(Default)]
+pub(super) struct Members {
+    /// With the subscription id of each.
+    pub(super) by_member: BTreeMap<(u32, u32), u32>,
+    /// Whose turn it is, as a count of messages.
+    pub(super) turn: Arc<AtomicUsize>,
+}
+
+/// One subscription. A connection has one for each filter, so the slot names it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listener {
+    pub(super) slot: u32,
+    pub(super) no_local: bool,
+    pub(super) subscription_id: u32,
+}
+
+impl Table {
+    pub(super) fn connect(&mut self, connection: ConnectionId, receiver: Arc<dyn Receiver>) {
+        let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
+        let new =
+            Some(Slot { receiver, publisher: 0, filters: HashSet::new(), shares: BTreeMap::new() });
+        match self.slots.get_mut(slot as usize) {
+            Some(free) => *free = new,
+            None => self.slots.push(new),
+        }
+        self.by_connection.insert(connection, slot);
+    }
+
+    pub(super) fn disconnect(&mut self, connection: ConnectionId) {
+        self.unsubscribe_all(connection);
+        let shares = self.slot(connection).map(|(_, slot)| slot.shares.clone());
+        for membership in shares.unwrap_or_default().into_keys() {
+            self.unshare(connection, membership);
+        }
+        if let Some(slot) = self.by_connection.remove(&connection) {
+            self.slots[slot as usize] = None;
+            self.free.push(slot);
+        }
+    }
+
+    pub(super) fn subscribe(
+        &mut self,
+        connection: ConnectionId,
+        publisher: u64,
+        new: &Subscription,
+    ) {
+        let Some((at, slot)) = self.slot(connection) else { return };
+        slot.publisher = publisher;
+        slot.filters.insert(new.filter.clone());
+        let listener =
+            Listener { slot: at, no_local: new.no_local, subscription_id: new.subscription_id };
+        // Replaced, not kept: its options may differ.
+        self.filters.remove(new.filter.as_bytes(), &listener);
+        self.filters.insert(new.filter.as_bytes(), listener);
+    }
+
+    pub(super) fn unsubscribe(&mut self, connection: ConnectionId, filter: &Filter) {
+        let Some((at, slot)) = self.slot(connection) else { return };
+        if slot.filters.remove(filter) {
+            self.filters.remove(filter.as_bytes(), &Listener::named(at));
+        }
+    }
+
+    pub(super) fn unsubscribe_all(&mut self, connection: ConnectionId) {
+        let Some((at, slot)) = self.slot(connection) else { return };
+        for filter in std::mem::take(&mut slot.filters) {
+            self.filters.remove(filter.as_bytes(), &Listener::named(at));
+        }
+    }
+
+    /// Adds a member of a shared subscription; a join of the same membership replaces it. Queues are for their partitions.
+    pub(super) fn share(&mut self, connection: ConnectionId, join: &Join) {
+        let Selection::Topics(filter) = &join.reads else { return };
+        let share = (join.group.clone(), filter.clone());
+        let Some((at, slot)) = self.slot(connection) else { return };
+        slot.shares.insert(join.membership, share.clone());
+        self.shared.insert(filter.as_bytes(), share.clone());
+        let members = self.shares.entry(share).or_default();
+        members.by_member.insert((at, join.membership), join.subscription_id);
+    }
+
+    pub(super) fn unshare(&mut self, connection: ConnectionId, membership: u32) {
+        let Some((at, slot)) = self.slot(connection) else { return };
+        let Some(share) = slot.shares.remove(&membership) else { return };
+        let Some(members) = self.shares.get_mut(&share) else { return };
+        members.by_member.remove(&(at, membership));
+        if members.by_member.is_empty() {
+            self.shares.remove(&share);
+            self.shared.remove(share.1.as_bytes(), &share);
+        }
+    }
+
+    fn slot(&mut self, connection: ConnectionId) -> Option<(u32, &mut Slot)> {
+        let at = *self.by_connection.get(&connection)?;
+        Some((at, self.slots[at as usize].as_mut()?))
+    }
+}
+
+impl Listener {
+    fn named(slot: u32) -> Listener {
+        Listener { slot, no_local: false, subscription_id: 0 }
+    }
+}
+
+impl PartialEq for Listener {
+    fn eq(&self, other: &Listener) -> bool {
+        self.slot == other.slot
+    }
+}
+
+impl Eq for Listener {}
+
+impl PartialOrd for Listener {
+    fn partial_cmp(&self, other: &Listener) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Listener {
+    fn cmp(&self, other: &Listener) -> Ordering {
+        self.slot.cmp(&other.slot)
+    }
+}
