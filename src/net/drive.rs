@@ -65,13 +65,15 @@ impl Shared {
 
 /// Runs a connection from its first byte to the end of its session's hold.
 ///
-/// The future is small: what a connection needs is made before it, not inside it.
-pub fn drive<C: Connection>(
+/// The future is small, since a quiet connection is little more than it: what a connection needs is made before it, not inside it, and
+/// no other future is to hold it. `places` are given back at its end.
+pub fn drive<C: Connection, P: Send>(
     transport: Transport,
     connection: C,
     address: IpAddr,
     mut shared: Shared,
-) -> impl Future<Output = ()> + use<C> {
+    places: P,
+) -> impl Future<Output = ()> + use<C, P> {
     let mailbox = Arc::new(Mailbox::new(shared.passed_on_bytes_max));
     let id = shared.broker.connect(mailbox.clone());
     let authority = shared.authority.borrow_and_update().clone();
@@ -99,8 +101,9 @@ pub fn drive<C: Connection>(
     async move {
         driver.run().await;
         if let Some(transport) = driver.parting.take() {
-            linger(transport.into_stream()).await;
+            Box::pin(linger(transport.into_stream())).await;
         }
+        drop(places);
     }
 }
 
@@ -211,7 +214,10 @@ impl<C: Connection> Driver<C> {
         while let Some(request) = self.client.poll_request() {
             self.requests.push(request);
         }
-        if !self.requests.is_empty() {
+        if self.requests.is_empty() {
+            // A quiet connection holds no list.
+            self.requests = Vec::new();
+        } else {
             let broker = &self.shared.broker;
             broker.submit(self.id, &mut self.requests, &mut self.passing).await;
         }
@@ -396,5 +402,24 @@ impl<C: Connection> Driver<C> {
 
     fn now(&self) -> Millis {
         self.shared.now()
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::mqtt::MqttConnection;
+
+    fn size_of_result<F>(
+        _: impl FnOnce(Transport, MqttConnection, IpAddr, Shared, ()) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_a_quiet_connection_holds_is_small() {
+        let task = size_of_result(drive::<MqttConnection, ()>);
+        assert!(task <= 1024, "the task of a connection has {task} bytes");
+        let driver = size_of::<Driver<MqttConnection>>();
+        assert!(driver <= 2560, "what the task points to has {driver} bytes");
     }
 }

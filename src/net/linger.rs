@@ -11,11 +11,14 @@ use tokio::net::TcpStream;
 /// How long a peer may take to read our last words and close in turn.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Bytes read at a time only to be thrown away.
+const IGNORED_BYTES: usize = 4096;
+
 /// Closes a connection over which everything was said: returns when the peer has closed it too, or took too long.
 pub async fn linger(mut stream: TcpStream) {
     let part = async {
         let _ = stream.shutdown().await;
-        let mut ignored = [0; 4096];
+        let mut ignored = vec![0; IGNORED_BYTES];
         while matches!(stream.read(&mut ignored).await, Ok(1..)) {}
     };
     let _ = tokio::time::timeout(LINGER, part).await;

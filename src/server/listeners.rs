@@ -233,11 +233,7 @@ impl Door {
         let settings = self.settings.clone();
         let address = peer.address.ip();
         let connection = MqttConnection::new(settings, peer, assigned_client_id(), now);
-        let driving = drive(transport, connection, address, self.shared.clone());
-        tokio::spawn(async move {
-            driving.await;
-            drop(places);
-        });
+        tokio::spawn(drive(transport, connection, address, self.shared.clone(), places));
     }
 
     /// Serves a connection just long enough to tell it why it may not stay.
@@ -257,11 +253,7 @@ impl Door {
         };
         let address = peer.address.ip();
         let connection = MqttConnection::new(Arc::new(settings), peer, assigned_client_id(), now);
-        let driving = drive(transport, connection, address, self.shared.clone());
-        tokio::spawn(async move {
-            driving.await;
-            drop(told);
-        });
+        tokio::spawn(drive(transport, connection, address, self.shared.clone(), told));
     }
 }
 
