@@ -43,9 +43,10 @@ impl<D: Disk> HardStateFile<D> {
         let path = dir.join(HARD_STATE);
         let Some(opened) = SlotFile::open(disk, &path, MAGIC)? else { return Ok(None) };
         let (state, life) = decode(&opened.payload).ok_or(SlotError::BothDamaged { path })?;
-        let mut file = HardStateFile { slots: opened.file, state, life };
-        file.slots.rewrite(&encode(state, life))?;
-        Ok(Some((file, opened.is_half)))
+        let mut slots = opened.file;
+        // One slot alone would be one damage away from an older vote.
+        slots.rewrite(&encode(state, life))?;
+        Ok(Some((HardStateFile { slots, state, life }, opened.is_half)))
     }
 
     /// On disk `commit` never exceeds `durable_index`: what is committed elsewhere but not synced here is no evidence that
@@ -75,9 +76,10 @@ impl<D: Disk> HardStateFile<D> {
         Ok(())
     }
 
-    /// Goes on as a later life, durably.
-    pub(crate) fn begin_life(&mut self, life: u64) -> Result<(), FileError> {
-        self.slots.save_both(&encode(self.state, life))?;
+    /// Goes on as a later life, durably; `commit` is written as by [`save`](Self::save).
+    pub(crate) fn begin_life(&mut self, life: u64, durable_index: u64) -> Result<(), FileError> {
+        let commit = self.state.commit.min(durable_index);
+        self.slots.save_both(&encode(HardState { commit, ..self.state }, life))?;
         self.life = life;
         Ok(())
     }

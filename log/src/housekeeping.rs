@@ -4,6 +4,7 @@
 //! there. Only remains of our own unfinished steps are removed.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
@@ -27,6 +28,14 @@ pub(crate) struct Found {
 impl Found {
     /// Creates the directories that are missing, durably, and lists all.
     pub(crate) fn list<D: Disk>(disk: &D, dir: &Path) -> Result<Found, FileError> {
+        // A directory whose parent's sync failed counts as clean in the page cache and is not on disk, so it is made once more.
+        // The hard state is created after all of these syncs have succeeded: with it they are there.
+        if disk.open_read(&dir.join(HARD_STATE)).is_err() {
+            for name in [LOG_DIR, SNAPSHOT_DIR, SPARE_DIR, QUARANTINE_DIR] {
+                remove_if_empty(disk, &dir.join(name))?;
+            }
+            remove_if_empty(disk, dir)?;
+        }
         for name in [LOG_DIR, SNAPSHOT_DIR, SPARE_DIR, QUARANTINE_DIR] {
             let path = dir.join(name);
             disk.create_dir_all(&path).at(&path)?;
@@ -85,6 +94,18 @@ impl Found {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes a directory that holds nothing and need not exist.
+fn remove_if_empty<D: Disk>(disk: &D, dir: &Path) -> Result<(), FileError> {
+    match disk.remove_dir(dir) {
+        Err(error)
+            if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) =>
+        {
+            Err(error).at(dir)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -14,7 +14,7 @@ impl<D: Disk> Log<D> {
         if self.writer.is_poisoned {
             return Err(HardStateError::Poisoned);
         }
-        let saved = self.hard_state.begin_life(life.max(self.life() + 1));
+        let saved = self.hard_state.begin_life(life.max(self.life() + 1), self.durable.index);
         self.writer.is_poisoned |= saved.is_err();
         Ok(saved?)
     }

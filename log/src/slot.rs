@@ -58,7 +58,7 @@ impl<D: Disk> SlotFile<D> {
         Ok(SlotFile { file, path: path.to_owned(), magic, seq: 1 })
     }
 
-    /// Reads the state; `None` when there is no such file.
+    /// Reads the state and makes what was read durable; `None` when there is no such file.
     pub(crate) fn open(
         disk: &D,
         path: &Path,
@@ -75,7 +75,9 @@ impl<D: Disk> SlotFile<D> {
         let Some((seq, payload)) = newest else {
             return Err(SlotError::BothDamaged { path: path.to_owned() });
         };
-        let file = disk.open(path).at(path)?;
+        // After a sync that failed in an earlier life of the process the page cache may show bytes, or the name itself, that the
+        // disk does not have and that no later sync would write: the same bytes are written and named anew before they count.
+        let file = create_durably(disk, path, &content)?;
         let file = SlotFile { file, path: path.to_owned(), magic, seq };
         Ok(Some(OpenedSlots { file, payload, is_half }))
     }
@@ -91,8 +93,7 @@ impl<D: Disk> SlotFile<D> {
         Ok(())
     }
 
-    /// Writes the state as it is to both slots again. After a sync that failed in an earlier life of the process the page cache
-    /// may show what the disk does not have, and would not write it on its own.
+    /// Writes the state as it is to both slots.
     pub(crate) fn rewrite(&mut self, payload: &[u8]) -> Result<(), FileError> {
         self.seq -= 1;
         self.save_both(payload)

@@ -689,3 +689,45 @@ fn what_is_adopted_after_a_failed_sync_does_not_vanish_later() {
     }
     assert!(adopted >= 5 && failures >= 30, "{adopted} adopted, {failures} syncs failed");
 }
+
+/// The first `hs.bin` and `sync.bin` are two more names whose directory's sync may fail: a restart that finds them must not let them
+/// vanish after a vote, or after it was written down that there must be none.
+#[test]
+fn a_vote_that_was_given_on_a_name_in_the_page_cache_is_not_forgotten() {
+    let mut failures = 0;
+    for number in 1..30 {
+        for fault in [SyncFault::DropKeepingCache, SyncFault::DropWithCache] {
+            let disk = SimDisk::new(1);
+            disk.set_faults(Faults { syncs: [(number, fault)].into(), ..Faults::default() });
+            failures += u64::from(try_open(&disk).is_err());
+
+            let disk = disk.crash_image(Crash::Process);
+            let mut log = open(&disk);
+            let vote = HardState { term: 3, vote: 2, commit: 0 };
+            log.save_hard_state(vote).unwrap();
+            log.require(u64::MAX).unwrap();
+            drop(log);
+            let log = open(&disk.crash_image(Crash::LoseUnsynced));
+
+            assert_eq!(log.hard_state(), vote, "sync {number} failed");
+            assert_eq!(log.must_reach(), Some(u64::MAX), "sync {number} failed");
+        }
+    }
+    assert!(failures >= 20, "{failures} syncs failed");
+}
+
+/// What is committed elsewhere and not synced here is no proof that this disk ever had it.
+#[test]
+fn a_later_life_claims_no_more_than_is_durable() {
+    let disk = two_flushes();
+    let mut log = open(&disk);
+    append(&mut log, 5);
+    log.save_hard_state(HardState { term: 1, vote: 0, commit: 15 }).unwrap();
+    log.begin_life(1_000).unwrap();
+    drop(log);
+
+    let (log, recovery) = try_open(&disk.crash_image(Crash::LoseUnsynced)).unwrap();
+
+    assert_eq!(recovery.cut, None);
+    assert_eq!((log.last_index(), log.life()), (10, 1_000));
+}
