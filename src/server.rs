@@ -2,6 +2,7 @@
 
 mod listeners;
 mod rules;
+mod statistics;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,8 @@ pub struct Server {
     authority: watch::Sender<Arc<Authority>>,
     disk: OsDisk,
     watermarks: WatermarkOptions,
+    /// Seconds; 0 is never.
+    statistics_every: u32,
     /// Held until everything else is gone.
     _data_dir: DataDir<OsDisk>,
 }
@@ -95,7 +98,9 @@ impl Server {
                 authority: authority.subscribe(),
                 rules_may_change: rules.may_change(),
                 gate: Arc::new(Gate::new(limits.connections_per_user_max as usize)),
+                statistics: Arc::default(),
             },
+            statistics_every: config.statistics.interval_s,
             rules,
             authority,
             stopping,
@@ -126,6 +131,11 @@ impl Server {
         tokio::spawn(publish_wills(self.shared.broker.clone(), self.authority.subscribe()));
         if self.rules.may_change() {
             tokio::spawn(self.rules.clone().watch(self.authority.clone(), reload.clone()));
+        }
+        if self.statistics_every > 0 {
+            let admission = self.listeners.admission.clone();
+            let every = Duration::from_secs(self.statistics_every.into());
+            tokio::spawn(statistics::show(self.shared.clone(), admission, every));
         }
         tracing::info!("ready");
         self.watch(stop, reload).await;

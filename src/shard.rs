@@ -12,9 +12,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fluxmq_log::disk::Disk;
 use fluxmq_log::{Flush, Flushed, PreparedSpare, SpareJob};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::model::{Delivery, Millis, PartitionId};
+pub use crate::partition::Gauges;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
 use crate::partition::{Durability, Partition};
 
@@ -68,6 +69,7 @@ enum Input {
 pub struct ShardHandle {
     inbox: Sender<Input>,
     places: Arc<Semaphore>,
+    gauges: watch::Receiver<Gauges>,
 }
 
 impl ShardHandle {
@@ -86,6 +88,11 @@ impl ShardHandle {
         let place = self.places.acquire().await.expect("the semaphore is never closed");
         place.forget();
         self.send(Input::Requests(connection, requests));
+    }
+
+    /// How much its partitions had together at its last tick.
+    pub fn gauges(&self) -> Gauges {
+        *self.gauges.borrow()
     }
 
     /// Refuses or accepts publishes, by the disk watermark.
@@ -112,7 +119,8 @@ pub fn spawn<D: Disk>(
 ) -> std::io::Result<(ShardHandle, JoinHandle<()>)> {
     let (inbox, input) = channel();
     let places = Arc::new(Semaphore::new(limits.batches_waiting_max));
-    let handle = ShardHandle { inbox: inbox.clone(), places: places.clone() };
+    let (gauges, shown) = watch::channel(Gauges::default());
+    let handle = ShardHandle { inbox: inbox.clone(), places: places.clone(), gauges: shown };
     let mut owned = BTreeMap::new();
     for partition in partitions {
         let id = partition.id();
@@ -122,7 +130,9 @@ pub fn spawn<D: Disk>(
     }
     let prepare = |(id, job): (PartitionId, SpareJob<D>)| (job.run(), Input::SparePrepared(id));
     let preparer = Worker::spawn(format!("{name}-spare"), inbox, prepare)?;
-    let shard = Shard { partitions: owned, limits, preparer, post: Post::default(), input, places };
+    let post = Post::default();
+    let shard = Shard { partitions: owned, limits, preparer, post, input, places, gauges };
+    shard.show_gauges();
     let thread = std::thread::Builder::new().name(name).spawn(move || shard.run())?;
     Ok((handle, thread))
 }
@@ -169,6 +179,7 @@ struct Shard<D: Disk> {
     post: Post,
     input: mpsc::Receiver<Input>,
     places: Arc<Semaphore>,
+    gauges: watch::Sender<Gauges>,
 }
 
 struct Owned<D: Disk> {
@@ -202,6 +213,7 @@ impl<D: Disk> Shard<D> {
                 next_tick = Instant::now() + TICK;
                 self.each(|partition, post| partition.tick(log_time(), post));
                 self.prepare_spares();
+                self.show_gauges();
             }
             busy = self.serve();
             if stop {
@@ -283,6 +295,11 @@ impl<D: Disk> Shard<D> {
             Some(due) => wait.min(Duration::from_millis(due.0.saturating_sub(log_time().0))),
             None => wait,
         }
+    }
+
+    fn show_gauges(&self) {
+        let all = self.partitions.values().map(|owned| owned.partition.gauges());
+        self.gauges.send_replace(all.sum());
     }
 
     fn prepare_spares(&mut self) {

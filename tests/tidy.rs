@@ -35,7 +35,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/broker/live", &["shard", "partition::request", "model", "fluxmq_index"]),
     ("src/broker", &["auth", "planted", "partition::request", "model", "fluxmq_index"]),
     ("src/client", &["planted", "protocol::mqtt", "model"]),
-    ("src/net", &["auth", "broker", "shard", "partition::request", "protocol", "model"]),
+    (
+        "src/net",
+        &["auth", "broker", "shard", "partition::request", "protocol", "model", "telemetry"],
+    ),
     ("src/ctl", &["auth", "client", "protocol::mqtt", "model"]),
     ("src/bin", &["fluxmq::ctl", "fluxmq::client", "fluxmq::protocol::mqtt", "fluxmq::model"]),
     (
@@ -49,6 +52,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "partition",
             "protocol",
             "shard",
+            "telemetry",
             "fluxmq_log",
         ],
     ),

@@ -7,14 +7,18 @@
 
 mod table;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use bytes::Bytes;
 use fluxmq_index::Offset;
 
-use self::table::Table;
-use crate::model::{Delivery, DeliveryId, DeliverySource, Message, PartitionId, QoS, Topic};
-use crate::partition::request::{ConnectionId, Event, Request};
+use self::table::{Listener, Table};
+use crate::model::{
+    Delivery, DeliveryId, DeliverySource, Message, PartitionId, Properties, QoS, Topic,
+};
+use crate::partition::request::{Attach, ConnectionId, Event, Request};
 use crate::shard::{Events, Receiver, passed_on_bytes};
 
 /// The connections of this process that listen, by filter.
@@ -42,6 +46,8 @@ pub struct Passing {
 struct Hit {
     outgoing: usize,
     subscription_ids: Vec<u32>,
+    /// The RETAIN flag goes on as it came [MQTT-3.3.1-13].
+    keeps_retain: bool,
 }
 
 struct Outgoing {
@@ -73,7 +79,7 @@ impl Live {
     ) -> Option<Request> {
         let request = match request {
             Request::Publish(publish) if !publish.is_stored() => {
-                self.pass_on(passing, publish.message);
+                self.pass_on(passing, Arc::new(publish.message));
                 return None;
             }
             request => request,
@@ -83,6 +89,7 @@ impl Live {
                 for (subscription, _) in &attach.subscriptions {
                     table.subscribe(connection, attach.publisher, subscription);
                 }
+                self.show_at_once(table, connection, attach);
             }),
             Request::DetachFilter { filter } => {
                 self.change(|table| table.unsubscribe(connection, filter));
@@ -98,9 +105,8 @@ impl Live {
     }
 
     /// Offers a message to everyone who listens to its topic, once each, whatever matched [MQTT-3.3.4-2..5].
-    fn pass_on(&self, passing: &mut Passing, message: Message) {
+    fn pass_on(&self, passing: &mut Passing, message: Arc<Message>) {
         self.find(passing, &message);
-        let message = Arc::new(message);
         let Passing { hits, shares, outgoing, .. } = passing;
         let mut dropped = hits.iter().filter(|hit| !hit.offer(&message, outgoing)).count();
         for (turn, members) in shares {
@@ -128,6 +134,56 @@ impl Live {
     /// Returns true when somebody whom this turn's messages were for will soon have no room, and only for want of processor time.
     pub fn is_crowded(&self, passing: &Passing) -> bool {
         passing.outgoing.iter().any(|outgoing| outgoing.receiver.wants_time())
+    }
+
+    /// Replaces what the broker says of itself, below `$SYS/`; what changed goes to whoever listens (ADR 0037).
+    pub fn show(&self, statistics: Vec<(Topic, Bytes)>) {
+        let mut changed = Vec::new();
+        let to_message = |(topic, payload): (Topic, Bytes)| Message {
+            topic,
+            payload,
+            qos: QoS::AtMostOnce,
+            retain: true,
+            expiry_s: None,
+            properties: Properties::default(),
+            publisher: 0,
+        };
+        let new: BTreeMap<Topic, Arc<Message>> = statistics
+            .into_iter()
+            .map(|statistic| (statistic.0.clone(), Arc::new(to_message(statistic))))
+            .collect();
+        {
+            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            let old = std::mem::replace(&mut table.statistics, new);
+            let is_changed =
+                |it: &&Arc<Message>| old.get(&it.topic).is_none_or(|old| old.payload != it.payload);
+            changed.extend(table.statistics.values().filter(is_changed).cloned());
+        }
+        let mut passing = Passing::default();
+        changed.into_iter().for_each(|message| self.pass_on(&mut passing, message));
+        self.send(&mut passing);
+    }
+
+    /// Sends a new subscription the statistics that match [MQTT-3.3.1-9]. Under the lock: a newer value does not overtake them.
+    fn show_at_once(&self, table: &Table, connection: ConnectionId, attach: &Attach) {
+        let wanted = attach.subscriptions.iter().zip(&attach.retained);
+        for ((subscription, _), _) in wanted.filter(|(_, is_wanted)| **is_wanted) {
+            let found = table.statistics_of(connection, &subscription.filter);
+            let Some((slot, matching)) = found else { continue };
+            let id = subscription.subscription_id;
+            let hit = Hit { outgoing: 0, subscription_ids: ids([id]), keeps_retain: true };
+            let (receiver, events) = (slot.receiver.clone(), Events::new());
+            let mut outgoing = [Outgoing { slot: 0, receiver, events, bytes: 0 }];
+            let dropped = matching.filter(|message| !hit.offer(message, &mut outgoing)).count();
+            self.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+            slot.receiver.send(std::mem::take(&mut outgoing[0].events));
+        }
+    }
+
+    /// How many subscriptions there are of connected clients, and of them shared ones.
+    pub fn subscription_counts(&self) -> (usize, usize) {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        (table.subscription_count, table.shared_count)
     }
 
     /// Messages that somebody had no room for, since the start.
@@ -162,21 +218,21 @@ impl Live {
             if wanted.peek().is_none() {
                 continue;
             }
-            let ids = wanted.map(|listener| listener.subscription_id).filter(|id| *id != 0);
-            let subscription_ids = ids.collect();
+            let keeps_retain = wanted.clone().any(|listener| listener.retain_as_published);
+            let subscription_ids = ids(wanted.map(|listener| listener.subscription_id));
             let outgoing = passing.outgoing_to(group[0].slot, &slot.receiver);
-            passing.hits.push(Hit { outgoing, subscription_ids });
+            passing.hits.push(Hit { outgoing, subscription_ids, keeps_retain });
         }
         passing.shares.clear();
         table.shared.for_each_match(message.topic.as_bytes(), |share| {
             let Some(members) = table.shares.get(share) else { return };
-            let hit = |((at, _), id): (&(u32, u32), &u32)| {
-                let slot = table.slots[*at as usize].as_ref()?;
-                let outgoing = passing.outgoing_to(*at, &slot.receiver);
-                let subscription_ids = Some(*id).filter(|id| *id != 0).into_iter().collect();
-                Some(Hit { outgoing, subscription_ids })
+            let hit = |member: &Listener| {
+                let slot = table.slots[member.slot as usize].as_ref()?;
+                let outgoing = passing.outgoing_to(member.slot, &slot.receiver);
+                let subscription_ids = ids([member.subscription_id]);
+                Some(Hit { outgoing, subscription_ids, keeps_retain: member.retain_as_published })
             };
-            let hits: Vec<Hit> = members.by_member.iter().filter_map(hit).collect();
+            let hits: Vec<Hit> = members.by_member.values().filter_map(hit).collect();
             if !hits.is_empty() {
                 passing.shares.push((members.turn.clone(), hits));
             }
@@ -184,6 +240,11 @@ impl Live {
         passing.topic = Some(message.topic.clone());
         passing.version = version;
     }
+}
+
+/// 0 is none.
+fn ids(all: impl IntoIterator<Item = u32>) -> Vec<u32> {
+    all.into_iter().filter(|id| *id != 0).collect()
 }
 
 impl Hit {
@@ -197,7 +258,7 @@ impl Hit {
             },
             message: message.clone(),
             qos: QoS::AtMostOnce,
-            retain: false,
+            retain: self.keeps_retain && message.retain,
             redelivered: false,
             subscription_ids: self.subscription_ids.clone(),
             annotations: Vec::new(),

@@ -19,7 +19,7 @@ pub use wills::WillPublisher;
 
 use crate::model::PartitionId;
 use crate::partition::request::{ConnectionId, Request};
-use crate::shard::{Receiver, Requests, ShardHandle};
+use crate::shard::{Gauges, Receiver, Requests, ShardHandle};
 
 /// Messages that nothing stores, passed on before their receivers are looked at again.
 const PASSED_ON_AT_ONCE_MAX: usize = 256;
@@ -60,6 +60,11 @@ impl Broker {
     /// Who listens right now.
     pub fn live(&self) -> &Live {
         &self.live
+    }
+
+    /// How much all partitions have together.
+    pub fn gauges(&self) -> Gauges {
+        self.shards.iter().map(ShardHandle::gauges).sum()
     }
 
     /// Announces a connection and names it.

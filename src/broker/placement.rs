@@ -28,9 +28,10 @@ impl Placement {
         self.place(topic.as_bytes(), 0)
     }
 
-    /// Where messages that match a filter may be stored.
+    /// Where messages that match a filter may be stored. The broker's own statistics are stored nowhere: one partition knows who
+    /// subscribes to them.
     pub fn filter(self, filter: &Filter) -> Vec<PartitionId> {
-        match filter.is_literal() {
+        match filter.is_literal() || filter.is_statistics() {
             true => vec![self.place(filter.as_bytes(), 0)],
             false => self.data().collect(),
         }
@@ -67,6 +68,14 @@ mod tests {
             let filter = Filter::new(text).unwrap();
             assert_eq!(placement.filter(&filter), [placement.topic(&topic)]);
         }
+    }
+
+    #[test]
+    fn statistics_have_one_partition_whatever_the_wildcards() {
+        let filter = |text: &'static str| Filter::new(Bytes::from_static(text.as_bytes())).unwrap();
+        let placement = Placement::new(4);
+        assert_eq!(placement.filter(&filter("$SYS/#")).len(), 1);
+        assert_eq!(placement.filter(&filter("$SYSTEM/#")).len(), 4);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use listeners::{
 };
 pub use sections::{
     Anonymous, Authentication, Authorization, DeniedPublish, DeniedSubscribe, Durability, Limits,
-    Log, LogFormat, Partitions, Queues, Shards, Storage, TlsIdentity,
+    Log, LogFormat, Partitions, Queues, Shards, Statistics, Storage, TlsIdentity,
 };
 use setting::Location;
 use walk::{Checker, Printer, Reader, Section, Walk, paths};
@@ -47,6 +47,8 @@ pub struct Config {
     pub limits: Limits,
     /// What queues do unless they say otherwise.
     pub queues: Queues,
+    /// What the broker counts of itself.
+    pub statistics: Statistics,
     /// What the broker says about itself.
     pub log: Log,
 }
@@ -63,6 +65,7 @@ impl Default for Config {
             storage: Storage::default(),
             limits: Limits::default(),
             queues: Queues::default(),
+            statistics: Statistics::default(),
             log: Log::default(),
         }
     }
@@ -153,6 +156,7 @@ impl Section for Config {
             storage,
             limits,
             queues,
+            statistics,
             log,
         } = self;
         walk.leaf("data_dir", &mut Location(data_dir));
@@ -164,6 +168,7 @@ impl Section for Config {
         walk.section("storage", storage);
         walk.section("limits", limits);
         walk.section("queues", queues);
+        walk.section("statistics", statistics);
         walk.section("log", log);
     }
 }

@@ -197,6 +197,13 @@ pub struct Queues {
     pub auto_create: bool,
 }
 
+/// What the broker counts of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statistics {
+    /// Seconds between two values of the topics below `$SYS/broker`. Default 10, minimum 0; 0 shows none.
+    pub interval_s: u32,
+}
+
 /// What the broker says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -273,6 +280,12 @@ impl Default for Limits {
 impl Default for Queues {
     fn default() -> Queues {
         Queues { visibility_timeout_s: 30, pending_max: 100_000, auto_create: true }
+    }
+}
+
+impl Default for Statistics {
+    fn default() -> Statistics {
+        Statistics { interval_s: 10 }
     }
 }
 
@@ -407,6 +420,13 @@ impl Section for Queues {
         walk.leaf("visibility_timeout_s", &mut Number(visibility_timeout_s, 1..=86_400));
         walk.leaf("pending_max", &mut Number(pending_max, 1..=10_000_000));
         walk.leaf("auto_create", &mut Flag(auto_create));
+    }
+}
+
+impl Section for Statistics {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Statistics { interval_s } = self;
+        walk.leaf("interval_s", &mut Number(interval_s, 0..=86_400));
     }
 }
 

@@ -60,7 +60,7 @@ log: { format: [text] }
     let expected = [
         "FLUXMQ_LIMITS_INFLIGHT_MAX: no field has this name; did you mean 'FLUXMQ_LIMITS__INFLIGHT_MAX'?",
         "FLUXMQ_LOG__LEVEL: log.level: 'inof' is not a level; write off, error, warn, info, debug or trace, and target=level after commas",
-        "FLUXMQ_X__Y: x: unknown key; known here: data_dir, listeners, authentication, authorization, partitions, shards, storage, limits, queues, log",
+        "FLUXMQ_X__Y: x: unknown key; known here: data_dir, listeners, authentication, authorization, partitions, shards, storage, limits, queues, statistics, log",
         "F:1:1: data_dirr: unknown key; did you mean 'data_dir'?",
         "F:4:7: listeners.mqtt.0.address: 'localhost:1883' is not an IP address with a port; write an address such as 127.0.0.1:1883, 0.0.0.0:1883 or [::]:1883",
         "F:5:19: authentication.anonymous: 'always' is not known here; write unsafe_always to let everybody in who reaches a listener",

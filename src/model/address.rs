@@ -149,6 +149,11 @@ impl Filter {
         self.0.starts_with(b"$share/")
     }
 
+    /// Returns true for `$SYS/…`, what the broker says of itself.
+    pub fn is_statistics(&self) -> bool {
+        self.0.starts_with(b"$SYS/")
+    }
+
     /// Returns true when it names exactly one topic.
     pub fn is_literal(&self) -> bool {
         !self.0.iter().any(|byte| matches!(byte, b'+' | b'#'))

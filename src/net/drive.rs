@@ -15,14 +15,15 @@ use tokio::sync::watch;
 
 use crate::auth::Authority;
 use crate::broker::{Broker, Client, ClientLimits, Passing};
-use crate::model::Millis;
+use crate::model::{Effect, Millis};
 use crate::net::gate::{Gate, Seat, Verdict};
 use crate::net::linger::linger;
 use crate::net::mailbox::Mailbox;
 use crate::net::transport::Transport;
 use crate::partition::request::{ConnectionId, Request};
-use crate::protocol::Connection;
+use crate::protocol::{Connection, Counters};
 use crate::shard::Events;
+use crate::telemetry::statistics::{Count, Presence, Statistics};
 
 /// Bytes read from a socket at a time: little from a quiet peer, much from a busy one.
 const READ_BYTES_MIN: usize = 2 << 10;
@@ -54,6 +55,8 @@ pub struct Shared {
     pub rules_may_change: bool,
     /// Runs checks of credentials.
     pub gate: Arc<Gate>,
+    /// Where what goes through is counted.
+    pub statistics: Arc<Statistics>,
 }
 
 impl Shared {
@@ -97,7 +100,10 @@ pub fn drive<C: Connection, P: Send>(
         closing_by: None,
         parting: None,
         told_to_stop: false,
+        counted: Counters::default(),
+        presence: None,
     });
+    driver.shared.statistics.add(Count::Sockets, 1);
     async move {
         driver.run().await;
         if let Some(transport) = driver.parting.take() {
@@ -139,6 +145,9 @@ struct Driver<C: Connection> {
     /// The socket that we close, and that the peer has yet to read.
     parting: Option<Transport>,
     told_to_stop: bool,
+    /// What of the connection's counters is among the statistics.
+    counted: Counters,
+    presence: Option<Presence>,
 }
 
 enum Woken {
@@ -195,6 +204,9 @@ impl<C: Connection> Driver<C> {
                 idle = false;
             }
             while let Some(effect) = self.client.poll_effect() {
+                if matches!(effect, Effect::Opened(_)) {
+                    self.presence = Some(self.shared.statistics.connected());
+                }
                 self.connection.handle_effect(now, effect);
                 idle = false;
             }
@@ -207,6 +219,7 @@ impl<C: Connection> Driver<C> {
         while let Some(command) = self.connection.poll_command() {
             self.client.handle_command(now, command);
         }
+        self.count();
         if let Some(check) = self.client.poll_check() {
             let verdict = self.shared.gate.clone().verify(self.address, check);
             self.verdict = Some(Box::pin(verdict));
@@ -234,7 +247,11 @@ impl<C: Connection> Driver<C> {
             if self.output.is_empty() && transport.is_flushed() {
                 break;
             }
-            match transport.try_write(&mut self.output) {
+            let before = self.output.len();
+            let written = transport.try_write(&mut self.output);
+            let taken = before - self.output.len();
+            self.shared.statistics.add(Count::BytesSent, taken as u64);
+            match written {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.connection.is_closing() && self.closing_by.is_none() {
@@ -319,6 +336,7 @@ impl<C: Connection> Driver<C> {
         }
         let Some(transport) = &mut self.transport else { return };
         let packet_bytes_max = self.connection.input_bytes_max();
+        let before = self.input.len();
         let read_bytes = self.read_bytes.min(packet_bytes_max);
         match transport.try_read(&mut self.input, read_bytes, packet_bytes_max) {
             Ok(0) => self.lose(),
@@ -332,8 +350,35 @@ impl<C: Connection> Driver<C> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.lose(),
         }
+        let taken = self.input.len().saturating_sub(before);
+        self.shared.statistics.add(Count::BytesReceived, taken as u64);
         if self.input.is_empty() {
             self.input = BytesMut::new();
+        }
+    }
+
+    /// Adds what went through since the last turn to the statistics.
+    fn count(&mut self) {
+        let now = *self.connection.counters();
+        let before = std::mem::replace(&mut self.counted, now);
+        if now == before {
+            return;
+        }
+        let counts = [
+            (Count::PacketsReceived, now.packets_received - before.packets_received),
+            (Count::PacketsSent, now.packets_sent - before.packets_sent),
+            (Count::PublishesReceived, now.publishes_received - before.publishes_received),
+            (Count::PublishesSent, now.publishes_sent - before.publishes_sent),
+            (
+                Count::PayloadBytesReceived,
+                now.payload_bytes_received - before.payload_bytes_received,
+            ),
+            (Count::PayloadBytesSent, now.payload_bytes_sent - before.payload_bytes_sent),
+            (Count::PublishesRefused, now.publishes_dropped - before.publishes_dropped),
+            (Count::DeliveriesDropped, now.deliveries_dropped - before.deliveries_dropped),
+        ];
+        for (count, more) in counts.into_iter().filter(|(_, more)| *more > 0) {
+            self.shared.statistics.add(count, more);
         }
     }
 
@@ -379,6 +424,7 @@ impl<C: Connection> Driver<C> {
     /// The peer is gone, or is to go.
     fn lose(&mut self) {
         if let Some(mut transport) = self.transport.take() {
+            self.presence = None;
             transport.close();
             // Ours to close, and everything is written.
             let is_ours = self.connection.is_closing() && self.output.is_empty();

@@ -8,6 +8,7 @@ mod apply;
 mod batch;
 mod consume;
 mod fresh;
+mod gauges;
 mod group;
 mod history;
 mod lead;
@@ -34,6 +35,7 @@ use thiserror::Error;
 
 use self::batch::DecodeError;
 use self::fresh::Fresh;
+pub use self::gauges::Gauges;
 use self::group::Groups;
 use self::history::{History, HistoryError};
 pub use self::peers::{GroupError, ReceiveError, Status};

@@ -8,6 +8,27 @@ use bytes::BytesMut;
 
 use crate::model::{Command, Effect, Millis};
 
+/// What went through one connection, for statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets decoded.
+    pub packets_received: u64,
+    /// Packets encoded.
+    pub packets_sent: u64,
+    /// Publishes decoded.
+    pub publishes_received: u64,
+    /// Deliveries encoded.
+    pub publishes_sent: u64,
+    /// Bytes of the payloads of publishes.
+    pub payload_bytes_received: u64,
+    /// Bytes of the payloads of deliveries.
+    pub payload_bytes_sent: u64,
+    /// Publishes that were refused, which nobody can be told.
+    pub publishes_dropped: u64,
+    /// Deliveries that were too large for the client, or expired while they waited.
+    pub deliveries_dropped: u64,
+}
+
 /// One client connection. The driver calls `handle_*` for what happened, then polls until everything is `None` and nothing is
 /// written: commands first, then transmit, then the timeout.
 ///
@@ -30,6 +51,8 @@ pub trait Connection {
     fn poll_timeout(&self) -> Option<Millis>;
     /// True when the socket is to be closed after everything has been transmitted.
     fn is_closing(&self) -> bool;
+    /// What went through so far.
+    fn counters(&self) -> &Counters;
     /// False while the broker or the peer must catch up before more input is taken.
     fn wants_input(&self) -> bool {
         true

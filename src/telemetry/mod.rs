@@ -1,7 +1,9 @@
-//! What the broker says about itself: log events to standard error, as text for people or as JSON, one per line.
+//! What the broker says about itself: statistics, and log events to standard error, as text for people or as JSON, one per line.
 //!
 //! The level is a filter that can name parts of the program: `info,fluxmq::partition=debug`. Never logs payloads or secrets:
 //! that is up to whoever writes an event.
+
+pub mod statistics;
 
 use std::io::{IsTerminal, Write};
 

@@ -17,7 +17,7 @@ pub use group::{Claim, Group, GroupKey, Groups, Member};
 pub use queue::{Queue, Queues};
 pub use retained::{Retained, RetainedMessage};
 pub use section::SectionError;
-pub use session::{Session, Sessions, StoredSubscription};
+pub use session::{Away, Session, Sessions, StoredSubscription};
 pub use topology::Topology;
 pub use will::{KeptWill, Wills};
 

@@ -24,6 +24,16 @@ pub struct Sessions {
     count_by_user: BTreeMap<Principal, usize>,
     /// Closed sessions by the log time at which they end.
     ending: BTreeSet<(Millis, Bytes)>,
+    away: Away,
+}
+
+/// How much there is of sessions whose connection has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Away {
+    /// Such sessions.
+    pub sessions: usize,
+    /// What they are subscribed to.
+    pub subscriptions: usize,
 }
 
 /// One session.
@@ -70,6 +80,11 @@ impl Sessions {
     /// Returns how many of a user's there are; anonymous clients are not counted.
     pub fn count_of(&self, principal: &Principal) -> usize {
         self.count_by_user.get(principal).copied().unwrap_or(0)
+    }
+
+    /// Returns how much there is of sessions whose connection has ended.
+    pub fn away(&self) -> Away {
+        self.away
     }
 
     /// Returns true when there is none.
@@ -143,6 +158,10 @@ impl Sessions {
         if let Some(at) = session.ends_at() {
             self.ending.remove(&(at, key));
         }
+        if session.closed_at.is_some() {
+            self.away.sessions -= 1;
+            self.away.subscriptions -= session.subscriptions.len();
+        }
         Some(session)
     }
 
@@ -154,6 +173,10 @@ impl Sessions {
         }
         if let Some(at) = session.ends_at() {
             self.ending.insert((at, key.clone()));
+        }
+        if session.closed_at.is_some() {
+            self.away.sessions += 1;
+            self.away.subscriptions += session.subscriptions.len();
         }
         self.by_client.insert(key, session);
     }
@@ -231,13 +254,15 @@ impl View for Sessions {
             }
             Control::SessionRemoved { client_id, epoch } => self.removed(client_id, *epoch),
             Control::Subscribed { client_id, subscription, starts } => {
-                if let Some(session) = self.by_client.get_mut(client_id) {
+                if let Some(mut session) = self.take(client_id) {
                     session.subscribed(&owned(subscription), starts);
+                    self.put(client_id, session);
                 }
             }
             Control::Unsubscribed { client_id, filter } => {
-                if let Some(session) = self.by_client.get_mut(client_id) {
+                if let Some(mut session) = self.take(client_id) {
                     session.unsubscribed(filter);
+                    self.put(client_id, session);
                 }
             }
             Control::SessionProgress(progress) => {

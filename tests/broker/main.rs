@@ -10,6 +10,7 @@ mod queues;
 mod resigned;
 mod sessions;
 mod shared;
+mod statistics;
 mod storage;
 mod wills;
 mod wire;

@@ -304,6 +304,16 @@ impl World {
         self.command(id, Command::Settle { delivery, outcome });
     }
 
+    /// Lets the broker say something of itself.
+    pub fn show(&mut self, statistics: &[(&str, &str)]) {
+        let bytes = |text: &str| Bytes::from(text.to_owned());
+        let statistic = |(topic, value): &(&str, &str)| {
+            (Topic::new(bytes(topic)).expect("a topic"), bytes(value))
+        };
+        self.live.show(statistics.iter().map(statistic).collect());
+        self.run();
+    }
+
     /// Ends a connection.
     pub fn close(&mut self, id: ConnectionId, will: bool) {
         self.command(id, Command::Close(Close { will, session_expiry_s: None }));

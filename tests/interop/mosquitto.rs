@@ -168,3 +168,41 @@ fn a_will_is_published_when_a_client_dies_and_not_when_it_leaves() {
         assert_eq!(messages(&lines), expected, "version {version}");
     }
 }
+
+#[test]
+fn the_brokers_statistics_greet_subscribers_of_every_version_under_mosquittos_names() {
+    if !are_clients_installed() {
+        return;
+    }
+    let stage = Stage::new();
+    stage.publish(&["-q", "1", "-r", "-t", "kept", "-m", "x"], "");
+    for version in VERSIONS {
+        let arguments = ["-V", version, "-t", "$SYS/#"];
+        let mut subscriber = stage.start("mosquitto_sub", &arguments, "");
+        // In the order of their names: the last one.
+        subscriber.expect("GOT $SYS/broker/version 0 1 ");
+
+        let lines = subscriber.stop();
+        for name in [
+            "version",
+            "uptime",
+            "clients/connected",
+            "clients/total",
+            "clients/disconnected",
+            "clients/maximum",
+            "messages/received",
+            "messages/sent",
+            "messages/stored",
+            "publish/messages/dropped",
+            "bytes/received",
+            "subscriptions/count",
+            "retained messages/count",
+            "retained/count",
+            "load/messages/received/1min",
+        ] {
+            let begins = format!("$SYS/broker/{name} 0 1 ");
+            let values = messages(&lines).into_iter().filter(|line| line.starts_with(&begins));
+            assert!(values.count() >= 1, "version {version} does not get {name}: {lines:?}");
+        }
+    }
+}

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use fluxmq_index::TopicTrie;
+use fluxmq_index::{TopicTrie, topic_trie};
 
-use crate::model::{Filter, QueueName, Selection, Subscription};
+use crate::model::{Filter, Message, QueueName, Selection, Subscription, Topic};
 use crate::partition::request::{ConnectionId, Join};
 use crate::shard::Receiver;
 
@@ -17,6 +17,11 @@ use crate::shard::Receiver;
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) filters: TopicTrie<Listener>,
+    /// Subscriptions of everybody; of them, shared ones.
+    pub(super) subscription_count: usize,
+    pub(super) shared_count: usize,
+    /// What the broker says of itself. No log has it.
+    pub(super) statistics: BTreeMap<Topic, Arc<Message>>,
     /// Shared subscriptions: those of each filter, and who is in each.
     pub(super) shared: TopicTrie<Share>,
     pub(super) shares: BTreeMap<Share, Members>,
@@ -40,8 +45,7 @@ pub(super) type Share = (QueueName, Filter);
 /// Who is in a group. A member is a slot's membership.
 #[derive(Default)]
 pub(super) struct Members {
-    /// With the subscription id of each.
-    pub(super) by_member: BTreeMap<(u32, u32), u32>,
+    pub(super) by_member: BTreeMap<(u32, u32), Listener>,
     /// Whose turn it is, as a count of messages.
     pub(super) turn: Arc<AtomicUsize>,
 }
@@ -51,6 +55,7 @@ pub(super) struct Members {
 pub(super) struct Listener {
     pub(super) slot: u32,
     pub(super) no_local: bool,
+    pub(super) retain_as_published: bool,
     pub(super) subscription_id: u32,
 }
 
@@ -86,9 +91,10 @@ impl Table {
     ) {
         let Some((at, slot)) = self.slot(connection) else { return };
         slot.publisher = publisher;
-        slot.filters.insert(new.filter.clone());
-        let listener =
-            Listener { slot: at, no_local: new.no_local, subscription_id: new.subscription_id };
+        let is_new = slot.filters.insert(new.filter.clone());
+        self.subscription_count += usize::from(is_new);
+        let Subscription { no_local, retain_as_published, subscription_id, .. } = *new;
+        let listener = Listener { slot: at, no_local, retain_as_published, subscription_id };
         // Replaced, not kept: its options may differ.
         self.filters.remove(new.filter.as_bytes(), &listener);
         self.filters.insert(new.filter.as_bytes(), listener);
@@ -97,13 +103,16 @@ impl Table {
     pub(super) fn unsubscribe(&mut self, connection: ConnectionId, filter: &Filter) {
         let Some((at, slot)) = self.slot(connection) else { return };
         if slot.filters.remove(filter) {
+            self.subscription_count -= 1;
             self.filters.remove(filter.as_bytes(), &Listener::named(at));
         }
     }
 
     pub(super) fn unsubscribe_all(&mut self, connection: ConnectionId) {
         let Some((at, slot)) = self.slot(connection) else { return };
-        for filter in std::mem::take(&mut slot.filters) {
+        let filters = std::mem::take(&mut slot.filters);
+        self.subscription_count -= filters.len();
+        for filter in filters {
             self.filters.remove(filter.as_bytes(), &Listener::named(at));
         }
     }
@@ -116,18 +125,40 @@ impl Table {
         slot.shares.insert(join.membership, share.clone());
         self.shared.insert(filter.as_bytes(), share.clone());
         let members = self.shares.entry(share).or_default();
-        members.by_member.insert((at, join.membership), join.subscription_id);
+        let Join { retain_as_published, subscription_id, .. } = *join;
+        let listener = Listener { slot: at, no_local: false, retain_as_published, subscription_id };
+        if members.by_member.insert((at, join.membership), listener).is_none() {
+            self.subscription_count += 1;
+            self.shared_count += 1;
+        }
     }
 
     pub(super) fn unshare(&mut self, connection: ConnectionId, membership: u32) {
         let Some((at, slot)) = self.slot(connection) else { return };
         let Some(share) = slot.shares.remove(&membership) else { return };
         let Some(members) = self.shares.get_mut(&share) else { return };
-        members.by_member.remove(&(at, membership));
+        if members.by_member.remove(&(at, membership)).is_some() {
+            self.subscription_count -= 1;
+            self.shared_count -= 1;
+        }
         if members.by_member.is_empty() {
             self.shares.remove(&share);
             self.shared.remove(share.1.as_bytes(), &share);
         }
+    }
+
+    /// Lists the statistics that match a filter, with who asks for them.
+    pub(super) fn statistics_of(
+        &self,
+        connection: ConnectionId,
+        filter: &Filter,
+    ) -> Option<(&Slot, impl Iterator<Item = &Arc<Message>>)> {
+        let at = self.by_connection.get(&connection).filter(|_| filter.is_statistics())?;
+        let slot = self.slots[*at as usize].as_ref()?;
+        let all = self.statistics.iter();
+        let matching =
+            all.filter(|(topic, _)| topic_trie::matches(filter.as_bytes(), topic.as_bytes()));
+        Some((slot, matching.map(|(_, message)| message)))
     }
 
     fn slot(&mut self, connection: ConnectionId) -> Option<(u32, &mut Slot)> {
@@ -138,7 +169,7 @@ impl Table {
 
 impl Listener {
     fn named(slot: u32) -> Listener {
-        Listener { slot, no_local: false, subscription_id: 0 }
+        Listener { slot, no_local: false, retain_as_published: false, subscription_id: 0 }
     }
 }
 

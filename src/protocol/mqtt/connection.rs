@@ -27,7 +27,7 @@ use super::subscribe::Requests;
 use super::types::{Disconnect, Packet, Version};
 use crate::model::command::Close;
 use crate::model::{Command, Effect, Millis, PeerInfo, Token};
-use crate::protocol::Connection;
+use crate::protocol::{Connection, Counters};
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,23 +67,6 @@ pub(super) struct Client {
     pub(super) topic_alias_max: u16,
     /// False forbids reason strings [MQTT-3.1.2-29].
     pub(super) wants_reasons: bool,
-}
-
-/// What went through, for statistics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Packets decoded.
-    pub packets_received: u64,
-    /// Packets encoded.
-    pub packets_sent: u64,
-    /// PUBLISH packets decoded.
-    pub publishes_received: u64,
-    /// PUBLISH packets encoded.
-    pub publishes_sent: u64,
-    /// QoS 0 publishes that were refused, which nobody can be told.
-    pub publishes_dropped: u64,
-    /// Deliveries that were too large for the client, or expired while they waited.
-    pub deliveries_dropped: u64,
 }
 
 /// When things happened.
@@ -174,11 +157,6 @@ impl MqttConnection {
             has_left_input: false,
             clock: Clock { now, started: now, heard: now, partial_bytes: 0 },
         }
-    }
-
-    /// What went through so far.
-    pub fn counters(&self) -> Counters {
-        self.counters
     }
 
     /// The client's id, once CONNECT has come.
@@ -508,6 +486,10 @@ impl Connection for MqttConnection {
 
     fn is_closing(&self) -> bool {
         self.state == State::Closed
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     fn wants_input(&self) -> bool {

@@ -459,6 +459,7 @@ impl MqttConnection {
         if is_written {
             self.counters.packets_sent += 1;
             self.counters.publishes_sent += 1;
+            self.counters.payload_bytes_sent += delivery.message.payload.len() as u64;
         } else {
             self.outbound.aliases.forget();
             self.outbound.land(packet_id);

@@ -23,7 +23,7 @@ pub mod types;
 mod verb;
 
 pub use codec::{DecodeError, EncodeError, Limits, decode, encode};
-pub use connection::{Counters, MqttConnection};
+pub use connection::MqttConnection;
 pub use property::{Property, PropertyList};
 pub use reason::ReasonCode;
 pub use settings::{DeniedPublish, DeniedSubscribe, Settings};

@@ -194,6 +194,7 @@ impl MqttConnection {
     #[inline]
     pub(super) fn on_publish(&mut self, publish: Publish) -> Result<(), Violation> {
         self.counters.publishes_received += 1;
+        self.counters.payload_bytes_received += publish.payload.len() as u64;
         let is_plain = publish.qos == QoS::AtMostOnce
             && publish.properties.is_empty()
             && publish.topic.first().is_some_and(|first| *first != b'$');
