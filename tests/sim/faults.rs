@@ -122,6 +122,7 @@ impl World {
         state.disk = image;
         state.state = State::Down;
         state.owned.clear();
+        state.waiting.clear();
         let notice = if by_power { self.random.between(1000, 3 * SECOND) } else { 500 };
         self.drop_connections(node, notice);
         self.observer.crashed(node);
@@ -144,10 +145,10 @@ impl World {
         if self.nodes[node].owned.values().any(|owned| owned.failed.is_some()) {
             return self.crash(node, false);
         }
-        self.nodes[node].state = State::Up;
         // Its partitions have the time of before until they are told the new one.
         let reset = |partition: &PartitionId| (*partition, self.now);
         self.observer.resets.extend(self.nodes[node].owned.keys().map(reset));
+        self.unpause(node);
     }
 
     fn pause(&mut self, node: usize) {
@@ -155,7 +156,7 @@ impl World {
             return;
         }
         let until = self.now + self.random.between(100_000, 10 * SECOND);
-        self.nodes[node].state = State::Paused { until };
+        self.nodes[node].state = State::Paused;
         self.coverage.hit(Point::Paused);
         let life = self.nodes[node].life;
         self.schedule.at(until, Event::Resume { node, life });
@@ -252,9 +253,7 @@ impl World {
             self.nodes[node].disk.set_capacity(16 << 30);
             self.nodes[node].disk.set_faults(Faults::default());
             self.set_watermark(node, false);
-            if self.nodes[node].is_up() {
-                self.nodes[node].state = State::Up;
-            }
+            self.unpause(node);
             self.schedule.at(self.now + 1000, Event::Start { node });
         }
     }

@@ -17,10 +17,8 @@ pub const EPOCH_MS: u64 = 1_700_000_000_000;
 pub enum State {
     Down,
     Up,
-    /// Stopped in the middle, as by SIGSTOP; everything for it waits until then.
-    Paused {
-        until: u64,
-    },
+    /// Stopped in the middle, as by SIGSTOP; everything for it waits.
+    Paused,
 }
 
 /// A node.
@@ -30,6 +28,8 @@ pub struct Node {
     /// Counts processes: what was meant for an earlier one is void.
     pub life: u32,
     pub owned: BTreeMap<PartitionId, Owned>,
+    /// What came for it while it was stopped.
+    pub waiting: Vec<crate::world::Event>,
     /// Milliseconds that its wall clock is ahead of simulated time.
     pub wall_ahead_ms: i64,
     /// When the process started: connections' timers count from here.
@@ -66,6 +66,7 @@ impl Node {
             state: State::Down,
             life: 0,
             owned: BTreeMap::new(),
+            waiting: Vec::new(),
             wall_ahead_ms: 0,
             started: 0,
         }

@@ -180,12 +180,9 @@ impl World {
     }
 
     fn take(&mut self, event: Event) {
-        if let Some((node, until)) = self.paused_for(&event) {
-            // Whatever is for a stopped process waits in its sockets; what its timers say happens once.
-            let later = until + 1 + (self.now - until.min(self.now));
-            self.schedule.at(later.max(until + 1), event);
-            debug_assert!(self.nodes[node].is_up());
-            return;
+        if let Some(node) = self.paused_for(&event) {
+            // Whatever is for a stopped process waits in its sockets, in its order; what its timers say happens once.
+            return self.nodes[node].waiting.push(event);
         }
         match event {
             Event::Tick { node, life } if self.is_alive(node, life) => self.tick(node),
@@ -219,8 +216,8 @@ impl World {
         self.nodes[node].is_up() && self.nodes[node].life == life
     }
 
-    /// Returns the stopped node that an event is for, and until when it is stopped.
-    fn paused_for(&self, event: &Event) -> Option<(usize, u64)> {
+    /// Returns the stopped node that an event is for.
+    fn paused_for(&self, event: &Event) -> Option<usize> {
         let node = match event {
             Event::Tick { node, life }
             | Event::Turn { node, life }
@@ -238,9 +235,14 @@ impl World {
             }
             _ => None,
         }?;
-        match self.nodes[node].state {
-            State::Paused { until } if until > self.now => Some((node, until)),
-            State::Paused { .. } | State::Up | State::Down => None,
+        (self.nodes[node].state == State::Paused).then_some(node)
+    }
+
+    /// A stopped process goes on, with what came for it meanwhile.
+    pub fn unpause(&mut self, node: usize) {
+        if self.nodes[node].state == State::Paused {
+            self.nodes[node].state = State::Up;
+            std::mem::take(&mut self.nodes[node].waiting).into_iter().for_each(|it| self.take(it));
         }
     }
 
@@ -484,8 +486,8 @@ impl World {
     }
 }
 
-/// A request in a few words.
-fn brief(request: &Request) -> String {
-    let text = format!("{request:?}");
-    text.chars().take(160).collect()
+/// A request or an event in a few words.
+pub fn brief(said: &impl std::fmt::Debug) -> String {
+    let text = format!("{said:?}");
+    text.chars().take(600).collect()
 }
