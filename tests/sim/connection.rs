@@ -7,14 +7,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use fluxmq::broker::{Client, ClientLimits};
 use fluxmq::model::peer::{PeerInfo, Transport};
-use fluxmq::model::{Effect, Millis, PartitionId, QoS, Refusal};
+use fluxmq::model::{Effect, Millis, PartitionId, QoS};
 use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
 use fluxmq::protocol::Connection as _;
 use fluxmq::protocol::mqtt::{MqttConnection, Settings};
 
 use crate::checkers::Invariant;
 use crate::history::MessageId;
-use crate::world::{Event, World};
+use crate::world::{Event, World, brief};
 
 /// Time between checkpoints of a stored session, much shorter than the broker's, to see many.
 const CHECKPOINT_EVERY: u64 = 5_000_000;
@@ -129,8 +129,14 @@ impl World {
     }
 
     pub fn told(&mut self, to: ConnectionId, events: Vec<(PartitionId, Said)>) {
-        let Some(connection) = self.living(to) else { return };
+        if self.living(to).is_none() {
+            return;
+        }
         for (from, event) in events {
+            self.trace.note(self.now, "told", &[to.0, u64::from(from.0)], || {
+                format!("c{} by p{} {}", to.0, from.0, brief(&event))
+            });
+            let connection = self.connections.get_mut(&to).expect("it lives");
             connection.broker.handle_event(from, event);
         }
         self.drive(to);
@@ -223,7 +229,12 @@ impl World {
         let is_closing = connection.protocol.is_closing();
         let home = self.placement.session(self.clients[client].name.as_bytes());
         let leader = connection.routes.get(&home).copied().unwrap_or(connection.node);
-        if is_sending && let Some(newer) = self.observer.superseded(client, id, leader) {
+        // Nobody tells a node that its stream to the leader broke while the node was stopped: it learns of that and of the other at once.
+        let may_know = !connection.lost.contains(&leader);
+        if is_sending
+            && may_know
+            && let Some(newer) = self.observer.superseded(client, id, leader)
+        {
             let name = &self.clients[client].name;
             let what = format!("{name}: connection {} sends after {} was opened", id.0, newer.0);
             self.violate(Invariant::I19, what);
@@ -254,22 +265,17 @@ impl World {
         }
         for (node, requests) in by_node {
             let here = self.connections[&id].node;
+            if self.connections[&id].lost.contains(&node) {
+                // Asked after the stream broke, and maybe after that was noticed: answered like the rest.
+                self.resign(id, requests.iter().map(|(partition, _)| *partition));
+                continue;
+            }
             if !self.is_linked(here, node) {
                 self.break_stream(id, node);
                 continue;
             }
             let delay = 20 + self.random.below(200) + if here == node { 0 } else { 300 };
             let connection = self.connections.get_mut(&id).expect("it asks");
-            if connection.lost.contains(&node) {
-                // Asked after the stream broke: answered like the rest.
-                let refusal = |(partition, _): &(PartitionId, Request)| {
-                    let refusal = Refusal::NotLeader { partition: partition.0, hint: None };
-                    (*partition, Said::Resigned(refusal))
-                };
-                let events = requests.iter().map(refusal).collect();
-                self.schedule.at(self.now + 500_000, Event::Told { to: id, events });
-                continue;
-            }
             let at = in_order(connection.asked.entry(node).or_default(), self.now + delay);
             let life = self.nodes[node].life;
             self.schedule.at(at, Event::Requests { node, life, from: id, requests });

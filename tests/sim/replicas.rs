@@ -88,14 +88,24 @@ impl World {
         let partitions = connection.lose_stream(leader);
         let Some(partitions) = partitions else { return };
         self.coverage.hit(Point::StreamBroken);
-        let notice = self.now + self.random.between(300, 500_000);
-        let resigned = |partition: &PartitionId| {
-            let refusal = Refusal::NotLeader { partition: partition.0, hint: None };
-            (*partition, Said::Resigned(refusal))
-        };
-        let events = partitions.iter().map(resigned).collect();
-        self.schedule.at(notice, Event::Told { to: id, events });
+        let notice = self.resign(id, partitions.into_iter());
         self.forget_at(id, leader, notice);
+    }
+
+    /// Tells a connection that it has nothing at partitions any more whose leader it lost; returns when it learns of it.
+    pub fn resign(
+        &mut self,
+        id: ConnectionId,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> u64 {
+        let notice = self.now + self.random.between(300, 500_000);
+        let resigned = |partition: PartitionId| {
+            let refusal = Refusal::NotLeader { partition: partition.0, hint: None };
+            (partition, Said::Resigned(refusal))
+        };
+        let events = partitions.map(resigned).collect();
+        self.schedule.at(notice, Event::Told { to: id, events });
+        notice
     }
 
     /// Tells a node that a connection is gone.
