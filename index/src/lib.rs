@@ -7,12 +7,15 @@ pub mod offset;
 pub mod offset_set;
 mod postings;
 pub mod route_set;
+pub mod sealed;
 pub mod segment_index;
 mod slab;
 pub mod topic_trie;
+pub mod varint;
 
 pub use offset::{Offset, OffsetRange};
 pub use offset_set::OffsetSet;
 pub use route_set::{EMPTY_ROUTE_SET, RouteSets};
+pub use sealed::{SealedIndex, SealedIndexBuilder};
 pub use segment_index::{SegmentIndex, TopicSelection};
 pub use topic_trie::{TopicTrie, matches};

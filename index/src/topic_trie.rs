@@ -435,12 +435,12 @@ impl<V: Ord> Values<V> {
 }
 
 /// Returns the levels of a topic or filter; there is always one.
-fn levels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn levels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     name.split(|&byte| byte == SEPARATOR)
 }
 
 /// Tells whether wildcards at the first level keep away from the topic [MQTT-4.7.2-1].
-fn is_reserved(topic: &[u8]) -> bool {
+pub(crate) fn is_reserved(topic: &[u8]) -> bool {
     topic.first() == Some(&b'$')
 }
 
