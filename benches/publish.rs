@@ -3,9 +3,8 @@
 //! `cargo bench --profile perf --bench publish`, in a temporary directory of `TMPDIR`; a `TMPDIR` in memory leaves the disk out. One thread
 //! does everything, the flush in line. Goals: 300,000 messages a second with a disk below; 300,000 entries a second claimed and settled.
 
-use std::sync::Arc;
-
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -157,7 +156,7 @@ impl Stepped {
             retained: vec![false],
             token: Token(0),
         };
-        self.handle(reader, Request::Attach(attach));
+        self.handle(reader, Request::Attach(Box::new(attach)));
     }
 
     fn join(&mut self, queue: &QueueName) {
@@ -176,7 +175,7 @@ impl Stepped {
             credit: CREDIT,
             token: Token(0),
         };
-        self.handle(CONSUMER, Request::Join(join));
+        self.handle(CONSUMER, Request::Join(Box::new(join)));
         self.flush();
     }
 
@@ -185,7 +184,7 @@ impl Stepped {
         for number in 0..BATCH {
             let publish = Publish {
                 token: Some(Token(number as u64)),
-                message: message.clone(),
+                message: Arc::new(message.clone()),
                 dedup: DedupKey::default(),
                 queue: queue.cloned(),
             };

@@ -368,7 +368,7 @@ fn fixed_count<D: Disk>(meta: &mut Partition<D>, configured: u16) -> anyhow::Res
         return Ok(count);
     }
     let control = Control::PartitionsFixed { count: configured };
-    let request = Request::Write { token: None, control };
+    let request = Request::Write { token: None, control: Box::new(control) };
     meta.handle(ConnectionId(0), request, wall_clock(), &mut Unheard);
     while let Some(flush) = meta.persist()? {
         meta.flushed(flush.run(), &mut Unheard)?;

@@ -173,7 +173,7 @@ impl Client {
     /// Takes a command of the protocol.
     pub fn handle_command(&mut self, now: Millis, command: Command) {
         match command {
-            Command::Open(open) => self.admit(open),
+            Command::Open(open) => self.admit(*open),
             Command::Authenticate { method, message } => self.authenticate(&method, message.0),
             Command::Publish { token, message, packet_id } => {
                 self.publish(token, message, packet_id)
@@ -300,7 +300,7 @@ impl Client {
         matches!(self.phase, Phase::Open | Phase::Closing { .. })
     }
 
-    fn publish(&mut self, token: Token, message: Message, packet_id: Option<u16>) {
+    fn publish(&mut self, token: Token, message: Arc<Message>, packet_id: Option<u16>) {
         if let Err(refusal) = self.standing.may_publish(&message.topic) {
             return self.refuse_publish(token, &message, refusal);
         }
@@ -330,11 +330,13 @@ impl Client {
         &mut self,
         to: PartitionId,
         token: Token,
-        mut message: Message,
+        mut message: Arc<Message>,
         dedup: DedupKey,
         queue: Option<QueueName>,
     ) {
-        message.publisher = self.identity.publisher;
+        if message.publisher != self.identity.publisher {
+            Arc::make_mut(&mut message).publisher = self.identity.publisher;
+        }
         #[cfg(feature = "planted-bugs")]
         if self.store_later(to, token, &message, dedup, queue.as_ref()) {
             return;
@@ -353,7 +355,7 @@ impl Client {
         &mut self,
         to: PartitionId,
         token: Token,
-        message: &Message,
+        message: &Arc<Message>,
         dedup: DedupKey,
         queue: Option<&QueueName>,
     ) -> bool {
@@ -392,10 +394,11 @@ impl Client {
         };
         if is_planted(PlantedBug::ReleasedUnstored) {
             self.effects.push_back(Effect::Released { packet_id });
-            return self.request(partition, Request::Write { token: None, control });
+            return self
+                .request(partition, Request::Write { token: None, control: Box::new(control) });
         }
         let token = self.wait_for(Waiting::Effects(vec![Effect::Released { packet_id }]));
-        self.request(partition, Request::Write { token: Some(token), control });
+        self.request(partition, Request::Write { token: Some(token), control: Box::new(control) });
     }
 
     fn settle(&mut self, delivery: DeliveryId, outcome: Outcome) {
@@ -467,7 +470,7 @@ impl Client {
         };
         let token = (!effects.is_empty()).then(|| self.wait_for(Waiting::Effects(effects)));
         let control = Control::SessionProgress(progress);
-        self.requests.push_back((home, Request::Write { token, control }));
+        self.requests.push_back((home, Request::Write { token, control: Box::new(control) }));
     }
 
     fn request(&mut self, to: PartitionId, request: Request) {

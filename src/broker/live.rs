@@ -79,7 +79,7 @@ impl Live {
     ) -> Option<Request> {
         let request = match request {
             Request::Publish(publish) if !publish.is_stored() => {
-                self.pass_on(passing, Arc::new(publish.message));
+                self.pass_on(passing, publish.message);
                 return None;
             }
             request => request,

@@ -82,7 +82,7 @@ impl WillPublisher {
     }
 
     /// The one place that every will passes on its way out: its client may publish it by the rules of now, or nobody does.
-    fn publish(&mut self, will: WillId, principal: &Principal, message: Message) {
+    fn publish(&mut self, will: WillId, principal: &Principal, message: Arc<Message>) {
         let mut access = Access::new(self.authority.rights(principal, &will.client_id));
         if !access.authorize(Action::Publish, &message.topic) {
             return self.give_up(will, &Refusal::NotAuthorized);
@@ -141,13 +141,14 @@ impl WillPublisher {
     fn clear(&mut self, will: WillId, token: Option<Token>) {
         let WillId { home, client_id, epoch } = will;
         let control = Control::WillCleared { client_id, epoch };
-        self.requests.push_back((home, Request::Write { token, control }));
+        self.requests.push_back((home, Request::Write { token, control: Box::new(control) }));
     }
 
     fn release(&mut self, target: PartitionId, publisher: u64, key: DedupKey) {
         let DedupKey { incarnation, seq } = key;
         let control = Control::Released { publisher, incarnation, packet_ids: vec![seq] };
-        self.requests.push_back((target, Request::Write { token: None, control }));
+        self.requests
+            .push_back((target, Request::Write { token: None, control: Box::new(control) }));
     }
 
     fn wait_for(&mut self, step: Step) -> Token {

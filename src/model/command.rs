@@ -1,5 +1,7 @@
 //! What a connection asks of the broker, in no protocol's words.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{DeliveryId, Filter, Message, PeerInfo, QueueName, Token};
@@ -8,13 +10,13 @@ use super::{DeliveryId, Filter, Message, PeerInfo, QueueName, Token};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Opens the connection's session; the first command. Answered by `Opened` or `OpenRefused`.
-    Open(Open),
+    Open(Box<Open>),
     /// Publishes. Answered by `Confirm` unless the QoS is 0.
     Publish {
         /// Echoed in `Confirm`.
         token: Token,
         /// What.
-        message: Message,
+        message: Arc<Message>,
         /// The protocol's number for a QoS 2 publish: the broker stores one copy until `Release`.
         packet_id: Option<u16>,
     },

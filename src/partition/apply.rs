@@ -124,7 +124,8 @@ impl<D: Disk> Partition<D> {
             Waiting::Opened { to, client_id, left_groups } => {
                 let session = self.views.sessions.get(&client_id);
                 let opened = session.map(OpenedSession::of).unwrap_or_default();
-                out.send(to, Event::SessionOpened(Ok(OpenedSession { left_groups, ..opened })));
+                let opened = OpenedSession { left_groups, ..opened };
+                out.send(to, Event::SessionOpened(Ok(Box::new(opened))));
                 self.session_is_open(&client_id, to, out);
             }
             Waiting::Joined { to, join } => {

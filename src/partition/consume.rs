@@ -61,7 +61,7 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    fn join(&mut self, from: ConnectionId, join: Join, out: &mut impl Outbox) {
+    fn join(&mut self, from: ConnectionId, join: Box<Join>, out: &mut impl Outbox) {
         let token = join.token;
         let joined = match join.reads.clone() {
             Selection::Queue(queue) => self.join_queue(from, join, &queue, out),
@@ -75,7 +75,7 @@ impl<D: Disk> Partition<D> {
     fn join_queue(
         &mut self,
         from: ConnectionId,
-        join: Join,
+        join: Box<Join>,
         queue: &QueueName,
         out: &mut impl Outbox,
     ) -> Result<(), Refusal> {
@@ -88,7 +88,7 @@ impl<D: Disk> Partition<D> {
             Refusal::Unavailable { partition: self.id.0 }
         })?;
         self.groups.announce(from, &join);
-        let waiting = Waiting::Joined { to: from, join: Box::new(join) };
+        let waiting = Waiting::Joined { to: from, join };
         if !known && self.overlay.groups.insert(key.clone()) {
             let start = start.unwrap_or(Offset::ZERO);
             let (queue, group) = key;
@@ -114,7 +114,7 @@ impl<D: Disk> Partition<D> {
     fn join_topics(
         &mut self,
         from: ConnectionId,
-        join: Join,
+        join: Box<Join>,
         filter: &Filter,
     ) -> Result<(), Refusal> {
         let key = (filter_id(filter), join.group.as_bytes().clone());
@@ -132,7 +132,7 @@ impl<D: Disk> Partition<D> {
             client_id: join.client_id.clone(),
             expiry_s: join.expiry_s,
         };
-        self.write(&control, Some(Waiting::Joined { to: from, join: Box::new(join) }));
+        self.write(&control, Some(Waiting::Joined { to: from, join }));
         Ok(())
     }
 

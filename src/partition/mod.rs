@@ -335,7 +335,7 @@ impl<D: Disk> Partition<D> {
                 self.close_session(from, &client_id, (expiry_s, will), out);
             }
             Request::PublishWills => self.announcer.register(from),
-            Request::Attach(attach) => self.attach(from, attach, out),
+            Request::Attach(attach) => self.attach(from, *attach, out),
             Request::DetachFilter { filter } => self.readers.unsubscribe(from, &filter),
             Request::Detach => {
                 let next = self.readers.close(from, self.applied.end).unwrap_or(self.applied.end);

@@ -29,7 +29,7 @@ pub enum Request {
         /// Echoed in `Written`, if anybody waits.
         token: Option<Token>,
         /// What.
-        control: Control,
+        control: Box<Control>,
     },
     /// Opens a session in its home partition. Answered by `SessionOpened` once an earlier connection has let go.
     OpenSession {
@@ -57,7 +57,7 @@ pub enum Request {
     /// over. Answered by `WillDue`, any number of times.
     PublishWills,
     /// Reads the partition for a session: adds the reader, or subscriptions to it.
-    Attach(Attach),
+    Attach(Box<Attach>),
     /// Takes a subscription from the reader.
     DetachFilter {
         /// Exactly as attached.
@@ -90,7 +90,7 @@ pub enum Request {
         filters: Vec<Filter>,
     },
     /// Joins a consumer group. Answered by `Joined`.
-    Join(Join),
+    Join(Box<Join>),
     /// Leaves it; what is out goes to others.
     Leave {
         /// As in `Join`.
@@ -159,7 +159,7 @@ pub struct Publish {
     /// Echoed in `Confirm`; `None` where nobody waits (QoS 0).
     pub token: Option<Token>,
     /// What.
-    pub message: Message,
+    pub message: Arc<Message>,
     /// What a second copy is known by: of a persistent session's QoS 2 publish, and of a will.
     pub dedup: DedupKey,
     /// The queue it is addressed to.
@@ -263,7 +263,7 @@ pub enum Event {
         result: Result<(), Refusal>,
     },
     /// The session is this connection's.
-    SessionOpened(Result<OpenedSession, Refusal>),
+    SessionOpened(Result<Box<OpenedSession>, Refusal>),
     /// Another connection wants the session: close it.
     TakenOver,
     /// The reader stands.
@@ -293,7 +293,7 @@ pub enum Event {
         /// In whose name.
         principal: Principal,
         /// What to publish.
-        message: Message,
+        message: Arc<Message>,
     },
     /// A session's unreleased packet ids.
     OpenIds(Result<Vec<u16>, Refusal>),

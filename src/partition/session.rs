@@ -80,7 +80,7 @@ impl<D: Disk> Partition<D> {
         }
         let Some(last) = controls.pop() else {
             let opened = OpenedSession { left_groups, ..OpenedSession::default() };
-            out.send(opening.connection, Event::SessionOpened(Ok(opened)));
+            out.send(opening.connection, Event::SessionOpened(Ok(Box::new(opened))));
             return self.session_is_open(&client_id, opening.connection, out);
         };
         controls.iter().for_each(|control| self.write(control, None));

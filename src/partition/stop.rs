@@ -4,7 +4,7 @@ use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
 use super::Partition;
-use super::request::{Attach, ConnectionId, Event, Join, Outbox, Publish, Request};
+use super::request::{ConnectionId, Event, Outbox, Publish, Request};
 use crate::model::Refusal;
 
 impl<D: Disk> Partition<D> {
@@ -38,14 +38,14 @@ pub(super) fn refuse(
             out.send(from, Event::Written { token: *token, result: Err(refusal) });
         }
         Request::OpenSession { .. } => out.send(from, Event::SessionOpened(Err(refusal))),
-        Request::Attach(Attach { token, .. }) => {
-            out.send(from, Event::Attached { token: *token, start: Err(refusal), cut: None });
+        Request::Attach(attach) => {
+            out.send(from, Event::Attached { token: attach.token, start: Err(refusal), cut: None });
         }
         Request::Detach => out.send(from, Event::Detached { next: Offset::ZERO }),
         Request::FetchOutbound { .. } => out.send(from, Event::Outbound(Err(refusal))),
         Request::ListOpenIds { .. } => out.send(from, Event::OpenIds(Err(refusal))),
-        Request::Join(Join { token, .. }) => {
-            out.send(from, Event::Joined { token: *token, result: Err(refusal) });
+        Request::Join(join) => {
+            out.send(from, Event::Joined { token: join.token, result: Err(refusal) });
         }
         Request::ListClaimed { .. } => out.send(from, Event::Claimed(Err(refusal))),
         // What waits for a group to let go has nothing more to wait for here.

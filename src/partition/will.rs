@@ -5,6 +5,7 @@
 //! A crash between any two repeats from the first.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
@@ -138,7 +139,8 @@ impl<D: Disk> Partition<D> {
                 continue;
             }
             let Some(kept) = self.views.wills.get(client_id, epoch) else { continue };
-            let (principal, message) = (kept.principal.clone(), kept.will.message.clone());
+            let principal = kept.principal.clone();
+            let message = Arc::new(kept.will.message.clone());
             let client_id = client_id.clone();
             out.send(publisher, Event::WillDue { client_id, epoch, principal, message });
             if !self.announcer.has_room() {

@@ -134,7 +134,7 @@ fn what_an_earlier_connection_left_unfinished_is_not_sent_again() {
     world.rules(SECRET);
     let id = world.connect();
     let Command::Open(open) = open_command("reader", false, 600) else { unreachable!() };
-    world.command(id, Command::Open(Open { peer: certified("r"), ..open }));
+    world.command(id, Command::Open(Box::new(Open { peer: certified("r"), ..*open })));
     let opened = world.take(id, |effect| match effect {
         Effect::Opened(opened) => Some(opened.clone()),
         _ => None,
@@ -169,7 +169,7 @@ fn what_a_shared_subscription_had_begun_to_send_is_not_sent_again() {
         world.rules(rules);
         let id = world.connect();
         let Command::Open(open) = open_command("member", false, 600) else { unreachable!() };
-        world.command(id, Command::Open(Open { peer: certified("m"), ..open }));
+        world.command(id, Command::Open(Box::new(Open { peer: certified("m"), ..*open })));
         let opened = world.take(id, |effect| match effect {
             Effect::Opened(opened) => Some(opened.clone()),
             _ => None,
@@ -274,7 +274,7 @@ fn open_with_will(
     let id = world.connect();
     let Command::Open(open) = open_command(user, false, 60) else { unreachable!() };
     let will = Some(Will { message: qos_1(topic, "gone"), delay_s: 0 });
-    world.command(id, Command::Open(Open { peer: certified(user), will, ..open }));
+    world.command(id, Command::Open(Box::new(Open { peer: certified(user), will, ..*open })));
     let opened = world.take(id, |effect| match effect {
         Effect::Opened(_) => Some(Ok(id)),
         Effect::OpenRefused(refusal) => Some(Err(refusal.clone())),

@@ -49,7 +49,8 @@ fn retained_bytes_are_bounded_also_within_one_batch() {
     for number in 0..9 {
         let message = retained(&format!("t/{number}"), &"x".repeat(17));
         let token = fluxmq::model::Token(1000 + number);
-        let command = fluxmq::model::Command::Publish { token, message, packet_id: None };
+        let command =
+            fluxmq::model::Command::Publish { token, message: message.into(), packet_id: None };
         world.say(publisher, command);
     }
     world.run();

@@ -25,7 +25,7 @@ fn an_open_that_a_partition_does_not_answer_any_more_is_refused_and_lets_go() {
     assert!(matches!(requests(&mut client)[..], [(to, Request::OpenSession { .. })] if to == home));
     let session =
         OpenedSession { present: true, stored: true, epoch: Offset(7), ..OpenedSession::default() };
-    client.handle_event(home, Event::SessionOpened(Ok(session)));
+    client.handle_event(home, Event::SessionOpened(Ok(Box::new(session))));
     assert_eq!(requests(&mut client).len(), 2, "open ids are asked for in both");
     client.handle_event(home, Event::OpenIds(Ok(Vec::new())));
 

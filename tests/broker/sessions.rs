@@ -338,7 +338,7 @@ fn open_with_will(world: &mut World, delay_s: u32) -> fluxmq::partition::request
     let id = world.connect();
     let will = Will { message: message("will", "gone", ONCE), delay_s };
     let Command::Open(open) = open_command("mortal", false, 300) else { unreachable!() };
-    world.command(id, Command::Open(Open { will: Some(will), ..open }));
+    world.command(id, Command::Open(Box::new(Open { will: Some(will), ..*open })));
     id
 }
 

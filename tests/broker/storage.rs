@@ -88,8 +88,10 @@ impl Run {
                 self.said.tokens.insert(token, number);
                 self.said.published.entry(*topic).or_default().push(number);
                 let message = message(TOPICS[*topic], number.to_string(), QoS::AtLeastOnce);
-                self.world
-                    .say(self.publisher, Command::Publish { token, message, packet_id: None });
+                self.world.say(
+                    self.publisher,
+                    Command::Publish { token, message: message.into(), packet_id: None },
+                );
             }
             Step::Turn { flush } => drop(self.world.turn(*flush)),
             Step::Snapshot => self.world.snapshot(),
@@ -298,7 +300,7 @@ fn what_is_admitted_while_a_flush_is_slow_is_confirmed_however_much_it_is() {
     for number in 0..80 {
         let message = message("a", body.clone(), QoS::AtLeastOnce);
         let token = Token(1 << 40 | number);
-        world.say(publisher, Command::Publish { token, message, packet_id: None });
+        world.say(publisher, Command::Publish { token, message: message.into(), packet_id: None });
     }
 
     world.turn(false);

@@ -36,7 +36,7 @@ fn open_with(world: &mut World, mortal: Mortal, will: Message) -> ConnectionId {
         inflight_max: 64,
         will: Some(Will { message: will, delay_s: mortal.delay_s }),
     };
-    world.command(id, Command::Open(open));
+    world.command(id, Command::Open(Box::new(open)));
     id
 }
 
@@ -169,7 +169,7 @@ fn a_connection_that_vanished_while_it_was_opening_leaves_its_will() {
             inflight_max: 64,
             will: Some(will),
         };
-        world.say(id, Command::Open(open));
+        world.say(id, Command::Open(Box::new(open)));
         world.turn(false);
         world.vanish(id);
 

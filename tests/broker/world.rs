@@ -169,7 +169,7 @@ impl World {
     ) -> Result<ConnectionId, Refusal> {
         let id = self.connect();
         let Command::Open(open) = open_command(client_id, false, expiry_s) else { unreachable!() };
-        self.command(id, Command::Open(Open { peer: certified(user), ..open }));
+        self.command(id, Command::Open(Box::new(Open { peer: certified(user), ..*open })));
         let opened = self.take(id, |effect| match effect {
             Effect::Opened(_) => Some(Ok(id)),
             Effect::OpenRefused(refusal) => Some(Err(refusal.clone())),
@@ -256,10 +256,10 @@ impl World {
     pub fn publish(
         &mut self,
         id: ConnectionId,
-        message: Message,
+        message: impl Into<Arc<Message>>,
         packet_id: Option<u16>,
     ) -> Option<Result<bool, Refusal>> {
-        let token = self.token();
+        let (token, message) = (self.token(), message.into());
         self.command(id, Command::Publish { token, message, packet_id });
         self.take(id, |effect| match effect {
             Effect::Confirm { token: answered, result } if *answered == token => {
@@ -580,7 +580,7 @@ pub fn here() -> Box<PeerInfo> {
 
 /// The command that opens a session.
 pub fn open_command(client_id: &str, clean_start: bool, expiry_s: u32) -> Command {
-    Command::Open(Open {
+    Command::Open(Box::new(Open {
         peer: here(),
         credentials: Credentials::None,
         client_id: Bytes::from(client_id.to_owned()),
@@ -588,7 +588,7 @@ pub fn open_command(client_id: &str, clean_start: bool, expiry_s: u32) -> Comman
         session_expiry_s: expiry_s,
         inflight_max: 64,
         will: None,
-    })
+    }))
 }
 
 /// A message.

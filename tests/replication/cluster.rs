@@ -258,8 +258,12 @@ impl Cluster {
             properties: Properties::default(),
             publisher: 0,
         };
-        let publish =
-            Publish { token: Some(token), message, dedup: DedupKey::default(), queue: None };
+        let publish = Publish {
+            token: Some(token),
+            message: std::sync::Arc::new(message),
+            dedup: DedupKey::default(),
+            queue: None,
+        };
         let now = self.now;
         let replica = self.replicas.get_mut(&to).expect("known");
         let partition = replica.partition.as_mut().expect("runs");

@@ -106,7 +106,7 @@ impl Client {
         for partition in partitions {
             let token = self.wait_for(Waiting::Rejoined);
             self.groups.rejoining += 1;
-            self.request(partition, Request::Join(Join { token, ..join.clone() }));
+            self.request(partition, Request::Join(Box::new(Join { token, ..join.clone() })));
         }
         if !is_allowed {
             // It joins to leave: what its session held goes to the others.

@@ -63,7 +63,7 @@ impl Client {
         self.request(home, request);
     }
 
-    pub(super) fn session_opened(&mut self, result: Result<OpenedSession, Refusal>) {
+    pub(super) fn session_opened(&mut self, result: Result<Box<OpenedSession>, Refusal>) {
         let Phase::Opening(opening) = &mut self.phase else { return };
         let session = match result {
             Ok(session) => session,
@@ -105,7 +105,7 @@ impl Client {
         for (to, _) in &requests {
             *opening.missing.entry(*to).or_default() += 1;
         }
-        opening.session = session;
+        opening.session = *session;
         self.requests.extend(requests);
         self.finish_open();
     }
@@ -287,7 +287,7 @@ impl Client {
             let cursor = attach.cursor.or(start).unwrap_or(Offset::ZERO);
             self.outbound.resumed(partition, cursor);
             self.attached.insert(partition, ());
-            self.request(partition, Request::Attach(attach));
+            self.request(partition, Request::Attach(Box::new(attach)));
         }
     }
 }

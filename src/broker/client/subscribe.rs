@@ -68,7 +68,7 @@ impl Client {
                     for partition in partitions {
                         let token = self.wait_for(Waiting::PartOf(pending, index));
                         let join = Join { token, ..(*join).clone() };
-                        self.request(partition, Request::Join(join));
+                        self.request(partition, Request::Join(Box::new(join)));
                         missing += 1;
                     }
                 }
@@ -82,7 +82,7 @@ impl Client {
                 parts[*index].starts.push((partition, Offset(u64::MAX)));
             }
             self.attached.insert(partition, ());
-            self.request(partition, Request::Attach(attach));
+            self.request(partition, Request::Attach(Box::new(attach)));
             missing += 1;
         }
         let pending_subscribe = PendingSubscribe { token, parts, missing };
@@ -170,7 +170,7 @@ impl Client {
         let last = controls.len().checked_sub(1);
         for (index, control) in controls.into_iter().enumerate() {
             let token = (Some(index) == last).then_some(whole);
-            self.request(home, Request::Write { token, control });
+            self.request(home, Request::Write { token, control: Box::new(control) });
         }
         match last {
             Some(_) => {
@@ -224,7 +224,7 @@ impl Client {
             let token = (index == last).then_some(whole);
             let client_id = self.identity.client_id.clone();
             let control = Control::Unsubscribed { client_id, filter };
-            self.request(home, Request::Write { token, control });
+            self.request(home, Request::Write { token, control: Box::new(control) });
         }
     }
 

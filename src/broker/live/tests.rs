@@ -75,7 +75,7 @@ impl World {
             retained: vec![false],
             token: Token(0),
         };
-        self.request(id, Request::Attach(attach));
+        self.request(id, Request::Attach(Box::new(attach)));
     }
 
     fn join(&self, id: u64, filter: &str) {
@@ -94,7 +94,7 @@ impl World {
             credit: 1,
             token: Token(0),
         };
-        self.request(id, Request::Join(join));
+        self.request(id, Request::Join(Box::new(join)));
     }
 
     /// Publishes to `topic` as connection 1, and lets it arrive.
@@ -121,7 +121,7 @@ fn publish(topic: &str, qos: QoS) -> Publish {
         properties: Properties::default(),
         publisher: 1,
     };
-    Publish { token: None, message, dedup: DedupKey::default(), queue: None }
+    Publish { token: None, message: Arc::new(message), dedup: DedupKey::default(), queue: None }
 }
 
 fn taken(inbox: &Inbox) -> Vec<Delivery> {

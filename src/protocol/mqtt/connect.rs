@@ -25,7 +25,7 @@ impl MqttConnection {
         match self.admit(connect) {
             Ok(open) => {
                 self.state = State::Opening;
-                self.commands.push_back(Command::Open(open));
+                self.commands.push_back(Command::Open(Box::new(open)));
             }
             Err(violation) => self.refuse_connect(violation.reason, &violation.text),
         }

@@ -4,6 +4,7 @@
 //! the order of the publishes of their QoS [MQTT-4.6.0-2] [MQTT-4.6.0-3], so each QoS has a line of what is awaited.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -212,7 +213,7 @@ impl MqttConnection {
                 return Ok(());
             }
         };
-        let message = Message {
+        let message = Arc::new(Message {
             topic,
             payload: publish.payload,
             qos: QoS::AtMostOnce,
@@ -220,7 +221,7 @@ impl MqttConnection {
             expiry_s: None,
             properties: Properties::default(),
             publisher: self.client.publisher,
-        };
+        });
         let token = TokenKind::Unanswered.token(0);
         self.commands.push_back(Command::Publish { token, message, packet_id: None });
         Ok(())
@@ -267,7 +268,7 @@ impl MqttConnection {
 
     fn forward(&mut self, publish: Publish, topic: Topic, parts: Parts) {
         let token = self.await_confirm(publish.qos, publish.packet_id);
-        let message = Message {
+        let message = Arc::new(Message {
             topic,
             payload: publish.payload,
             qos: publish.qos,
@@ -275,7 +276,7 @@ impl MqttConnection {
             expiry_s: parts.expiry_s,
             properties: parts.properties,
             publisher: self.client.publisher,
-        };
+        });
         let packet_id = (publish.qos == QoS::ExactlyOnce).then_some(publish.packet_id);
         if is_planted(PlantedBug::AckBeforeConfirm) && publish.qos == QoS::AtLeastOnce {
             self.on_confirm(token, Ok(true));

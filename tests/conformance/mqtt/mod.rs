@@ -113,7 +113,7 @@ impl Peer {
     /// The command a good CONNECT makes.
     fn open(&mut self) -> Open {
         match self.commands().as_slice() {
-            [Command::Open(open)] => open.clone(),
+            [Command::Open(open)] => Open::clone(open),
             other => panic!("not one Open: {other:?}"),
         }
     }

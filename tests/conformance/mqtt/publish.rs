@@ -3,7 +3,7 @@
 use super::*;
 use fluxmq::model::AddressError;
 
-fn publish_command(peer: &mut Peer) -> (Token, Message, Option<u16>) {
+fn publish_command(peer: &mut Peer) -> (Token, std::sync::Arc<Message>, Option<u16>) {
     match peer.command() {
         Command::Publish { token, message, packet_id } => (token, message, packet_id),
         other => panic!("no Publish: {other:?}"),
