@@ -18,17 +18,23 @@ pub enum PlantedBug {
     SyncNowAndThen,
     /// Term and vote are written and not synced.
     VoteBeforeSync,
+    /// What a peer sends to repair a segment is written with whatever body it has.
+    RepairUnverified,
+    /// What a peer sends to repair a segment is written whether or not it links to what is around it.
+    RepairUnchained,
 }
 
 impl PlantedBug {
     /// All of them, for suites that must catch each.
-    pub const ALL: [PlantedBug; 6] = [
+    pub const ALL: [PlantedBug; 8] = [
         PlantedBug::AckBeforeFlush,
         PlantedBug::SkipDirectorySync,
         PlantedBug::TruncateAtAnyBadRecord,
         PlantedBug::ClaimUnsynced,
         PlantedBug::SyncNowAndThen,
         PlantedBug::VoteBeforeSync,
+        PlantedBug::RepairUnverified,
+        PlantedBug::RepairUnchained,
     ];
 
     /// Returns the name it is switched on by.
@@ -40,6 +46,8 @@ impl PlantedBug {
             PlantedBug::ClaimUnsynced => "claim-unsynced",
             PlantedBug::SyncNowAndThen => "sync-now-and-then",
             PlantedBug::VoteBeforeSync => "vote-before-sync",
+            PlantedBug::RepairUnverified => "repair-unverified",
+            PlantedBug::RepairUnchained => "repair-unchained",
         }
     }
 

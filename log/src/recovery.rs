@@ -135,6 +135,9 @@ pub enum SegmentFault {
         /// In the header.
         found: u64,
     },
+    /// There is no file.
+    #[error("file is missing")]
+    Missing,
     /// The file is shorter than its frames.
     #[error("file of {found} bytes is shorter than {expected}")]
     Short {
@@ -331,7 +334,7 @@ pub(crate) struct Evidence {
 }
 
 impl Evidence {
-    fn new(synced: u64, committed: u64, state: &ManifestState) -> Self {
+    pub(crate) fn new(synced: u64, committed: u64, state: &ManifestState) -> Self {
         let snapshot = state.snapshots.keys().next_back().copied().unwrap_or(0);
         let evidence = Evidence { strongest: (synced, Proof::SyncProof), snapshot };
         evidence.with(snapshot, Proof::Snapshot).with(committed, Proof::HardState)
@@ -357,7 +360,7 @@ impl Evidence {
 }
 
 /// Reads the manifest, or makes up its state from the files there are.
-fn find_manifest<D: Disk>(
+pub(crate) fn find_manifest<D: Disk>(
     place: &Place<'_, D>,
     found: &Found,
     recovery: &mut Recovery,
@@ -426,7 +429,7 @@ fn rebuild_manifest<D: Disk>(
     Ok(state)
 }
 
-fn open_hard_state<D: Disk>(
+pub(crate) fn open_hard_state<D: Disk>(
     place: &Place<'_, D>,
     found: &Found,
     has_manifest: bool,
@@ -448,7 +451,7 @@ fn open_hard_state<D: Disk>(
 
 /// Lists a segment again that the manifest does not know although it holds frames: frames are only written after the edit was
 /// durable, so the edit was lost, not the segment. Returns the other unlisted files that are not remains of our own.
-fn adopt_segment<D: Disk>(
+pub(crate) fn adopt_segment<D: Disk>(
     place: &Place<'_, D>,
     found: &Found,
     state: &mut ManifestState,
@@ -517,7 +520,7 @@ fn check_snapshots<D: Disk>(
 }
 
 /// Makes the manifest say what was found out.
-fn settle_manifest<D: Disk>(
+pub(crate) fn settle_manifest<D: Disk>(
     place: &Place<'_, D>,
     found: &Found,
     manifest: Option<Manifest<D>>,

@@ -8,7 +8,7 @@ use crate::format::{
     FRAME_HEADER_BYTES, FrameHeader, FrameKind, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, TermRun,
 };
 use crate::layout::{AtPath, FileError, rewrite, segment_path, write_zeros};
-use crate::log::{Position, TailDamage};
+use crate::log::{LogOptions, Position, TailDamage};
 use crate::manifest_edit::{Closed, Edit, ManifestState};
 use crate::planted::{PlantedBug, is_planted};
 use crate::recovery::{
@@ -136,7 +136,7 @@ pub(crate) fn resume_truncation<D: Disk>(
 pub(crate) fn glance<D: Disk>(place: &Place<'_, D>, path: &Path) -> Result<Glance, FileError> {
     let file = place.disk.open_read(path).at(path)?;
     let header = match read_segment_header(&file).at(path)? {
-        Ok(header) if is_ours(place, &header) => header,
+        Ok(header) if is_ours(&place.options, &header) => header,
         _ => return Ok(Glance::Foreign),
     };
     let mut window = Window::new(&file).at(path)?;
@@ -149,8 +149,8 @@ pub(crate) fn glance<D: Disk>(place: &Place<'_, D>, path: &Path) -> Result<Glanc
     Ok(if rest.dirty_end.is_none() { Glance::Empty } else { Glance::Foreign })
 }
 
-fn is_ours<D: Disk>(place: &Place<'_, D>, header: &SegmentHeader) -> bool {
-    (header.cluster, header.partition) == (place.options.cluster, place.options.partition)
+pub(crate) fn is_ours(options: &LogOptions, header: &SegmentHeader) -> bool {
+    (header.cluster, header.partition) == (options.cluster, options.partition)
 }
 
 fn open_header<D: Disk>(
@@ -166,7 +166,7 @@ fn open_header<D: Disk>(
         opened => opened.at(&path)?,
     };
     match read_segment_header(&file).at(&path)? {
-        Ok(header) if !is_ours(place, &header) => {
+        Ok(header) if !is_ours(&place.options, &header) => {
             let SegmentHeader { cluster, partition, .. } = header;
             Err(OpenError::Foreign { path, cluster, partition })
         }

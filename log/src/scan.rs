@@ -294,7 +294,7 @@ pub fn survey_rest<F: DiskFile>(
 }
 
 /// Returns the end of what is not zero before the first possible marker, and that marker; `None` when all is zero.
-fn look_through(piece: &[u8]) -> Option<(Option<u64>, Option<u64>)> {
+pub(crate) fn look_through(piece: &[u8]) -> Option<(Option<u64>, Option<u64>)> {
     let mut dirty = None;
     for (block_no, block) in piece.chunks(ZERO_BLOCK.len()).enumerate() {
         // Nearly all of a file is zeros: compared at once, they cost next to nothing.
