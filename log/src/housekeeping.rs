@@ -20,6 +20,8 @@ pub(crate) struct Found {
     pub(crate) manifests: Vec<u64>,
     pub(crate) segments: BTreeSet<u64>,
     pub(crate) snapshots: BTreeSet<u64>,
+    /// Indexes, by the numbers of their segments.
+    pub(crate) indexes: BTreeSet<u64>,
     /// Remains of unfinished steps, and spares.
     pub(crate) removable: Vec<PathBuf>,
     pub(crate) unknown: Vec<PathBuf>,
@@ -61,7 +63,9 @@ impl Found {
         found.list_dir(disk, &dir.join(LOG_DIR), |found, name| {
             let segment = parse_numbered(name, SEGMENT_SUFFIX);
             found.segments.extend(segment);
-            segment.is_some() || parse_numbered(name, INDEX_SUFFIX).is_some()
+            let index = parse_numbered(name, INDEX_SUFFIX);
+            found.indexes.extend(index);
+            segment.is_some() || index.is_some()
         })?;
         found.list_dir(disk, &dir.join(SNAPSHOT_DIR), |found, name| {
             let snapshot = parse_numbered(name, SNAPSHOT_SUFFIX);

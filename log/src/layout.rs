@@ -53,6 +53,16 @@ pub(crate) fn segment_path(dir: &Path, segment_no: u64) -> PathBuf {
     dir.join(LOG_DIR).join(format!("{segment_no:020}{SEGMENT_SUFFIX}"))
 }
 
+pub(crate) fn index_path(dir: &Path, segment_no: u64) -> PathBuf {
+    dir.join(LOG_DIR).join(format!("{segment_no:020}{INDEX_SUFFIX}"))
+}
+
+/// The files of segments: each and its index.
+pub(crate) fn segment_files(dir: &Path, numbers: impl IntoIterator<Item = u64>) -> Vec<PathBuf> {
+    let files = |segment_no| [segment_path(dir, segment_no), index_path(dir, segment_no)];
+    numbers.into_iter().flat_map(files).collect()
+}
+
 pub(crate) fn snapshot_path(dir: &Path, index: u64) -> PathBuf {
     dir.join(SNAPSHOT_DIR).join(format!("{index:020}{SNAPSHOT_SUFFIX}"))
 }

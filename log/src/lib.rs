@@ -3,7 +3,7 @@
 //! Knows no protocol and no view, and never waits for anything but the disk.
 //!
 //! Bottom up: [`disk`] what may be done to files · [`format`] what the bytes mean · slots, manifest and snapshots, the small
-//! files beside the segments · [`log`] the segments · [`flush`] group commit · [`recovery`] what is believed after a crash.
+//! files beside the segments · [`index_file`] what finds records in them · [`log`] the segments · [`flush`] group commit · [`recovery`] what is believed after a crash.
 
 pub mod disk;
 pub mod disk_error;
@@ -19,6 +19,7 @@ mod fence_scan;
 pub mod flush;
 mod hard_state;
 mod housekeeping;
+pub mod index_file;
 mod layout;
 pub mod log;
 mod manifest;
@@ -32,6 +33,7 @@ mod recovery_segments;
 mod replica;
 pub mod scan;
 mod segment;
+pub mod segment_indexer;
 mod slot;
 mod snapshot_store;
 pub mod snapshots;
@@ -45,6 +47,7 @@ pub use fence::{Fenced, Hole};
 pub use flush::{Flush, FlushError, Flushed};
 pub use fluxmq_index::{Offset, OffsetRange};
 pub use hard_state::HardState;
+pub use index_file::{BuildIndexError, BuiltIndex, IndexFile, IndexJob, LogIndex, SegmentSpan};
 pub use layout::FileError;
 pub use log::{HardStateError, Log, LogOptions, Position, SegmentInfo, SnapshotError, TailDamage};
 pub use manifest::ManifestUnreadable;

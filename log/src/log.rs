@@ -20,6 +20,7 @@ use crate::format::{
     SegmentHeader, TermRun, frame_bytes,
 };
 use crate::hard_state::{HardState, HardStateFile};
+use crate::index_file::Indexes;
 use crate::layout::{FileError, segment_path};
 use crate::manifest::Manifest;
 use crate::segment::{Segment, Tally, next_capacity, push_term};
@@ -225,6 +226,7 @@ pub struct Log<D: Disk> {
     pub(crate) damaged_snapshots: Vec<PathBuf>,
     /// How the first segment begins, while a log that was replaced by a snapshot has none.
     pub(crate) origin: Option<Origin>,
+    pub(crate) indexes: Indexes,
 }
 
 impl<D: Disk> Log<D> {

@@ -250,10 +250,14 @@ impl<D: Disk> Log<D> {
         (at < self.tail.frames.len()).then_some(at)
     }
 
-    /// Returns the map of a segment's frames, walking over their headers when nobody did before.
+    /// Returns the map of a segment's frames, from its index or by walking over their headers when nobody
+    /// did before.
     fn frame_map<'a>(&self, segment: &'a Segment) -> Result<&'a FrameMap, ReadError> {
         if let Some(frames) = segment.frames.get() {
             return Ok(frames);
+        }
+        if let Some(frames) = self.indexed_frames(segment) {
+            return Ok(segment.frames.get_or_init(|| frames));
         }
         let path = segment_path(&self.dir, segment.segment_no());
         let file = self.disk.open_read(&path).at(&path)?;

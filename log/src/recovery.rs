@@ -16,6 +16,7 @@
 //! | bytes behind a closed segment's end    |        | zeroed, synced, opened; said in `Recovery`                |
 //! | a file nobody knows                    |        | moved to `quarantine/`                                    |
 //! | a manifest that cannot be read         |        | rebuilt from the segments                                 |
+//! | an index without its segment           |        | removed; one beside its segment is checked when it is read |
 
 use std::path::{Path, PathBuf};
 
@@ -26,8 +27,10 @@ use crate::flush::OpenSegment;
 use crate::format::SegmentHeaderError;
 use crate::hard_state::HardStateFile;
 use crate::housekeeping::{Found, quarantine, remove_all};
+use crate::index_file::Indexes;
 use crate::layout::{
-    AtPath, FileError, HARD_STATE, SYNC_PROOF, manifest_path, segment_path, snapshot_path, sync_dir,
+    AtPath, FileError, HARD_STATE, SYNC_PROOF, index_path, manifest_path, segment_path,
+    snapshot_path, sync_dir,
 };
 use crate::log::{Log, LogOptions, Position, Tail, Writer};
 use crate::manifest::{Manifest, ManifestFound, ManifestUnreadable};
@@ -287,7 +290,6 @@ impl<D: Disk> Log<D> {
         hard_state.limit_commit(last.index)?;
         tidy_up(&place, &found, &manifest, &[strays, stray_snapshots].concat(), &mut recovery)?;
         let Chain { segments, terms, tally, last_ts, open } = chain;
-        let damaged_snapshots = recovery.damaged_snapshots.clone();
         let origin = manifest.state().origin;
         let last_ts = match segments.is_empty() {
             true => origin.map_or(last_ts, |origin| origin.base_ts),
@@ -304,6 +306,7 @@ impl<D: Disk> Log<D> {
             spares: Spares::default(),
         };
         let log = Log {
+            indexes: Indexes::new(found.indexes, &segments),
             disk,
             dir,
             options,
@@ -319,7 +322,7 @@ impl<D: Disk> Log<D> {
             durable: last,
             last_ts,
             writer,
-            damaged_snapshots,
+            damaged_snapshots: recovery.damaged_snapshots.clone(),
             origin,
         };
         Ok((log, recovery))
@@ -551,7 +554,12 @@ fn tidy_up<D: Disk>(
     let stale: Vec<_> = stale.map(|number| manifest_path(place.dir, *number)).collect();
     let dropped = manifest.state().dropped.iter().filter(|number| found.segments.contains(number));
     let dropped: Vec<_> = dropped.map(|number| segment_path(place.dir, *number)).collect();
-    remove_all(place.disk, &[found.removable.as_slice(), &stale, &dropped].concat())?;
+    // An index without its segment is of no use, and can be built again: nothing is lost with it.
+    let listed = &manifest.state().segments;
+    let indexes = found.indexes.iter().filter(|number| !listed.contains_key(number));
+    let indexes: Vec<_> = indexes.map(|number| index_path(place.dir, *number)).collect();
+    let removable = [found.removable.as_slice(), &stale, &dropped, &indexes].concat();
+    remove_all(place.disk, &removable)?;
     if !dropped.is_empty() {
         sync_dir(place.disk, crate::layout::parent(&dropped[0]))?;
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::housekeeping::{quarantine, remove_all};
-use crate::layout::{FileError, LOG_DIR, segment_path, snapshot_path, sync_dir};
+use crate::layout::{FileError, LOG_DIR, segment_files, snapshot_path, sync_dir};
 use crate::log::{Log, SnapshotError, Tail};
 use crate::manifest_edit::Edit;
 use crate::segment::{Segment, Tally};
@@ -137,11 +137,7 @@ impl<D: Disk> Log<D> {
         }
         let reset = std::iter::once(Edit::Reset(at));
         let edits: Vec<_> = reset.chain(origin.map(Edit::Origin)).collect();
-        let files: Vec<_> = self
-            .segments
-            .iter()
-            .map(|segment| segment_path(&self.dir, segment.segment_no()))
-            .collect();
+        let numbers: Vec<u64> = self.segments.iter().map(Segment::segment_no).collect();
         self.manifest.as_mut().expect("no flush is outstanding").append(&edits)?;
         self.segments.clear();
         self.terms.clear();
@@ -151,7 +147,8 @@ impl<D: Disk> Log<D> {
         self.origin = origin;
         (self.written, self.durable) = (at.position(), at.position());
         self.writer.open = None;
-        remove_all(&self.disk, &files)?;
+        self.indexes.forget(&numbers);
+        remove_all(&self.disk, &segment_files(&self.dir, numbers))?;
         sync_dir(&self.disk, &self.dir.join(LOG_DIR))?;
         self.sync_proof.save(at.position())
     }

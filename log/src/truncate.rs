@@ -3,14 +3,12 @@
 //! A suffix may never be committed. What is on disk of it is zeroed under an intent in the manifest, because a crash half way
 //! would otherwise look like damage in the middle of the log; recovery finishes the cut.
 
-use std::path::PathBuf;
-
 use crate::disk::{Disk, DiskFile};
 use crate::flush::OpenSegment;
 use crate::format::{FrameHeader, SEGMENT_HEADER_BYTES};
 use crate::housekeeping::remove_all;
 use crate::layout::{
-    AtPath, FileError, LOG_DIR, segment_path, snapshot_path, sync_dir, write_zeros,
+    AtPath, FileError, LOG_DIR, segment_files, segment_path, snapshot_path, sync_dir, write_zeros,
 };
 use crate::log::{Log, Position};
 use crate::manifest_edit::{Edit, Truncation};
@@ -251,9 +249,8 @@ impl<D: Disk> Log<D> {
     }
 
     fn remove_segments(&mut self, dropped: &[u64]) -> Result<(), FileError> {
-        let paths: Vec<PathBuf> =
-            dropped.iter().map(|segment_no| segment_path(&self.dir, *segment_no)).collect();
-        remove_all(&self.disk, &paths)?;
+        self.indexes.forget(dropped);
+        remove_all(&self.disk, &segment_files(&self.dir, dropped.iter().copied()))?;
         sync_dir(&self.disk, &self.dir.join(LOG_DIR))
     }
 

@@ -164,6 +164,7 @@ pub struct BatchReader {
     routes: Vec<RouteDef>,
     topics: Vec<(u32, Bytes)>,
     producers: Vec<Producer>,
+    producers_at: usize,
     position: usize,
     number: u32,
     is_over: bool,
@@ -179,6 +180,7 @@ impl BatchReader {
             routes: Vec::new(),
             topics: Vec::new(),
             producers: Vec::new(),
+            producers_at: 0,
             position: 0,
             number: 0,
             is_over: !meta.kind.has_records(),
@@ -207,6 +209,39 @@ impl BatchReader {
         self.topics.iter().map(|(route_set, topic)| (*route_set, topic))
     }
 
+    /// Returns where the producer table begins in the body; `None` when it is empty.
+    pub fn producers_at(&self) -> Option<usize> {
+        (!self.producers.is_empty()).then_some(self.producers_at)
+    }
+
+    /// Steps over the next record, and returns where it begins in the body and the number of its topic, `None` for a control's.
+    pub fn next_topic(&mut self) -> Option<Result<(usize, Option<u32>), BatchError>> {
+        if self.is_over || self.number == self.meta.record_count {
+            return self.next().map(|after| after.map(|_| unreachable!("there is no record left")));
+        }
+        let at = self.position;
+        let read = self.read_topic();
+        self.is_over = read.is_err();
+        self.number += 1;
+        Some(read.map(|topic| (at, topic)))
+    }
+
+    fn read_topic(&mut self) -> Result<Option<u32>, BatchError> {
+        let malformed = BatchError::Record { number: self.number, at: self.position };
+        let mut input = Input::at(&self.body, self.position);
+        let record = input.take_prefixed().ok_or(malformed)?;
+        self.position = record.end;
+        let mut input = Input::at(&self.body[..record.end], record.start);
+        if input.u8().ok_or(malformed)? & ATTR_QOS == ATTR_CONTROL {
+            return Ok(None);
+        }
+        let topic = input.varint().ok_or(malformed)?;
+        let topic_count = self.topics.len();
+        let is_known = topic < topic_count as u64;
+        let unknown = BatchError::Topic { number: self.number, topic, topic_count };
+        is_known.then_some(Some(topic as u32)).ok_or(unknown)
+    }
+
     fn read_tables(&mut self, input: &mut Input<'_>) -> Option<()> {
         for _ in 0..input.varint()? {
             let id = input.varint_u32()?;
@@ -224,6 +259,7 @@ impl BatchReader {
             let topic = input.take_prefixed()?;
             self.topics.push((route_set, share(&self.body, topic)));
         }
+        self.producers_at = input.position();
         for _ in 0..input.varint()? {
             let (id, epoch) = (input.u64()?, input.varint_u32()?);
             self.producers.push(Producer { id, epoch, seq: input.varint_u32()? });

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use fluxmq_index::sealed::{Fault, SealedError};
 use fluxmq_log::format::{FLAG_ROLL, Frame, FrameKind};
 use fluxmq_log::sim_disk::{Crash, SimDisk};
-use fluxmq_log::{Entry, HardState, Log, Position, Recovery, SnapshotAt};
+use fluxmq_log::{Entry, HardState, Log, Offset, Position, Recovery, SnapshotAt};
 
 use super::{Random, canonical, entry, frames, try_open};
 
@@ -40,6 +41,7 @@ pub struct Seen {
     pub entries_truncated: u64,
     pub snapshots_installed: u64,
     pub spares_used: u64,
+    pub indexes_built: u64,
     /// Power cuts that took what was only written.
     pub unsynced_lost: u64,
     /// Crashes of the process after which it was there.
@@ -60,6 +62,7 @@ impl Seen {
         self.entries_truncated += other.entries_truncated;
         self.snapshots_installed += other.snapshots_installed;
         self.spares_used += other.spares_used;
+        self.indexes_built += other.indexes_built;
         self.unsynced_lost += other.unsynced_lost;
         self.unsynced_kept += other.unsynced_kept;
     }
@@ -358,7 +361,13 @@ impl History {
             let prepared = job.run();
             self.log().finish_spare(prepared).unwrap();
         }
-        "spare"
+        let commit = self.log().hard_state().commit;
+        if let Some(job) = self.log().prepare_index(commit) {
+            let built = job.run();
+            self.log().finish_index(built).unwrap();
+            self.lock().seen.indexes_built += 1;
+        }
+        "spare and index"
     }
 
     fn reopen(&mut self) -> &'static str {
@@ -553,6 +562,7 @@ fn judge(
         return Err(reasons.join("; or "));
     }
     model.count_unsynced(crash, log.last_index());
+    judge_indexes(&log)?;
     let state = log.hard_state();
     if !model.votes.contains(&(state.term, state.vote)) {
         return Err(format!("{state:?} instead of one of {:?}", model.votes));
@@ -564,6 +574,28 @@ fn judge(
         is_durable(image, &frames, state)?;
     }
     if salt.is_multiple_of(16) { is_usable(log, image, salt) } else { Ok(()) }
+}
+
+/// An index that a crash left is whole, or that of another segment; what it says of frames is so.
+fn judge_indexes(log: &Log<SimDisk>) -> Result<(), String> {
+    for span in log.spans((log.first_offset(), log.last().end)) {
+        let index = match log.open_index(span.segment_no) {
+            Ok(Some(index)) => index,
+            Ok(None) | Err(SealedError::Fault(Fault::Foreign { .. })) => continue,
+            Err(error) => return Err(format!("index of {span:?}: {error}")),
+        };
+        let failed = |error| format!("index of {span:?}: {error}");
+        index.load().map_err(failed)?;
+        for offset in (span.base.0..span.end.0).map(Offset) {
+            let frame = index.frame_at(offset).map_err(failed)?;
+            let found = frame.map(|frame| (frame.base_offset, frame.base_ts));
+            let header = log.read(offset, 1).map_err(|error| error.to_string())?[0].header;
+            if found != Some((header.base_offset, header.base_ts)) {
+                return Err(format!("the index has {found:?} for offset {offset}: {header:?}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What recovery showed once must not be gone after the next power cut.
