@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use fluxmq_log::disk::Disk;
 
 use super::reader::Readers;
-use super::request::{ConnectionId, Event, Outbox};
+use super::request::{ConnectionId, Event, Outbox, Request};
 use super::stage::{Overlay, Waiting};
 use super::{Partition, PartitionError};
-use crate::model::{Millis, Refusal};
+use crate::model::record::DedupKey;
+use crate::model::{Control, Millis, Refusal};
 use crate::planted::{PlantedBug, is_planted};
 
 impl<D: Disk> Partition<D> {
@@ -47,6 +48,34 @@ impl<D: Disk> Partition<D> {
         }
     }
 
+    /// Why a request is not taken; `None` when it is.
+    pub(super) fn refusal_of(&self, from: ConnectionId, request: &Request) -> Option<Refusal> {
+        match self.refusal() {
+            // Who publishes wills is noted whoever leads: this replica may be next.
+            Some(_) if matches!(request, Request::PublishWills) => None,
+            None if self.parted.contains(&from)
+                && (is_in_order(request) || is_holders(request)) =>
+            {
+                Some(self.not_leader())
+            }
+            refusal => refusal,
+        }
+    }
+
+    /// After one publish of a connection is lost or refused here, none that is on its way is taken, also when this replica leads again
+    /// by then: the client sends the first again, and its order would be another [MQTT-4.6.0-6]. The connection ends, and comes back.
+    pub(super) fn part_with(
+        &mut self,
+        from: ConnectionId,
+        request: &Request,
+        refusal: Refusal,
+        out: &mut impl Outbox,
+    ) {
+        if is_in_order(request) && self.stopped.is_none() && self.parted.insert(from) {
+            out.send(from, Event::Resigned(refusal));
+        }
+    }
+
     fn not_leader(&self) -> Refusal {
         let leader = self.node.transferee().or(self.node.leader());
         let hint = leader.filter(|leader| *leader != self.node.id());
@@ -69,6 +98,7 @@ impl<D: Disk> Partition<D> {
         connections.extend(groups.connections());
         connections.extend(holders.connections());
         for connection in connections {
+            self.parted.insert(connection);
             out.send(connection, Event::Resigned(refusal.clone()));
         }
     }
@@ -106,4 +136,18 @@ impl<D: Disk> Partition<D> {
         }
         in_flight.map(|waiting| waiting.to()).collect()
     }
+}
+
+/// Returns true for what a client publishes; wills are alone, and announced again.
+fn is_in_order(request: &Request) -> bool {
+    matches!(request, Request::Publish(publish) if publish.dedup.seq != DedupKey::WILL)
+}
+
+/// Returns true for what only the connection may write that has the session: what it wrote before may be lost, and this builds on it.
+fn is_holders(request: &Request) -> bool {
+    let Request::Write { control, .. } = request else { return false };
+    matches!(
+        **control,
+        Control::SessionProgress(_) | Control::Subscribed { .. } | Control::Unsubscribed { .. }
+    )
 }

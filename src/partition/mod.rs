@@ -23,7 +23,7 @@ mod stop;
 mod will;
 mod window;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
@@ -140,6 +140,8 @@ pub struct Partition<D: Disk> {
     holders: Holders,
     /// The term in which this replica serves connections.
     leading: Option<u64>,
+    /// Connections that have lost something here: what they publish is refused until they are gone.
+    parted: BTreeSet<ConnectionId>,
     announcer: Announcer,
     fresh: Fresh,
     now: Millis,
@@ -245,6 +247,7 @@ impl<D: Disk> Partition<D> {
             groups: Groups::default(),
             holders: Holders::default(),
             leading: None,
+            parted: BTreeSet::new(),
             announcer: Announcer::default(),
             fresh: Fresh::default(),
             now,
@@ -304,10 +307,12 @@ impl<D: Disk> Partition<D> {
         out: &mut impl Outbox,
     ) {
         self.now = self.now.max(now);
-        // Who publishes wills is noted whoever leads: this replica may be next.
-        let is_noted = matches!(request, Request::PublishWills);
-        if let Some(refusal) = self.refusal().filter(|_| !is_noted) {
-            return refuse(from, &request, &refusal, out);
+        if matches!(request, Request::Forget) {
+            self.parted.remove(&from);
+        }
+        if let Some(refusal) = self.refusal_of(from, &request) {
+            refuse(from, &request, &refusal, out);
+            return self.part_with(from, &request, refusal, out);
         }
         if !self.fresh.holds(from, &request) {
             return self.take(from, request, out);
@@ -338,7 +343,8 @@ impl<D: Disk> Partition<D> {
             Request::Attach(attach) => self.attach(from, *attach, out),
             Request::DetachFilter { filter } => self.readers.unsubscribe(from, &filter),
             Request::Detach => {
-                let next = self.readers.close(from, self.applied.end).unwrap_or(self.applied.end);
+                // The reader of an earlier term is gone with it: how far it was nobody knows here.
+                let next = self.readers.close(from, self.applied.end).unwrap_or(Offset::ZERO);
                 out.send(from, Event::Detached { next });
             }
             Request::Credit { count } => self.readers.credit(from, count),

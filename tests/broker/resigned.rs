@@ -1,11 +1,16 @@
-//! A partition that resigns while a session is being opened: the open is refused and lets go, for it can never be whole.
+//! A partition that resigns while a session is being opened or let go of.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq::broker::{Client, ClientLimits, Placement};
-use fluxmq::model::{Effect, Millis, PartitionId, Refusal};
+use fluxmq::model::command::Close;
+use fluxmq::model::{
+    Command, Control, Effect, Filter, Millis, PartitionId, QoS, Refusal, RetainHandling,
+    Subscription,
+};
 use fluxmq::partition::request::{ConnectionId, Event, OpenedSession, Request};
+use fluxmq::view::StoredSubscription;
 use fluxmq_index::Offset;
 
 use crate::world::open_command;
@@ -42,4 +47,64 @@ fn an_open_that_a_partition_does_not_answer_any_more_is_refused_and_lets_go() {
         "the session is free for the next connection"
     );
     assert!(client.is_done());
+}
+
+/// A session that reads everything, in both partitions, from their beginning.
+fn reads_all(placement: Placement) -> OpenedSession {
+    let subscription = Subscription {
+        filter: Filter::new(Bytes::from_static(b"#")).unwrap(),
+        qos: QoS::AtLeastOnce,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: RetainHandling::DontSend,
+        subscription_id: 0,
+        group: None,
+        settle_explicit: false,
+    };
+    let starts = placement.data().map(|partition| (partition, Offset(3))).collect();
+    OpenedSession {
+        present: true,
+        stored: true,
+        epoch: Offset(7),
+        subscriptions: vec![StoredSubscription { subscription, starts }],
+        ..OpenedSession::default()
+    }
+}
+
+#[test]
+fn what_another_term_answers_a_detach_moves_no_cursor() {
+    let placement = Placement::new(2);
+    let mut client =
+        Client::new(ConnectionId(1), placement, ClientLimits::default(), Arc::default());
+    client.handle_command(Millis(0), open_command("c", false, 60));
+    let home = placement.session(b"c");
+    let other = placement.data().find(|partition| *partition != home).unwrap();
+    client.handle_event(home, Event::SessionOpened(Ok(Box::new(reads_all(placement)))));
+    for partition in [home, other] {
+        client.handle_event(partition, Event::OpenIds(Ok(Vec::new())));
+    }
+    for (from, request) in requests(&mut client) {
+        if let Request::Attach(attach) = request {
+            let start = Ok(Offset(3));
+            client.handle_event(from, Event::Attached { token: attach.token, start, cut: None });
+        }
+    }
+    client.handle_command(Millis(1), Command::Close(Close { will: false, session_expiry_s: None }));
+    let detaches = requests(&mut client);
+    assert!(matches!(&detaches[..], [(_, Request::Detach), (_, Request::Detach)]), "{detaches:?}");
+
+    // It lost its reader there before the request came, and leads again.
+    let refusal = Refusal::NotLeader { partition: other.0, hint: None };
+    client.handle_event(other, Event::Resigned(refusal));
+    client.handle_event(other, Event::Detached { next: Offset(100) });
+    client.handle_event(home, Event::Detached { next: Offset(5) });
+
+    let progress = requests(&mut client).into_iter().find_map(|(_, request)| match request {
+        Request::Write { control, .. } => match *control {
+            Control::SessionProgress(progress) => Some(progress),
+            _ => None,
+        },
+        _ => None,
+    });
+    assert_eq!(progress.map(|progress| progress.cursors), Some(vec![(home, Offset(5))]));
 }

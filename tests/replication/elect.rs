@@ -1,7 +1,10 @@
 //! Elections, replication, and what becomes of a leader that is deposed.
 
-use fluxmq::model::Refusal;
-use fluxmq::partition::request::Event;
+use bytes::Bytes;
+use fluxmq::model::{Control, PartitionId, Principal, Refusal, SessionProgress, Token};
+use fluxmq::partition::ReplicaId;
+use fluxmq::partition::request::{Event, Request};
+use fluxmq_index::Offset;
 
 use crate::cluster::{Cluster, id};
 
@@ -179,4 +182,113 @@ fn damaged_and_foreign_messages_change_nothing() {
     cluster.settle();
     cluster.ticks(3);
     cluster.assert_identical();
+}
+
+/// Lets a replica lead again that did before.
+fn lead_again(cluster: &mut Cluster, from: ReplicaId, to: ReplicaId) {
+    cluster.heal();
+    cluster.ticks(10);
+    cluster.partition_mut(from).transfer_leadership(to).expect("it may be asked");
+    cluster.settle();
+    assert_eq!(cluster.leader(), Some(to));
+}
+
+#[test]
+fn what_a_connection_publishes_does_not_overtake_what_another_leader_replaced() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.elect();
+    cluster.isolate(old);
+    let first = cluster.say(old, "first");
+    cluster.ticks(40);
+    let new = cluster.leader().expect("the majority elects another");
+    cluster.publish(new, 1, 100);
+    lead_again(&mut cluster, new, old);
+
+    let second = cluster.say(old, "second");
+    cluster.settle();
+
+    assert_eq!(cluster.answer(old, first), None, "nobody knows");
+    let refusal = Refusal::NotLeader { partition: 1, hint: None };
+    assert_eq!(cluster.answer(old, second), Some(Err(refusal)));
+    cluster.ask(old, Request::Forget);
+    cluster.publish(old, 1, 100);
+}
+
+#[test]
+fn what_a_connection_publishes_does_not_overtake_what_was_refused() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.voters.iter().copied().find(|other| *other != leader).unwrap();
+    let first = cluster.say(follower, "first");
+    lead_again(&mut cluster, leader, follower);
+
+    let second = cluster.say(follower, "second");
+    cluster.settle();
+
+    assert!(matches!(cluster.answer(follower, first), Some(Err(Refusal::NotLeader { .. }))));
+    assert!(matches!(cluster.answer(follower, second), Some(Err(Refusal::NotLeader { .. }))));
+    let heard = cluster.replicas[&follower].heard.0.iter();
+    let resigned = heard.filter(|(_, event)| matches!(event, Event::Resigned(_))).count();
+    assert_eq!(resigned, 1, "the connection is told once that it ends");
+}
+
+#[test]
+fn a_reader_of_an_earlier_term_is_not_told_how_far_it_was() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.publish(leader, 5, 100);
+
+    cluster.ask(leader, Request::Detach);
+
+    let last = cluster.replicas[&leader].heard.0.last();
+    assert!(matches!(last, Some((_, Event::Detached { next: Offset::ZERO }))), "{last:?}");
+}
+
+#[test]
+fn a_connection_that_lost_its_session_moves_it_no_more() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.elect();
+    let client_id = Bytes::from_static(b"c");
+    cluster.ask(
+        old,
+        Request::OpenSession {
+            client_id: client_id.clone(),
+            principal: Principal::default(),
+            clean_start: false,
+            expiry_s: 60,
+            will: None,
+        },
+    );
+    cluster.settle();
+    let heard = cluster.replicas[&old].heard.0.iter();
+    let mut opened = heard.filter_map(|(_, event)| match event {
+        Event::SessionOpened(Ok(session)) => Some(session.epoch),
+        _ => None,
+    });
+    let epoch = opened.next_back().expect("it has the session");
+    cluster.isolate(old);
+    cluster.ticks(40);
+    let new = cluster.leader().expect("the majority elects another");
+    lead_again(&mut cluster, new, old);
+
+    let progress = SessionProgress {
+        client_id,
+        epoch,
+        cursors: vec![(PartitionId(1), Offset(9))],
+        assigned: Vec::new(),
+        received: Vec::new(),
+        done: Vec::new(),
+    };
+    let control = Control::SessionProgress(progress);
+    cluster.ask(old, Request::Write { token: Some(Token(77)), control: Box::new(control) });
+    cluster.settle();
+
+    let written = cluster.replicas[&old].heard.0.iter().find_map(|(_, event)| match event {
+        Event::Written { token: Token(77), result } => Some(result.clone()),
+        _ => None,
+    });
+    let refusal = Refusal::NotLeader { partition: 1, hint: None };
+    assert_eq!(written, Some(Err(refusal)), "what it wrote before may be lost");
+    let views = cluster.partition(old).views();
+    assert!(views.sessions.get(b"c").is_some_and(|session| session.cursors.is_empty()));
 }

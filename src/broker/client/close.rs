@@ -65,7 +65,8 @@ impl Client {
     }
 
     pub(super) fn detached(&mut self, from: PartitionId, next: Offset) {
-        if matches!(self.phase, Phase::Closing { .. }) {
+        // One that has resigned meanwhile answers for another term, in which nothing was read.
+        if matches!(&self.phase, Phase::Closing { detaching } if detaching.contains_key(&from)) {
             self.outbound.detached(from, next);
             self.part_closed(from);
         }
