@@ -89,7 +89,8 @@ fn rest(world: &mut World) {
 fn check(world: &mut World) {
     let places = stored::places(&world.ledger);
     let (history, ledger) = (&world.history, &world.ledger);
-    let mut found = stored::check(history, ledger, &places, world.plan.filling_max);
+    let mut found =
+        stored::check(history, ledger, &places, &world.observer, world.plan.filling_max);
     let nodes = world.nodes.iter().enumerate();
     found.extend(nodes.map(|(number, node)| world.observer.compare(number, node, ledger)));
     found.extend(delivery::check(world, &places));

@@ -17,7 +17,7 @@ pub fn check(world: &World, places: &Places) -> Vec<Result<(), Violation>> {
     vec![
         at_least_once(&world.history, places),
         exactly_once(&world.history),
-        in_order(&world.history, places),
+        in_order(world, places),
         no_skips(world, places),
         one_member(world),
         passed_on_once(world),
@@ -68,7 +68,8 @@ fn exactly_once(history: &History) -> Result<(), Violation> {
 }
 
 /// I12: first deliveries of one producer's messages of one QoS and topic are in its order.
-fn in_order(history: &History, places: &Places) -> Result<(), Violation> {
+fn in_order(world: &World, places: &Places) -> Result<(), Violation> {
+    let history = &world.history;
     let mut seen: BTreeSet<(usize, u32, MessageId)> = BTreeSet::new();
     let mut last = BTreeMap::new();
     for it in history.deliveries.iter().filter(|it| it.entry.is_none() && !it.retain) {
@@ -77,6 +78,10 @@ fn in_order(history: &History, places: &Places) -> Result<(), Violation> {
         }
         // A copy that its publisher sent again comes where that copy is.
         if it.qos == QoS::AtLeastOnce && places.get(&it.id).is_some_and(|at| at.len() > 1) {
+            continue;
+        }
+        // As in I5.
+        if world.observer.is_refused(it.id) {
             continue;
         }
         // A retained message of QoS 0 is stored first, while others of QoS 0 are passed on at once.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fluxmq::model::{DeliverySource, PartitionId};
-use fluxmq::partition::request::{ConnectionId, Event, Request};
+use fluxmq::model::{DeliverySource, PartitionId, Refusal, Token};
+use fluxmq::partition::request::{ConnectionId, Event, Publish, Request};
 use fluxmq_index::Offset;
 use fluxmq_log::format::frame::FrameKind;
 use fluxmq_log::sim_disk::{Crash, SimDisk};
@@ -61,10 +61,19 @@ pub struct Observer {
     pub found: Vec<Violation>,
     /// Log time follows the leader's wall clock: whatever is due by it may be due at any time after a jump.
     pub has_clock_jumped: bool,
+    /// Publishes that wait for an answer.
+    asked: BTreeMap<(ConnectionId, PartitionId, Token), MessageId>,
+    /// Publishes that a partition refused while it served: sent again, because the refusal was not heard, they come after others.
+    refused: BTreeSet<MessageId>,
     now: u64,
 }
 
 impl Observer {
+    /// Returns true when a publish was refused at least once for a reason that passes, like a full disk.
+    pub fn is_refused(&self, id: MessageId) -> bool {
+        self.refused.contains(&id)
+    }
+
     pub fn is_committed(&self, id: MessageId) -> bool {
         self.committed.contains_key(&id)
     }
@@ -329,6 +338,10 @@ impl Observer {
                 *out = (*out - i64::from(*count)).max(0);
             }
             Request::Forget => drop(self.out.remove(&(from, partition))),
+            Request::Publish(Publish { token: Some(token), message, .. }) => {
+                let id = id_of(&message.payload);
+                self.asked.extend(id.map(|id| ((from, partition, *token), id)));
+            }
             _ => {}
         }
     }
@@ -342,6 +355,12 @@ impl Observer {
         credit: u32,
         now: u64,
     ) -> Result<(), Violation> {
+        if let Event::Confirm { token, result } = event
+            && let Some(id) = self.asked.remove(&(to, from, *token))
+            && matches!(result, Err(Refusal::DiskFull | Refusal::Quota { .. }))
+        {
+            self.refused.insert(id);
+        }
         let (Event::Deliver(delivery), Some(id)) = (event, delivered_id(event)) else {
             return Ok(());
         };

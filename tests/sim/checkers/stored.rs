@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fluxmq::model::{PartitionId, QoS};
 use fluxmq_index::Offset;
 
-use super::{Invariant, Violation, wrong};
+use super::{Invariant, Observer, Violation, wrong};
 use crate::history::{History, MessageId, Outcome, Publish, id_of, payload};
 use crate::ledger::{Ledger, Record};
 
@@ -16,13 +16,14 @@ pub fn check(
     history: &History,
     ledger: &Ledger,
     places: &Places,
+    observer: &Observer,
     filling_max: u64,
 ) -> Vec<Result<(), Violation>> {
     vec![
         no_phantom(history, ledger, filling_max),
         no_acknowledged_loss(history, places),
         no_duplicate(history, places),
-        producer_order(history, places),
+        producer_order(history, places, observer),
         real_time_order(history, places),
     ]
 }
@@ -91,12 +92,21 @@ fn no_duplicate(history: &History, places: &Places) -> Result<(), Violation> {
 }
 
 /// I5: first copies of one client's publishes of one QoS to one topic are in the order they were sent.
-fn producer_order(history: &History, places: &Places) -> Result<(), Violation> {
+///
+/// But for those that were refused on the way, the disk being full: a client that did not hear of it sends them again, after others.
+fn producer_order(
+    history: &History,
+    places: &Places,
+    observer: &Observer,
+) -> Result<(), Violation> {
     let mut last: BTreeMap<(usize, &str, QoS), (PartitionId, Offset, MessageId)> = BTreeMap::new();
     for publish in history.publishes.iter().filter(|publish| publish.qos != QoS::AtMostOnce) {
         let Some(&(partition, offset)) = places.get(&publish.id).and_then(|at| at.first()) else {
             continue;
         };
+        if observer.is_refused(publish.id) {
+            continue;
+        }
         let key = (publish.client, publish.topic.as_str(), publish.qos);
         if let Some((before_in, before, id)) = last.insert(key, (partition, offset, publish.id))
             && (before_in != partition || before >= offset)
