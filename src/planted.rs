@@ -30,6 +30,7 @@ bugs! {
     OwnTime: "raft: followers stamp entries with a time of their own",
     VoteForgotten: "raft: term and vote are not saved",
     CommitAlone: "raft: a leader applies what it has flushed alone",
+    FencedVotes: "raft: a replica that waits for repair grants votes",
     DeliverBeforeCommit: "partition: messages go out before they are committed",
     ConfirmBeforeCommit: "partition: publishes are confirmed before they are committed",
     ConfirmOnResign: "partition: a leader that resigns confirms what is in flight",

@@ -323,6 +323,11 @@ impl<D: Disk> Log<D> {
         Bytes::from(self.tally.seal(segment.end_bytes).encode())
     }
 
+    /// Ends, and says what it was opened with. No flush may be running.
+    pub fn into_parts(self) -> (D, PathBuf, LogOptions) {
+        (self.disk, self.dir, self.options)
+    }
+
     /// How the log was opened.
     pub fn options(&self) -> &LogOptions {
         &self.options

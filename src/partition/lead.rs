@@ -83,7 +83,7 @@ impl<D: Disk> Partition<D> {
     }
 
     /// Ends serving: whoever waits is refused, and everybody who had something here is told that it is gone.
-    fn resign(&mut self, out: &mut impl Outbox) {
+    pub(super) fn resign(&mut self, out: &mut impl Outbox) {
         let refusal = self.not_leader();
         self.leading = None;
         let proposers = self.dismiss(&refusal, out);

@@ -7,6 +7,7 @@
 mod apply;
 mod batch;
 mod consume;
+mod fenced;
 mod fresh;
 mod gauges;
 mod group;
@@ -34,6 +35,7 @@ use fluxmq_log::{
 use thiserror::Error;
 
 use self::batch::DecodeError;
+pub use self::fenced::{FenceStatus, Fenced, Opened};
 use self::fresh::Fresh;
 pub use self::gauges::Gauges;
 use self::group::Groups;
@@ -48,6 +50,7 @@ use self::will::Announcer;
 use crate::model::{Control, Millis, PartitionId, Refusal};
 pub use crate::raft::{GovernError, Member, MemberChange, Members, PeerError, ReplicaId, Role};
 use crate::raft::{MembersError, Node, NodeError};
+pub use crate::raft::{RepairError, Repaired};
 use crate::view::{SectionError, Views};
 
 /// Records handed to one reader or group in one turn: a slow replay must not hold up the others.
@@ -207,6 +210,12 @@ pub enum PartitionError {
     /// A snapshot's members cannot be understood.
     #[error(transparent)]
     Members(#[from] MembersError),
+    /// A damaged log cannot be opened, or not be repaired.
+    #[error(transparent)]
+    Repair(#[from] RepairError),
+    /// A peer asked for a part of the log, and it is damaged.
+    #[error("the log is damaged where a peer asked for it")]
+    Rotten,
 }
 
 impl<D: Disk> Partition<D> {
@@ -219,7 +228,12 @@ impl<D: Disk> Partition<D> {
         now: Millis,
     ) -> Result<Partition<D>, PartitionError> {
         let mut members = Members::first(member);
-        let (views, applied) = match log.newest_snapshot()? {
+        let newest = match log.newest_snapshot() {
+            // All of the log is there: it says what they said.
+            Err(SnapshotError::AllDamaged { .. }) if log.first_index() == 1 => None,
+            newest => newest?,
+        };
+        let (views, applied) = match newest {
             Some((at, mut sections)) => {
                 let stored = Members::take_from(&mut sections)?;
                 members = stored;

@@ -75,7 +75,11 @@ impl<D: Disk> Partition<D> {
         }
         let message = self.node.check(from, message)?;
         self.node.receive(message).map_err(PartitionError::from)??;
-        Ok(self.follow_up(out)?)
+        self.follow_up(out)?;
+        match self.node.is_rotten() {
+            true => Err(PartitionError::Rotten.into()),
+            false => Ok(()),
+        }
     }
 
     /// The next message for another replica. To be drained after every call that takes something in: requests, messages, time,

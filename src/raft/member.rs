@@ -36,6 +36,11 @@ impl Member {
         let id = ReplicaId(1);
         Member { id, voters: vec![id], learners: Vec::new(), joins: false, seed: 0 }
     }
+
+    /// Returns true when it has no peers to begin with, and does not join some.
+    pub fn is_alone(&self) -> bool {
+        self.voters == [self.id] && self.learners.is_empty() && !self.joins
+    }
 }
 
 /// The members of a group at one index of its log. Joint while a change is half done (Raft §6).

@@ -10,6 +10,7 @@ mod node;
 mod peer;
 mod random;
 mod rejoin;
+mod repair;
 mod store;
 mod transfer;
 
@@ -17,3 +18,4 @@ pub use govern::{GovernError, MemberChange};
 pub use member::{Member, Members, MembersError, ReplicaId};
 pub use node::{Node, NodeError, Role};
 pub use peer::PeerError;
+pub use repair::{Parting, Repair, RepairError, Repaired};

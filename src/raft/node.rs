@@ -12,8 +12,8 @@ use fluxmq_log::disk::Disk;
 use fluxmq_log::format::batch::Batch;
 use fluxmq_log::format::frame::{FLAG_ROLL, FrameKind};
 use fluxmq_log::{
-    AppendError, Flush, FlushError, Flushed, HardState, HardStateError, Log, Position, ReadError,
-    SnapshotError, TruncateError,
+    AppendError, FileError, Flush, FlushError, Flushed, HardState, HardStateError, Log, Position,
+    ReadError, SnapshotError, TruncateError,
 };
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{Config, RawNode, ReadState, StateRole};
@@ -44,7 +44,7 @@ pub struct Node<D: Disk> {
     is_flushing: bool,
     /// A message that takes entries back which a flush is writing: it waits for the flush.
     parked: Option<Box<Message>>,
-    outgoing: VecDeque<(ReplicaId, Bytes)>,
+    pub(super) outgoing: VecDeque<(ReplicaId, Bytes)>,
     last_ts: u64,
     pub(super) transfers: Transfers,
     /// Questions that a majority answered.
@@ -53,6 +53,8 @@ pub struct Node<D: Disk> {
     pub(super) lives: BTreeMap<ReplicaId, Lives>,
     /// The term whose leader knows this life.
     pub(super) welcomed: u64,
+    /// A peer asked for something that is damaged here.
+    pub(super) is_rotten: bool,
 }
 
 /// A ready of the library whose frames are not flushed, and what may be said once they are.
@@ -97,6 +99,9 @@ pub enum NodeError {
     /// Entries cannot be read back.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// What a peer asked for cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A committed change of members does not decode.
     #[error("change of members at index {index}: {source}")]
     Change {
@@ -162,6 +167,7 @@ impl<D: Disk> Node<D> {
             reads: VecDeque::new(),
             lives: BTreeMap::new(),
             welcomed: 0,
+            is_rotten: false,
         };
         if alone && !node.is_muted() {
             // Nobody else can win: waiting for the election timeout would only delay the start.
@@ -179,6 +185,11 @@ impl<D: Disk> Node<D> {
     /// The log, for what is not replicated: snapshots, spares, proofs.
     pub fn log_mut(&mut self) -> &mut Log<D> {
         &mut self.raw.mut_store().log
+    }
+
+    /// Ends, and leaves the log.
+    pub(super) fn into_log(self) -> Log<D> {
+        self.raw.raft.r.raft_log.store.log
     }
 
     /// Which replica this is.
@@ -287,6 +298,9 @@ impl<D: Disk> Node<D> {
             }
             Body::Fetch { index, offset } => self.on_fetch(from, index, offset),
             Body::Chunk { index, offset, bytes } => self.on_chunk(from, index, offset, &bytes)?,
+            Body::Ask(request) => self.on_ask(from, request)?,
+            // Answers to what this replica asked before it was whole.
+            Body::Range { .. } => {}
         }
         Ok(Ok(()))
     }

@@ -5,6 +5,8 @@
 //!             | u32 crc of all before
 //! body     := kind 0: raft | kind 1, rejoin: u64 last, u8 muted | kind 2, welcome: u64 of_life, u64 life, u8 is_whole
 //!             | kind 3, fetch: u64 index, u64 offset | kind 4, chunk: u64 index, u64 offset, bytes
+//!             | kind 5, ask: range | kind 6, range: range, u64 term that the sender leads or 0, u8 answer, bytes
+//! range    := u64 segment | u64 from | u64 skip | u64 to | u64 index | u32 chain
 //! raft     := u8 type | u8 reject | u64 term | u64 log_term | u64 index | u64 commit | u64 commit_term | u64 reject_hint
 //!             | u64 request_snapshot | i64 priority | bytes context | u32 count, entry* | snapshot, when the type says so
 //! entry    := u8 type | u64 term | u64 index | bytes context | bytes data
@@ -16,6 +18,7 @@
 //! recurse or allocate by what the sender claims, and bodies of frames are slices of what was received.
 
 use bytes::{Buf, BufMut, Bytes};
+use fluxmq_log::{RangeAnswer, RangeRequest};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 use thiserror::Error;
 
@@ -57,6 +60,10 @@ pub(super) enum Body {
     Fetch { index: u64, offset: u64 },
     /// Part of a snapshot.
     Chunk { index: u64, offset: u64, bytes: Bytes },
+    /// Asks for part of a segment.
+    Ask(RangeRequest),
+    /// What the sender has of it, and the term in which it leads, if it does.
+    Range { request: RangeRequest, answer: RangeAnswer, leads: u64 },
 }
 
 /// Why a peer's message is not taken. Nothing has changed.
@@ -141,6 +148,9 @@ pub(super) fn encode(address: &Address, to: ReplicaId, body: &Body) -> Bytes {
         Body::Welcome { .. } => (2, 0),
         Body::Fetch { .. } => (3, 0),
         Body::Chunk { bytes, .. } => (4, bytes.len()),
+        Body::Ask(_) => (5, 0),
+        Body::Range { answer: RangeAnswer::Bytes(bytes), .. } => (6, bytes.len()),
+        Body::Range { .. } => (6, 0),
     };
     let mut out = Vec::with_capacity(HEAD_BYTES + 128 + entries);
     out.put_u8(VERSION);
@@ -169,6 +179,12 @@ pub(super) fn encode(address: &Address, to: ReplicaId, body: &Body) -> Bytes {
             out.put_u64_le(*index);
             out.put_u64_le(*offset);
             put_bytes(&mut out, bytes);
+        }
+        Body::Ask(request) => put_range(&mut out, request),
+        Body::Range { request, answer, leads } => {
+            put_range(&mut out, request);
+            out.put_u64_le(*leads);
+            put_answer(&mut out, answer);
         }
     }
     let crc = crc32c::crc32c(&out);
@@ -231,6 +247,59 @@ fn take_body(kind: u8, input: &mut Bytes) -> Option<Body> {
             offset: input.try_get_u64_le().ok()?,
             bytes: take_bytes(input)?,
         },
+        5 => Body::Ask(take_range(input)?),
+        6 => Body::Range {
+            request: take_range(input)?,
+            leads: input.try_get_u64_le().ok()?,
+            answer: take_answer(input)?,
+        },
+        _ => return None,
+    })
+}
+
+fn put_range(out: &mut Vec<u8>, request: &RangeRequest) {
+    let RangeRequest { segment_no, from_bytes, skip, to_bytes, index, chain } = *request;
+    for number in [segment_no, from_bytes, skip, to_bytes, index] {
+        out.put_u64_le(number);
+    }
+    out.put_u32_le(chain);
+}
+
+fn take_range(input: &mut Bytes) -> Option<RangeRequest> {
+    Some(RangeRequest {
+        segment_no: input.try_get_u64_le().ok()?,
+        from_bytes: input.try_get_u64_le().ok()?,
+        skip: input.try_get_u64_le().ok()?,
+        to_bytes: input.try_get_u64_le().ok()?,
+        index: input.try_get_u64_le().ok()?,
+        chain: input.try_get_u32_le().ok()?,
+    })
+}
+
+fn put_answer(out: &mut Vec<u8>, answer: &RangeAnswer) {
+    let (kind, bytes): (u8, &[u8]) = match answer {
+        RangeAnswer::Bytes(bytes) => (0, bytes),
+        RangeAnswer::Damaged => (1, &[]),
+        RangeAnswer::Absent => (2, &[]),
+        RangeAnswer::Trimmed => (3, &[]),
+        RangeAnswer::Diverged => (4, &[]),
+        RangeAnswer::Unflushed => (5, &[]),
+    };
+    out.put_u8(kind);
+    put_bytes(out, bytes);
+}
+
+fn take_answer(input: &mut Bytes) -> Option<RangeAnswer> {
+    let kind = input.try_get_u8().ok()?;
+    let bytes = take_bytes(input)?;
+    Some(match kind {
+        0 => RangeAnswer::Bytes(bytes.to_vec()),
+        _ if !bytes.is_empty() => return None,
+        1 => RangeAnswer::Damaged,
+        2 => RangeAnswer::Absent,
+        3 => RangeAnswer::Trimmed,
+        4 => RangeAnswer::Diverged,
+        5 => RangeAnswer::Unflushed,
         _ => return None,
     })
 }

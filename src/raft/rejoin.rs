@@ -42,7 +42,8 @@ impl<D: Disk> Node<D> {
         if life > known.latest && known.latest > 0 && leads {
             // What the life before acknowledged, this one may not have.
             if let Some(progress) = self.raw.raft.mut_prs().get_mut(from.0) {
-                known.acknowledged = (term, progress.matched);
+                // Several lives may pass before one says where its log ends.
+                known.acknowledged = known.acknowledged.max((term, progress.matched));
                 progress.matched = 0;
                 progress.become_probe();
                 progress.next_idx = known.acknowledged.1 + 1;

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use fluxmq::model::record::DedupKey;
 use fluxmq::model::{Message, Millis, PartitionId, Properties, QoS, Refusal, Token, Topic};
 use fluxmq::partition::request::{ConnectionId, Event, Outbox, Publish, Request};
-use fluxmq::partition::{Member, Options, Partition, ReceiveError, ReplicaId};
+use fluxmq::partition::{
+    Fenced, Member, Opened, Options, Partition, PartitionError, ReceiveError, ReplicaId,
+};
 use fluxmq_log::format::frame::Frame;
 use fluxmq_log::sim_disk::SimDisk;
-use fluxmq_log::{Flush, Log, LogOptions, TailDamage};
+use fluxmq_log::{Flush, LogOptions};
 
 const PARTITION: PartitionId = PartitionId(1);
 /// Small, so that a few publishes fill a segment.
@@ -30,6 +32,8 @@ impl Outbox for Heard {
 pub struct Replica {
     pub disk: SimDisk,
     pub partition: Option<Partition<SimDisk>>,
+    /// In its place while its log is damaged.
+    pub fenced: Option<Fenced<SimDisk>>,
     pub heard: Heard,
     /// A flush that is held back.
     pub held: Option<Flush<SimDisk>>,
@@ -49,6 +53,8 @@ pub struct Cluster {
     pub options: Options,
     /// Replicas whose disk was replaced, or that are new to the group.
     pub joining: BTreeSet<ReplicaId>,
+    /// Says which messages are lost.
+    pub is_lost: Option<fn(&Bytes) -> bool>,
     next_token: u64,
 }
 
@@ -73,6 +79,7 @@ impl Cluster {
             refused: Vec::new(),
             options,
             joining: BTreeSet::new(),
+            is_lost: None,
             next_token: 0,
         };
         for id in cluster.voters.clone() {
@@ -83,37 +90,57 @@ impl Cluster {
 
     /// Adds a replica on a disk and starts it.
     pub fn add(&mut self, id: ReplicaId, disk: SimDisk) {
-        let replica =
-            Replica { disk, partition: None, heard: Heard::default(), held: None, slow: false };
+        let replica = Replica {
+            disk,
+            partition: None,
+            fenced: None,
+            heard: Heard::default(),
+            held: None,
+            slow: false,
+        };
         self.replicas.insert(id, replica);
         self.start(id);
     }
 
+    fn member(&self, id: ReplicaId) -> Member {
+        let joins = self.joining.contains(&id);
+        Member { id, voters: self.voters.clone(), learners: Vec::new(), joins, seed: 7 }
+    }
+
     /// Starts a replica on what its disk holds.
     pub fn start(&mut self, id: ReplicaId) {
-        let joins = self.joining.contains(&id);
-        let (voters, learners) = (self.voters.clone(), Vec::new());
-        let member = Member { id, voters, learners, joins, seed: 7 };
-        let (options, now) = (self.options.clone(), self.now);
+        let (member, options, now) = (self.member(id), self.options.clone(), self.now);
         let replica = self.replicas.get_mut(&id).expect("known");
         let log_options = LogOptions {
             partition: u32::from(PARTITION.0),
             segment_bytes_min: SEGMENT_BYTES,
             segment_bytes_max: SEGMENT_BYTES,
             cache_bytes: 4 << 10,
-            tail_damage: TailDamage::CutAndRefetch,
             ..LogOptions::default()
         };
-        let (log, _) =
-            Log::open(replica.disk.clone(), PathBuf::from("p0001"), log_options).expect("opens");
-        replica.partition =
-            Some(Partition::open(PARTITION, log, options, &member, now).expect("opens"));
+        let place = (replica.disk.clone(), PathBuf::from("p0001"), log_options);
+        match Opened::open(PARTITION, place, options, &member, now).expect("opens").0 {
+            Opened::Running(partition) => replica.partition = Some(*partition),
+            Opened::Fenced(fenced) => replica.fenced = Some(*fenced),
+        }
+    }
+
+    /// Does what a shard does when a partition fails: damage fences it, anything else is a failure of the test.
+    fn failed(&mut self, id: ReplicaId, error: &PartitionError) {
+        assert!(error.is_rot(), "replica {id} failed: {error}");
+        let (member, now) = (self.member(id), self.now);
+        let replica = self.replicas.get_mut(&id).expect("known");
+        replica.held = None;
+        let partition = replica.partition.take().expect("it ran");
+        let fenced = partition.fence(&member, now, &mut replica.heard).expect("fences");
+        replica.fenced = Some(fenced);
     }
 
     /// Kills a replica's process; `power` also loses what was not synced.
     pub fn kill(&mut self, id: ReplicaId, power: Option<u64>) {
         let replica = self.replicas.get_mut(&id).expect("known");
         replica.partition = None;
+        replica.fenced = None;
         replica.held = None;
         if let Some(seed) = power {
             replica.disk = replica.disk.crash(seed);
@@ -157,9 +184,19 @@ impl Cluster {
 
     /// Lets everybody know the time.
     pub fn tick_all(&mut self) {
-        for replica in self.replicas.values_mut() {
-            if let Some(partition) = &mut replica.partition {
-                partition.tick(self.now, &mut replica.heard).expect("ticks");
+        let now = self.now;
+        for id in self.replicas.keys().copied().collect::<Vec<_>>() {
+            let replica = self.replicas.get_mut(&id).expect("known");
+            if let Some(partition) = &mut replica.partition
+                && let Err(error) = partition.tick(now, &mut replica.heard)
+            {
+                self.failed(id, &error);
+            } else if let Some(fenced) = &mut replica.fenced {
+                fenced.tick().expect("ticks");
+                if fenced.is_whole() {
+                    let fenced = replica.fenced.take().expect("just seen");
+                    replica.partition = Some(fenced.finish(now).expect("it is repaired").0);
+                }
             }
         }
     }
@@ -170,44 +207,87 @@ impl Cluster {
 
     /// Runs until nothing happens any more without time passing.
     pub fn settle(&mut self) {
-        loop {
+        for _ in 0..20_000 {
             self.flush();
             let Some((from, to, message)) = self.network.pop_front() else { return };
             self.deliver(from, to, message);
         }
+        panic!("they never stop talking");
     }
 
     /// Flushes what can be flushed, and collects messages.
     pub fn flush(&mut self) {
-        for (id, replica) in &mut self.replicas {
-            let Some(partition) = &mut replica.partition else { continue };
-            loop {
-                partition.pump(&mut replica.heard).expect("pumps");
-                replica.held = match replica.held.take() {
-                    Some(flush) => Some(flush),
-                    None => partition.persist().expect("persists"),
-                };
-                // A leader's messages do not wait for its own flush.
-                while let Some((to, message)) = partition.poll_message() {
-                    self.network.push_back((*id, to, message));
-                }
-                let Some(flush) = replica.held.take_if(|_| !replica.slow) else { break };
-                partition.flushed(flush.run(), &mut replica.heard).expect("flushes");
+        for id in self.replicas.keys().copied().collect::<Vec<_>>() {
+            if let Err(error) = self.flush_one(id) {
+                self.failed(id, &error);
+            }
+            let replica = self.replicas.get_mut(&id).expect("known");
+            let Some(fenced) = &mut replica.fenced else { continue };
+            while let Some((to, message)) = fenced.poll_message() {
+                self.network.push_back((id, to, message));
             }
         }
     }
 
+    fn flush_one(&mut self, id: ReplicaId) -> Result<(), PartitionError> {
+        let replica = self.replicas.get_mut(&id).expect("known");
+        let Some(partition) = &mut replica.partition else { return Ok(()) };
+        loop {
+            partition.pump(&mut replica.heard)?;
+            replica.held = match replica.held.take() {
+                Some(flush) => Some(flush),
+                None => partition.persist()?,
+            };
+            // A leader's messages do not wait for its own flush.
+            while let Some((to, message)) = partition.poll_message() {
+                self.network.push_back((id, to, message));
+            }
+            let Some(flush) = replica.held.take_if(|_| !replica.slow) else { return Ok(()) };
+            partition.flushed(flush.run(), &mut replica.heard)?;
+        }
+    }
+
     pub fn deliver(&mut self, from: ReplicaId, to: ReplicaId, message: Bytes) {
-        if self.cut.contains(&(from, to)) {
+        if self.cut.contains(&(from, to)) || self.is_lost.is_some_and(|is_lost| is_lost(&message)) {
             return;
         }
         let now = self.now;
         let Some(replica) = self.replicas.get_mut(&to) else { return };
-        let Some(partition) = &mut replica.partition else { return };
-        match partition.receive(from, message, now, &mut replica.heard) {
+        let received = match (&mut replica.partition, &mut replica.fenced) {
+            (Some(partition), _) => partition.receive(from, message, now, &mut replica.heard),
+            (None, Some(fenced)) => fenced.receive(from, message),
+            (None, None) => return,
+        };
+        match received {
             Ok(()) => {}
             Err(ReceiveError::Refused(error)) => self.refused.push(error.to_string()),
-            Err(ReceiveError::Failed(error)) => panic!("replica {to} failed: {error}"),
+            Err(ReceiveError::Failed(error)) => self.failed(to, &error),
+        }
+    }
+
+    /// Where the segment headers and frames of a replica's log are in its files, as from and to, and their indexes; 0 for headers.
+    pub fn places(&self, id: ReplicaId) -> Vec<(PathBuf, u64, u64, u64)> {
+        let log = self.partition(id).log();
+        let mut places = Vec::new();
+        for info in log.segments() {
+            places.push((info.path.clone(), 0, 4096, 0));
+            let mut at = 4096;
+            let frames = log.entries(info.base_index, info.last_index + 1, u64::MAX);
+            for frame in frames.expect("reads") {
+                let to = at + frame.header.frame_bytes();
+                places.push((info.path.clone(), at, to, frame.header.index));
+                at = to;
+            }
+        }
+        places
+    }
+
+    /// Turns one bit of the body of each of these entries on a replica's disk.
+    pub fn rot(&self, id: ReplicaId, indexes: &[u64]) {
+        for (path, from, _, index) in self.places(id) {
+            if index > 0 && indexes.contains(&index) {
+                self.replicas[&id].disk.flip_bit(&path, (from + 96 + 3) * 8).expect("flips");
+            }
         }
     }
 

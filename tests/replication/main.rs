@@ -4,4 +4,5 @@ mod cluster;
 mod elect;
 mod govern;
 mod rejoin;
+mod repair;
 mod snapshot;
