@@ -331,6 +331,7 @@ fn open_partitions(
                 .retained_bytes_max
                 .div_ceil(config.partitions.data.into()),
             backlog_max: config.limits.backlog_max as usize,
+            backlog_bytes_max: config.limits.backlog_bytes_max,
             backlog_age_max_ms: u64::from(config.limits.backlog_age_max_s) * 1000,
             sessions_per_user_max: sessions_per_user_max(config),
             snapshot_every_bytes: storage.snapshot_every_bytes,

@@ -166,6 +166,8 @@ pub struct Limits {
     /// Messages of one partition that a session which comes back may have missed; the oldest above are given up. Default 100000,
     /// minimum 0; 0 is no limit.
     pub backlog_max: u32,
+    /// Bytes of them: topics, properties and payloads. Default 64 MiB, minimum 0; 0 is no limit.
+    pub backlog_bytes_max: u64,
     /// How old they may be, in seconds. Default 0, which is no limit.
     pub backlog_age_max_s: u32,
     /// Seconds a session outlives its connection, whatever the client asked for. Default 604800 (7 days), minimum 0;
@@ -265,6 +267,7 @@ impl Default for Limits {
             retained_max: 1_000_000,
             retained_bytes_max: 64 << 20,
             backlog_max: 100_000,
+            backlog_bytes_max: 64 * MIB,
             backlog_age_max_s: 0,
             session_expiry_max_s: 7 * 24 * 3600,
             keep_alive_max_s: u16::MAX,
@@ -370,6 +373,7 @@ impl Section for Limits {
             retained_max,
             retained_bytes_max,
             backlog_max,
+            backlog_bytes_max,
             backlog_age_max_s,
             session_expiry_max_s,
             keep_alive_max_s,
@@ -403,6 +407,7 @@ impl Section for Limits {
         walk.leaf("retained_bytes_max", &mut Size(retained_bytes_max, 64 * KIB..=MIB * MIB));
         let for_ever = u64::from(u32::MAX);
         walk.leaf("backlog_max", &mut Number(backlog_max, 0..=for_ever));
+        walk.leaf("backlog_bytes_max", &mut Size(backlog_bytes_max, 0..=TIB));
         walk.leaf("backlog_age_max_s", &mut Number(backlog_age_max_s, 0..=for_ever));
         walk.leaf("session_expiry_max_s", &mut Number(session_expiry_max_s, 0..=for_ever));
         walk.leaf("keep_alive_max_s", &mut Number(keep_alive_max_s, 10..=65_535));

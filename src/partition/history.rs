@@ -135,6 +135,37 @@ impl History {
         Ok(None)
     }
 
+    /// Finds where the newest messages in `from..end` that match any of the filters and have `bytes_max` bytes together begin; `None`
+    /// when all have no more than that. Reads what fits, and no more than one message beyond; nothing where the log is that small.
+    pub fn newest_bytes<D: Disk>(
+        &mut self,
+        log: &Log<D>,
+        filters: &[Filter],
+        (from, end): (Offset, Offset),
+        bytes_max: u64,
+    ) -> Result<Option<Offset>, HistoryError> {
+        let bases = bases(log, from, end);
+        let segments = log.segments();
+        let held = segments.iter().filter(|segment| bases.contains(&segment.base_offset));
+        if held.map(|segment| segment.end_bytes).sum::<u64>() <= bytes_max {
+            return Ok(None);
+        }
+        let (mut bytes, mut start, mut end) = (0, end, end);
+        for base in bases.into_iter().rev() {
+            let found = self.select(log, filters, (from.max(base), end), usize::MAX)?.offsets;
+            for offset in found.into_iter().rev() {
+                let message = self.fetch(log, offset)?;
+                bytes += message.map_or(0, |message| message.len_bytes() as u64);
+                if bytes > bytes_max {
+                    return Ok(Some(start));
+                }
+                start = offset;
+            }
+            end = base;
+        }
+        Ok(None)
+    }
+
     /// Finds up to `limit` entries of a queue from the partition offset `from` on, below `end`.
     pub fn select_queue<D: Disk>(
         &mut self,

@@ -89,6 +89,8 @@ pub struct Options {
     pub retained_bytes_max: u64,
     /// Messages that a session which comes back may have missed; the oldest above are given up. 0 is no limit.
     pub backlog_max: usize,
+    /// Bytes of them: topics, properties and payloads; 0 is no limit.
+    pub backlog_bytes_max: u64,
     /// How old, in milliseconds, they may be. 0 is no limit.
     pub backlog_age_max_ms: u64,
     /// Stored sessions of one user in this partition.
@@ -113,6 +115,7 @@ impl Default for Options {
             retained_max: 1_000_000,
             retained_bytes_max: 64 << 20,
             backlog_max: 100_000,
+            backlog_bytes_max: 64 << 20,
             backlog_age_max_ms: 0,
             sessions_per_user_max: 1_000,
             snapshot_every_bytes: 64 << 20,

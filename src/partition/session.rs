@@ -199,18 +199,23 @@ impl<D: Disk> Partition<D> {
     /// Finds where the backlog of a session that comes back begins, if it has missed more than it may: the oldest are given up.
     fn backlog_start(&mut self, attach: &Attach) -> Result<Option<Offset>, HistoryError> {
         let Some(cursor) = attach.cursor else { return Ok(None) };
-        let Options { backlog_max, backlog_age_max_ms, .. } = self.options;
+        let Options { backlog_max, backlog_bytes_max, backlog_age_max_ms, .. } = self.options;
         let end = self.applied.end;
         let mut start = cursor;
         if backlog_age_max_ms > 0 {
             let oldest = self.now.0.saturating_sub(backlog_age_max_ms);
             start = start.max(self.node.log().offset_at_time(oldest)?.min(end));
         }
+        let filters = attach.subscriptions.iter();
+        let filters: Vec<_> = filters.map(|(it, _)| it.filter.clone()).collect();
+        let log = self.node.log();
         if backlog_max > 0 && end.0 - start.0.min(end.0) > backlog_max as u64 {
-            let filters = attach.subscriptions.iter();
-            let filters: Vec<_> = filters.map(|(it, _)| it.filter.clone()).collect();
+            let newest = self.history.newest(log, &filters, (start, end), backlog_max)?;
+            start = start.max(newest.unwrap_or(start));
+        }
+        if backlog_bytes_max > 0 && start < end {
             let range = (start, end);
-            let newest = self.history.newest(self.node.log(), &filters, range, backlog_max)?;
+            let newest = self.history.newest_bytes(log, &filters, range, backlog_bytes_max)?;
             start = start.max(newest.unwrap_or(start));
         }
         if start == cursor {

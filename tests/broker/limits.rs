@@ -112,6 +112,35 @@ fn a_backlog_within_the_limit_is_whole() {
 }
 
 #[test]
+fn bytes_that_are_too_many_are_given_up_from_the_oldest_on() {
+    for partitions in [1, 4] {
+        // A hundred and fifty messages of a kilobyte, with the three bytes of their topic.
+        let options = Options { backlog_bytes_max: 150 * 1_003 + 1_002, ..Options::default() };
+        let mut world = world(partitions, options);
+        miss(&mut world, 200);
+
+        let (subscriber, _) = world.open("subscriber", false, 3600);
+
+        assert_eq!(last(&world.drain(subscriber)), (50..200).collect::<Vec<_>>());
+        let cut: u64 = world.partitions.values().map(|it| it.counters().backlogs_cut).sum();
+        assert_eq!(cut, 1);
+        world.close(subscriber, false);
+        let (subscriber, _) = world.open("subscriber", false, 3600);
+        assert!(world.drain(subscriber).is_empty(), "nothing came meanwhile");
+    }
+}
+
+#[test]
+fn a_backlog_of_exactly_the_bytes_is_whole_and_one_message_above_them_all_is_given_up() {
+    for (bytes, first) in [(200 * 1_003, 0), (200 * 1_003 - 1, 1), (1_003, 199), (1_002, 200)] {
+        let mut world = world(1, Options { backlog_bytes_max: bytes, ..Options::default() });
+        miss(&mut world, 200);
+        let (subscriber, _) = world.open("subscriber", false, 3600);
+        assert_eq!(last(&world.drain(subscriber)), (first..200).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn what_is_older_than_a_session_may_miss_is_given_up() {
     let mut world = world(1, Options { backlog_age_max_ms: 60_000, ..Options::default() });
     let publisher = miss(&mut world, 10);
