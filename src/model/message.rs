@@ -53,6 +53,17 @@ impl Message {
     pub fn len_bytes(&self) -> usize {
         self.topic.as_bytes().len() + self.properties.as_bytes().len() + self.payload.len()
     }
+
+    /// Copies it into memory of its own: slices keep what they are of, a frame of the log or what a socket was read into.
+    pub fn detached(&self) -> Message {
+        let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        Message {
+            topic: Topic::from_stored(copy(self.topic.as_bytes())),
+            payload: copy(&self.payload),
+            properties: Properties::from_encoded(copy(self.properties.as_bytes())),
+            ..*self
+        }
+    }
 }
 
 /// Returns the number that stands for a client id in records.

@@ -28,8 +28,8 @@ use crate::telemetry::statistics::{Count, Presence, Statistics};
 /// Bytes read from a socket at a time: little from a quiet peer, much from a busy one.
 const READ_BYTES_MIN: usize = 2 << 10;
 const READ_BYTES_MAX: usize = 128 << 10;
-/// Bytes waiting to be written beyond which a connection takes no more events: they wait in the log.
-const WRITE_BYTES_MAX: usize = 256 << 10;
+/// Bytes encoded and written at a time: what a peer that does not read keeps of them.
+const WRITE_BYTES_MAX: usize = 16 << 10;
 /// Time between checkpoints of a stored session.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
 
@@ -100,6 +100,7 @@ pub fn drive<C: Connection, P: Send>(
         closing_by: None,
         parting: None,
         told_to_stop: false,
+        is_congested: false,
         counted: Counters::default(),
         presence: None,
     });
@@ -145,6 +146,7 @@ struct Driver<C: Connection> {
     /// The socket that we close, and that the peer has yet to read.
     parting: Option<Transport>,
     told_to_stop: bool,
+    is_congested: bool,
     /// What of the connection's counters is among the statistics.
     counted: Counters,
     presence: Option<Presence>,
@@ -182,10 +184,8 @@ impl<C: Connection> Driver<C> {
             self.heed_rules();
             // Both sides have their turn, whichever woke us: neither a flood in nor one out holds up the other.
             self.read();
-            if self.takes_events() {
-                let events = self.mailbox.try_receive();
-                self.give(events);
-            }
+            let events = self.mailbox.try_receive();
+            self.give(events);
         }
     }
 
@@ -254,6 +254,7 @@ impl<C: Connection> Driver<C> {
             match written {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.set_congested(true);
                     if self.connection.is_closing() && self.closing_by.is_none() {
                         self.closing_by = Some(Instant::now() + LAST_WORDS);
                     }
@@ -264,8 +265,24 @@ impl<C: Connection> Driver<C> {
         }
         // Everything is written: an idle connection holds no buffer.
         self.output = BytesMut::new();
+        self.set_congested(false);
         if self.connection.is_closing() {
             self.lose();
+        }
+    }
+
+    /// Notes that the peer does not read, or does again. Events are taken all the same: the protocol keeps little of them.
+    fn set_congested(&mut self, is_congested: bool) {
+        if std::mem::replace(&mut self.is_congested, is_congested) == is_congested {
+            return;
+        }
+        self.mailbox.set_congested(is_congested);
+        self.connection.handle_congestion(is_congested);
+        if is_congested {
+            // Without the room that it grew into.
+            let mut output = BytesMut::with_capacity(WRITE_BYTES_MAX + (2 << 10));
+            output.extend_from_slice(&self.output);
+            self.output = output;
         }
     }
 
@@ -273,8 +290,7 @@ impl<C: Connection> Driver<C> {
     async fn wait(&mut self) -> Woken {
         let deadline = self.deadline();
         let interest = self.interest();
-        let (reads, takes_events) = (self.wants_read(), self.takes_events());
-        self.mailbox.set_taking(takes_events);
+        let reads = self.wants_read();
         let rules_may_change = self.shared.rules_may_change;
         let rules = self.shared.authority.changed();
         let verdict = async {
@@ -303,7 +319,7 @@ impl<C: Connection> Driver<C> {
                 Ok(_) => Woken::Socket,
                 Err(_) => Woken::Closed,
             },
-            events = self.mailbox.receive(), if takes_events => Woken::Events(events),
+            events = self.mailbox.receive() => Woken::Events(events),
             verdict = verdict => Woken::Verdict(verdict),
             Ok(()) = rules, if rules_may_change => Woken::Rules,
             () = stop => Woken::Stopping,
@@ -324,10 +340,6 @@ impl<C: Connection> Driver<C> {
 
     fn wants_read(&self) -> bool {
         self.connection.wants_input() && self.input.len() < self.connection.input_bytes_max()
-    }
-
-    fn takes_events(&self) -> bool {
-        self.output.len() < WRITE_BYTES_MAX
     }
 
     fn read(&mut self) {
@@ -375,6 +387,10 @@ impl<C: Connection> Driver<C> {
             ),
             (Count::PayloadBytesSent, now.payload_bytes_sent - before.payload_bytes_sent),
             (Count::PublishesRefused, now.publishes_dropped - before.publishes_dropped),
+            (
+                Count::DeliveriesWithoutRoom,
+                now.deliveries_without_room - before.deliveries_without_room,
+            ),
             (Count::DeliveriesDropped, now.deliveries_dropped - before.deliveries_dropped),
         ];
         for (count, more) in counts.into_iter().filter(|(_, more)| *more > 0) {

@@ -12,6 +12,9 @@ use crate::model::DeliverySource;
 use crate::partition::request::Event;
 use crate::shard::{Events, Receiver, passed_on_bytes};
 
+/// Bytes of messages passed on that may wait for a connection whose peer does not read.
+const CONGESTED_BYTES_MAX: usize = 8 << 10;
+
 /// One connection's mailbox.
 #[derive(Debug)]
 pub struct Mailbox {
@@ -19,8 +22,8 @@ pub struct Mailbox {
     /// Bytes of those that were passed on without being stored.
     passed_on: AtomicUsize,
     passed_on_bytes_max: usize,
-    /// False while its connection takes nothing because the peer does not read.
-    is_taking: AtomicBool,
+    /// True while the peer does not read.
+    is_congested: AtomicBool,
     arrived: Notify,
 }
 
@@ -31,7 +34,7 @@ impl Mailbox {
             waiting: Mutex::default(),
             passed_on: AtomicUsize::new(0),
             passed_on_bytes_max,
-            is_taking: AtomicBool::new(true),
+            is_congested: AtomicBool::new(false),
             arrived: Notify::new(),
         }
     }
@@ -54,9 +57,13 @@ impl Mailbox {
         events
     }
 
-    /// Says whether the connection takes what comes, or waits for its peer to read.
-    pub fn set_taking(&self, is_taking: bool) {
-        self.is_taking.store(is_taking, Ordering::Relaxed);
+    /// Says whether the peer reads: for one that does not, little is taken that nothing stores.
+    pub fn set_congested(&self, is_congested: bool) {
+        self.is_congested.store(is_congested, Ordering::Relaxed);
+    }
+
+    fn is_congested(&self) -> bool {
+        self.is_congested.load(Ordering::Relaxed)
     }
 
     fn lock<T>(&self, with: impl FnOnce(&mut Events) -> T) -> T {
@@ -76,12 +83,16 @@ impl Receiver for Mailbox {
     }
 
     fn has_room(&self, more: usize) -> bool {
-        self.passed_on.load(Ordering::Relaxed) + more < self.passed_on_bytes_max
+        let bytes_max = match self.is_congested() {
+            true => CONGESTED_BYTES_MAX.min(self.passed_on_bytes_max),
+            false => self.passed_on_bytes_max,
+        };
+        self.passed_on.load(Ordering::Relaxed) + more < bytes_max
     }
 
     fn wants_time(&self) -> bool {
         self.passed_on.load(Ordering::Relaxed) > self.passed_on_bytes_max / 4
-            && self.is_taking.load(Ordering::Relaxed)
+            && !self.is_congested()
     }
 }
 
@@ -127,9 +138,9 @@ mod tests {
         mailbox.send((0..2).map(live).collect());
         assert!(mailbox.wants_time());
 
-        mailbox.set_taking(false);
+        mailbox.set_congested(true);
         assert!(!mailbox.wants_time(), "no pause helps a peer that does not read");
-        mailbox.set_taking(true);
+        mailbox.set_congested(false);
         mailbox.try_receive();
         assert!(!mailbox.wants_time());
     }

@@ -5,7 +5,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use rustls::ServerConnection;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
@@ -67,7 +67,7 @@ impl Transport {
         match self {
             Transport::Tcp(stream) => {
                 let count = stream.try_write(output)?;
-                let _ = output.split_to(count);
+                output.advance(count);
                 Ok(())
             }
             Transport::Layered(layered) => layered.try_write(output),
@@ -147,7 +147,7 @@ impl Layered {
             None => {
                 if !output.is_empty() {
                     let count = self.carrier.write(output)?;
-                    let _ = output.split_to(count);
+                    output.advance(count);
                 }
                 self.carrier.flush()
             }

@@ -1,20 +1,26 @@
 //! How much one receiver may have out: a number of deliveries, and their bytes.
 //!
-//! What is out keeps its frames in memory, so the bytes are bounded too: a receiver that is slow costs its window and no more. One
-//! delivery larger than that goes out alone.
+//! What is out is in memory, so the bytes are bounded too: a receiver that is slow costs its window and no more. The window begins
+//! small and grows by what the receiver settles, so one that never settles has a small one for ever. One delivery larger than that
+//! goes out alone.
 
 use std::collections::VecDeque;
 
 use crate::model::Message;
 
-/// Bytes out at one receiver, at most.
-const BYTES_MAX: u64 = 1 << 20;
+/// Bytes out at a receiver that has settled nothing, with what carries them.
+const BYTES_MIN: u64 = 8 << 10;
+/// Bytes out at a receiver that settles fast.
+const BYTES_MAX: u64 = 256 << 10;
+/// What a delivery costs beside its message.
+const CARRIER_BYTES: u32 = 128;
 
 /// What one receiver may still be sent.
 #[derive(Debug)]
 pub struct Window {
     count_max: u32,
     bytes: u64,
+    bytes_max: u64,
     /// Of each delivery that is out, in sending order. Settling is counted, not named: an early one stands for the oldest.
     sizes: VecDeque<u32>,
 }
@@ -22,13 +28,13 @@ pub struct Window {
 impl Window {
     /// Returns a window of so many deliveries.
     pub fn new(credit: u32) -> Window {
-        Window { count_max: credit, bytes: 0, sizes: VecDeque::new() }
+        Window { count_max: credit, bytes: 0, bytes_max: BYTES_MIN, sizes: VecDeque::new() }
     }
 
     /// How many more deliveries may go out now; the bytes may stop them earlier.
     pub fn credit(&self) -> u32 {
         let out = u32::try_from(self.sizes.len()).unwrap_or(u32::MAX);
-        if self.bytes < BYTES_MAX { self.count_max.saturating_sub(out) } else { 0 }
+        if self.bytes < self.bytes_max { self.count_max.saturating_sub(out) } else { 0 }
     }
 
     /// How many deliveries are out.
@@ -38,7 +44,8 @@ impl Window {
 
     /// Takes room for a delivery.
     pub fn spend(&mut self, message: &Message) {
-        self.spend_bytes(u32::try_from(message.len_bytes()).unwrap_or(u32::MAX));
+        let bytes = u32::try_from(message.len_bytes()).unwrap_or(u32::MAX);
+        self.spend_bytes(bytes.saturating_add(CARRIER_BYTES));
     }
 
     /// Takes room for deliveries that an earlier connection left open and whose size is not known.
@@ -50,6 +57,7 @@ impl Window {
     pub fn give_back(&mut self, count: u32) {
         for size in self.sizes.drain(..self.sizes.len().min(count as usize)) {
             self.bytes -= u64::from(size);
+            self.bytes_max = BYTES_MAX.min(self.bytes_max + u64::from(size));
         }
         if self.sizes.is_empty() {
             self.sizes = VecDeque::new();

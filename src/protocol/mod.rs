@@ -27,6 +27,8 @@ pub struct Counters {
     pub publishes_dropped: u64,
     /// Deliveries that were too large for the client, or expired while they waited.
     pub deliveries_dropped: u64,
+    /// QoS 0 deliveries that were too many for a peer that does not read.
+    pub deliveries_without_room: u64,
 }
 
 /// One client connection. The driver calls `handle_*` for what happened, then polls until everything is `None` and nothing is
@@ -47,6 +49,8 @@ pub trait Connection {
     fn poll_command(&mut self) -> Option<Command>;
     /// Appends what is to be sent, until `out` holds at least `limit` bytes; the rest waits for the next call.
     fn poll_transmit(&mut self, now: Millis, out: &mut BytesMut, limit: usize);
+    /// The peer does not read: the socket took less than was there. Or it does again. Meanwhile little may be kept for it.
+    fn handle_congestion(&mut self, is_congested: bool);
     /// When to call `handle_timeout`, if nothing happens before.
     fn poll_timeout(&self) -> Option<Millis>;
     /// True when the socket is to be closed after everything has been transmitted.

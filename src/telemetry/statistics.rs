@@ -31,6 +31,8 @@ pub enum Count {
     PayloadBytesSent,
     /// Publishes that were refused without the client being told: QoS 0, and denied ones of MQTT 3.
     PublishesRefused,
+    /// QoS 0 deliveries that were too many for a peer that does not read.
+    DeliveriesWithoutRoom,
     /// Deliveries that expired in their connection, or were too large for their client.
     DeliveriesDropped,
 }
@@ -99,7 +101,7 @@ pub struct Snapshot {
     pub retained_bytes: u64,
     /// Records that the logs hold.
     pub records: u64,
-    /// QoS 0 messages that a receiver had no room for.
+    /// QoS 0 messages that a receiver had no room for when they were passed on.
     pub passed_on_dropped: u64,
     /// Sessions that came back to more than they may have missed.
     pub backlogs_cut: u64,
@@ -123,7 +125,11 @@ impl Snapshot {
     }
 
     fn dropped(&self) -> u64 {
-        self.passed_on_dropped + self.get(Count::DeliveriesDropped)
+        self.without_room() + self.get(Count::DeliveriesDropped)
+    }
+
+    fn without_room(&self) -> u64 {
+        self.passed_on_dropped + self.get(Count::DeliveriesWithoutRoom)
     }
 }
 
@@ -201,7 +207,7 @@ const NAMES: [(&str, Counted); 31] = [
     ("retained/count", |now| now.retained),
     ("retained/bytes", |now| now.retained_bytes),
     ("limits/backlogs/cut", |now| now.backlogs_cut),
-    ("limits/messages/no_room", |now| now.passed_on_dropped),
+    ("limits/messages/no_room", Snapshot::without_room),
     ("limits/messages/expired_or_too_large", |now| now.get(Count::DeliveriesDropped)),
     ("sockets/total", |now| now.get(Count::Sockets)),
     ("connections/total", |now| now.get(Count::Clients)),

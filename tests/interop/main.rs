@@ -12,6 +12,7 @@ mod mosquitto_five;
 mod paho;
 mod program;
 mod rumqttc;
+mod slow;
 mod strangers;
 
 #[path = "../durability/inspect.rs"]

@@ -470,6 +470,10 @@ impl Connection for MqttConnection {
         }
     }
 
+    fn handle_congestion(&mut self, is_congested: bool) {
+        self.on_congestion(is_congested);
+    }
+
     fn poll_timeout(&self) -> Option<Millis> {
         match self.state {
             // Writing settled something: the driver is to come back for the commands.

@@ -9,6 +9,7 @@
 //! What was out when the last connection ended goes before anything else. Between `ready` and `at_most_once` the order
 //! of arrival decides.
 
+mod congestion;
 mod rights;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -45,6 +46,10 @@ pub(super) struct Outbound {
     arrivals: u64,
     assignments: u64,
     aliases: TopicAliases,
+    /// The peer does not read.
+    is_congested: bool,
+    /// Of `at_most_once`, while it does not.
+    held_bytes: usize,
     /// Reused for every property list.
     scratch: BytesMut,
 }
@@ -232,6 +237,7 @@ impl MqttConnection {
             self.answers = out;
             return;
         }
+        let Some(delivery) = self.afford(delivery) else { return };
         self.outbound.arrivals += 1;
         let arrival = self.outbound.arrivals;
         let queued = Queued { arrival, since: self.now(), delivery };
@@ -246,7 +252,8 @@ impl MqttConnection {
     fn may_write_at_once(&self, delivery: &Delivery) -> bool {
         delivery.qos == QoS::AtMostOnce
             && delivery.id.source == DeliverySource::Live
-            && self.answers.len() < self.settings.answer_bytes_max / 4
+            && self.answers.len() < self.settings.answer_bytes_max / 8
+            && !self.outbound.is_congested
             && self.outbound.at_most_once.is_empty()
             && self.outbound.ready.is_empty()
             && self.state == State::Open
@@ -396,6 +403,7 @@ impl MqttConnection {
 
     fn transmit_at_most_once(&mut self, out: &mut BytesMut) {
         let Some(queued) = self.outbound.at_most_once.pop_front() else { return };
+        self.outbound.release(&queued.delivery);
         if let Some(outcome) = self.undeliverable(&queued) {
             return self.give_up(queued.delivery.id, outcome);
         }

@@ -5,6 +5,7 @@
 mod alias;
 mod authenticate;
 mod codes;
+mod congestion;
 mod connack;
 mod connect;
 mod deliver;

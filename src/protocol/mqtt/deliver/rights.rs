@@ -18,6 +18,7 @@ impl MqttConnection {
             .flat_map(|line| take_where(line, |it| is_forbidden(&it.delivery)))
             .map(|queued| queued.delivery.id)
             .collect();
+        outbound.recount();
         let batch = outbound.assigning.as_mut().map(|assigning| &mut assigning.batch);
         let numbered: Vec<Ready> = [Some(&mut outbound.ready), batch]
             .into_iter()
