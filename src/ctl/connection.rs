@@ -213,8 +213,35 @@ impl ConnectionArguments {
         Ok(url)
     }
 
+    /// Refuses what an older version cannot say, rather than leaving it out.
+    fn check_version(&self) -> Result<(), CtlError> {
+        let will = &self.will;
+        let flags = [
+            ("--session-expiry", self.session_expiry > 0),
+            ("--connect-property", !self.connect_property.is_empty()),
+            ("--max-packet-size", self.max_packet_size.is_some()),
+            ("--will-delay", will.will_delay > 0),
+            ("--will-expiry", will.will_expiry.is_some()),
+            ("--will-content-type", will.will_content_type.is_some()),
+            ("--will-response-topic", will.will_response_topic.is_some()),
+            ("--will-correlation-data", will.will_correlation_data.is_some()),
+            ("--will-utf8", will.will_utf8),
+            ("--will-property", !will.will_property.is_empty()),
+        ];
+        let given = flags.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag);
+        let given: Vec<&str> = given.collect();
+        match given.is_empty() || self.mqtt_version.is_v5() {
+            true => Ok(()),
+            false => {
+                let flags = given.join(", ");
+                Err(CtlError::Usage(format!("only MQTT 5 has {flags}: leave -V out, or these")))
+            }
+        }
+    }
+
     /// Returns what CONNECT says.
     pub(super) fn options(&self) -> Result<ConnectOptions, CtlError> {
+        self.check_version()?;
         let password = match &self.password_file {
             None => self.password.clone(),
             Some(path) => {

@@ -2,14 +2,13 @@
 
 use std::io::Write;
 
-use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use crate::client::Incoming;
 use crate::protocol::mqtt::property::Property;
 
 /// How a received message is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Format {
     /// One line: the payload as text, control characters escaped; -v puts the topic before it, -vv everything else.
     #[default]
@@ -18,10 +17,64 @@ pub(super) enum Format {
     Json,
     /// The payload's bytes as they are, and a line feed unless --no-newline.
     Payload,
+    /// Text with places for parts of the message, as mosquitto_sub's -F has it, and a line feed unless --no-newline.
+    Template(Vec<Piece>),
+}
+
+/// A part of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    Text(String),
+    /// The letter behind `%`.
+    Place(char),
+}
+
+/// What may stand behind `%`.
+const PLACES: &str = "%tpqrdlxXjCRDEFPS";
+
+/// Reads the name of a format, or a template: anything with a `%`.
+pub(super) fn parse_format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => return Ok(Format::Text),
+        "json" => return Ok(Format::Json),
+        "payload" => return Ok(Format::Payload),
+        _ if !text.contains('%') => {
+            return Err("write text, json, payload, or a template such as '%t %p'".to_owned());
+        }
+        _ => {}
+    }
+    let (mut pieces, mut plain) = (Vec::new(), String::new());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match (character, characters.clone().next()) {
+            ('\\', Some(escape @ ('n' | 't' | 'r' | '0' | '\\'))) => {
+                characters.next();
+                plain.push(match escape {
+                    'n' => '\n',
+                    't' => '\t',
+                    'r' => '\r',
+                    '0' => '\0',
+                    other => other,
+                });
+            }
+            ('%', Some(place)) if PLACES.contains(place) => {
+                characters.next();
+                pieces.push(Piece::Text(std::mem::take(&mut plain)));
+                pieces.push(Piece::Place(place));
+            }
+            ('%', place) => {
+                let place = place.map_or_else(|| "%".to_owned(), |place| format!("%{place}"));
+                return Err(format!("'{place}' means nothing; behind % may be one of {PLACES}"));
+            }
+            (other, _) => plain.push(other),
+        }
+    }
+    pieces.push(Piece::Text(plain));
+    Ok(Format::Template(pieces))
 }
 
 /// Everything about printing.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Style {
     pub format: Format,
     /// How often -v was given.
@@ -32,17 +85,64 @@ pub(super) struct Style {
 /// Prints one message.
 pub(super) fn print(
     message: &Incoming,
-    style: Style,
+    style: &Style,
     output: &mut impl Write,
 ) -> std::io::Result<()> {
-    match style.format {
+    match &style.format {
         Format::Text => print_text(message, style.verbosity, output),
         Format::Json => writeln!(output, "{}", to_json(message)),
         Format::Payload => {
             output.write_all(&message.payload)?;
             if style.newline { output.write_all(b"\n") } else { Ok(()) }
         }
+        Format::Template(pieces) => {
+            for piece in pieces {
+                match piece {
+                    Piece::Text(text) => output.write_all(text.as_bytes())?,
+                    Piece::Place(place) => print_place(message, *place, output)?,
+                }
+            }
+            if style.newline { output.write_all(b"\n") } else { Ok(()) }
+        }
     }
+}
+
+fn print_place(message: &Incoming, place: char, output: &mut impl Write) -> std::io::Result<()> {
+    let hex = |upper: bool| {
+        let digits = |byte: &u8| if upper { format!("{byte:02X}") } else { format!("{byte:02x}") };
+        message.payload.iter().map(digits).collect::<String>()
+    };
+    match place {
+        't' => output.write_all(&message.topic),
+        'p' => output.write_all(&message.payload),
+        'q' => write!(output, "{}", message.qos as u8),
+        'r' => write!(output, "{}", u8::from(message.retain)),
+        'd' => write!(output, "{}", u8::from(message.dup)),
+        'l' => write!(output, "{}", message.payload.len()),
+        'x' => output.write_all(hex(false).as_bytes()),
+        'X' => output.write_all(hex(true).as_bytes()),
+        'j' => write!(output, "{}", to_json(message)),
+        '%' => output.write_all(b"%"),
+        _ => {
+            let of_it = |property: Property| value_at(place, &property);
+            let values: Vec<Vec<u8>> = message.properties.iter().filter_map(of_it).collect();
+            output.write_all(&values.join(&b' '))
+        }
+    }
+}
+
+/// Returns a property's value where it is what the letter stands for; several have blanks between them.
+fn value_at(place: char, property: &Property) -> Option<Vec<u8>> {
+    Some(match (place, property) {
+        ('C', Property::ContentType(value))
+        | ('R', Property::ResponseTopic(value))
+        | ('D', Property::CorrelationData(value)) => value.to_vec(),
+        ('E', Property::MessageExpiry(seconds)) => seconds.to_string().into_bytes(),
+        ('F', Property::PayloadFormat(is_text)) => u8::from(*is_text).to_string().into_bytes(),
+        ('S', Property::SubscriptionId(id)) => id.to_string().into_bytes(),
+        ('P', Property::User(key, value)) => [key, &b":"[..], value].concat(),
+        _ => return None,
+    })
 }
 
 fn print_text(message: &Incoming, verbosity: u8, output: &mut impl Write) -> std::io::Result<()> {
@@ -188,7 +288,7 @@ mod tests {
 
     fn printed(payload: &'static [u8], format: Format, verbosity: u8, newline: bool) -> Vec<u8> {
         let mut output = Vec::new();
-        print(&message(payload), Style { format, verbosity, newline }, &mut output).unwrap();
+        print(&message(payload), &Style { format, verbosity, newline }, &mut output).unwrap();
         output
     }
 
@@ -208,6 +308,22 @@ mod tests {
     fn payload_is_the_bytes_alone() {
         assert_eq!(printed(b"\x00\xff", Format::Payload, 2, true), b"\x00\xff\n");
         assert_eq!(printed(b"\x00\xff", Format::Payload, 0, false), b"\x00\xff");
+    }
+
+    #[test]
+    fn a_template_has_places_for_every_part_of_a_message() {
+        let shown = |template: &str, newline| {
+            printed(b"hi\xff", parse_format(template).unwrap(), 0, newline)
+        };
+        assert_eq!(shown("%t %q%r%d %l: %p", true), b"a/b 110 3: hi\xff\n");
+        assert_eq!(
+            shown("%x|%X%%\\t%C|%P|%S|%R", false),
+            b"6869ff|6869FF%\ttext/plain|offset:7 offset:8|3|"
+        );
+        for (wrong, said) in [("xml", "text, json, payload"), ("%t %z", "'%z'"), ("100%", "'%'")] {
+            let error = parse_format(wrong).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]

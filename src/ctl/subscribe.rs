@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connection::{ConnectionArguments, parse_qos};
 use super::error::CtlError;
-use super::format::{Format, Style, print};
+use super::format::{Format, Style, parse_format, print};
 use crate::client::{Client, Event, SubscribeRequest, user};
 use crate::model::QoS;
 use crate::model::command::RetainHandling;
@@ -70,8 +70,10 @@ pub(super) struct Arguments {
     /// Stops when nothing came in for this many seconds.
     #[arg(long, value_name = "SECONDS")]
     pub idle: Option<u64>,
-    /// How to print; --json is --format json.
-    #[arg(short = 'F', long, value_enum, default_value_t = Format::Text)]
+    /// How to print: text, json (also --json), payload, or a template as of mosquitto_sub: %t topic, %p payload, %x in hex,
+    /// %l its length, %q QoS, %r retain, %d dup, %j JSON, %C content type, %R response topic, %D correlation data, %E expiry,
+    /// %F payload format, %P user properties, %S subscription ids, %% a percent sign, \n \t \r \0.
+    #[arg(short = 'F', long, default_value = "text", value_parser = parse_format)]
     pub format: Format,
     /// Prints the topic, too; -vv also QoS, flags and properties.
     #[arg(short = 'v', long, action = clap::ArgAction::Count)]
@@ -112,7 +114,7 @@ pub(super) async fn run(
     options.topic_alias_max = 64;
     let started = Instant::now();
     let (mut client, _) = arguments.connection.connect(&options).await?;
-    let format = if json { Format::Json } else { arguments.format };
+    let format = if json { Format::Json } else { arguments.format.clone() };
     let style = Style { format, verbosity: arguments.verbose, newline: !arguments.no_newline };
     let progress = Progress::new(arguments);
     let mut reading = Reading { arguments, style, progress, count: 0 };
@@ -244,8 +246,7 @@ impl Reading<'_> {
         let (mut next, mut printed) = (Some(event), Vec::new());
         while let Some(event) = next {
             if let Event::Message(message) = event {
-                let style = self.style;
-                let print = || print(&message, style, output);
+                let print = || print(&message, &self.style, output);
                 self.progress.aside(print).map_err(CtlError::Output)?;
                 printed.extend(message.handle);
                 self.count += 1;

@@ -103,13 +103,13 @@ fn a_will_has_every_property() {
 
 #[test]
 fn flags_become_what_connect_says() {
-    let line = "mqttctl publish t -m x -V 3.1.1 -i me --resume --session-expiry 9 -k 7 -u u -P p \
+    let line = "mqttctl publish t -m x -V 5 -i me --resume --session-expiry 9 -k 7 -u u -P p \
                 --will-topic w --will-message gone --will-qos 1 --will-retain --will-delay 4 \
                 --connect-property a=b=c";
 
     let options = publish_arguments(line).connection.options().unwrap();
 
-    assert_eq!((options.version, options.clean_start), (Version::V311, false));
+    assert_eq!((options.version, options.clean_start), (Version::V5, false));
     assert_eq!((options.session_expiry_s, options.keep_alive_s), (9, 7));
     assert_eq!(options.password.as_deref(), Some(&b"p"[..]));
     assert_eq!(options.user_properties, [("a".to_owned(), "b=c".to_owned())]);
@@ -230,9 +230,17 @@ async fn properties_need_version_5_and_are_wrong_usage_before() {
         "mqttctl publish t -m x -V 3.1.1 -U a=b",
         "mqttctl subscribe t -V 3.1.1 --from earliest",
         "mqttctl subscribe t -V 3.1 --group g",
+        "mqttctl subscribe t -V 3.1.1 --session-expiry 9",
+        "mqttctl subscribe t -V 3.1.1 --max-packet-size 1000",
+        "mqttctl publish t -m x -V 3.1.1 --connect-property a=b",
+        "mqttctl publish t -m x -V 3.1 --will-topic w --will-delay 1",
+        "mqttctl publish t -m x -V 3.1.1 --will-topic w --will-property a=b",
     ] {
         assert_eq!(run_on(&broker, line).await.unwrap_err().exit_code(), 3, "{line}");
     }
+    let line = "mqttctl publish t -m x -V 3.1.1 --will-topic w --will-utf8 --will-expiry 3";
+    let said = run_on(&broker, line).await.unwrap_err().to_string();
+    assert_eq!(said, "only MQTT 5 has --will-expiry, --will-utf8: leave -V out, or these");
 }
 
 #[tokio::test]
