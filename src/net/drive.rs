@@ -359,7 +359,12 @@ impl<C: Connection> Driver<C> {
                 self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
             }
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // A peer that says nothing but control frames has had its turn, and there may be more.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(_) => self.lose(),
         }
         let taken = self.input.len().saturating_sub(before);

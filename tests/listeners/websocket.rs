@@ -159,6 +159,18 @@ async fn pings_are_answered_and_a_goodbye_is_returned() {
             frames.send(Message::Ping(Bytes::copy_from_slice(&[round]))).unwrap();
             assert_eq!(frames.read().unwrap(), Message::Pong(Bytes::copy_from_slice(&[round])));
         }
+        // More of them at once than are taken in one turn: the connection was taken for lost.
+        for round in 0..200u8 {
+            frames.write(Message::Ping(Bytes::copy_from_slice(&[round]))).unwrap();
+        }
+        frames.send(Message::Binary(Bytes::from_static(&[0xC0, 0]))).unwrap();
+        let answer = loop {
+            match frames.read().unwrap() {
+                Message::Pong(_) => {}
+                other => break other,
+            }
+        };
+        assert_eq!(answer, Message::Binary(Bytes::from_static(&[0xD0, 0])));
         frames.close(None).unwrap();
         assert!(matches!(frames.read(), Ok(Message::Close(_)) | Err(Error::ConnectionClosed)));
     })
