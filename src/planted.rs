@@ -57,6 +57,7 @@ bugs! {
     CursorSkipsUnsent: "broker: a session's cursor passes what was not sent",
     ReceivedUnstored: "broker: PUBREL goes out before PUBREC is stored",
     ReleasedUnstored: "broker: PUBCOMP goes out before the release of the packet id is stored",
+    KeyedByConnection: "broker: QoS 2 publishes are known by their connection, not by their session",
     AssignedUnstored: "broker: QoS 2 deliveries go out before their packet ids are stored",
     ResumedAtStart: "broker: a resumed session reads from where its subscriptions began",
     SubscribedLate: "broker: a stored subscription begins after what it was granted",

@@ -319,7 +319,11 @@ impl Client {
         let dedup = match packet_id.filter(|_| self.identity.stored) {
             Some(packet_id) => {
                 self.inbound.insert(packet_id, to);
-                DedupKey { incarnation: self.identity.incarnation, seq: u32::from(packet_id) }
+                let incarnation = match is_planted(PlantedBug::KeyedByConnection) {
+                    false => self.identity.incarnation,
+                    true => self.identity.epoch.0 as u32,
+                };
+                DedupKey { incarnation, seq: u32::from(packet_id) }
             }
             None => DedupKey::default(),
         };

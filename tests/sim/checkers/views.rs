@@ -194,6 +194,7 @@ fn against_oracle(
         retained(&at, &oracle, views),
         groups(&at, &oracle, views),
         open_ids(&at, &oracle, views),
+        no_id_is_left(&at, &oracle),
         sessions(&at, &oracle, views),
     ]
 }
@@ -249,6 +250,14 @@ fn open_ids(at: &str, oracle: &Oracle, views: &Views) -> Result<(), Violation> {
         Some(key) => {
             wrong(Invariant::I15, format!("{at}: packet id {key:?}: open {}", is_open(key)))
         }
+    }
+}
+
+/// I11: when every exchange has ended, no packet id is open: the next publish under it would be taken for a copy, and be lost.
+fn no_id_is_left(at: &str, oracle: &Oracle) -> Result<(), Violation> {
+    match oracle.open.iter().find(|(_, _, seq)| *seq < DedupKey::WILL) {
+        None => Ok(()),
+        Some(key) => wrong(Invariant::I11, format!("{at}: packet id {key:?} is open for ever")),
     }
 }
 
