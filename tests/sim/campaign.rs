@@ -1,6 +1,7 @@
 //! Many seeds, side by side, and what they saw together.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -33,7 +34,11 @@ pub fn campaign(seeds: &[u64], failures_max: usize) -> Campaign {
                 break;
             }
             let outcome = run(*seed, false, None);
-            failed.fetch_add(u64::from(outcome.violation.is_some()), Ordering::Relaxed);
+            if let Some(violation) = &outcome.violation {
+                // At once: a long campaign is watched, and may be ended before its time.
+                report_failure(*seed, violation);
+                failed.fetch_add(1, Ordering::Relaxed);
+            }
             outcomes.push(outcome);
         }
         outcomes
@@ -63,10 +68,14 @@ impl Campaign {
             println!("{:>10}  {}", self.coverage.count(*point), point.words());
         }
         for (seed, what) in &self.failures {
-            println!("seed {seed}: {what}");
-            println!(
-                "    FLUXMQ_SIM_SEED={seed} cargo test --profile perf --test sim replay -- --nocapture"
-            );
+            report_failure(*seed, what);
         }
     }
+}
+
+fn report_failure(seed: u64, what: impl Display) {
+    println!("seed {seed}: {what}");
+    println!(
+        "    FLUXMQ_SIM_SEED={seed} cargo test --profile perf --test sim replay -- --nocapture"
+    );
 }
