@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fluxmq_log::disk::Disk;
-use fluxmq_log::{Flush, Flushed, PreparedSpare, SpareJob};
+use fluxmq_log::{BuiltIndex, Flush, Flushed, IndexJob, PreparedSpare, SpareJob};
 use tokio::sync::{Semaphore, watch};
 
 use crate::model::{Delivery, Millis, PartitionId};
@@ -60,6 +60,7 @@ enum Input {
     /// The partition's syncer has put a result into its channel.
     Flushed(PartitionId),
     SparePrepared(PartitionId),
+    IndexBuilt(PartitionId),
     DiskFull(bool),
     Stop,
 }
@@ -129,9 +130,11 @@ pub fn spawn<D: Disk>(
         owned.insert(id, Owned { partition, syncer, failed: false });
     }
     let prepare = |(id, job): (PartitionId, SpareJob<D>)| (job.run(), Input::SparePrepared(id));
-    let preparer = Worker::spawn(format!("{name}-spare"), inbox, prepare)?;
+    let preparer = Worker::spawn(format!("{name}-spare"), inbox.clone(), prepare)?;
+    let index = |(id, job): (PartitionId, IndexJob<D>)| (job.run(), Input::IndexBuilt(id));
+    let indexer = Worker::spawn(format!("{name}-index"), inbox, index)?;
     let post = Post::default();
-    let shard = Shard { partitions: owned, limits, preparer, post, input, places, gauges };
+    let shard = Shard { partitions: owned, limits, preparer, indexer, post, input, places, gauges };
     shard.show_gauges();
     let thread = std::thread::Builder::new().name(name).spawn(move || shard.run())?;
     Ok((handle, thread))
@@ -176,6 +179,7 @@ struct Shard<D: Disk> {
     partitions: BTreeMap<PartitionId, Owned<D>>,
     limits: ShardLimits,
     preparer: Worker<(PartitionId, SpareJob<D>), PreparedSpare>,
+    indexer: Worker<(PartitionId, IndexJob<D>), BuiltIndex>,
     post: Post,
     input: mpsc::Receiver<Input>,
     places: Arc<Semaphore>,
@@ -212,7 +216,7 @@ impl<D: Disk> Shard<D> {
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK;
                 self.each(|partition, post| partition.tick(log_time(), post));
-                self.prepare_spares();
+                self.prepare_files();
                 self.show_gauges();
             }
             busy = self.serve();
@@ -256,6 +260,11 @@ impl<D: Disk> Shard<D> {
                 let prepared = self.preparer.take();
                 let owned = self.partitions.get_mut(&partition).expect("prepared for us");
                 owned.partition.finish_spare(prepared);
+            }
+            Input::IndexBuilt(partition) => {
+                let built = self.indexer.take();
+                let owned = self.partitions.get_mut(&partition).expect("built for us");
+                owned.partition.finish_index(built);
             }
             Input::DiskFull(full) => {
                 self.partitions.values_mut().for_each(|owned| owned.partition.set_disk_full(full));
@@ -302,10 +311,14 @@ impl<D: Disk> Shard<D> {
         self.gauges.send_replace(all.sum());
     }
 
-    fn prepare_spares(&mut self) {
+    /// Hands out what is done ahead of time, or after the fact.
+    fn prepare_files(&mut self) {
         for (id, owned) in &mut self.partitions {
             if let Some(job) = owned.partition.prepare_spare() {
                 self.preparer.start((*id, job));
+            }
+            if let Some(job) = owned.partition.prepare_index() {
+                self.indexer.start((*id, job));
             }
         }
     }

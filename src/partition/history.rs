@@ -1,16 +1,19 @@
-//! What is already in the log: the index of every segment, and recently decoded frames.
+//! What is already in the log: where the records of topics and queues are, and recently decoded frames.
 //!
-//! The index of a sealed segment is rebuilt from its frames when somebody first asks for it; the active one grows as records are
-//! applied. Derived and disposable: a restart begins with none.
+//! The active segment has an index in memory that grows as records are applied; it was built from the frames when somebody first
+//! asked, or with the segment. A sealed segment has a file beside it ([`fluxmq_log::index_file`]), of which the parts that are asked
+//! for are kept. Until that file is there, or when it is wrong, an index in memory answers for it, built from its frames if need be:
+//! files make answers quicker and never other ones.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use fluxmq_index::sealed::{SealedError, TopicRanges};
 use fluxmq_index::segment_index::TopicSelection;
 use fluxmq_index::{Offset, SegmentIndex};
 use fluxmq_log::disk::Disk;
 use fluxmq_log::format::frame::Frame;
-use fluxmq_log::{Log, ReadError};
+use fluxmq_log::{FileError, Log, LogIndex, ReadError, SegmentSpan};
 use thiserror::Error;
 
 use super::batch::{self, DecodeError, Decoded};
@@ -20,18 +23,32 @@ use crate::model::{Filter, StoredMessage};
 const DECODED_FRAMES_MAX: usize = 2;
 /// Remembered wildcard matches, by filter and segment.
 const SELECTIONS_MAX: usize = 1024;
-/// Bytes read at a time while an index is rebuilt.
+/// Bytes read at a time while an index is built in memory.
 const REBUILD_READ_BYTES: u64 = 4 << 20;
+/// Segments beside the active one with an index in memory: more than these wait for their file without.
+const IN_MEMORY_MAX: usize = 4;
+/// Index files that are open, and bytes of them that are kept.
+const OPEN_FILES_MAX: usize = 16;
+const OPEN_BYTES_MAX: usize = 64 << 20;
 
 /// Finds and fetches records below the applied end.
-#[derive(Default)]
-pub struct History {
+pub struct History<D: Disk> {
     /// Base offset of the segment that grows.
     active: Offset,
     /// By base offset of the segment.
-    segments: BTreeMap<Offset, SegmentIndex>,
+    in_memory: BTreeMap<Offset, SegmentIndex>,
+    /// By base offset of the segment, those asked last at the end.
+    open: VecDeque<(Offset, LogIndex<D>)>,
+    /// Segments whose index file gave no answer.
+    distrusted: BTreeSet<u64>,
     decoded: VecDeque<Arc<DecodedFrame>>,
-    selections: HashMap<(Filter, Offset), TopicSelection>,
+    selections: HashMap<(Filter, Offset), Selection>,
+}
+
+/// The topics of one segment that match a filter.
+enum Selection {
+    InMemory(TopicSelection),
+    Sealed(TopicRanges),
 }
 
 #[derive(Debug)]
@@ -60,27 +77,50 @@ pub struct Selected {
     pub next: Offset,
 }
 
-impl History {
+impl<D: Disk> History<D> {
     /// Begins with no index; the segment that starts at `active` grows.
-    pub fn new(active: Offset) -> History {
-        History { active, ..History::default() }
+    pub fn new(active: Offset) -> History<D> {
+        History {
+            active,
+            in_memory: BTreeMap::new(),
+            open: VecDeque::new(),
+            distrusted: BTreeSet::new(),
+            decoded: VecDeque::new(),
+            selections: HashMap::new(),
+        }
     }
 
     /// Begins the index of a new active segment.
     pub fn roll(&mut self, base: Offset) {
         self.active = base;
-        self.segments.insert(base, SegmentIndex::new(base));
+        self.in_memory.insert(base, SegmentIndex::new(base));
+        self.limit_in_memory();
     }
 
     /// Adds a message that was just applied. Ignored while the active segment's index is not built: building it reads this record.
     pub fn add(&mut self, offset: Offset, topic: &[u8], queues: &[u64]) {
-        if let Some(index) = self.segments.get_mut(&self.active) {
+        if let Some(index) = self.in_memory.get_mut(&self.active) {
             index.add(offset, topic, queues);
         }
     }
 
+    /// A segment has an index file: what memory had for it is not needed any more.
+    pub fn sealed(&mut self, segment: SegmentSpan) {
+        self.distrusted.remove(&segment.segment_no);
+        self.open.retain(|(base, _)| *base != segment.base);
+        // An active segment that begins there too, behind one without records, keeps its own.
+        if segment.base < segment.end && segment.base != self.active {
+            self.in_memory.remove(&segment.base);
+        }
+    }
+
+    /// Takes the segments whose index file gave no answer, to be built again.
+    pub fn take_distrusted(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.distrusted)
+    }
+
     /// Finds up to `limit` messages in `from..end` that match any of the filters.
-    pub fn select<D: Disk>(
+    pub fn select(
         &mut self,
         log: &Log<D>,
         filters: &[Filter],
@@ -88,20 +128,9 @@ impl History {
         limit: usize,
     ) -> Result<Selected, HistoryError> {
         let mut offsets = Vec::new();
-        for base in bases(log, from, end) {
-            self.ensure(log, base, end)?;
-            let index = &self.segments[&base];
+        for span in log.spans((from, end)) {
             for filter in filters {
-                if filter.is_literal() {
-                    index.select(filter.as_bytes(), from, limit, &mut offsets);
-                    continue;
-                }
-                if self.selections.len() >= SELECTIONS_MAX {
-                    self.selections.clear();
-                }
-                let selection = self.selections.entry((filter.clone(), base));
-                let selection = selection.or_insert_with(|| TopicSelection::new(filter.as_bytes()));
-                index.select_in(selection, from, limit, &mut offsets);
+                self.select_in(log, span, filter, (from, end), limit, &mut offsets)?;
             }
             offsets.sort_unstable();
             offsets.dedup();
@@ -116,7 +145,7 @@ impl History {
 
     /// Finds where the newest `count` messages in `from..end` that match any of the filters begin; `None` when there are no more
     /// than that. Looks at segments from the newest on, and no further than it must.
-    pub fn newest<D: Disk>(
+    pub fn newest(
         &mut self,
         log: &Log<D>,
         filters: &[Filter],
@@ -124,35 +153,38 @@ impl History {
         count: usize,
     ) -> Result<Option<Offset>, HistoryError> {
         let (mut rest, mut end) = (count, end);
-        for base in bases(log, from, end).into_iter().rev() {
-            let found = self.select(log, filters, (from.max(base), end), usize::MAX)?.offsets;
+        for span in log.spans((from, end)).rev() {
+            let range = (from.max(span.base), end);
+            let found = self.select(log, filters, range, usize::MAX)?.offsets;
             if let Some(above) = found.len().checked_sub(rest).filter(|above| *above > 0) {
                 return Ok(Some(found.get(above).copied().unwrap_or(end)));
             }
             rest -= found.len();
-            end = base;
+            end = span.base;
         }
         Ok(None)
     }
 
     /// Finds where the newest messages in `from..end` that match any of the filters and have `bytes_max` bytes together begin; `None`
     /// when all have no more than that. Reads what fits, and no more than one message beyond; nothing where the log is that small.
-    pub fn newest_bytes<D: Disk>(
+    pub fn newest_bytes(
         &mut self,
         log: &Log<D>,
         filters: &[Filter],
         (from, end): (Offset, Offset),
         bytes_max: u64,
     ) -> Result<Option<Offset>, HistoryError> {
-        let bases = bases(log, from, end);
+        let spans: Vec<_> = log.spans((from, end)).collect();
+        let is_read = |base: Offset| spans.iter().any(|span| span.base == base);
         let segments = log.segments();
-        let held = segments.iter().filter(|segment| bases.contains(&segment.base_offset));
+        let held = segments.iter().filter(|segment| is_read(segment.base_offset));
         if held.map(|segment| segment.end_bytes).sum::<u64>() <= bytes_max {
             return Ok(None);
         }
         let (mut bytes, mut start, mut end) = (0, end, end);
-        for base in bases.into_iter().rev() {
-            let found = self.select(log, filters, (from.max(base), end), usize::MAX)?.offsets;
+        for span in spans.into_iter().rev() {
+            let range = (from.max(span.base), end);
+            let found = self.select(log, filters, range, usize::MAX)?.offsets;
             for offset in found.into_iter().rev() {
                 let message = self.fetch(log, offset)?;
                 bytes += message.map_or(0, |message| message.len_bytes() as u64);
@@ -161,13 +193,13 @@ impl History {
                 }
                 start = offset;
             }
-            end = base;
+            end = span.base;
         }
         Ok(None)
     }
 
     /// Finds up to `limit` entries of a queue from the partition offset `from` on, below `end`.
-    pub fn select_queue<D: Disk>(
+    pub fn select_queue(
         &mut self,
         log: &Log<D>,
         queue: u64,
@@ -175,19 +207,28 @@ impl History {
         limit: usize,
     ) -> Result<Vec<Offset>, HistoryError> {
         let mut offsets = Vec::new();
-        for base in bases(log, from, end) {
+        for span in log.spans((from, end)) {
             if offsets.len() >= limit {
                 break;
             }
-            self.ensure(log, base, end)?;
             let rest = limit - offsets.len();
-            self.segments[&base].select_lane(queue, from, rest, &mut offsets);
+            let found = offsets.len();
+            if let Some(index) = self.sealed_index(log, span) {
+                match index.select_queue(queue, from, rest, &mut offsets) {
+                    Ok(()) => {
+                        cut(&mut offsets, found, end);
+                        continue;
+                    }
+                    Err(error) => self.distrust(span, &error),
+                }
+            }
+            self.ensure(log, span, end)?.select_lane(queue, from, rest, &mut offsets);
         }
         Ok(offsets)
     }
 
     /// Fetches one message; `None` where the offset holds a control.
-    pub fn fetch<D: Disk>(
+    pub fn fetch(
         &mut self,
         log: &Log<D>,
         offset: Offset,
@@ -201,11 +242,7 @@ impl History {
         })
     }
 
-    fn frame<D: Disk>(
-        &mut self,
-        log: &Log<D>,
-        offset: Offset,
-    ) -> Result<Arc<DecodedFrame>, HistoryError> {
+    fn frame(&mut self, log: &Log<D>, offset: Offset) -> Result<Arc<DecodedFrame>, HistoryError> {
         let holds = |frame: &&Arc<DecodedFrame>| {
             frame.base <= offset && offset < frame.base.plus(frame.records.len() as u64)
         };
@@ -222,56 +259,383 @@ impl History {
         Ok(frame)
     }
 
-    /// Builds the index of the segment at `base` from its frames below `end`, unless it is there.
-    fn ensure<D: Disk>(
+    /// Finds up to `limit` messages of one segment that match a filter, below `end`.
+    fn select_in(
         &mut self,
         log: &Log<D>,
-        base: Offset,
-        end: Offset,
+        span: SegmentSpan,
+        filter: &Filter,
+        (from, end): (Offset, Offset),
+        limit: usize,
+        offsets: &mut Vec<Offset>,
     ) -> Result<(), HistoryError> {
-        if self.segments.contains_key(&base) {
+        let found = offsets.len();
+        if self.sealed_index(log, span).is_some() {
+            match self.select_sealed(span, filter, from, limit, offsets) {
+                Ok(()) => {
+                    cut(offsets, found, end);
+                    return Ok(());
+                }
+                Err(error) => self.distrust(span, &error),
+            }
+        }
+        self.ensure(log, span, end)?;
+        let index = &self.in_memory[&span.base];
+        if filter.is_literal() {
+            index.select(filter.as_bytes(), from, limit, offsets);
             return Ok(());
         }
-        let bases: Vec<Offset> = log.segments().iter().map(|segment| segment.base_offset).collect();
-        let next = bases.iter().copied().find(|other| *other > base);
-        let end = next.map_or(end, |next| next.min(end));
-        let mut index = SegmentIndex::new(base);
-        let mut at = base;
-        while at < end {
-            let frames = log.read(at, REBUILD_READ_BYTES)?;
-            let Some(last) = frames.last() else { break };
-            let upto = last.header.end_offset();
-            for frame in &frames {
-                let decoded = decode(frame)?;
-                for (step, record) in decoded.records.iter().enumerate() {
-                    let offset = decoded.base.plus(step as u64);
-                    match record {
-                        Decoded::Message(message, queues) if offset < end && offset >= base => {
-                            index.add(offset, &message.topic, queues);
-                        }
-                        Decoded::Message(..) | Decoded::Control(_) => {}
-                    }
-                }
-            }
-            at = upto;
+        if self.selections.len() >= SELECTIONS_MAX {
+            self.selections.clear();
         }
-        self.segments.insert(base, index);
+        let selection = self
+            .selections
+            .entry((filter.clone(), span.base))
+            .or_insert_with(|| Selection::InMemory(TopicSelection::new(filter.as_bytes())));
+        if let Selection::Sealed(_) = selection {
+            // Of the file that gives no answer any more.
+            *selection = Selection::InMemory(TopicSelection::new(filter.as_bytes()));
+        }
+        if let Selection::InMemory(selection) = selection {
+            index.select_in(selection, from, limit, offsets);
+        }
         Ok(())
+    }
+
+    /// Asks the index file that was asked or opened last.
+    fn select_sealed(
+        &mut self,
+        span: SegmentSpan,
+        filter: &Filter,
+        from: Offset,
+        limit: usize,
+        offsets: &mut Vec<Offset>,
+    ) -> Result<(), SealedError<FileError>> {
+        let Some((_, index)) = self.open.back() else { return Ok(()) };
+        let key = (filter.clone(), span.base);
+        if let Some(Selection::Sealed(topics)) = self.selections.get(&key) {
+            return index.select(topics, from, limit, offsets);
+        }
+        let topics = index.match_topics(filter.as_bytes())?;
+        index.select(&topics, from, limit, offsets)?;
+        if self.selections.len() >= SELECTIONS_MAX {
+            self.selections.clear();
+        }
+        self.selections.insert(key, Selection::Sealed(topics));
+        Ok(())
+    }
+
+    /// Returns the index file of a segment, opened if need be; `None` when memory has to answer.
+    fn sealed_index(&mut self, log: &Log<D>, span: SegmentSpan) -> Option<&LogIndex<D>> {
+        if self.distrusted.contains(&span.segment_no) || !log.has_index(span.segment_no) {
+            return None;
+        }
+        let at = self.open.iter().position(|(base, index)| {
+            *base == span.base && index.header().binding.segment_no == span.segment_no
+        });
+        let opened = match at {
+            Some(at) => self.open.remove(at),
+            None => match log.open_index(span.segment_no) {
+                Ok(index) => index.map(|index| (span.base, index)),
+                Err(error) => {
+                    self.distrust(span, &error);
+                    None
+                }
+            },
+        };
+        self.limit_open();
+        self.open.push_back(opened?);
+        self.open.back().map(|(_, index)| index)
+    }
+
+    /// Answers from memory until the file of a segment is built again.
+    fn distrust(&mut self, span: SegmentSpan, error: &SealedError<FileError>) {
+        let segment = span.segment_no;
+        tracing::warn!(segment, %error, "index of a segment is not used, and will be built again");
+        self.distrusted.insert(segment);
+        self.open.retain(|(base, _)| *base != span.base);
+    }
+
+    /// Closes the files that were asked longest ago, as many as must be.
+    fn limit_open(&mut self) {
+        let bytes = |open: &VecDeque<(Offset, LogIndex<D>)>| -> usize {
+            open.iter().map(|(_, index)| index.memory_bytes()).sum()
+        };
+        while self.open.len() >= OPEN_FILES_MAX || bytes(&self.open) > OPEN_BYTES_MAX {
+            self.open.pop_front();
+        }
+    }
+
+    /// Gives up indexes in memory, oldest first, but for the active segment's.
+    fn limit_in_memory(&mut self) {
+        while self.in_memory.len() > IN_MEMORY_MAX + 1 {
+            let oldest = self.in_memory.keys().copied().find(|base| *base != self.active);
+            let Some(oldest) = oldest else { break };
+            self.in_memory.remove(&oldest);
+        }
+    }
+
+    /// Builds the index of a segment from its frames below `end`, unless it is there.
+    fn ensure(
+        &mut self,
+        log: &Log<D>,
+        span: SegmentSpan,
+        end: Offset,
+    ) -> Result<&SegmentIndex, HistoryError> {
+        let base = span.base;
+        if !self.in_memory.contains_key(&base) {
+            let index = build(log, span, end)?;
+            self.in_memory.insert(base, index);
+            // What begins where a file began has other numbers for its topics.
+            self.selections.retain(|(_, of), _| *of != base);
+            if self.in_memory.len() > IN_MEMORY_MAX + 1 {
+                let others = |of: &&Offset| **of != base && **of != self.active;
+                let oldest = self.in_memory.keys().find(others).copied();
+                oldest.map(|oldest| self.in_memory.remove(&oldest));
+            }
+        }
+        Ok(&self.in_memory[&base])
     }
 }
 
-/// The base offsets of the segments that hold records in `from..end`, ascending.
-fn bases<D: Disk>(log: &Log<D>, from: Offset, end: Offset) -> Vec<Offset> {
-    let all: Vec<Offset> = log.segments().iter().map(|segment| segment.base_offset).collect();
-    let first = all.partition_point(|base| *base <= from).saturating_sub(1);
-    let mut bases: Vec<Offset> = all[first..].iter().copied().filter(|base| *base < end).collect();
-    // A segment that holds frames without records shares its base with the next: one index serves both.
-    bases.dedup();
-    bases
+/// Builds the index of a segment from its frames below `end`.
+fn build<D: Disk>(
+    log: &Log<D>,
+    span: SegmentSpan,
+    end: Offset,
+) -> Result<SegmentIndex, HistoryError> {
+    let end = span.end.min(end);
+    let mut index = SegmentIndex::new(span.base);
+    let mut at = span.base;
+    while at < end {
+        let frames = log.read(at, REBUILD_READ_BYTES)?;
+        let Some(last) = frames.last() else { break };
+        let upto = last.header.end_offset();
+        for frame in &frames {
+            let decoded = decode(frame)?;
+            for (step, record) in decoded.records.iter().enumerate() {
+                let offset = decoded.base.plus(step as u64);
+                match record {
+                    Decoded::Message(message, queues) if offset < end && offset >= span.base => {
+                        index.add(offset, &message.topic, queues);
+                    }
+                    Decoded::Message(..) | Decoded::Control(_) => {}
+                }
+            }
+        }
+        at = upto;
+    }
+    Ok(index)
+}
+
+/// Forgets what was found at or behind `end`, of what is behind `before`: a file knows more than is asked for.
+fn cut(offsets: &mut Vec<Offset>, before: usize, end: Offset) {
+    let inside = offsets[before..].partition_point(|offset| *offset < end);
+    offsets.truncate(before + inside);
 }
 
 fn decode(frame: &Frame) -> Result<DecodedFrame, DecodeError> {
     let records: Result<Vec<Decoded>, DecodeError> =
         batch::decode(frame)?.map(|record| record.map(|(_, _, decoded)| decoded)).collect();
     Ok(DecodedFrame { base: frame.header.base_offset, records: records? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use fluxmq_index::topic_trie::matches;
+    use fluxmq_log::format::{BatchBuilder, FrameKind, MessageRecord};
+    use fluxmq_log::sim_disk::SimDisk;
+    use fluxmq_log::{Entry, LogOptions};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Control;
+
+    /// A message of the model: its topic and queue, or a control.
+    type Given = Option<(String, u64)>;
+
+    /// Each list is a segment, in frames of three records.
+    fn store(segments: &[Vec<Given>]) -> (SimDisk, Log<SimDisk>) {
+        let disk = SimDisk::new(1);
+        let mut log = open(&disk);
+        for (number, records) in segments.iter().enumerate() {
+            for records in records.chunks(3) {
+                let index = log.last_index() + 1;
+                let mut batch = BatchBuilder::new(index);
+                (1..4).for_each(|queue| batch.define_route(queue, &[u64::from(queue)]));
+                for record in records {
+                    match record {
+                        Some((topic, queue)) => batch.push_message(&MessageRecord {
+                            topic: topic.as_bytes(),
+                            route_set: *queue as u32,
+                            ts: index,
+                            ..MessageRecord::default()
+                        }),
+                        None => {
+                            let control = Control::QueueDeclared { name: "q".into() };
+                            let mut payload = Vec::new();
+                            control.encode(&mut payload);
+                            batch.push_control(control.opcode(), &payload, index);
+                        }
+                    }
+                }
+                log.append(Entry::from_batch(index, 1, 0, batch.finish())).unwrap();
+            }
+            let is_open = log.segments().last().is_some_and(|segment| !segment.is_sealed);
+            if number + 1 < segments.len() && is_open {
+                let (index, body) = (log.last_index() + 1, log.seal_body());
+                log.append(Entry::without_records(index, 1, FrameKind::Seal, 0, body)).unwrap();
+            }
+        }
+        log.flush().unwrap();
+        (disk, log)
+    }
+
+    fn open(disk: &SimDisk) -> Log<SimDisk> {
+        Log::open(disk.clone(), PathBuf::from("p0001"), LogOptions::default()).unwrap().0
+    }
+
+    /// Builds the index of the newest segment that has none.
+    fn build(log: &mut Log<SimDisk>) -> Option<SegmentSpan> {
+        let job = log.prepare_index(log.last_index())?;
+        log.finish_index(job.run()).unwrap()
+    }
+
+    fn rot(disk: &SimDisk, segment_no: u64, place: f64) {
+        let path = Path::new("p0001").join(format!("log/{segment_no:020}.six"));
+        let len = disk.contents()[&path].as_ref().unwrap().len() as f64;
+        disk.flip_bit(&path, (len * 8.0 * place) as u64).unwrap();
+    }
+
+    fn filters() -> Vec<Filter> {
+        let names = ["a/1", "a/+", "a/#", "+/2", "#", "$SYS/#", "$SYS/3", "b/+/c", "x"];
+        names.map(|name| Filter::new(name.into()).unwrap()).to_vec()
+    }
+
+    /// Asks for everything in pieces, and compares with a look at every record.
+    fn check(history: &mut History<SimDisk>, log: &Log<SimDisk>, all: &[Given]) {
+        let end = Offset(all.len() as u64);
+        let numbered = || all.iter().enumerate();
+        for filter in filters() {
+            let is_match = |given: &Given| {
+                given
+                    .as_ref()
+                    .is_some_and(|(topic, _)| matches(filter.as_bytes(), topic.as_bytes()))
+            };
+            let found = numbered().filter(|(_, given)| is_match(given));
+            let expected: Vec<u64> = found.map(|(offset, _)| offset as u64).collect();
+            let (mut found, mut from) = (Vec::new(), Offset::ZERO);
+            while from < end {
+                let some = std::slice::from_ref(&filter);
+                let selected = history.select(log, some, (from, end), 7).unwrap();
+                found.extend(selected.offsets.iter().map(|offset| offset.0));
+                from = selected.next;
+            }
+            assert_eq!(found, expected, "{filter}");
+        }
+        for queue in 1..4 {
+            let is_match = |given: &Given| given.as_ref().is_some_and(|(_, of)| *of == queue);
+            let expected = numbered().filter(|(_, given)| is_match(given));
+            let expected: Vec<u64> = expected.map(|(offset, _)| offset as u64).collect();
+            let found = history.select_queue(log, queue, (Offset::ZERO, end), usize::MAX).unwrap();
+            assert_eq!(found.into_iter().map(|offset| offset.0).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    fn segments() -> impl Strategy<Value = Vec<Vec<Given>>> {
+        let topic = prop_oneof![
+            (0..4u32).prop_map(|n| format!("a/{n}")),
+            (0..4u32).prop_map(|n| format!("$SYS/{n}")),
+            (0..30u32).prop_map(|n| format!("b/{n}/c")),
+        ];
+        let record = prop::option::weighted(0.9, (topic, 0..4u64));
+        prop::collection::vec(prop::collection::vec(record, 0..40), 1..6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Whether files answer, memory, or one for the other because a file is damaged.
+        #[test]
+        fn files_and_memory_answer_what_a_look_at_every_record_does(
+            segments in segments(),
+            built in 0..6usize,
+            asked_before in any::<bool>(),
+            rotten in prop::option::of(0.0..1.0f64),
+        ) {
+            let all: Vec<Given> = segments.iter().flatten().cloned().collect();
+            let (disk, mut log) = store(&segments);
+            let active = log.segments().last().map_or(Offset::ZERO, |segment| segment.base_offset);
+            let mut history = History::new(active);
+            if asked_before {
+                check(&mut history, &log, &all);
+            }
+            let mut sealed = Vec::new();
+            for _ in 0..built {
+                let Some(span) = build(&mut log) else { break };
+                history.sealed(span);
+                sealed.push(span);
+            }
+            check(&mut history, &log, &all);
+
+            if let (Some(place), Some(span)) = (rotten, sealed.first()) {
+                rot(&disk, span.segment_no, place);
+                history.sealed(*span);
+                check(&mut history, &log, &all);
+                for segment_no in history.take_distrusted() {
+                    log.distrust_index(segment_no);
+                }
+                while let Some(span) = build(&mut log) {
+                    history.sealed(span);
+                }
+                check(&mut history, &log, &all);
+                prop_assert!(history.take_distrusted().is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_a_file_needs_no_memory_and_no_frames() {
+        let given: Vec<Given> = (0..30).map(|n| Some((format!("a/{n}"), n % 3))).collect();
+        let (disk, mut log) = store(&vec![given.clone(); 8]);
+        let mut history = History::new(Offset(7 * 30));
+        let filter = Filter::new("a/17".into()).unwrap();
+        let select = |history: &mut History<SimDisk>, log: &Log<SimDisk>| {
+            let filters = std::slice::from_ref(&filter);
+            history.select(log, filters, (Offset(0), Offset(240)), 100).unwrap().offsets
+        };
+        let expected: Vec<Offset> = (0..8).map(|segment| Offset(segment * 30 + 17)).collect();
+        assert_eq!(select(&mut history, &log), expected);
+        assert_eq!(history.in_memory.len(), IN_MEMORY_MAX + 1, "the oldest are given up");
+
+        while let Some(span) = build(&mut log) {
+            history.sealed(span);
+        }
+        drop(log);
+        let log = open(&disk);
+        let mut reopened = History::new(Offset(7 * 30));
+        assert_eq!(select(&mut history, &log), expected);
+        assert_eq!(select(&mut reopened, &log), expected);
+
+        let in_memory =
+            |history: &History<SimDisk>| history.in_memory.keys().copied().collect::<Vec<_>>();
+        assert_eq!(in_memory(&history), [Offset(7 * 30)], "the active one");
+        assert_eq!(in_memory(&reopened), [Offset(7 * 30)], "nothing is built that is on disk");
+        assert_eq!(reopened.open.len(), 7);
+    }
+
+    #[test]
+    fn open_files_are_limited() {
+        let given: Vec<Given> = vec![Some(("a/1".to_owned(), 1))];
+        let (_, mut log) = store(&vec![given; 40]);
+        while build(&mut log).is_some() {}
+        let mut history = History::new(Offset(39));
+
+        let found = history.select_queue(&log, 1, (Offset(0), Offset(40)), usize::MAX).unwrap();
+
+        assert_eq!(found.len(), 40);
+        assert!(history.open.len() <= OPEN_FILES_MAX);
+    }
 }

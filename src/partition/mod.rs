@@ -29,8 +29,8 @@ use std::collections::{BTreeSet, VecDeque};
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::{
-    Flush, Flushed, HardStateError, Log, PreparedSpare, ReadError, SnapshotAt, SnapshotError,
-    SpareJob,
+    BuiltIndex, Flush, Flushed, HardStateError, IndexJob, Log, PreparedSpare, ReadError,
+    SnapshotAt, SnapshotError, SpareJob,
 };
 use thiserror::Error;
 
@@ -62,6 +62,9 @@ const APPLY_READ_BYTES: u64 = 4 << 20;
 const SYNC_EVERY_MS: u64 = 10;
 /// And after this many bytes.
 const SYNC_EVERY_BYTES: u64 = 256 << 10;
+
+/// An index that could not be built is tried again after this many milliseconds.
+const RETRY_INDEXES_AFTER_MS: u64 = 60_000;
 
 /// When a record counts as stored: it is applied, delivered and acknowledged then (ADR 0016).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,7 +143,9 @@ pub struct Partition<D: Disk> {
     /// Since when there is something that is written and not synced, and no flush under way that covers it.
     unsynced_since: Option<Millis>,
     overlay: Overlay,
-    history: History,
+    history: History<D>,
+    /// When indexes are tried again that could not be built.
+    retry_indexes_at: Option<Millis>,
     readers: Readers,
     groups: Groups,
     holders: Holders,
@@ -260,6 +265,7 @@ impl<D: Disk> Partition<D> {
             unsynced_since: None,
             overlay: Overlay::default(),
             history: History::new(active),
+            retry_indexes_at: None,
             readers: Readers::new(id),
             groups: Groups::default(),
             holders: Holders::default(),
@@ -476,6 +482,31 @@ impl<D: Disk> Partition<D> {
     pub fn finish_spare(&mut self, prepared: PreparedSpare) {
         if let Err(error) = self.node.log_mut().finish_spare(prepared) {
             tracing::warn!(partition = self.id.0, %error, "no spare segment");
+        }
+    }
+
+    /// Hands out the building of an index beside a sealed segment, when one has none that can be believed.
+    pub fn prepare_index(&mut self) -> Option<IndexJob<D>> {
+        let log = self.node.log_mut();
+        for segment_no in self.history.take_distrusted() {
+            log.distrust_index(segment_no);
+        }
+        if self.retry_indexes_at.is_some_and(|at| at <= self.now) {
+            self.retry_indexes_at = None;
+            log.retry_indexes();
+        }
+        log.prepare_index(self.applied.index)
+    }
+
+    /// Takes an index that was built. Without it the segment is served as before, only more slowly.
+    pub fn finish_index(&mut self, built: BuiltIndex) {
+        match self.node.log_mut().finish_index(built) {
+            Ok(Some(segment)) => self.history.sealed(segment),
+            Ok(None) => {}
+            Err(error) => {
+                self.retry_indexes_at = Some(self.now.plus(RETRY_INDEXES_AFTER_MS));
+                tracing::warn!(partition = self.id.0, %error, "no index for a segment");
+            }
         }
     }
 

@@ -383,6 +383,8 @@ impl World {
             // As the shard does: a partition that fails stops, and no other. Whoever waits hears of it in the next turn.
             if partition.tick(self.now, &mut Events::default()).is_err() {
                 self.failed.insert(partition.id());
+            } else if let Some(job) = partition.prepare_index() {
+                partition.finish_index(job.run());
             }
         }
         self.run();

@@ -191,6 +191,10 @@ impl Cluster {
                 && let Err(error) = partition.tick(now, &mut replica.heard)
             {
                 self.failed(id, &error);
+            } else if let Some(partition) = &mut replica.partition {
+                if let Some(job) = partition.prepare_index() {
+                    partition.finish_index(job.run());
+                }
             } else if let Some(fenced) = &mut replica.fenced {
                 fenced.tick().expect("ticks");
                 if fenced.is_whole() {

@@ -310,6 +310,9 @@ impl World {
                 if let Some(job) = partition.prepare_spare() {
                     partition.finish_spare(job.run());
                 }
+                if let Some(job) = partition.prepare_index() {
+                    partition.finish_index(job.run());
+                }
                 Ok(())
             });
         }
