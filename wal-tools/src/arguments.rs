@@ -10,7 +10,7 @@ use crate::time;
 
 /// Inspects the segments of a FluxMQ data directory.
 ///
-/// Reads only: a running broker is not disturbed, and a copied segment file can be read alone.
+/// Reads only, unless told to rebuild indexes: a running broker is not disturbed, and a copied segment file can be read alone.
 /// Exit codes: 0 clean, 1 torn tail or rot in unused bytes only, 2 corruption, 3 usage.
 #[derive(Debug, Parser)]
 #[command(name = "wal-tools", version)]
@@ -29,6 +29,8 @@ pub enum Command {
     Verify(VerifyArguments),
     /// Print sizes, counts and the busiest topics.
     Stat(StatArguments),
+    /// List the indexes of sealed segments, compare each with its segment, build what is missing or wrong.
+    Index(IndexArguments),
 }
 
 /// What to print, and how.
@@ -80,6 +82,19 @@ pub struct StatArguments {
     /// How many topics to list.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub top: usize,
+}
+
+/// What to list, and what to build.
+#[derive(Debug, Args)]
+pub struct IndexArguments {
+    /// A data directory, a partition's directory, or one segment file.
+    pub path: PathBuf,
+    /// Print the sections of each index, its largest shapes of topics, and its queues.
+    #[arg(long)]
+    pub show: bool,
+    /// Build what is missing or wrong from the segments. Writes beside them; safe while a broker runs.
+    #[arg(long)]
+    pub rebuild: bool,
 }
 
 /// How a record is printed.

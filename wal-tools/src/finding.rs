@@ -10,6 +10,8 @@ use fluxmq_index::Offset;
 /// How bad it is. The order is that of the exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
+    /// What is derived from the log, and can be derived again, is not what it should be.
+    Derived,
     /// Bytes in which nothing is stored are not the zeros they should be.
     Unused,
     /// Bytes at the end that were never confirmed to anyone.
@@ -48,6 +50,8 @@ pub enum Advice {
     Discarded,
     /// The file must come back from somewhere else.
     Restore,
+    /// Nothing: the broker builds the index again when it meets it.
+    Indexed,
     /// The node forgot whom it voted for.
     JoinAgain,
     /// A snapshot must not be relied on.
@@ -102,6 +106,10 @@ impl Finding {
                 "copy the directory before anything else, then restore this file from \
                  another replica or a backup; what is intact can be read with wal-tools dump"
             }
+            Advice::Indexed => {
+                "nothing is lost: the broker reads the segment instead, and builds its index \
+                 again; so does wal-tools index --rebuild"
+            }
             Advice::JoinAgain => {
                 "the broker does not start from this: let the node join again with an empty \
                  directory, or restore the partition from a backup if there is no other replica"
@@ -117,6 +125,7 @@ impl Finding {
 impl fmt::Display for Severity {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Severity::Derived => "wrong index",
             Severity::Unused => "rot in unused bytes",
             Severity::TornTail => "torn tail",
             Severity::Corruption => "corruption",
@@ -128,7 +137,7 @@ impl fmt::Display for Severity {
 pub fn exit_code<'a>(findings: impl Iterator<Item = &'a Finding>) -> u8 {
     match findings.map(|finding| finding.severity).max() {
         None => 0,
-        Some(Severity::Unused | Severity::TornTail) => 1,
+        Some(Severity::Derived | Severity::Unused | Severity::TornTail) => 1,
         Some(Severity::Corruption) => crate::EXIT_CORRUPTION,
     }
 }

@@ -1,11 +1,12 @@
 //! Inspects the segments of a FluxMQ data directory, of a stopped or a running broker.
 //!
-//! Read-only: takes no lock and writes nothing but its output. Exit codes: 0 clean, 1 only a torn
+//! Read-only but for `index --rebuild`: takes no lock and writes nothing but its output. Exit codes: 0 clean, 1 only a torn
 //! tail or rot where nothing is stored, 2 corruption, 3 usage or a path that cannot be read.
 
 mod arguments;
 mod dump;
 mod finding;
+mod index;
 mod link;
 mod names;
 mod record_line;
@@ -67,6 +68,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<u8, CommandError> {
         Command::Dump(arguments) => dump::run(&arguments, out),
         Command::Verify(arguments) => verify::run(&arguments, out),
         Command::Stat(arguments) => stat::run(&arguments, out),
+        Command::Index(arguments) => index::run(&arguments, out),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::source;
 
 const CLUSTER: [u8; 16] = *b"the test cluster";
 
-/// A data directory of one partition: a sealed segment with room behind the seal, an active one, a spare, two snapshots, a hard
+/// A data directory of one partition: a sealed segment with room behind the seal and its index, an active one, a spare, two snapshots, a hard
 /// state, and nothing that is not proven.
 fn data() -> tempfile::TempDir {
     let data = tempfile::tempdir().unwrap();
@@ -46,6 +46,8 @@ fn data() -> tempfile::TempDir {
     log.note_idle().unwrap();
     let spare = log.prepare_spare().unwrap().run();
     log.finish_spare(spare).unwrap();
+    let index = log.prepare_index(log.last_index()).unwrap().run();
+    log.finish_index(index).unwrap();
     data
 }
 
@@ -97,6 +99,9 @@ fn every_flipped_bit_is_found() {
     for path in &paths {
         let bytes = fs::read(path).unwrap();
         let file = File::options().write(true).open(path).unwrap();
+        // An index is short beside its segment.
+        let is_index = path.extension().is_some_and(|end| end == "six");
+        let stride = if is_index { stride.min(131) } else { stride };
         for bit in (0..bytes.len() * 8).step_by(stride) {
             let (at, byte) = (bit / 8, bytes[bit / 8]);
             file.write_all_at(&[byte ^ (1 << (bit % 8))], at as u64).unwrap();
@@ -109,6 +114,6 @@ fn every_flipped_bit_is_found() {
     assert_eq!(findings(data.path()), 0);
     kinds.sort();
     kinds.dedup();
-    assert_eq!(kinds, ["1", "bin", "id", "seg", "snap", "zero"], "beside CURRENT");
+    assert_eq!(kinds, ["1", "bin", "id", "seg", "six", "snap", "zero"], "beside CURRENT");
     assert!(flips > 100);
 }

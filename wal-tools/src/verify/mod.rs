@@ -14,6 +14,7 @@ use fluxmq_log::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 use crate::arguments::VerifyArguments;
 use crate::finding::{Advice, Finding, Records, Severity, exit_code};
+use crate::index::{Making, State, index_path, read_index};
 use crate::link::Link;
 use crate::scan::{Opened, Scanned, Segment};
 use crate::side::{self, SideFiles};
@@ -68,6 +69,7 @@ impl Report {
     fn print(&self, name: &str, out: &mut impl Write) -> Result<(), CommandError> {
         let verdict = match self.findings.iter().map(|finding| finding.severity).max() {
             None => "clean",
+            Some(Severity::Derived) => "wrong index",
             Some(Severity::Unused) => "rot in unused bytes",
             Some(Severity::TornTail) => "torn tail",
             Some(Severity::Corruption) => "CORRUPT",
@@ -234,8 +236,13 @@ impl Verifier<'_> {
         let mut check = SegmentCheck::new(&segment.header, self.side.proven_index);
         let number = segment.header.segment_no;
         let mut cut = self.side.truncation().filter(|cut| cut.segment_no == number);
+        let mut making = self.making(segment);
         for step in segment.scan() {
-            match step? {
+            let step = step?;
+            if let (Some(making), Scanned::Frame(placed)) = (&mut making, &step) {
+                making.frame(placed);
+            }
+            match step {
                 Scanned::Frame(placed) => {
                     check.frame(&placed);
                     cut = cut.filter(|cut| !cut.is_over(&placed));
@@ -282,6 +289,32 @@ impl Verifier<'_> {
             });
         }
         self.link = Some(check.link);
+        match making.filter(|_| check.doubts.is_empty()) {
+            Some(making) => self.check_index(making, segment.path()),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins the index of a segment that has one beside it.
+    fn making(&self, segment: &Segment) -> Option<Making> {
+        index_path(segment.path()).exists().then(|| Making::new(segment))
+    }
+
+    /// Compares an index with its segment. A damaged segment is told by itself.
+    fn check_index(&mut self, making: Making, segment: &Path) -> Result<(), SourceError> {
+        let judged = making.judge(segment)?;
+        if let (State::Unreadable(_) | State::Different, Some(_)) = (&judged.state, &judged.bytes) {
+            let file = index_path(segment);
+            let len = read_index(&file)?.map_or(0, |bytes| bytes.len() as u64);
+            self.report.findings.push(Finding {
+                severity: Severity::Derived,
+                file,
+                bytes: 0..len,
+                what: judged.state.to_string(),
+                records: Records::None,
+                advice: Advice::Indexed,
+            });
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 mod dump;
 mod engine;
 mod fixture;
+mod index;
 mod stat;
 mod usage;
 mod verify;
