@@ -7,9 +7,11 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use fluxmq_log::disk::{Disk, DiskFile};
-use fluxmq_log::format::{BatchBuilder, FLAG_ROLL, FrameKind, MessageRecord};
+use fluxmq_log::format::{
+    BatchBuilder, BatchReader, BatchRecord, FLAG_ROLL, FrameKind, Message, MessageRecord, Producer,
+};
 use fluxmq_log::sim_disk::{Crash, SimDisk};
-use fluxmq_log::{BuildIndexError, Entry, Log, Offset, SegmentSpan, SnapshotAt};
+use fluxmq_log::{BuildIndexError, Entry, Log, Offset, RecordError, SegmentSpan, SnapshotAt};
 use support::*;
 
 /// A sealed segment of six frames, in them four topics and two queues, and an active one behind it; all of it committed.
@@ -293,6 +295,99 @@ fn a_segment_that_was_rolled_without_a_seal_and_one_without_records_are_indexed_
     assert_eq!(spans, [0, 1, 3], "one has no records");
     let spans: Vec<u64> = log.spans((Offset(6), Offset(8))).map(|s| s.segment_no).collect();
     assert_eq!(spans, [1]);
+}
+
+/// A sealed segment of three long frames, with every field that a message can have, and controls; an active one behind it.
+fn long_frames() -> (SimDisk, Log<SimDisk>) {
+    let disk = SimDisk::new(1);
+    let mut log = open_clean(&disk);
+    for _ in 0..3 {
+        let index = log.last_index() + 1;
+        let ts = 1_000 + index * 10;
+        let mut batch = BatchBuilder::new(ts);
+        batch.define_route(1, &[7]);
+        for number in 0..60u32 {
+            if number.is_multiple_of(9) {
+                batch.push_control(3, &[1; 50], ts);
+                continue;
+            }
+            batch.push_message(&MessageRecord {
+                topic: format!("long/{}/{number}", number % 4).as_bytes(),
+                payload: &vec![number as u8; 700],
+                route_set: number % 2,
+                qos: 1,
+                ts: ts + u64::from(number),
+                producer: (!number.is_multiple_of(5)).then_some(Producer {
+                    id: u64::from(number % 7) + 1,
+                    epoch: 2,
+                    seq: number,
+                }),
+                expiry_s: number.is_multiple_of(3).then_some(60),
+                key: number.is_multiple_of(4).then_some(b"key".as_slice()),
+                props: b"properties",
+                ..Default::default()
+            });
+        }
+        log.append(Entry::from_batch(index, 1, 0, batch.finish())).unwrap();
+    }
+    seal(&mut log);
+    append_and_flush(&mut log, 1);
+    build(&mut log);
+    (disk, log)
+}
+
+/// The messages of a segment by their offsets, read with their frames. Route sets are known to frames only.
+fn by_frames(log: &Log<SimDisk>) -> Vec<(Offset, Option<Message>)> {
+    let frames = log.entries(1, 4, u64::MAX).unwrap();
+    let records = frames.iter().flat_map(|frame| {
+        BatchReader::new(&frame.header, frame.body.clone()).unwrap().map(Result::unwrap)
+    });
+    let message = |record| match record {
+        BatchRecord::Message(message) => Some(Message { route_set: 0, ..message }),
+        BatchRecord::Control { .. } => None,
+    };
+    records.map(|(offset, record)| (offset, message(record))).collect()
+}
+
+#[test]
+fn a_record_is_read_without_its_frame_and_with_all_it_has() {
+    let (_, log) = long_frames();
+    let mut segment = log.open_indexed(0).unwrap().unwrap();
+
+    for (offset, expected) in by_frames(&log) {
+        assert_eq!(segment.read(offset).unwrap(), expected, "offset {offset}");
+    }
+    assert_eq!(segment.read(Offset(180)).unwrap(), None, "of the next segment");
+
+    let mut segment = log.open_indexed(0).unwrap().unwrap();
+    segment.read(Offset(30)).unwrap();
+    assert!(segment.bytes_read() <= 3 * 4096, "{} bytes", segment.bytes_read());
+}
+
+#[test]
+fn rot_in_the_blocks_of_a_record_is_noticed_and_elsewhere_is_not_looked_at() {
+    let (disk, log) = long_frames();
+    let right = by_frames(&log);
+    let (mut noticed, mut served) = (0, 0);
+    for byte in (4096..45_000).step_by(331) {
+        let rotten = disk.crash_image(Crash::Process);
+        rotten.flip_bit(&segment_file(0), byte * 8 + byte % 8).unwrap();
+        let log = open(&rotten);
+        let mut segment = log.open_indexed(0).unwrap().unwrap();
+        for (offset, expected) in right.iter().skip(20).step_by(13) {
+            match segment.read(*offset) {
+                Ok(found) => {
+                    assert_eq!(&found, expected, "byte {byte}");
+                    served += 1;
+                }
+                Err(error) => {
+                    assert!(matches!(error, RecordError::Block { .. }), "{error}");
+                    noticed += 1;
+                }
+            }
+        }
+    }
+    assert!(noticed > 20 && served > 20, "{noticed} noticed, {served} served");
 }
 
 fn write(disk: &SimDisk, path: &Path, bytes: &[u8]) {

@@ -163,6 +163,8 @@ pub struct BatchReader {
     meta: BatchMeta,
     routes: Vec<RouteDef>,
     topics: Vec<(u32, Bytes)>,
+    /// Of the only record, when it is read without its tables.
+    lone_topic: Option<Bytes>,
     producers: Vec<Producer>,
     producers_at: usize,
     position: usize,
@@ -179,6 +181,7 @@ impl BatchReader {
             meta,
             routes: Vec::new(),
             topics: Vec::new(),
+            lone_topic: None,
             producers: Vec::new(),
             producers_at: 0,
             position: 0,
@@ -212,6 +215,52 @@ impl BatchReader {
     /// Returns where the producer table begins in the body; `None` when it is empty.
     pub fn producers_at(&self) -> Option<usize> {
         (!self.producers.is_empty()).then_some(self.producers_at)
+    }
+
+    /// Reads one message without its batch: `bytes` begin with it, its topic and the producers of its frame are known, and `meta` says
+    /// what its frame says. Its route set is not known.
+    pub fn read_alone(
+        meta: BatchMeta,
+        topic: Bytes,
+        producers: &[Producer],
+        bytes: Bytes,
+    ) -> Result<Message, BatchError> {
+        let mut reader = BatchReader {
+            body: bytes,
+            meta,
+            routes: Vec::new(),
+            topics: Vec::new(),
+            lone_topic: Some(topic),
+            producers: producers.to_vec(),
+            producers_at: 0,
+            position: 0,
+            number: 0,
+            is_over: false,
+        };
+        match reader.read_record()? {
+            BatchRecord::Message(message) => Ok(message),
+            BatchRecord::Control { .. } => Err(BatchError::Record { number: 0, at: 0 }),
+        }
+    }
+
+    /// Returns true when the record that `bytes` begin with names a producer.
+    pub fn names_producer(bytes: &[u8]) -> bool {
+        let mut input = Input::new(bytes);
+        let attrs = input.varint().and_then(|_| input.u8());
+        attrs.is_some_and(|attrs| attrs & ATTR_PRODUCER != 0)
+    }
+
+    /// Reads the producers that a table lists, as far as it can be read.
+    pub fn read_producers(table: &[u8]) -> Vec<Producer> {
+        let mut input = Input::new(table);
+        let mut producers = Vec::new();
+        for _ in 0..input.varint().unwrap_or(0) {
+            match read_producer(&mut input) {
+                Some(producer) => producers.push(producer),
+                None => break,
+            }
+        }
+        producers
     }
 
     /// Steps over the next record, and returns where it begins in the body and the number of its topic, `None` for a control's.
@@ -261,8 +310,7 @@ impl BatchReader {
         }
         self.producers_at = input.position();
         for _ in 0..input.varint()? {
-            let (id, epoch) = (input.u64()?, input.varint_u32()?);
-            self.producers.push(Producer { id, epoch, seq: input.varint_u32()? });
+            self.producers.push(read_producer(input)?);
         }
         // Block table: compression is reserved.
         (input.varint()? == 0).then_some(())
@@ -300,9 +348,11 @@ impl BatchReader {
     ) -> Result<Option<BatchRecord>, BatchError> {
         let number = self.number;
         let Some(topic) = input.varint() else { return Ok(None) };
-        let Some((route_set, name)) =
-            usize::try_from(topic).ok().and_then(|at| self.topics.get(at))
-        else {
+        let known = match &self.lone_topic {
+            Some(name) => Some((0, name)),
+            None => usize::try_from(topic).ok().and_then(|at| self.topics.get(at)).map(by_ref),
+        };
+        let Some((route_set, name)) = known else {
             let topic_count = self.topics.len();
             return Err(BatchError::Topic { number, topic, topic_count });
         };
@@ -322,7 +372,7 @@ impl BatchReader {
         let head = Message {
             topic: name.clone(),
             topic_number: topic as u32,
-            route_set: *route_set,
+            route_set,
             qos: attrs & ATTR_QOS,
             retain: Retain::No,
             ts,
@@ -420,6 +470,14 @@ impl Iterator for BatchReader {
         }
         self.next()
     }
+}
+
+fn read_producer(input: &mut Input<'_>) -> Option<Producer> {
+    Some(Producer { id: input.u64()?, epoch: input.varint_u32()?, seq: input.varint_u32()? })
+}
+
+fn by_ref((route_set, topic): &(u32, Bytes)) -> (u32, &Bytes) {
+    (*route_set, topic)
 }
 
 fn read_seq(base: u32, input: &mut Input<'_>) -> Option<u32> {
