@@ -83,7 +83,8 @@ pub fn decode(
     Ok(reader.into_iter().flatten().map(decode))
 }
 
-fn to_stored(message: fluxmq_log::format::Message, qos: QoS) -> StoredMessage {
+/// Returns a record's message as views and readers see it.
+pub(super) fn to_stored(message: fluxmq_log::format::Message, qos: QoS) -> StoredMessage {
     let producer = message.producer;
     StoredMessage {
         topic: message.topic,

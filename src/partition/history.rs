@@ -5,7 +5,9 @@
 //! for are kept. Until that file is there, or when it is wrong, an index in memory answers for it, built from its frames if need be:
 //! files make answers quicker and never other ones.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::error::Error;
 use std::sync::Arc;
 
 use fluxmq_index::sealed::{SealedError, TopicRanges};
@@ -13,11 +15,11 @@ use fluxmq_index::segment_index::TopicSelection;
 use fluxmq_index::{Offset, SegmentIndex};
 use fluxmq_log::disk::Disk;
 use fluxmq_log::format::frame::Frame;
-use fluxmq_log::{FileError, Log, LogIndex, ReadError, SegmentSpan};
+use fluxmq_log::{FileError, IndexedSegment, Log, ReadError, RecordError, SegmentSpan};
 use thiserror::Error;
 
 use super::batch::{self, DecodeError, Decoded};
-use crate::model::{Filter, StoredMessage};
+use crate::model::{Filter, QoS, StoredMessage};
 
 /// Decoded frames kept for readers that follow one another.
 const DECODED_FRAMES_MAX: usize = 2;
@@ -30,6 +32,8 @@ const IN_MEMORY_MAX: usize = 4;
 /// Index files that are open, and bytes of them that are kept.
 const OPEN_FILES_MAX: usize = 16;
 const OPEN_BYTES_MAX: usize = 64 << 20;
+/// Records closer than this are read with all that is between them.
+const NEAR_BYTES: u64 = 32 << 10;
 
 /// Finds and fetches records below the applied end.
 pub struct History<D: Disk> {
@@ -38,11 +42,13 @@ pub struct History<D: Disk> {
     /// By base offset of the segment.
     in_memory: BTreeMap<Offset, SegmentIndex>,
     /// By base offset of the segment, those asked last at the end.
-    open: VecDeque<(Offset, LogIndex<D>)>,
+    open: VecDeque<(Offset, IndexedSegment<D::File>)>,
     /// Segments whose index file gave no answer.
     distrusted: BTreeSet<u64>,
     decoded: VecDeque<Arc<DecodedFrame>>,
     selections: HashMap<(Filter, Offset), Selection>,
+    /// Where the last record was that was read without its frame, by segment and byte.
+    alone_at: Option<(u64, u64)>,
 }
 
 /// The topics of one segment that match a filter.
@@ -87,6 +93,7 @@ impl<D: Disk> History<D> {
             distrusted: BTreeSet::new(),
             decoded: VecDeque::new(),
             selections: HashMap::new(),
+            alone_at: None,
         }
     }
 
@@ -105,7 +112,7 @@ impl<D: Disk> History<D> {
     }
 
     /// A segment has an index file: what memory had for it is not needed any more.
-    pub fn sealed(&mut self, segment: SegmentSpan) {
+    pub fn has_index(&mut self, segment: SegmentSpan) {
         self.distrusted.remove(&segment.segment_no);
         self.open.retain(|(base, _)| *base != segment.base);
         // An active segment that begins there too, behind one without records, keeps its own.
@@ -213,8 +220,8 @@ impl<D: Disk> History<D> {
             }
             let rest = limit - offsets.len();
             let found = offsets.len();
-            if let Some(index) = self.sealed_index(log, span) {
-                match index.select_queue(queue, from, rest, &mut offsets) {
+            if let Some(segment) = self.sealed(log, span) {
+                match segment.index().select_queue(queue, from, rest, &mut offsets) {
                     Ok(()) => {
                         cut(&mut offsets, found, end);
                         continue;
@@ -233,6 +240,10 @@ impl<D: Disk> History<D> {
         log: &Log<D>,
         offset: Offset,
     ) -> Result<Option<StoredMessage>, HistoryError> {
+        let is_decoded = self.decoded.iter().any(|frame| frame.holds(offset));
+        if !is_decoded && let Some(message) = self.fetch_alone(log, offset) {
+            return Ok(Some(message));
+        }
         let frame = self.frame(log, offset)?;
         let record =
             offset.0.checked_sub(frame.base.0).and_then(|at| frame.records.get(at as usize));
@@ -242,11 +253,42 @@ impl<D: Disk> History<D> {
         })
     }
 
-    fn frame(&mut self, log: &Log<D>, offset: Offset) -> Result<Arc<DecodedFrame>, HistoryError> {
-        let holds = |frame: &&Arc<DecodedFrame>| {
-            frame.base <= offset && offset < frame.base.plus(frame.records.len() as u64)
+    /// Fetches a message without its frame, where that reads less: far from the last one, and its frame is long. `None` sends the
+    /// reader to the frame, also when it cannot be read this way.
+    fn fetch_alone(&mut self, log: &Log<D>, offset: Offset) -> Option<StoredMessage> {
+        let span = log.spans((offset, offset.next())).next()?;
+        let last = self.alone_at;
+        let segment = self.sealed(log, span)?;
+        let mut read = || {
+            let places = (segment.index().frame_at(offset)?, segment.index().record_at(offset)?);
+            let (Some(frame), Some(place)) = places else { return Ok(None) };
+            let is_near = last.is_some_and(|(of, at)| {
+                of == span.segment_no && at.abs_diff(place.start) < NEAR_BYTES
+            });
+            let at = (span.segment_no, place.start);
+            if is_near || frame.bytes.end - frame.bytes.start < NEAR_BYTES {
+                return Ok(Some((at, None)));
+            }
+            Ok(Some((at, segment.read(offset)?)))
         };
-        if let Some(frame) = self.decoded.iter().rev().find(holds) {
+        let read: Result<_, RecordError> = read();
+        match read {
+            Ok(found) => {
+                let (at, message) = found?;
+                self.alone_at = Some(at);
+                let message = message?;
+                let qos = QoS::from_bits(message.qos)?;
+                Some(batch::to_stored(message, qos))
+            }
+            Err(error) => {
+                self.distrust(span, &error);
+                None
+            }
+        }
+    }
+
+    fn frame(&mut self, log: &Log<D>, offset: Offset) -> Result<Arc<DecodedFrame>, HistoryError> {
+        if let Some(frame) = self.decoded.iter().rev().find(|frame| frame.holds(offset)) {
             return Ok(frame.clone());
         }
         let frames = log.read(offset, 1)?;
@@ -270,7 +312,7 @@ impl<D: Disk> History<D> {
         offsets: &mut Vec<Offset>,
     ) -> Result<(), HistoryError> {
         let found = offsets.len();
-        if self.sealed_index(log, span).is_some() {
+        if self.sealed(log, span).is_some() {
             match self.select_sealed(span, filter, from, limit, offsets) {
                 Ok(()) => {
                     cut(offsets, found, end);
@@ -311,7 +353,8 @@ impl<D: Disk> History<D> {
         limit: usize,
         offsets: &mut Vec<Offset>,
     ) -> Result<(), SealedError<FileError>> {
-        let Some((_, index)) = self.open.back() else { return Ok(()) };
+        let Some((_, segment)) = self.open.back() else { return Ok(()) };
+        let index = segment.index();
         let key = (filter.clone(), span.base);
         if let Some(Selection::Sealed(topics)) = self.selections.get(&key) {
             return index.select(topics, from, limit, offsets);
@@ -325,18 +368,18 @@ impl<D: Disk> History<D> {
         Ok(())
     }
 
-    /// Returns the index file of a segment, opened if need be; `None` when memory has to answer.
-    fn sealed_index(&mut self, log: &Log<D>, span: SegmentSpan) -> Option<&LogIndex<D>> {
+    /// Returns a segment that has an index file, opened if need be; `None` when memory has to answer.
+    fn sealed(&mut self, log: &Log<D>, span: SegmentSpan) -> Option<&mut IndexedSegment<D::File>> {
         if self.distrusted.contains(&span.segment_no) || !log.has_index(span.segment_no) {
             return None;
         }
-        let at = self.open.iter().position(|(base, index)| {
-            *base == span.base && index.header().binding.segment_no == span.segment_no
+        let at = self.open.iter().position(|(base, segment)| {
+            *base == span.base && segment.index().header().binding.segment_no == span.segment_no
         });
         let opened = match at {
             Some(at) => self.open.remove(at),
-            None => match log.open_index(span.segment_no) {
-                Ok(index) => index.map(|index| (span.base, index)),
+            None => match log.open_indexed(span.segment_no) {
+                Ok(segment) => segment.map(|segment| (span.base, segment)),
                 Err(error) => {
                     self.distrust(span, &error);
                     None
@@ -345,11 +388,11 @@ impl<D: Disk> History<D> {
         };
         self.limit_open();
         self.open.push_back(opened?);
-        self.open.back().map(|(_, index)| index)
+        self.open.back_mut().map(|(_, segment)| segment)
     }
 
     /// Answers from memory until the file of a segment is built again.
-    fn distrust(&mut self, span: SegmentSpan, error: &SealedError<FileError>) {
+    fn distrust(&mut self, span: SegmentSpan, error: &dyn Error) {
         let segment = span.segment_no;
         tracing::warn!(segment, %error, "index of a segment is not used, and will be built again");
         self.distrusted.insert(segment);
@@ -358,8 +401,8 @@ impl<D: Disk> History<D> {
 
     /// Closes the files that were asked longest ago, as many as must be.
     fn limit_open(&mut self) {
-        let bytes = |open: &VecDeque<(Offset, LogIndex<D>)>| -> usize {
-            open.iter().map(|(_, index)| index.memory_bytes()).sum()
+        let bytes = |open: &VecDeque<(Offset, IndexedSegment<D::File>)>| -> usize {
+            open.iter().map(|(_, segment)| segment.index().memory_bytes()).sum()
         };
         while self.open.len() >= OPEN_FILES_MAX || bytes(&self.open) > OPEN_BYTES_MAX {
             self.open.pop_front();
@@ -383,9 +426,8 @@ impl<D: Disk> History<D> {
         end: Offset,
     ) -> Result<&SegmentIndex, HistoryError> {
         let base = span.base;
-        if !self.in_memory.contains_key(&base) {
-            let index = build(log, span, end)?;
-            self.in_memory.insert(base, index);
+        if let Entry::Vacant(vacant) = self.in_memory.entry(base) {
+            vacant.insert(build(log, span, end)?);
             // What begins where a file began has other numbers for its topics.
             self.selections.retain(|(_, of), _| *of != base);
             if self.in_memory.len() > IN_MEMORY_MAX + 1 {
@@ -395,6 +437,12 @@ impl<D: Disk> History<D> {
             }
         }
         Ok(&self.in_memory[&base])
+    }
+}
+
+impl DecodedFrame {
+    fn holds(&self, offset: Offset) -> bool {
+        self.base <= offset && offset < self.base.plus(self.records.len() as u64)
     }
 }
 
@@ -445,7 +493,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use fluxmq_index::topic_trie::matches;
-    use fluxmq_log::format::{BatchBuilder, FrameKind, MessageRecord};
+    use fluxmq_log::format::{BatchBuilder, FrameKind, MessageRecord, Producer};
     use fluxmq_log::sim_disk::SimDisk;
     use fluxmq_log::{Entry, LogOptions};
     use proptest::prelude::*;
@@ -575,20 +623,20 @@ mod tests {
             let mut sealed = Vec::new();
             for _ in 0..built {
                 let Some(span) = build(&mut log) else { break };
-                history.sealed(span);
+                history.has_index(span);
                 sealed.push(span);
             }
             check(&mut history, &log, &all);
 
             if let (Some(place), Some(span)) = (rotten, sealed.first()) {
                 rot(&disk, span.segment_no, place);
-                history.sealed(*span);
+                history.has_index(*span);
                 check(&mut history, &log, &all);
                 for segment_no in history.take_distrusted() {
                     log.distrust_index(segment_no);
                 }
                 while let Some(span) = build(&mut log) {
-                    history.sealed(span);
+                    history.has_index(span);
                 }
                 check(&mut history, &log, &all);
                 prop_assert!(history.take_distrusted().is_empty());
@@ -611,7 +659,7 @@ mod tests {
         assert_eq!(history.in_memory.len(), IN_MEMORY_MAX + 1, "the oldest are given up");
 
         while let Some(span) = build(&mut log) {
-            history.sealed(span);
+            history.has_index(span);
         }
         drop(log);
         let log = open(&disk);
@@ -624,6 +672,65 @@ mod tests {
         assert_eq!(in_memory(&history), [Offset(7 * 30)], "the active one");
         assert_eq!(in_memory(&reopened), [Offset(7 * 30)], "nothing is built that is on disk");
         assert_eq!(reopened.open.len(), 7);
+    }
+
+    /// One segment of ten frames of a hundred records of a kibibyte, and an active one.
+    fn long_frames() -> Log<SimDisk> {
+        let mut log = open(&SimDisk::new(1));
+        for _ in 0..10 {
+            let index = log.last_index() + 1;
+            let mut batch = BatchBuilder::new(index);
+            for number in 0..100u64 {
+                batch.push_message(&MessageRecord {
+                    topic: format!("a/{number}").as_bytes(),
+                    payload: &[number as u8; 1000],
+                    qos: 1,
+                    ts: index,
+                    producer: Some(Producer { id: number % 3, epoch: 1, seq: 1 }),
+                    ..MessageRecord::default()
+                });
+            }
+            log.append(Entry::from_batch(index, 1, 0, batch.finish())).unwrap();
+        }
+        let (index, body) = (log.last_index() + 1, log.seal_body());
+        log.append(Entry::without_records(index, 1, FrameKind::Seal, 0, body)).unwrap();
+        log.flush().unwrap();
+        log
+    }
+
+    #[test]
+    fn few_records_of_many_are_read_without_the_others() {
+        let mut log = long_frames();
+        let (mut with, mut without) = (History::new(Offset(1000)), History::new(Offset(1000)));
+        let wanted: Vec<Offset> = (0..10).map(|frame| Offset(frame * 100 + 50)).collect();
+        let expected: Vec<_> =
+            wanted.iter().map(|at| without.fetch(&log, *at).unwrap().unwrap()).collect();
+        build(&mut log).unwrap();
+
+        let found: Vec<_> =
+            wanted.iter().map(|at| with.fetch(&log, *at).unwrap().unwrap()).collect();
+
+        let text = |messages: &[StoredMessage]| format!("{messages:?}");
+        assert_eq!(text(&found), text(&expected));
+        assert!(with.decoded.is_empty());
+        let read = with.open[0].1.bytes_read();
+        // A record and the producers of its frame, each in one block or two.
+        assert!(read <= 10 * 4 * 4096, "{read} bytes of a megabyte");
+    }
+
+    #[test]
+    fn neighbours_are_read_with_their_frame() {
+        let mut log = long_frames();
+        build(&mut log).unwrap();
+        let mut history = History::new(Offset(1000));
+
+        for offset in 100..200 {
+            let message = history.fetch(&log, Offset(offset)).unwrap().unwrap();
+            assert_eq!(message.payload[0], (offset - 100) as u8);
+        }
+
+        assert_eq!(history.decoded.len(), 1);
+        assert!(history.open[0].1.bytes_read() <= 4 * 4096, "only the first");
     }
 
     #[test]

@@ -501,7 +501,7 @@ impl<D: Disk> Partition<D> {
     /// Takes an index that was built. Without it the segment is served as before, only more slowly.
     pub fn finish_index(&mut self, built: BuiltIndex) {
         match self.node.log_mut().finish_index(built) {
-            Ok(Some(segment)) => self.history.sealed(segment),
+            Ok(Some(segment)) => self.history.has_index(segment),
             Ok(None) => {}
             Err(error) => {
                 self.retry_indexes_at = Some(self.now.plus(RETRY_INDEXES_AFTER_MS));
