@@ -48,6 +48,7 @@ use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
 use self::will::Announcer;
 use crate::model::{Control, Millis, PartitionId, Refusal};
+use crate::planted::{PlantedBug, is_planted};
 pub use crate::raft::{GovernError, Member, MemberChange, Members, PeerError, ReplicaId, Role};
 use crate::raft::{MembersError, Node, NodeError};
 pub use crate::raft::{RepairError, Repaired};
@@ -102,6 +103,8 @@ pub struct Options {
     pub snapshot_every_bytes: u64,
     /// Milliseconds after which they are, when anything changed.
     pub snapshot_every_ms: u64,
+    /// Bytes of a snapshot that go to another replica in one message.
+    pub snapshot_chunk_bytes: usize,
     /// When a record counts as stored.
     pub durability: Durability,
     /// A deliberate defect that the crash suite must catch: messages go out before they are committed.
@@ -123,6 +126,7 @@ impl Default for Options {
             sessions_per_user_max: 1_000,
             snapshot_every_bytes: 64 << 20,
             snapshot_every_ms: 300_000,
+            snapshot_chunk_bytes: 256 << 10,
             durability: Durability::QuorumSync,
             #[cfg(feature = "planted-bugs")]
             deliver_before_commit: false,
@@ -244,7 +248,9 @@ impl<D: Disk> Partition<D> {
         let (views, applied) = match newest {
             Some((at, mut sections)) => {
                 let stored = Members::take_from(&mut sections)?;
-                members = stored;
+                if !is_planted(PlantedBug::MembersForgotten) {
+                    members = stored;
+                }
                 (Views::restore(&sections)?, Applied { index: at.index, end: at.end })
             }
             None => (Views::default(), Applied { index: 0, end: Offset::ZERO }),
@@ -252,7 +258,8 @@ impl<D: Disk> Partition<D> {
         let clock = now;
         let now = now.max(Millis(log.last_ts()));
         let active = log.segments().last().map_or(Offset::ZERO, |segment| segment.base_offset);
-        let node = Node::open(log, member, members, applied.index, clock.0)?;
+        let mut node = Node::open(log, member, members, applied.index, clock.0)?;
+        node.set_chunk_bytes(options.snapshot_chunk_bytes);
         let mut partition = Partition {
             id,
             options,

@@ -8,6 +8,7 @@ use super::history::History;
 use super::request::Outbox;
 use super::{Applied, Partition, PartitionError};
 use crate::model::Millis;
+use crate::planted::{PlantedBug, is_planted};
 use crate::raft::{GovernError, MemberChange, Members, PeerError, ReplicaId, Role};
 use crate::view::Views;
 
@@ -101,7 +102,9 @@ impl<D: Disk> Partition<D> {
     pub(super) fn begin_at_snapshot(&mut self) -> Result<(), PartitionError> {
         let Some((at, mut sections)) = self.node.take_installed() else { return Ok(()) };
         Members::take_from(&mut sections).map_err(PartitionError::from)?;
-        self.views = Views::restore(&sections)?;
+        if !is_planted(PlantedBug::InstalledViewsKept) {
+            self.views = Views::restore(&sections)?;
+        }
         self.applied = Applied { index: at.index, end: at.end };
         self.history = History::new(at.end);
         self.since_snapshot = 0;

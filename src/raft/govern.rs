@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::member::{Members, ReplicaId};
 use super::node::{Node, NodeError, Role};
+use crate::planted::{PlantedBug, is_planted};
 
 /// What becomes of one replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,17 @@ pub enum GovernError {
     Impossible {
         /// What is wrong.
         reason: String,
+    },
+    /// Replicas that nobody has heard of yet would be needed for a majority: they answer nobody until a majority without them has
+    /// confirmed the leader, so there would be none.
+    #[error(
+        "{known} of {voters} voters would be known, which is no majority; add the others as learners first, and make them voters when they follow"
+    )]
+    Unknown {
+        /// Voters of the group that would be, that follow or vote now.
+        known: usize,
+        /// All of them.
+        voters: usize,
     },
     /// Not a voter of the group.
     #[error("replica {id} does not vote")]
@@ -74,6 +86,9 @@ impl<D: Disk> Node<D> {
         if let Err(error) = tried {
             return Ok(Err(GovernError::Impossible { reason: error.to_string() }));
         }
+        if let Err(error) = self.would_be_known(changes) {
+            return Ok(Err(error));
+        }
         self.raw.propose_conf_change(Vec::new(), change)?;
         self.advance()?;
         Ok(Ok(()))
@@ -81,6 +96,9 @@ impl<D: Disk> Node<D> {
 
     /// Takes a change of members that is committed (Raft §6); to be called as it is applied, before [`Node::applied_to`].
     pub fn change_members(&mut self, frame: &Frame) -> Result<(), NodeError> {
+        if is_planted(PlantedBug::ChangeUnread) && self.role() != Role::Leader {
+            return Ok(());
+        }
         let mut change = ConfChangeV2::default();
         let index = frame.header.index;
         change
@@ -118,6 +136,7 @@ impl<D: Disk> Node<D> {
 
     /// Asks a majority whether this replica still leads; `name` comes back in [`Node::poll_read`] (Raft §8).
     pub fn ask_read(&mut self, name: u64) -> Result<(), NodeError> {
+        debug_assert_eq!(self.role(), Role::Leader, "others would forward it");
         self.raw.read_index(name.to_le_bytes().to_vec());
         self.advance()
     }
@@ -127,6 +146,25 @@ impl<D: Disk> Node<D> {
         let state = self.reads.pop_front()?;
         let name = Bytes::from(state.request_ctx);
         Some((u64::from_le_bytes(name.as_ref().try_into().ok()?), state.index))
+    }
+
+    /// Refuses a group whose majority would need replicas that have acknowledged nothing yet.
+    fn would_be_known(&self, changes: &[MemberChange]) -> Result<(), GovernError> {
+        let mut voters = self.members().voters();
+        for change in changes {
+            let (MemberChange::Voter(id) | MemberChange::Learner(id) | MemberChange::Remove(id)) =
+                *change;
+            voters.retain(|voter| *voter != id);
+            voters.extend(matches!(change, MemberChange::Voter(_)).then_some(id));
+        }
+        let before = self.members().voters();
+        let follows =
+            |id: &ReplicaId| self.raw.raft.prs().get(id.0).is_some_and(|it| it.matched > 0);
+        let known = voters.iter().filter(|id| before.contains(id) || follows(id)).count();
+        match known * 2 > voters.len() {
+            true => Ok(()),
+            false => Err(GovernError::Unknown { known, voters: voters.len() }),
+        }
     }
 
     fn may_govern(&self) -> Result<(), GovernError> {

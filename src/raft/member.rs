@@ -44,8 +44,15 @@ impl Member {
 }
 
 /// The members of a group at one index of its log. Joint while a change is half done (Raft §6).
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Members(pub(super) ConfState);
+
+/// In whatever order the library lists them.
+impl PartialEq for Members {
+    fn eq(&self, other: &Members) -> bool {
+        self.encode() == other.encode()
+    }
+}
 
 /// Members that were stored and do not decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

@@ -4,6 +4,8 @@
 
 mod govern;
 mod guard;
+#[cfg(test)]
+mod guard_tests;
 mod logger;
 mod member;
 mod node;

@@ -55,6 +55,10 @@ pub struct Node<D: Disk> {
     pub(super) welcomed: u64,
     /// A peer asked for something that is damaged here.
     pub(super) is_rotten: bool,
+    /// The newest term whose leader was told of this life.
+    pub(super) introduced: u64,
+    /// A majority without this replica has confirmed a leader since this life began.
+    pub(super) is_acquainted: bool,
 }
 
 /// A ready of the library whose frames are not flushed, and what may be said once they are.
@@ -124,7 +128,8 @@ impl<D: Disk> Node<D> {
     ) -> Result<Node<D>, NodeError> {
         // By the clock, because an image of a disk counts on from where it was taken: two lives must not have one number.
         log.begin_life(now)?;
-        if member.joins && log.last_index() == 0 && log.hard_state() == HardState::default() {
+        let is_new = log.last_index() == 0 && log.hard_state() == HardState::default();
+        if member.joins && is_new && !is_planted(PlantedBug::ForgetfulVotes) {
             log.require(u64::MAX)?;
         }
         let address = Address {
@@ -144,8 +149,8 @@ impl<D: Disk> Node<D> {
             // library drops here would have been admitted and then refused.
             max_uncommitted_size: raft::NO_LIMIT,
             max_committed_size_per_ready: 8 << 20,
-            check_quorum: true,
-            pre_vote: true,
+            check_quorum: !is_planted(PlantedBug::StandsUnasked),
+            pre_vote: !is_planted(PlantedBug::StandsUnasked),
             ..Config::default()
         };
         let last_ts = log.last_ts();
@@ -168,6 +173,8 @@ impl<D: Disk> Node<D> {
             lives: BTreeMap::new(),
             welcomed: 0,
             is_rotten: false,
+            introduced: 0,
+            is_acquainted: false,
         };
         if alone && !node.is_muted() {
             // Nobody else can win: waiting for the election timeout would only delay the start.
@@ -293,8 +300,8 @@ impl<D: Disk> Node<D> {
         match body {
             Body::Raft(message) => self.step(message)?,
             Body::Rejoin { last, is_muted } => self.on_rejoin(from, life, last, is_muted)?,
-            Body::Welcome { of_life, life, is_whole } => {
-                self.on_welcome(of_life, life, is_whole)?;
+            Body::Welcome { of_life, life, is_confirmed, is_whole } => {
+                self.on_welcome(of_life, life, is_confirmed, is_whole)?;
             }
             Body::Fetch { index, offset } => self.on_fetch(from, index, offset),
             Body::Chunk { index, offset, bytes } => self.on_chunk(from, index, offset, &bytes)?,
@@ -446,7 +453,12 @@ impl<D: Disk> Node<D> {
                     self.log_mut().save_hard_state(state)?;
                 }
             }
-            self.reads.extend(ready.take_read_states());
+            for state in ready.take_read_states() {
+                match self.confirmed(&state) {
+                    true => {}
+                    false => self.reads.push_back(state),
+                }
+            }
             self.send(ready.take_messages());
             let (promises, others): (Vec<_>, Vec<_>) =
                 ready.take_persisted_messages().into_iter().partition(promises_entries);
@@ -517,7 +529,8 @@ impl<D: Disk> Node<D> {
     }
 
     fn send(&mut self, messages: Vec<Message>) {
-        for message in messages {
+        let is_silent = self.is_silent();
+        for message in messages.into_iter().filter(|message| !(is_silent && is_answer(message))) {
             self.post(ReplicaId(message.to), &Body::Raft(Box::new(message)));
         }
     }
@@ -530,6 +543,14 @@ impl<D: Disk> Node<D> {
 
 /// A message that was decoded and found possible.
 pub struct Checked(Envelope);
+
+/// Returns true for what tells a leader that it is heard.
+fn is_answer(message: &Message) -> bool {
+    matches!(
+        message.get_msg_type(),
+        MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse
+    )
+}
 
 /// Returns true for what may be said only once entries are flushed: that they are there, and that they make a candidate. Term and
 /// vote are on disk before anything is sent.

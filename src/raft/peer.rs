@@ -3,7 +3,7 @@
 //! ```text
 //! message  := u8 version | u8 kind | cluster [16] | u32 partition | u64 from | u64 to | u64 life of the sender | body
 //!             | u32 crc of all before
-//! body     := kind 0: raft | kind 1, rejoin: u64 last, u8 muted | kind 2, welcome: u64 of_life, u64 life, u8 is_whole
+//! body     := kind 0: raft | kind 1, rejoin: u64 last, u8 muted | kind 2, welcome: u64 of_life, u64 life, u8 is_confirmed, u8 is_whole
 //!             | kind 3, fetch: u64 index, u64 offset | kind 4, chunk: u64 index, u64 offset, bytes
 //!             | kind 5, ask: range | kind 6, range: range, u64 term that the sender leads or 0, u8 answer, bytes
 //! range    := u64 segment | u64 from | u64 skip | u64 to | u64 index | u32 chain
@@ -54,8 +54,9 @@ pub(super) enum Body {
     Raft(Box<Message>),
     /// To the leader, until it has answered: this life begins with a log up to `last`.
     Rejoin { last: u64, is_muted: bool },
-    /// The leader's answer to what a life said: go on as `life`; it may vote once it is whole.
-    Welcome { of_life: u64, life: u64, is_whole: bool },
+    /// The leader's answer to what a life said: go on as `life`; it may answer once a majority has confirmed the leader since, and vote
+    /// once it is whole.
+    Welcome { of_life: u64, life: u64, is_confirmed: bool, is_whole: bool },
     /// Asks for the snapshot that was offered, from `offset` on.
     Fetch { index: u64, offset: u64 },
     /// Part of a snapshot.
@@ -166,9 +167,10 @@ pub(super) fn encode(address: &Address, to: ReplicaId, body: &Body) -> Bytes {
             out.put_u64_le(*last);
             out.put_u8(u8::from(*is_muted));
         }
-        Body::Welcome { of_life, life, is_whole } => {
+        Body::Welcome { of_life, life, is_confirmed, is_whole } => {
             out.put_u64_le(*of_life);
             out.put_u64_le(*life);
+            out.put_u8(u8::from(*is_confirmed));
             out.put_u8(u8::from(*is_whole));
         }
         Body::Fetch { index, offset } => {
@@ -236,6 +238,7 @@ fn take_body(kind: u8, input: &mut Bytes) -> Option<Body> {
         2 => Body::Welcome {
             of_life: input.try_get_u64_le().ok()?,
             life: input.try_get_u64_le().ok()?,
+            is_confirmed: take_bool(input)?,
             is_whole: take_bool(input)?,
         },
         3 => Body::Fetch {
@@ -386,9 +389,10 @@ fn take_entry(input: &mut Bytes) -> Option<Entry> {
     Some(entry)
 }
 
-/// The types that replicas send one another. Proposals are not forwarded: a client is told who leads.
+/// The types that replicas send one another. Nothing is forwarded, neither proposals nor reads nor transfers of leadership: whoever
+/// asks is told who leads. The library panics when it is to forward what carries a term.
 fn message_type(byte: u8) -> Option<MessageType> {
-    const TYPES: [MessageType; 13] = [
+    const TYPES: [MessageType; 10] = [
         MessageType::MsgAppend,
         MessageType::MsgAppendResponse,
         MessageType::MsgRequestVote,
@@ -396,10 +400,7 @@ fn message_type(byte: u8) -> Option<MessageType> {
         MessageType::MsgSnapshot,
         MessageType::MsgHeartbeat,
         MessageType::MsgHeartbeatResponse,
-        MessageType::MsgTransferLeader,
         MessageType::MsgTimeoutNow,
-        MessageType::MsgReadIndex,
-        MessageType::MsgReadIndexResp,
         MessageType::MsgRequestPreVote,
         MessageType::MsgRequestPreVoteResponse,
     ];

@@ -7,13 +7,18 @@
 //! Every opening of a log is another *life*. To each new leader a life says with `Rejoin` where its log ends; the leader compares
 //! that with what the life before acknowledged and answers with `Welcome`. A life that peers know to be over is refused, so that
 //! neither a delayed answer of it nor an old disk that believes to be it is counted.
+//!
+//! A muted replica has also forgotten which terms there were: a leader that was deposed and does not know it would have its answers
+//! for a majority. So it is silent, as if it were down, until a majority without it has confirmed a leader (ADR 0033).
 
 use fluxmq_log::disk::Disk;
+use raft::ReadState;
 use raft::eraftpb::{Message, MessageType};
 
 use super::member::ReplicaId;
 use super::node::{Node, NodeError, Role};
 use super::peer::{Body, PeerError};
+use crate::planted::{PlantedBug, is_planted};
 
 /// What is known of a peer's lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +29,9 @@ pub(super) struct Lives {
     /// Term and life of the last `Rejoin`, and what that life must acknowledge to be whole.
     rejoined: (u64, u64),
     target: Option<u64>,
+    /// Term and life for which a majority was asked whether this replica leads, and those for which it said so.
+    asked: (u64, u64),
+    confirmed: (u64, u64),
 }
 
 impl<D: Disk> Node<D> {
@@ -35,7 +43,9 @@ impl<D: Disk> Node<D> {
             let (next, error) =
                 (known.latest + 1, PeerError::EarlierLife { from, life, known: known.latest });
             if leads {
-                self.post(from, &Body::Welcome { of_life: life, life: next, is_whole: false });
+                let (is_confirmed, is_whole) = (false, false);
+                let body = Body::Welcome { of_life: life, life: next, is_confirmed, is_whole };
+                self.post(from, &body);
             }
             return Err(error);
         }
@@ -53,10 +63,18 @@ impl<D: Disk> Node<D> {
         Ok(())
     }
 
-    /// Tells a leader of this life, with every heartbeat until it says that the life is whole.
+    /// Tells a leader of this life, before anything of its term is taken, and with every heartbeat until it says that the life is
+    /// whole. What came with the leader's first entries would hide what was forgotten until then.
     pub(super) fn introduce(&mut self, message: &Message) {
         let is_new = message.term >= self.term() && message.term > self.welcomed;
-        if is_new && message.get_msg_type() == MessageType::MsgHeartbeat {
+        let is_first = message.term > self.introduced;
+        let is_due = match message.get_msg_type() {
+            MessageType::MsgHeartbeat => is_new,
+            MessageType::MsgAppend => is_new && is_first,
+            _ => false,
+        };
+        if is_due {
+            self.introduced = message.term;
             let body = Body::Rejoin { last: self.log().last_index(), is_muted: self.is_muted() };
             self.post(ReplicaId(message.from), &body);
         }
@@ -78,7 +96,9 @@ impl<D: Disk> Node<D> {
         let known = self.lives.entry(from).or_default();
         if known.rejoined != (term, life) {
             known.rejoined = (term, life);
-            let forgot = known.acknowledged.0 == term && known.acknowledged.1 > last;
+            let forgot = known.acknowledged.0 == term
+                && known.acknowledged.1 > last
+                && !is_planted(PlantedBug::ForgottenUnheard);
             known.target = (forgot || is_muted).then_some(end);
             if forgot {
                 tracing::warn!(
@@ -90,9 +110,36 @@ impl<D: Disk> Node<D> {
                 );
             }
         }
-        let is_whole = known.target.is_none_or(|target| matched >= target);
-        self.post(from, &Body::Welcome { of_life: life, life, is_whole });
+        let is_whole = known.target.is_none_or(|target| matched >= target)
+            && !(is_muted && is_planted(PlantedBug::MutedForEver));
+        let is_confirmed = known.confirmed == (term, life);
+        if is_muted && !is_confirmed {
+            // Before an entry of its term is committed the library drops the question.
+            let is_due = known.asked != (term, life) && self.raw.raft.commit_to_current_term();
+            if is_due {
+                known.asked = (term, life);
+                self.raw.read_index([from.0.to_le_bytes(), life.to_le_bytes()].concat());
+            }
+            return self.advance();
+        }
+        self.post(from, &Body::Welcome { of_life: life, life, is_confirmed, is_whole });
         self.advance()
+    }
+
+    /// Takes the answer to a question that was asked for a muted peer; false for any other.
+    pub(super) fn confirmed(&mut self, state: &ReadState) -> bool {
+        let Some((from, life)) = state.request_ctx.split_first_chunk() else { return false };
+        let Ok(life) = life.try_into().map(u64::from_le_bytes) else { return false };
+        let known = self.lives.entry(ReplicaId(u64::from_le_bytes(*from))).or_default();
+        if known.asked.1 == life {
+            known.confirmed = known.asked;
+        }
+        true
+    }
+
+    /// Returns true while this replica must not let any leader count on it.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_muted() && !self.is_acquainted
     }
 
     /// The leader of this term knows this life, and whether it has all that there is.
@@ -100,11 +147,13 @@ impl<D: Disk> Node<D> {
         &mut self,
         of_life: u64,
         life: u64,
+        is_confirmed: bool,
         is_whole: bool,
     ) -> Result<(), NodeError> {
         if of_life != self.address.life || self.role() == Role::Leader {
             return Ok(());
         }
+        self.is_acquainted |= is_confirmed;
         if life > self.address.life {
             // Others know more of this replica than its disk does: whatever that is, it is lost.
             self.log_mut().require(u64::MAX)?;
@@ -113,7 +162,7 @@ impl<D: Disk> Node<D> {
         } else if is_whole {
             self.welcomed = self.term();
             self.log_mut().require(0)?;
-        } else if !self.is_muted() {
+        } else if !self.is_muted() && !is_planted(PlantedBug::ToldAndNotMuted) {
             self.log_mut().require(u64::MAX)?;
         }
         Ok(())

@@ -101,7 +101,13 @@ fn one_voter_becomes_three_and_one_again() {
     cluster.publish(leader, 10, 100);
     join(&mut cluster, 2);
     join(&mut cluster, 3);
-    change(&mut cluster, leader, &[MemberChange::Voter(id(2)), MemberChange::Voter(id(3))]);
+    let voters = [MemberChange::Voter(id(2)), MemberChange::Voter(id(3))];
+    let refused = cluster.partition_mut(leader).change_members(&voters);
+    let unknown = GovernError::Unknown { known: 1, voters: 3 };
+    assert!(matches!(refused, Err(GroupError::Refused(error)) if error == unknown));
+    let learners = [MemberChange::Learner(id(2)), MemberChange::Learner(id(3))];
+    change(&mut cluster, leader, &learners);
+    change(&mut cluster, leader, &voters);
     cluster.publish(leader, 10, 100);
     cluster.ticks(3);
     cluster.assert_identical();

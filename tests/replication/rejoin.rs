@@ -41,6 +41,37 @@ fn a_replaced_disk_does_not_vote_until_it_has_everything() {
     cluster.publish(next, 1, 10);
 }
 
+/// A leader that was stopped and goes on does not know that there is another. What the replaced disk had acknowledged to that one is
+/// forgotten; its answers to the old one would be a majority for something else.
+#[test]
+fn a_replaced_disk_does_not_help_a_leader_that_was_deposed() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.elect();
+    cluster.publish(old, 5, 200);
+    cluster.ticks(5);
+    let stopped = cluster.replicas.remove(&old).expect("it leads");
+    cluster.ticks(40);
+    let new = cluster.elect();
+    let replaced = others(&cluster, &[old, new])[0];
+    cluster.publish(new, 5, 200);
+
+    cluster.kill(replaced, None);
+    cluster.joining.insert(replaced);
+    cluster.add(replaced, SimDisk::new(77));
+    cluster.isolate(new);
+    cluster.replicas.insert(old, stopped);
+    let token = cluster.say(old, "a majority has gone on without this");
+    cluster.ticks(6);
+
+    assert_eq!(cluster.answer(old, token), None);
+    assert!(cluster.partition(replaced).status().muted);
+    cluster.heal();
+    cluster.ticks(60);
+    assert_eq!(cluster.answer(old, token), None);
+    assert!(!cluster.partition(replaced).status().muted, "both others are heard");
+    cluster.assert_identical();
+}
+
 #[test]
 fn a_replaced_disk_stays_muted_over_a_restart() {
     let mut cluster = Cluster::new(3);
@@ -132,6 +163,9 @@ fn what_an_earlier_life_acknowledged_is_not_counted() {
     }
     assert_eq!(cluster.answer(leader, token), None, "nobody has it but the leader");
     assert!(cluster.refused[0].contains("speaks in its life"), "{:?}", cluster.refused);
+    cluster.ticks(3);
+    assert_eq!(cluster.answer(leader, token), None, "a majority that needs it does not count");
+    cluster.heal();
     cluster.ticks(20);
     assert_eq!(cluster.answer(leader, token), Some(Ok(true)), "stored again by its new life");
     assert_eq!(cluster.frames(leader), cluster.frames(replaced));
