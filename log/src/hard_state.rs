@@ -66,6 +66,15 @@ impl<D: Disk> HardStateFile<D> {
         Ok(())
     }
 
+    /// Raises `commit` durably, as far as it is durable here: what follows from it must not be forgotten.
+    pub(crate) fn save_commit(&mut self, commit: u64, durable_index: u64) -> Result<(), FileError> {
+        let state = HardState { commit: commit.max(self.state.commit), ..self.state };
+        let written = HardState { commit: state.commit.min(durable_index), ..state };
+        self.slots.save_both(&encode(written, self.life))?;
+        self.state = state;
+        Ok(())
+    }
+
     /// Lowers `commit` to what the log still holds, durably.
     pub(crate) fn limit_commit(&mut self, last_index: u64) -> Result<(), FileError> {
         if self.state.commit > last_index {

@@ -19,6 +19,16 @@ impl<D: Disk> Log<D> {
         Ok(saved?)
     }
 
+    /// Saves that everything up to `index` is committed, synced, as far as it is durable here.
+    pub fn save_commit(&mut self, index: u64) -> Result<(), HardStateError> {
+        if self.writer.is_poisoned {
+            return Err(HardStateError::Poisoned);
+        }
+        let saved = self.hard_state.save_commit(index, self.durable.index);
+        self.writer.is_poisoned |= saved.is_err();
+        Ok(saved?)
+    }
+
     /// Sets [`Log::must_reach`], durably; `u64::MAX` until a leader has said where it is, anything that the log has for nothing.
     pub fn require(&mut self, index: u64) -> Result<(), HardStateError> {
         if self.writer.is_poisoned {

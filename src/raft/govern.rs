@@ -104,6 +104,9 @@ impl<D: Disk> Node<D> {
         change
             .merge_from_bytes(&frame.body)
             .map_err(|source| NodeError::Change { index, source })?;
+        // Whoever acts in the new group must not be found in the old one after a restart, because it no longer knows that the change
+        // is committed: with those who left it would be a majority of the old one.
+        self.log_mut().save_commit(index)?;
         let members = Members(self.raw.apply_conf_change(&change)?);
         let stays = members.voters().contains(&self.id());
         self.raw.mut_store().members = members;

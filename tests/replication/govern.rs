@@ -67,6 +67,27 @@ fn a_voter_is_replaced_through_a_joint_group_which_is_left_by_itself() {
     }
 }
 
+/// A replica that has acted in the new group must not be back in the old one: with those who left it would elect another leader.
+/// Found by the simulator, seed 100134.
+#[test]
+fn a_change_that_was_applied_is_not_forgotten_by_a_restart() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let gone = cluster.voters.iter().copied().find(|other| *other != leader).expect("another");
+    join(&mut cluster, 4);
+    change(&mut cluster, leader, &[MemberChange::Learner(id(4))]);
+    change(&mut cluster, leader, &[MemberChange::Voter(id(4)), MemberChange::Remove(gone)]);
+    let members = cluster.partition(leader).status().members;
+    assert!(!members.contains(gone) && !members.is_joint());
+    for seed in 0..8 {
+        for replica in [leader, id(4)] {
+            cluster.kill(replica, Some(seed));
+            cluster.start(replica);
+            assert_eq!(cluster.partition(replica).status().members, members, "{replica}");
+        }
+    }
+}
+
 #[test]
 fn a_leader_that_is_removed_steps_down_and_disturbs_nobody() {
     let mut cluster = Cluster::new(3);
