@@ -56,6 +56,21 @@ points! {
     LeaderChanged: "leader changed",
     LeaderChangedInFlight: "leader changed with batches in flight",
     ConflictTruncated: "conflicting entries truncated",
+    Trimmed: "log trimmed to a snapshot",
+    SnapshotInstalled: "snapshot installed from a leader",
+    ChunkSent: "chunk of a snapshot sent",
+    ChunkLost: "chunk of a snapshot lost",
+    ChunkDamaged: "chunk of a snapshot damaged",
+    SourceDied: "replica died while it gave a snapshot away",
+    FetcherDied: "replica died while it fetched a snapshot",
+    MembersChanged: "members of a group changed",
+    JointGroup: "joint group",
+    LeaderRemoved: "leader removed from its group",
+    Transferred: "leadership handed over",
+    DiskLost: "disk lost",
+    WholeAgain: "muted replica whole again",
+    ImagePutBack: "old image of a disk put back",
+    ImageMuted: "old image of a disk found out",
 }
 
 /// How often each was seen.

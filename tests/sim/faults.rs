@@ -20,6 +20,9 @@ impl World {
         }
         let next = self.now + 1000 + self.random.spread(mean);
         self.schedule.at(next, Event::Fault { fault, mean });
+        if self.group.truce.is_some() && !fault.is_of_clients() {
+            return;
+        }
         let node = self.random.below(self.nodes.len() as u64) as usize;
         self.trace
             .note(self.now, "fault", &[fault as u64, node as u64], || format!("{fault:?} {node}"));
@@ -61,6 +64,15 @@ impl World {
             }
             Fault::Cut | Fault::TakeOver | Fault::Leave | Fault::Lull => self.trouble_client(fault),
             Fault::Snapshot => self.snapshot(node),
+            Fault::Trim => self.trim_logs(),
+            Fault::Away => self.stay_away(node),
+            Fault::Chunks => {
+                self.group.has_chunk_trouble = true;
+                self.mend_later(fault, node, 8 * SECOND);
+            }
+            Fault::Members | Fault::Transfer => self.govern(fault),
+            Fault::DiskLost => self.lose_disk(node),
+            Fault::OldImage => self.take_image(node),
         }
     }
 
@@ -89,6 +101,7 @@ impl World {
             Fault::Watermark => self.set_watermark(node, false),
             Fault::Weather => self.network.weather = crate::network::CALM,
             Fault::Split | Fault::OneWay | Fault::Mesh => self.network.mend(),
+            Fault::Chunks => self.group.has_chunk_trouble = false,
             _ => {}
         }
     }
@@ -100,6 +113,16 @@ impl World {
 
     /// The process or the machine ends here and now; it starts again later.
     pub fn crash(&mut self, node: usize, by_power: bool) {
+        if !self.nodes[node].is_up() {
+            return;
+        }
+        self.take_down(node, by_power);
+        let back = self.now + self.random.between(20_000, 4 * SECOND);
+        self.schedule.at(back, Event::Start { node });
+    }
+
+    /// The process or the machine ends here and now.
+    pub fn take_down(&mut self, node: usize, by_power: bool) {
         if !self.nodes[node].is_up() {
             return;
         }
@@ -126,8 +149,6 @@ impl World {
         let notice = if by_power { self.random.between(1000, 3 * SECOND) } else { 500 };
         self.drop_connections(node, notice);
         self.observer.crashed(node);
-        let back = self.now + self.random.between(20_000, 4 * SECOND);
-        self.schedule.at(back, Event::Start { node });
     }
 
     /// A process one of whose partitions stopped is started anew: nothing else looks at the disk again.
@@ -186,7 +207,7 @@ impl World {
         self.nodes[node].disk.set_faults(faults);
     }
 
-    fn set_watermark(&mut self, node: usize, is_full: bool) {
+    pub fn set_watermark(&mut self, node: usize, is_full: bool) {
         for owned in self.nodes[node].owned.values_mut() {
             owned.partition.set_disk_full(is_full);
         }
@@ -247,6 +268,7 @@ impl World {
     pub fn heal(&mut self) {
         self.resting = true;
         self.network.heal();
+        self.group.has_chunk_trouble = false;
         self.trace.note(self.now, "heal", &[], String::new);
         for node in 0..self.nodes.len() {
             self.flush_max[node] = 2_000;

@@ -10,7 +10,9 @@ mod checkers;
 mod client;
 mod connection;
 mod coverage;
+mod disks;
 mod faults;
+mod group;
 mod history;
 mod ledger;
 mod mutants;
@@ -22,6 +24,7 @@ mod replicas;
 mod run;
 mod schedule;
 mod trace;
+mod trims;
 mod world;
 
 use std::time::Instant;

@@ -70,6 +70,16 @@ const PLANTED: &[(Bug, &[Invariant])] = &[
     (Bug::Broker(B::CreditGivenTwice), &[I24]),
     (Bug::Broker(B::HeldForEver), &[I25]),
     (Bug::Log(L::SkipDirectorySync), &[I25]),
+    (Bug::Broker(B::ChunksUnchecked), &[I25]),
+    (Bug::Broker(B::MutedForEver), &[I25]),
+    (Bug::Broker(B::ChunksForgotten), &[I25]),
+    (Bug::Broker(B::ForgetfulVotes), &[I9]),
+    (Bug::Broker(B::InstalledViewsKept), &[I15]),
+    (Bug::Broker(B::ChangeUnread), &[I15]),
+    (Bug::Broker(B::MembersForgotten), &[I15]),
+    (Bug::Broker(B::StandsUnasked), &[I25]),
+    (Bug::Broker(B::ForgottenUnheard), &[I9]),
+    (Bug::Broker(B::ToldAndNotMuted), &[I9]),
 ];
 
 /// What was tried: the defect, the checker, and the seed that found it.

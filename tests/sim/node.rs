@@ -9,6 +9,8 @@ use fluxmq::partition::{Member, Options, Partition, PartitionError, ReplicaId};
 use fluxmq_log::sim_disk::SimDisk;
 use fluxmq_log::{Flush, Log, LogOptions, Recovery};
 
+use crate::disks::Hold;
+
 /// Simulated time begins here on every wall clock.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
 
@@ -34,6 +36,10 @@ pub struct Node {
     pub wall_ahead_ms: i64,
     /// When the process started: connections' timers count from here.
     pub started: u64,
+    /// Not there when the groups began, or not with this disk.
+    pub is_new: bool,
+    /// Why it stays down.
+    pub hold: Hold,
 }
 
 /// A partition and the flush that is under way.
@@ -69,6 +75,8 @@ impl Node {
             waiting: Vec::new(),
             wall_ahead_ms: 0,
             started: 0,
+            is_new: false,
+            hold: Hold::No,
         }
     }
 
@@ -122,10 +130,10 @@ pub fn log_options(partition: PartitionId) -> LogOptions {
     }
 }
 
-/// The replica of a partition that a node has, of a group that all nodes are in.
-pub fn member(node: usize, nodes: usize, seed: u64) -> Member {
+/// The replica of a partition that a node has, of a group that the first nodes began.
+pub fn member(node: usize, nodes: usize, joins: bool, seed: u64) -> Member {
     let voters = (0..nodes).map(replica).collect();
-    Member { id: replica(node), voters, learners: Vec::new(), joins: false, seed }
+    Member { id: replica(node), voters, learners: Vec::new(), joins, seed }
 }
 
 /// The replica that a node has of every partition.

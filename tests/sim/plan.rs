@@ -50,6 +50,20 @@ pub enum Fault {
     Snapshot,
     /// Idle spells: nobody publishes.
     Lull,
+    /// Logs are trimmed.
+    Trim,
+    /// Nodes stay away for long.
+    Away,
+    /// Chunks of snapshots are lost and damaged, and those who send or fetch them die.
+    Chunks,
+    /// Members come and go.
+    Members,
+    /// Leadership is handed over.
+    Transfer,
+    /// A whole disk is lost.
+    DiskLost,
+    /// An old image of a disk is put back.
+    OldImage,
 }
 
 impl Fault {
@@ -74,6 +88,22 @@ impl Fault {
         Fault::Snapshot,
         Fault::Lull,
     ];
+
+    /// Those of groups: chosen apart from the others, so that these stay what they were.
+    const OF_GROUPS: [Fault; 7] = [
+        Fault::Trim,
+        Fault::Away,
+        Fault::Chunks,
+        Fault::Members,
+        Fault::Transfer,
+        Fault::DiskLost,
+        Fault::OldImage,
+    ];
+
+    /// Returns true for what clients do, and what is done to them.
+    pub fn is_of_clients(self) -> bool {
+        matches!(self, Fault::Cut | Fault::TakeOver | Fault::Leave | Fault::Lull)
+    }
 
     /// Returns true for faults that need somebody to talk to.
     fn is_between_nodes(self) -> bool {
@@ -102,6 +132,10 @@ pub struct Plan {
     pub visibility_timeout_ms: u64,
     pub topics: usize,
     pub queues: usize,
+    /// Nodes that are in no group when it begins.
+    pub spares: usize,
+    /// Bytes of a snapshot in one message.
+    pub chunk_bytes: usize,
 }
 
 impl Plan {
@@ -112,7 +146,7 @@ impl Plan {
         let faults = Fault::ALL.into_iter().filter(|fault| nodes > 1 || !fault.is_between_nodes());
         let faults: Vec<Fault> = faults.filter(|_| random.chance(share)).collect();
         let mean = |random: &mut Random| random.between(2 * SECOND, 20 * SECOND);
-        Plan {
+        let plan = Plan {
             seed,
             nodes,
             partitions: if nodes > 3 { 1 } else { *random.pick(&[1, 1, 2, 3]) },
@@ -127,6 +161,47 @@ impl Plan {
             visibility_timeout_ms: *random.pick(&[2_000, 30_000]),
             topics: random.between(1, 4) as usize,
             queues: random.between(1, 2) as usize,
+            spares: 0,
+            chunk_bytes: 256 << 10,
+        };
+        plan.with_groups()
+    }
+
+    /// Adds what happens to groups, in half of the seeds.
+    fn with_groups(mut self) -> Plan {
+        let mut random = Random::new(self.seed ^ 0x6709);
+        if self.nodes == 1 || random.chance(500) {
+            return self;
         }
+        let share = random.between(200, 700);
+        let mut chosen: Vec<Fault> =
+            Fault::OF_GROUPS.into_iter().filter(|_| random.chance(share)).collect();
+        if chosen.contains(&Fault::Trim) || chosen.contains(&Fault::Chunks) {
+            self.trims(&mut random, &mut chosen);
+        }
+        if chosen.contains(&Fault::Members) && self.nodes == 3 {
+            self.spares = random.between(1, 2) as usize;
+        }
+        self.chunk_bytes = random.between(16, 1_024) as usize;
+        for fault in chosen {
+            let mean = random.between(2 * SECOND, 10 * SECOND);
+            self.faults.push((fault, mean));
+        }
+        self
+    }
+
+    /// Logs that grow fast enough to be trimmed. Nobody reads them: what is trimmed is gone, and what readers need is for retention to
+    /// know, which there is not yet.
+    fn trims(&mut self, random: &mut Random, chosen: &mut Vec<Fault>) {
+        for fault in [Fault::Trim, Fault::Away] {
+            if !chosen.contains(&fault) {
+                chosen.push(fault);
+            }
+        }
+        (self.publishers, self.subscribers, self.consumers) = (3, 0, 0);
+        self.partitions = 1;
+        self.act_every = random.between(80, 200) * 1000;
+        self.filling_max = random.between(4_000, 12_000);
+        self.snapshot_every_bytes = random.between(8, 48) << 10;
     }
 }

@@ -33,6 +33,7 @@ impl World {
                     bytes.len()
                 )
             });
+            let Some(bytes) = self.handle_chunk(node, to, partition, bytes) else { continue };
             for delay in self.network.send(node, to, &mut self.random) {
                 let (from, bytes) = (node, bytes.clone());
                 self.schedule.at(self.now + delay, Event::Message { to, from, partition, bytes });

@@ -4,10 +4,14 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-use crate::checkers::{Invariant, Violation, delivery, stored, views};
+use crate::checkers::{Invariant, Violation, delivery, group, stored, views};
 use crate::coverage::{Coverage, Point};
-use crate::plan::{Plan, REST, SECOND, WORK};
+use crate::node::replica;
+use crate::plan::{Fault, Plan, REST, SECOND, WORK};
 use crate::world::World;
+
+/// How long a group that is well is watched.
+const CALM: u64 = 5 * SECOND;
 
 /// What became of a seed.
 pub struct Outcome {
@@ -65,6 +69,9 @@ fn go(world: &mut World) {
         rest(world);
     }
     if world.violation.is_none() {
+        stay_calm(world);
+    }
+    if world.violation.is_none() {
         check(world);
     }
     world.count_coverage();
@@ -86,6 +93,19 @@ fn rest(world: &mut World) {
     }
 }
 
+/// Replicas that are not in a group any more must not disturb it: while nothing goes wrong, whoever leads goes on leading. I25.
+fn stay_calm(world: &mut World) {
+    if !world.plan.faults.iter().any(|(fault, _)| *fault == Fault::Members) {
+        return;
+    }
+    let before = group::leaders(world);
+    world.run(world.now + CALM);
+    let after = group::leaders(world);
+    if before != after && world.violation.is_none() {
+        world.violate(Invariant::I25, format!("{before:?} led, and without a reason {after:?}"));
+    }
+}
+
 fn check(world: &mut World) {
     let places = stored::places(&world.ledger);
     let (history, ledger) = (&world.history, &world.ledger);
@@ -95,6 +115,7 @@ fn check(world: &mut World) {
     found.extend(nodes.map(|(number, node)| world.observer.compare(number, node, ledger)));
     found.extend(delivery::check(world, &places));
     found.extend(views::check(world));
+    found.extend(group::check(world));
     found.into_iter().for_each(|found| world.accept(found));
 }
 
@@ -108,8 +129,14 @@ impl World {
         if let Some(client) = unfinished {
             return Some(format!("{} has not finished", client.name));
         }
+        if let Some(what) = group::muted(self) {
+            return Some(what);
+        }
         for (number, node) in self.nodes.iter().enumerate() {
             for (partition, owned) in &node.owned {
+                if !self.members_of(*partition).contains(replica(number)) {
+                    continue;
+                }
                 let all = self.ledger.frames(*partition).len() as u64;
                 if !owned.partition.is_quiet() || owned.partition.applied().index < all {
                     return Some(format!("node {number} p{} has not come to rest", partition.0));

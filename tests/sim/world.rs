@@ -12,6 +12,7 @@ use crate::checkers::{Invariant, Observer, Violation};
 use crate::client::SimClient;
 use crate::connection::Connection;
 use crate::coverage::{Coverage, Point};
+use crate::group::Group;
 use crate::history::History;
 use crate::ledger::Ledger;
 use crate::network::Network;
@@ -92,6 +93,12 @@ pub enum Event {
     Checkpoint {
         to: ConnectionId,
     },
+    /// A node dies for a reason of its own.
+    Crash {
+        node: usize,
+    },
+    /// An image of a disk is put back.
+    PutBack,
 }
 
 /// The cluster and everybody around it.
@@ -102,6 +109,7 @@ pub struct World {
     pub random: Random,
     pub network: Network,
     pub nodes: Vec<Node>,
+    pub group: Group,
     pub connections: BTreeMap<ConnectionId, Connection>,
     pub next_connection: u64,
     pub clients: Vec<SimClient>,
@@ -124,17 +132,21 @@ pub struct World {
 impl World {
     pub fn new(plan: Plan, is_read: bool, armed: Option<Invariant>) -> World {
         let mut random = Random::new(plan.seed);
-        let nodes: Vec<Node> = (0..plan.nodes).map(|_| Node::new(random.next())).collect();
+        let mut nodes: Vec<Node> = (0..plan.nodes).map(|_| Node::new(random.next())).collect();
+        let spare = |number: usize| Node { is_new: true, ..Node::new(plan.seed ^ number as u64) };
+        nodes.extend((0..plan.spares).map(spare));
         let options = Options {
             visibility_timeout_ms: plan.visibility_timeout_ms,
             snapshot_every_bytes: plan.snapshot_every_bytes,
             snapshot_every_ms: 15_000,
+            snapshot_chunk_bytes: plan.chunk_bytes,
             ..Options::default()
         };
         let mut world = World {
             now: 0,
             schedule: Schedule::new(),
             network: Network::new(),
+            group: Group::default(),
             connections: BTreeMap::new(),
             next_connection: 1,
             clients: SimClient::all(&plan, &mut random),
@@ -206,6 +218,8 @@ impl World {
             Event::Resume { node, life } => self.resume(node, life),
             Event::Mend(fault, node) => self.mend(fault, node),
             Event::Checkpoint { to } => self.checkpoint_session(to),
+            Event::Crash { node } => self.crash(node, false),
+            Event::PutBack => self.put_back(),
             Event::Message { to, from, partition, bytes } => {
                 self.receive(to, from, partition, bytes);
             }
@@ -251,12 +265,15 @@ impl World {
         if self.nodes[node].is_up() {
             return;
         }
+        if self.is_held(node) {
+            return self.schedule.at(self.now + 200_000, Event::Start { node });
+        }
         let wall = self.nodes[node].wall(self.now);
         let disk = self.nodes[node].disk.clone();
         let mut owned = BTreeMap::new();
         for partition in (1..=self.plan.partitions).map(PartitionId) {
             let seed = self.random.next();
-            let member = member(node, self.nodes.len(), seed);
+            let member = member(node, self.plan.nodes, self.nodes[node].is_new, seed);
             match open(&disk, partition, &self.options, &member, wall) {
                 Ok((opened, recovery, has_snapshot)) => {
                     if has_snapshot {
@@ -295,6 +312,7 @@ impl World {
         let found =
             self.observer.started(node, &self.nodes[node], &mut self.ledger, &mut self.coverage);
         self.accept(found);
+        self.note_image(node);
         self.turn(node);
     }
 
@@ -318,6 +336,7 @@ impl World {
         }
         self.deliver(node, post);
         self.tick_connections(node);
+        self.look_at_group(node);
         self.turn(node);
     }
 
@@ -421,6 +440,9 @@ impl World {
         for (partition, owned) in &mut state.owned {
             let status = owned.partition.status();
             let serves = status.serves.then_some(status.term);
+            if let Some(truce) = self.group.truce.as_mut().filter(|_| status.muted) {
+                truce.saw_muted(node, *partition);
+            }
             if serves != owned.served {
                 self.observer.resets.push((*partition, self.now));
                 let is_in_flight = owned.served.is_some() && status.last > status.commit;

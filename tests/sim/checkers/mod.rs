@@ -3,6 +3,7 @@
 //! All of them know the history, the oracle's own ledger and what replicas answer when asked; none trusts what the broker thinks.
 
 pub mod delivery;
+pub mod group;
 pub mod observer;
 pub mod stored;
 pub mod views;

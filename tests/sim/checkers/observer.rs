@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fluxmq::model::{DeliverySource, PartitionId, Refusal, Token};
 use fluxmq::partition::request::{ConnectionId, Event, Publish, Request};
+use fluxmq::partition::{Members, ReplicaId};
 use fluxmq_index::Offset;
 use fluxmq_log::format::frame::FrameKind;
 use fluxmq_log::sim_disk::{Crash, SimDisk};
@@ -27,6 +28,12 @@ struct Seen {
 /// How far a session was seen to have read, in one of its incarnations.
 type Cursors = (u32, BTreeMap<PartitionId, Offset>);
 
+/// Who votes, and who does beside them while a change is half done.
+type Quorums = [Vec<u64>; 2];
+
+/// Members of a group that are remembered: one look may see several changes.
+const GROUPS_KEPT: usize = 3;
+
 /// An entry of a queue's group, handed out to a connection.
 pub struct HandedOut {
     pub partition: PartitionId,
@@ -46,6 +53,10 @@ pub struct Observer {
     opened: BTreeMap<usize, (ConnectionId, usize)>,
     leaders: BTreeMap<(PartitionId, u64), usize>,
     votes: BTreeMap<(PartitionId, u64, usize), u64>,
+    /// What disks had flushed that are not there any more: acknowledgements of it may still be on their way.
+    replaced: BTreeMap<(usize, PartitionId), Vec<u64>>,
+    /// The members of each group when entries were committed, the newest last.
+    groups: BTreeMap<PartitionId, Vec<Quorums>>,
     /// Replicas that stopped with an error in their present process.
     pub failed: BTreeSet<(usize, PartitionId)>,
     /// Deliveries handed to a reader and not given back.
@@ -95,7 +106,7 @@ impl Observer {
         self.now = now;
         for (partition, owned) in &state.owned {
             self.flushed((node, *partition), owned, ledger, coverage)?;
-            self.applied((node, *partition), owned, ledger)?;
+            self.applied((node, *partition), owned, ledger, coverage)?;
         }
         Ok(())
     }
@@ -142,6 +153,7 @@ impl Observer {
         key: (usize, PartitionId),
         owned: &Owned,
         ledger: &mut Ledger,
+        coverage: &mut Coverage,
     ) -> Result<(), Violation> {
         let (node, partition) = key;
         let log = owned.partition.log();
@@ -153,6 +165,11 @@ impl Observer {
         }
         let from = (before + 1).max(log.first_index());
         if from > applied {
+            if applied > before {
+                // What it applied came as views.
+                coverage.hit(Point::SnapshotInstalled);
+                self.seen.entry(key).or_default().applied = applied;
+            }
             return Ok(());
         }
         // A second look: the disk may have been told to fail at the first.
@@ -177,29 +194,55 @@ impl Observer {
         self.look_at_cursors(key, owned)
     }
 
-    /// I13: a committed entry is on the disks of a majority of those who vote.
+    /// I13: a committed entry is on the disks of a majority of those who vote. Several entries are looked at together, so those who
+    /// voted a little before count, too.
     fn commit(
-        &self,
+        &mut self,
         partition: PartitionId,
         index: u64,
         term: u64,
         owned: &Owned,
     ) -> Result<(), Violation> {
-        let voters = owned.partition.status().members.voters();
-        let holds = |node: usize| {
-            let seen = self.seen.get(&(node, partition));
-            seen.is_some_and(|seen| seen.durable.get(index as usize - 1) == Some(&term))
+        let groups = self.groups.entry(partition).or_default();
+        let quorums = quorums(&owned.partition.status().members);
+        if groups.last() != Some(&quorums) {
+            groups.push(quorums);
+            groups.drain(..groups.len().saturating_sub(GROUPS_KEPT));
+        }
+        let groups = &self.groups[&partition];
+        let has = |entries: &[u64]| entries.get(index as usize - 1) == Some(&term);
+        let holds = |voter: &&u64| {
+            let key = (node_of(ReplicaId(**voter)), partition);
+            self.seen.get(&key).is_some_and(|seen| has(&seen.durable))
+                || self.replaced.get(&key).is_some_and(|entries| has(entries))
         };
-        let holders = voters.iter().filter(|voter| holds(node_of(**voter))).count();
-        if holders * 2 > voters.len() {
+        let is_majority =
+            |voters: &Vec<u64>| voters.iter().filter(holds).count() * 2 > voters.len();
+        let is_committed = |[voters, outgoing]: &Quorums| {
+            is_majority(voters) && (outgoing.is_empty() || is_majority(outgoing))
+        };
+        if groups.iter().any(is_committed) {
             return Ok(());
         }
-        let all = voters.len();
         let what = format!(
-            "p{} entry {index} is committed and flushed on {holders} of {all}",
+            "p{} entry {index} is committed and not flushed by a majority of {groups:?}",
             partition.0
         );
         wrong(Invariant::I13, what)
+    }
+
+    /// How much a replica was seen to have flushed.
+    pub fn durable(&self, node: usize, partition: PartitionId) -> u64 {
+        self.seen.get(&(node, partition)).map_or(0, |seen| seen.durable.len() as u64)
+    }
+
+    /// A node has another disk, and need not have what was on the old one.
+    pub fn disk_replaced(&mut self, node: usize) {
+        let keys: Vec<_> = self.seen.keys().copied().filter(|key| key.0 == node).collect();
+        for key in keys {
+            let seen = self.seen.remove(&key).expect("just listed");
+            self.replaced.insert(key, seen.durable);
+        }
     }
 
     /// I9: one leader appends in a term, and nobody votes twice in one, or before the vote is on disk.
@@ -295,7 +338,9 @@ impl Observer {
             let seen = self.seen.entry(key).or_default();
             let (had, has) = (seen.durable.len() as u64, log.durable().index);
             // A replica that failed in the middle of a truncation has begun it.
-            if has < had && !self.failed.remove(&key) {
+            // One that died in the middle of an installation has nothing but a snapshot.
+            let is_installed = log.first_index() == has + 1;
+            if has < had && !self.failed.remove(&key) && !is_installed {
                 let what =
                     format!("node {node} p{}: had flushed {had} and starts at {has}", partition.0);
                 return wrong(Invariant::I8, what);
@@ -431,6 +476,21 @@ impl Observer {
         }
         Ok(())
     }
+}
+
+/// Reads who votes out of members as they are stored.
+fn quorums(members: &Members) -> Quorums {
+    let encoded = members.encode();
+    let mut at = 0;
+    let mut number = |bytes: usize| {
+        let mut value = [0; 8];
+        value[..bytes].copy_from_slice(&encoded[at..at + bytes]);
+        at += bytes;
+        u64::from_le_bytes(value)
+    };
+    let mut ids = || (0..number(4)).map(|_| number(8)).collect::<Vec<u64>>();
+    let (voters, _learners, outgoing) = (ids(), ids(), ids());
+    [voters, outgoing]
 }
 
 /// Bytes of a message before its body: version, kind, cluster, partition, from, to, life.

@@ -11,6 +11,7 @@ use fluxmq_log::format::Message;
 
 use super::{Invariant, Violation, wrong};
 use crate::ledger::{Ledger, Record, records};
+use crate::node::replica;
 use crate::random::Random;
 use crate::world::World;
 
@@ -25,6 +26,9 @@ pub fn check(world: &World) -> Vec<Result<(), Violation>> {
         let expected = whole.snapshot();
         for (number, node) in world.nodes.iter().enumerate() {
             let Some(owned) = node.owned.get(&partition) else { continue };
+            if !world.members_of(partition).contains(replica(number)) {
+                continue;
+            }
             if owned.partition.views().snapshot() != expected {
                 let what = format!("node {number} p{}: its views are not the fold", partition.0);
                 found.push(wrong(Invariant::I15, what));
