@@ -12,6 +12,7 @@ mod fresh;
 mod gauges;
 mod group;
 mod history;
+mod jobs;
 mod lead;
 mod peers;
 mod reader;
@@ -28,10 +29,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
-use fluxmq_log::{
-    BuiltIndex, Flush, Flushed, HardStateError, IndexJob, Log, PreparedSpare, ReadError,
-    SnapshotAt, SnapshotError, SpareJob,
-};
+use fluxmq_log::{Flush, Flushed, HardStateError, Log, ReadError, SnapshotAt, SnapshotError};
 use thiserror::Error;
 
 use self::batch::DecodeError;
@@ -63,9 +61,6 @@ const APPLY_READ_BYTES: u64 = 4 << 20;
 const SYNC_EVERY_MS: u64 = 10;
 /// And after this many bytes.
 const SYNC_EVERY_BYTES: u64 = 256 << 10;
-
-/// An index that could not be built is tried again after this many milliseconds.
-const RETRY_INDEXES_AFTER_MS: u64 = 60_000;
 
 /// When a record counts as stored: it is applied, delivered and acknowledged then (ADR 0016).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -478,43 +473,6 @@ impl<D: Disk> Partition<D> {
         self.activity = Activity::Busy;
         self.node.finish_flush(flushed)?;
         self.follow_up(out)
-    }
-
-    /// Hands out the preparation of a spare segment, when there is none.
-    pub fn prepare_spare(&mut self) -> Option<SpareJob<D>> {
-        self.node.log_mut().prepare_spare()
-    }
-
-    /// Takes a prepared spare. A failure is the first sign of a full disk and no more: rolling goes on without.
-    pub fn finish_spare(&mut self, prepared: PreparedSpare) {
-        if let Err(error) = self.node.log_mut().finish_spare(prepared) {
-            tracing::warn!(partition = self.id.0, %error, "no spare segment");
-        }
-    }
-
-    /// Hands out the building of an index beside a sealed segment, when one has none that can be believed.
-    pub fn prepare_index(&mut self) -> Option<IndexJob<D>> {
-        let log = self.node.log_mut();
-        for segment_no in self.history.take_distrusted() {
-            log.distrust_index(segment_no);
-        }
-        if self.retry_indexes_at.is_some_and(|at| at <= self.now) {
-            self.retry_indexes_at = None;
-            log.retry_indexes();
-        }
-        log.prepare_index(self.applied.index)
-    }
-
-    /// Takes an index that was built. Without it the segment is served as before, only more slowly.
-    pub fn finish_index(&mut self, built: BuiltIndex) {
-        match self.node.log_mut().finish_index(built) {
-            Ok(Some(segment)) => self.history.has_index(segment),
-            Ok(None) => {}
-            Err(error) => {
-                self.retry_indexes_at = Some(self.now.plus(RETRY_INDEXES_AFTER_MS));
-                tracing::warn!(partition = self.id.0, %error, "no index for a segment");
-            }
-        }
     }
 
     /// Lets time pass: elections, heartbeats; a leader ends expired sessions and gives entries held too long to others; a quiet log
