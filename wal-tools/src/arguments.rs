@@ -31,6 +31,10 @@ pub enum Command {
     Stat(StatArguments),
     /// List the indexes of sealed segments, compare each with its segment, build what is missing or wrong.
     Index(IndexArguments),
+    /// Compare two replicas, byte for byte but for what is a replica's own.
+    ///
+    /// Exit codes: 0 one is equal to a part of the other, 2 they differ or one is damaged, 3 usage.
+    Diff(DiffArguments),
 }
 
 /// What to print, and how.
@@ -95,6 +99,20 @@ pub struct IndexArguments {
     /// Build what is missing or wrong from the segments. Writes beside them; safe while a broker runs.
     #[arg(long)]
     pub rebuild: bool,
+}
+
+/// What to compare.
+#[derive(Debug, Args)]
+pub struct DiffArguments {
+    /// A data directory, a partition's directory, or one segment file.
+    #[arg(value_name = "DIR_A")]
+    pub path: PathBuf,
+    /// The same of another replica.
+    #[arg(value_name = "DIR_B")]
+    pub other: PathBuf,
+    /// One JSON object for each partition.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How a record is printed.

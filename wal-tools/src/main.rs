@@ -4,6 +4,7 @@
 //! tail or rot where nothing is stored, 2 corruption, 3 usage or a path that cannot be read.
 
 mod arguments;
+mod diff;
 mod dump;
 mod finding;
 mod index;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command, out: &mut impl Write) -> Result<u8, CommandError> {
     match command {
+        Command::Diff(arguments) => diff::run(&arguments, out),
         Command::Dump(arguments) => dump::run(&arguments, out),
         Command::Verify(arguments) => verify::run(&arguments, out),
         Command::Stat(arguments) => stat::run(&arguments, out),
