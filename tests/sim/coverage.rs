@@ -71,6 +71,13 @@ points! {
     WholeAgain: "muted replica whole again",
     ImagePutBack: "old image of a disk put back",
     ImageMuted: "old image of a disk found out",
+    Rotted: "disk rotted",
+    RotFound: "damage found by a replica that runs",
+    Fenced: "replica with damage left its group",
+    FrameRepaired: "frame repaired by a peer",
+    BlockRepaired: "frames or a segment's header repaired by a peer",
+    SegmentReshipped: "lost segment shipped by a peer",
+    FencedGave: "range given away by a replica that waits for repair itself",
 }
 
 /// How often each was seen.

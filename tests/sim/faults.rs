@@ -73,6 +73,7 @@ impl World {
             Fault::Members | Fault::Transfer => self.govern(fault),
             Fault::DiskLost => self.lose_disk(node),
             Fault::OldImage => self.take_image(node),
+            Fault::Rot => self.rot(node),
         }
     }
 
@@ -145,6 +146,7 @@ impl World {
         state.disk = image;
         state.state = State::Down;
         state.owned.clear();
+        state.fenced.clear();
         state.waiting.clear();
         let notice = if by_power { self.random.between(1000, 3 * SECOND) } else { 500 };
         self.drop_connections(node, notice);
@@ -276,6 +278,7 @@ impl World {
             self.nodes[node].disk.set_faults(Faults::default());
             self.set_watermark(node, false);
             self.unpause(node);
+            self.scrub(node);
             self.schedule.at(self.now + 1000, Event::Start { node });
         }
     }

@@ -21,6 +21,7 @@ mod node;
 mod plan;
 mod random;
 mod replicas;
+mod rot;
 mod run;
 mod schedule;
 mod trace;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use fluxmq::model::{Millis, PartitionId};
 use fluxmq::partition::request::{ConnectionId, Event, Outbox};
-use fluxmq::partition::{Member, Options, Partition, PartitionError, ReplicaId};
+use fluxmq::partition::{Fenced, Member, Opened, Options, Partition, PartitionError, ReplicaId};
 use fluxmq_log::sim_disk::SimDisk;
-use fluxmq_log::{Flush, Log, LogOptions, Recovery};
+use fluxmq_log::{Flush, LogOptions, Recovery};
 
 use crate::disks::Hold;
 
@@ -30,6 +30,8 @@ pub struct Node {
     /// Counts processes: what was meant for an earlier one is void.
     pub life: u32,
     pub owned: BTreeMap<PartitionId, Owned>,
+    /// Those that wait for repair.
+    pub fenced: BTreeMap<PartitionId, Fenced<SimDisk>>,
     /// What came for it while it was stopped.
     pub waiting: Vec<crate::world::Event>,
     /// Milliseconds that its wall clock is ahead of simulated time.
@@ -72,6 +74,7 @@ impl Node {
             state: State::Down,
             life: 0,
             owned: BTreeMap::new(),
+            fenced: BTreeMap::new(),
             waiting: Vec::new(),
             wall_ahead_ms: 0,
             started: 0,
@@ -100,16 +103,19 @@ impl Node {
         partition: PartitionId,
         post: &mut Post,
         step: impl FnOnce(&mut Partition<SimDisk>, &mut Post) -> Result<(), PartitionError>,
-    ) -> Option<String> {
+    ) -> Option<(String, bool)> {
         let owned = self.owned.get_mut(&partition)?;
         post.from = partition;
         if owned.failed.is_some() {
             return None;
         }
-        let error = step(&mut owned.partition, post).err()?.to_string();
-        owned.failed = Some(error.clone());
-        owned.partition.stop(post);
-        Some(error)
+        let error = step(&mut owned.partition, post).err()?;
+        let (words, is_rot) = (error.to_string(), error.is_rot());
+        owned.failed = Some(words.clone());
+        if !is_rot {
+            owned.partition.stop(post);
+        }
+        Some((words, is_rot))
     }
 }
 
@@ -153,10 +159,13 @@ pub fn open(
     options: &Options,
     member: &Member,
     now: Millis,
-) -> Result<(Partition<SimDisk>, Recovery, bool), String> {
-    let opened = Log::open(disk.clone(), dir(id), log_options(id));
-    let (log, recovery) = opened.map_err(|error| error.to_string())?;
-    let has_snapshot = !log.snapshots().is_empty();
-    let partition = Partition::open(id, log, options.clone(), member, now);
-    Ok((partition.map_err(|error| error.to_string())?, recovery, has_snapshot))
+) -> Result<(Opened<SimDisk>, Recovery, bool), String> {
+    let place = (disk.clone(), dir(id), log_options(id));
+    let (opened, recovery) =
+        Opened::open(id, place, options.clone(), member, now).map_err(|error| error.to_string())?;
+    let has_snapshot = match &opened {
+        Opened::Running(partition) => !partition.log().snapshots().is_empty(),
+        Opened::Fenced(_) => false,
+    };
+    Ok((opened, recovery, has_snapshot))
 }

@@ -20,6 +20,11 @@ impl World {
                 messages.push((*partition, node_of(to), bytes));
             }
         }
+        for (partition, fenced) in &mut state.fenced {
+            while let Some((to, bytes)) = fenced.poll_message() {
+                messages.push((*partition, node_of(to), bytes));
+            }
+        }
         for (partition, to, bytes) in messages {
             let found = self.observer.said(node, partition, &bytes, &self.nodes[node].disk);
             self.accept(found);
@@ -45,6 +50,9 @@ impl World {
     pub fn receive(&mut self, to: usize, from: usize, partition: PartitionId, bytes: Bytes) {
         let wall = self.nodes[to].wall(self.now);
         let mut post = Post::default();
+        if self.receive_fenced(to, from, partition, &bytes) {
+            return;
+        }
         if !self.nodes[to].owned.contains_key(&partition) {
             return;
         }

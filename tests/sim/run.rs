@@ -133,6 +133,9 @@ impl World {
             return Some(what);
         }
         for (number, node) in self.nodes.iter().enumerate() {
+            if let Some((partition, fenced)) = node.fenced.first_key_value() {
+                return Some(format!("node {number} p{} {}", partition.0, fenced.status()));
+            }
             for (partition, owned) in &node.owned {
                 if !self.members_of(*partition).contains(replica(number)) {
                     continue;

@@ -1,12 +1,12 @@
 //! The cluster, its clients and the one queue of events: everything that happens, happens here, one thing after another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fluxmq::broker::Placement;
 use fluxmq::model::PartitionId;
-use fluxmq::partition::Options;
 use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
+use fluxmq::partition::{Opened, Options};
 
 use crate::checkers::{Invariant, Observer, Violation};
 use crate::client::SimClient;
@@ -127,6 +127,10 @@ pub struct World {
     /// The one checker that counts; `None` is all of them.
     pub armed: Option<Invariant>,
     pub violation: Option<Violation>,
+    /// Nodes and segments of theirs that rotted and were not looked through since.
+    pub rotten: BTreeSet<(usize, PartitionId, u64)>,
+    /// Segments that ever rotted, and the one node that may lose all of it.
+    pub rotten_files: BTreeMap<(PartitionId, u64), Option<usize>>,
 }
 
 impl World {
@@ -161,6 +165,8 @@ impl World {
             flush_max: vec![2_000; nodes.len()],
             armed,
             violation: None,
+            rotten: BTreeSet::new(),
+            rotten_files: BTreeMap::new(),
             random,
             nodes,
             plan,
@@ -270,7 +276,7 @@ impl World {
         }
         let wall = self.nodes[node].wall(self.now);
         let disk = self.nodes[node].disk.clone();
-        let mut owned = BTreeMap::new();
+        let (mut owned, mut fenced) = (BTreeMap::new(), BTreeMap::new());
         for partition in (1..=self.plan.partitions).map(PartitionId) {
             let seed = self.random.next();
             let member = member(node, self.plan.nodes, self.nodes[node].is_new, seed);
@@ -283,6 +289,14 @@ impl World {
                     self.trace.note(self.now, "recovered", &[node as u64], || {
                         format!("{node} p{} {recovery:?}", partition.0)
                     });
+                    let opened = match opened {
+                        Opened::Running(opened) => *opened,
+                        Opened::Fenced(opened) => {
+                            self.coverage.hit(Point::Fenced);
+                            fenced.insert(partition, *opened);
+                            continue;
+                        }
+                    };
                     let fresh =
                         Owned { partition: opened, flush: None, failed: None, served: None };
                     owned.insert(partition, fresh);
@@ -302,6 +316,7 @@ impl World {
         }
         let state = &mut self.nodes[node];
         state.owned = owned;
+        state.fenced = fenced;
         state.state = State::Up;
         state.life += 1;
         state.started = self.now;
@@ -309,6 +324,8 @@ impl World {
         self.trace
             .note(self.now, "start", &[node as u64, u64::from(life)], || format!("node {node}"));
         self.schedule.at(self.now + TICK, Event::Tick { node, life });
+        // What is compared must be readable.
+        self.scrub(node);
         let found =
             self.observer.started(node, &self.nodes[node], &mut self.ledger, &mut self.coverage);
         self.accept(found);
@@ -335,6 +352,7 @@ impl World {
             });
         }
         self.deliver(node, post);
+        self.tick_fenced(node);
         self.tick_connections(node);
         self.look_at_group(node);
         self.turn(node);
@@ -358,7 +376,7 @@ impl World {
                 self.coverage.hit(Point::SlowFlush);
             }
             let life = self.nodes[node].life;
-            let owned = self.nodes[node].owned.get_mut(&partition).expect("it just stepped");
+            let Some(owned) = self.nodes[node].owned.get_mut(&partition) else { continue };
             owned.flush = Some(flush);
             self.schedule.at(self.now + takes, Event::Flushed { node, life, partition });
         }
@@ -381,7 +399,10 @@ impl World {
         self.step(node, partition, &mut post, |partition, post| partition.flushed(flushed, post));
         let numbers = [node as u64, u64::from(partition.0)];
         self.trace.note(self.now, "flushed", &numbers, || {
-            let status = self.nodes[node].owned[&partition].partition.status();
+            let Some(owned) = self.nodes[node].owned.get(&partition) else {
+                return String::new();
+            };
+            let status = owned.partition.status();
             let (durable, commit, last) = (status.durable, status.commit, status.last);
             format!("{node} p{} durable {durable} of {last}, commit {commit}", partition.0)
         });
@@ -403,6 +424,10 @@ impl World {
                 format!("{node} p{} c{} {}", partition.0, from.0, brief(&request))
             });
             self.observer.requested(from, partition, &request);
+            if let Some(fenced) = self.nodes[node].fenced.get(&partition) {
+                post.from = partition;
+                fenced.handle(from, &request, &mut post);
+            }
             let Some(owned) = self.nodes[node].owned.get_mut(&partition) else { continue };
             post.from = partition;
             owned.partition.handle(from, request, wall, &mut post);
@@ -422,7 +447,11 @@ impl World {
             &mut Post,
         ) -> Result<(), fluxmq::partition::PartitionError>,
     ) {
-        let Some(error) = self.nodes[node].step(partition, post, step) else { return };
+        let Some((error, is_rot)) = self.nodes[node].step(partition, post, step) else { return };
+        if is_rot && self.nodes.len() > 1 {
+            self.coverage.hit(Point::RotFound);
+            return self.fence(node, partition);
+        }
         self.coverage.hit(Point::PartitionStopped);
         self.observer.failed.insert((node, partition));
         self.trace.note(self.now, "stopped", &[node as u64, u64::from(partition.0)], || {

@@ -352,6 +352,12 @@ impl Observer {
         self.observe(node, state, ledger, self.now, coverage)
     }
 
+    /// A replica that waited for repair takes part again: what it has is compared again.
+    pub fn unfenced(&mut self, node: usize, partition: PartitionId) {
+        self.seen.entry((node, partition)).or_default().applied = 0;
+        self.resets.push((partition, self.now));
+    }
+
     pub fn crashed(&mut self, node: usize) {
         self.cursors.retain(|(of, _, _), _| *of != node);
     }
