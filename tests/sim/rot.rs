@@ -94,7 +94,7 @@ impl World {
     pub fn fence(&mut self, node: usize, partition: PartitionId) {
         let seed = self.random.next();
         let wall = self.nodes[node].wall(self.now);
-        let member = member(node, self.nodes.len(), seed);
+        let member = member(node, self.plan.nodes, self.nodes[node].is_new, seed);
         let Some(owned) = self.nodes[node].owned.remove(&partition) else { return };
         let mut post = Post { from: partition, ..Post::default() };
         match owned.partition.fence(&member, wall, &mut post) {
