@@ -187,6 +187,7 @@ impl Stepped {
                 message: Arc::new(message.clone()),
                 dedup: DedupKey::default(),
                 queue: queue.cloned(),
+                is_copy: false,
             };
             self.handle(PUBLISHER, Request::Publish(publish));
         }

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use fluxmq::model::record::DedupKey;
@@ -150,7 +152,10 @@ struct Applied {
 impl Applied {
     fn with_queue() -> Applied {
         let mut log = Applied { views: Views::default(), next: Offset::ZERO };
-        log.apply(Record::Control(&Control::QueueDeclared { name: QUEUE }));
+        log.apply(Record::Control(&Control::QueueDeclared {
+            name: QUEUE,
+            settings: Arc::default(),
+        }));
         log.apply(Record::Control(&Control::GroupCreated {
             queue: queue_id(&QUEUE),
             group: GROUP,
@@ -215,6 +220,7 @@ fn message(number: u64, retain: Retain) -> StoredMessage {
         retain,
         time: NOW,
         expiry_s: None,
+        deliver_at: None,
         publisher: 7,
         dedup: DedupKey::default(),
     }

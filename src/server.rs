@@ -1,6 +1,7 @@
 //! Wires the layers together. The order in which a broker starts and stops is this file.
 
 mod listeners;
+mod queues;
 mod rules;
 mod statistics;
 
@@ -28,6 +29,7 @@ use crate::model::{Control, Millis, PartitionId};
 use crate::net::admission::TurnedAway;
 use crate::net::drive::Shared;
 use crate::net::gate::Gate;
+use crate::net::steward::carry_letters;
 use crate::net::wills::publish_wills;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
 use crate::partition::{Durability, Member, Options, Partition};
@@ -60,6 +62,8 @@ pub struct Server {
     watermarks: WatermarkOptions,
     /// Seconds; 0 is never.
     statistics_every: u32,
+    /// What the configuration says of queues.
+    declared: Vec<queues::Declaration>,
     /// Held until everything else is gone.
     _data_dir: DataDir<OsDisk>,
 }
@@ -72,12 +76,13 @@ impl Server {
         let data_dir = open_data_dir(&disk)?;
         let mut rules = Rules::new(config);
         let authority = watch::Sender::new(Arc::new(rules.load()?));
+        let declared = queues::read(&config.queues.declared)?;
         let started = Instant::now();
         let partitions = open_partitions(&disk, data_dir.identity().cluster, config)?;
         let count = partitions.len();
         tracing::info!(partitions = count, elapsed = ?started.elapsed(), "recovered");
         let placement = Placement::new(u16::try_from(count - 1)?);
-        let (shards, threads, owners) = spawn_shards(partitions, config)?;
+        let (shards, threads, owners) = spawn_shards(partitions, &placement, config)?;
         let broker = Arc::new(Broker::new(placement, shards.clone(), owners));
         let listeners = Listeners::bind(config)?;
         let (stopping, stopped) = watch::channel(false);
@@ -106,6 +111,7 @@ impl Server {
             stopping,
             disk,
             watermarks: watermarks(config),
+            declared,
             _data_dir: data_dir,
         })
     }
@@ -127,8 +133,10 @@ impl Server {
         stop: impl Future<Output = ()>,
         reload: watch::Receiver<()>,
     ) -> anyhow::Result<()> {
+        queues::declare(&self.shared.broker, std::mem::take(&mut self.declared)).await;
         self.listeners.accept(&self.shared);
         tokio::spawn(publish_wills(self.shared.broker.clone(), self.authority.subscribe()));
+        tokio::spawn(carry_letters(self.shared.broker.clone()));
         if self.rules.may_change() {
             tokio::spawn(self.rules.clone().watch(self.authority.clone(), reload.clone()));
         }
@@ -381,7 +389,11 @@ fn fixed_count<D: Disk>(meta: &mut Partition<D>, configured: u16) -> anyhow::Res
 type Shards = (Vec<ShardHandle>, Vec<JoinHandle<()>>, HashMap<PartitionId, usize>);
 
 /// Spreads the partitions over threads: half the processors, unless configured.
-fn spawn_shards(partitions: Vec<Partition<OsDisk>>, config: &Config) -> anyhow::Result<Shards> {
+fn spawn_shards(
+    partitions: Vec<Partition<OsDisk>>,
+    placement: &Placement,
+    config: &Config,
+) -> anyhow::Result<Shards> {
     let configured = usize::from(config.shards.threads);
     let limits = ShardLimits {
         batches_waiting_max: config.limits.commands_buffered_max as usize,
@@ -399,7 +411,8 @@ fn spawn_shards(partitions: Vec<Partition<OsDisk>>, config: &Config) -> anyhow::
     }
     let (mut shards, mut threads) = (Vec::new(), Vec::new());
     for (index, partitions) in spread.into_iter().enumerate() {
-        let (shard, thread) = shard::spawn(format!("shard-{index}"), partitions, limits)?;
+        let binder = placement.bindings().clone();
+        let (shard, thread) = shard::spawn(format!("shard-{index}"), partitions, limits, binder)?;
         shards.push(shard);
         threads.push(thread);
     }

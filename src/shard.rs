@@ -14,7 +14,7 @@ use fluxmq_log::disk::Disk;
 use fluxmq_log::{BuiltIndex, Flush, Flushed, IndexJob, PreparedSpare, SpareJob};
 use tokio::sync::{Semaphore, watch};
 
-use crate::model::{Delivery, Millis, PartitionId};
+use crate::model::{Delivery, Filter, Millis, PartitionId};
 pub use crate::partition::Gauges;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
 use crate::partition::{Durability, Partition};
@@ -46,6 +46,12 @@ pub trait Receiver: Send + Sync + 'static {
     /// Returns true when it will soon have no room for such messages, and only for want of processor time: it would take them if
     /// the sender paused.
     fn wants_time(&self) -> bool;
+}
+
+/// Where partitions say what their queues are bound to.
+pub trait Binder: Send + Sync + 'static {
+    /// A partition has queues that are bound to a filter, or none any more. In force when it returns.
+    fn bound(&self, partition: PartitionId, filter: &Filter, is_bound: bool);
 }
 
 /// What a delivery that nothing stores counts for while it waits: its bytes and what carries them.
@@ -117,6 +123,7 @@ pub fn spawn<D: Disk>(
     name: String,
     partitions: Vec<Partition<D>>,
     limits: ShardLimits,
+    binder: Arc<dyn Binder>,
 ) -> std::io::Result<(ShardHandle, JoinHandle<()>)> {
     let (inbox, input) = channel();
     let places = Arc::new(Semaphore::new(limits.batches_waiting_max));
@@ -125,6 +132,7 @@ pub fn spawn<D: Disk>(
     let mut owned = BTreeMap::new();
     for partition in partitions {
         let id = partition.id();
+        partition.bindings().for_each(|filter| binder.bound(id, filter, true));
         let flush = move |flush: Flush<D>| (flush.run(), Input::Flushed(id));
         let syncer = Worker::spawn(format!("{name}-sync-{}", id.0), inbox.clone(), flush)?;
         owned.insert(id, Owned { partition, syncer, failed: false });
@@ -133,7 +141,7 @@ pub fn spawn<D: Disk>(
     let preparer = Worker::spawn(format!("{name}-spare"), inbox.clone(), prepare)?;
     let index = |(id, job): (PartitionId, IndexJob<D>)| (job.run(), Input::IndexBuilt(id));
     let indexer = Worker::spawn(format!("{name}-index"), inbox, index)?;
-    let post = Post::default();
+    let post = Post::new(binder);
     let shard = Shard { partitions: owned, limits, preparer, indexer, post, input, places, gauges };
     shard.show_gauges();
     let thread = std::thread::Builder::new().name(name).spawn(move || shard.run())?;
@@ -372,14 +380,23 @@ impl<D: Disk> Owned<D> {
 }
 
 /// The receivers, and what goes to each at the end of the turn.
-#[derive(Default)]
 struct Post {
     from: PartitionId,
+    binder: Arc<dyn Binder>,
     receivers: HashMap<ConnectionId, Arc<dyn Receiver>>,
     outgoing: HashMap<ConnectionId, Events>,
 }
 
 impl Post {
+    fn new(binder: Arc<dyn Binder>) -> Post {
+        Post {
+            from: PartitionId::default(),
+            binder,
+            receivers: HashMap::new(),
+            outgoing: HashMap::new(),
+        }
+    }
+
     fn connect(&mut self, connection: ConnectionId, receiver: Arc<dyn Receiver>) {
         self.receivers.insert(connection, receiver);
     }
@@ -402,6 +419,10 @@ impl Post {
 impl Outbox for Post {
     fn send(&mut self, to: ConnectionId, event: Event) {
         self.outgoing.entry(to).or_default().push((self.from, event));
+    }
+
+    fn bound(&mut self, filter: &Filter, is_bound: bool) {
+        self.binder.bound(self.from, filter, is_bound);
     }
 }
 

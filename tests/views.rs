@@ -3,13 +3,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use fluxmq::model::command::Will;
 use fluxmq::model::message::publisher_id;
+use fluxmq::model::queue::{
+    DeadLetterTarget, DeadLetters, Overflow, QueueKind, QueueLimits, QueueSettings,
+};
 use fluxmq::model::record::{DedupKey, filter_id, queue_id};
 use fluxmq::model::{
     Control, Filter, Message, Millis, OutboundEntry, PartitionId, Principal, Properties, QoS,
-    Record, RetainHandling, SessionProgress, StoredMessage, Subscription, Topic,
+    QueueName, Record, RetainHandling, SessionProgress, StoredMessage, Subscription, Topic,
 };
 use fluxmq::view::Views;
 use fluxmq_index::Offset;
@@ -65,6 +71,7 @@ fn message() -> impl Strategy<Value = Said> {
                 retain,
                 time: Millis(0),
                 expiry_s,
+                deliver_at: None,
                 publisher: 7,
                 dedup: DedupKey { incarnation: 1, seq: packet_id },
             };
@@ -143,11 +150,78 @@ fn session_control() -> impl Strategy<Value = Control> {
     ]
 }
 
+fn time() -> impl Strategy<Value = Millis> {
+    (0u64..60_000).prop_map(Millis)
+}
+
+fn settings() -> impl Strategy<Value = QueueSettings> {
+    let number = || proptest::option::of(1u64..1000);
+    let bindings = proptest::collection::vec(
+        proptest::sample::select(vec!["a/+", "#", "b", "a"])
+            .prop_map(|text| Filter::new(Bytes::from_static(text.as_bytes())).unwrap()),
+        0..3,
+    );
+    let target = prop_oneof![
+        Just(DeadLetterTarget::Own),
+        Just(DeadLetterTarget::Nowhere),
+        proptest::sample::select(vec!["b", "$dlq/a"]).prop_map(|name| {
+            DeadLetterTarget::Queue(QueueName::from_text(Bytes::from(name)).unwrap())
+        }),
+    ];
+    let dead_letters =
+        (target, any::<bool>(), any::<bool>()).prop_map(|(target, with_expired, with_overflow)| {
+            DeadLetters { target, with_expired, with_overflow }
+        });
+    let limits = (number(), number(), number(), any::<bool>()).prop_map(
+        |(messages_max, bytes_max, age_max_ms, rejects)| QueueLimits {
+            messages_max,
+            bytes_max,
+            age_max_ms,
+            overflow: if rejects { Overflow::RejectPublish } else { Overflow::DropHead },
+        },
+    );
+    let backoff = proptest::collection::vec(0u64..100, 0..3);
+    let rules = (dead_letters, limits, number(), number(), 0u32..30, backoff);
+    (any::<bool>(), bindings, rules, any::<bool>(), any::<bool>()).prop_map(
+        |(is_stream, bindings, rules, single_active, exclusive)| {
+            let (dead_letters, limits, ttl_ms, visibility_timeout_ms, deliveries_max, backoff_ms) =
+                rules;
+            let group = QueueName::new(Bytes::from_static(b"workers")).unwrap();
+            QueueSettings {
+                kind: if is_stream { QueueKind::Stream } else { QueueKind::Classic },
+                bindings,
+                visibility_timeout_ms,
+                deliveries_max,
+                backoff_ms: if is_stream { Vec::new() } else { backoff_ms },
+                dead_letters,
+                ttl_ms,
+                limits,
+                single_active,
+                exclusive,
+                primary_group: is_stream.then_some(group),
+            }
+        },
+    )
+}
+
 fn queue_control() -> impl Strategy<Value = Control> {
     let finished = proptest::collection::vec((offset(), 1u64..5), 0..4);
     let released = proptest::collection::vec(offset(), 0..3);
     prop_oneof![
-        name().prop_map(|name| Control::QueueDeclared { name }),
+        (name(), settings()).prop_map(|(name, settings)| {
+            let settings = Arc::new(settings.checked().expect("made to make sense"));
+            Control::QueueDeclared { name, settings }
+        }),
+        queue().prop_map(|queue| Control::QueueDeleted { queue }),
+        (queue(), offset(), 0u64..20).prop_map(|(queue, to, bytes)| Control::QueueTrimmed {
+            queue,
+            to,
+            bytes
+        }),
+        (queue(), proptest::collection::vec(offset(), 0..4), 0u64..20)
+            .prop_map(|(queue, entries, bytes)| Control::QueueRemoved { queue, entries, bytes }),
+        (queue(), name(), proptest::collection::vec((offset(), time()), 0..3))
+            .prop_map(|(queue, group, entries)| Control::Postponed { queue, group, entries }),
         (queue(), name(), offset()).prop_map(|(queue, group, start)| Control::GroupCreated {
             queue,
             group,
@@ -243,6 +317,35 @@ fn apply(views: &mut Views, said: &[Said], first: usize) {
     }
 }
 
+/// The entries of every queue, each with whether it is still in it: what `view::Queues` says with a head and holes.
+fn list_entries(lists: &mut BTreeMap<u64, Vec<bool>>, said: &Said) {
+    match said {
+        Said::Message(_, queues) => {
+            for queue in queues {
+                lists.entry(*queue).and_modify(|list| list.push(true));
+            }
+        }
+        Said::Control(Control::QueueDeclared { name, .. }) => {
+            lists.entry(queue_id(name)).or_default();
+        }
+        Said::Control(Control::QueueDeleted { queue }) => drop(lists.remove(queue)),
+        Said::Control(Control::QueueTrimmed { queue, to, .. }) => {
+            if let Some(list) = lists.get_mut(queue) {
+                list.iter_mut().take(to.0 as usize).for_each(|is_in| *is_in = false);
+            }
+        }
+        Said::Control(Control::QueueRemoved { queue, entries, .. }) => {
+            for entry in entries {
+                let list = lists.get_mut(queue);
+                if let Some(is_in) = list.and_then(|list| list.get_mut(entry.0 as usize)) {
+                    *is_in = false;
+                }
+            }
+        }
+        Said::Control(_) => {}
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -265,6 +368,36 @@ proptest! {
         prop_assert_eq!(restored.snapshot(), whole.snapshot());
         let later = Millis(1 << 40);
         prop_assert_eq!(restored.due(later), whole.due(later));
+    }
+
+    /// After every record: what each queue has is what a plain list of its entries has, and committed is the first that is not finished.
+    #[test]
+    fn queues_and_groups_keep_their_laws_at_every_step(
+        said in proptest::collection::vec(said(), 0..60),
+    ) {
+        let mut views = Views::default();
+        let mut lists: BTreeMap<u64, Vec<bool>> = BTreeMap::new();
+        for (step, said) in said.iter().enumerate() {
+            apply(&mut views, std::slice::from_ref(said), step);
+            list_entries(&mut lists, said);
+            for (id, queue) in views.queues.iter() {
+                let list = &lists[&id];
+                let removed = |entry: usize| queue.is_removed(Offset(entry as u64));
+                prop_assert_eq!(queue.end(), Offset(list.len() as u64));
+                prop_assert_eq!((0..list.len()).map(|e| !removed(e)).collect::<Vec<_>>(), list.clone());
+                prop_assert_eq!(queue.len(), list.iter().filter(|is_in| **is_in).count() as u64);
+                let head = list.iter().position(|is_in| *is_in).unwrap_or(list.len());
+                prop_assert_eq!(queue.head(), Offset(head as u64));
+                prop_assert_eq!(queue.is_empty(), !list.contains(&true));
+                if let Some((mark, _)) = queue.mark_before(queue.head()) {
+                    prop_assert!(mark <= queue.head());
+                }
+            }
+            prop_assert_eq!(lists.len(), views.queues.iter().count());
+            for (_, group) in views.groups.iter() {
+                prop_assert_eq!(group.check(), Ok(()));
+            }
+        }
     }
 
     #[test]

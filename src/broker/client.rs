@@ -8,6 +8,7 @@ mod close;
 mod groups;
 mod open;
 mod outbound;
+mod publish;
 mod subscribe;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -23,15 +24,12 @@ use self::outbound::Outbound;
 use self::subscribe::{PendingSubscribe, Subscribed};
 use super::Placement;
 use crate::auth::{Authority, Reach};
-use crate::model::address::PublishAddress;
 use crate::model::message::publisher_id;
-use crate::model::record::DedupKey;
 use crate::model::{
-    Command, Control, DeliveryId, DeliverySource, Effect, Filter, Message, Millis, Outcome,
-    PartitionId, QoS, QueueName, Refusal, Token,
+    Command, Control, DeliveryId, DeliverySource, Effect, Filter, Millis, Outcome, PartitionId,
+    Refusal, Token,
 };
-use crate::partition::request::{ConnectionId, Event, Publish, Request};
-use crate::planted::{PlantedBug, is_planted};
+use crate::partition::request::{ConnectionId, Event, Request};
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +61,8 @@ pub struct Client {
     attached: BTreeMap<PartitionId, ()>,
     outbound: Outbound,
     /// Where the client's unreleased QoS 2 publishes are.
-    inbound: HashMap<u16, PartitionId>,
+    inbound: HashMap<u16, publish::Open>,
+    publishing: publish::Publishing,
     waiting: HashMap<Token, Waiting>,
     next_token: u64,
     credits: BTreeMap<PartitionId, Credit>,
@@ -133,6 +132,15 @@ enum Waiting {
         /// The session's home has a part in it too.
         with_session: bool,
     },
+    /// Part of a publish that several partitions store; another token stands for all of it.
+    CopyOf(Token),
+    Copies(Box<publish::Copies>),
+    /// Part of the end of a QoS 2 publish that several partitions know.
+    ReleaseOf(Token),
+    Releasing {
+        packet_id: u16,
+        missing: usize,
+    },
     /// A group that a connection which ends leaves.
     Left(PartitionId),
     /// Effects that say that something is stored.
@@ -160,6 +168,7 @@ impl Client {
             attached: BTreeMap::new(),
             outbound: Outbound::default(),
             inbound: HashMap::new(),
+            publishing: publish::Publishing::default(),
             waiting: HashMap::new(),
             next_token: 0,
             credits: BTreeMap::new(),
@@ -187,7 +196,7 @@ impl Client {
             Command::Received { packet_id } => self.received(packet_id),
             Command::Settle { delivery, outcome } => self.settle(delivery, outcome),
             Command::SettleEntry { token, queue, group, offset, outcome } => {
-                if let Err(refusal) = self.standing.may_settle(queue.as_str(), Reach::Some) {
+                if let Err(refusal) = self.standing.may_settle(&queue, Reach::Some) {
                     return self.confirm(token, Err(refusal));
                 }
                 let to = self.placement.queue(&queue);
@@ -195,7 +204,7 @@ impl Client {
                 self.request(to, Request::SettleEntry { token, queue, group, entry, outcome });
             }
             Command::CommitCursor { token, queue, group, offset } => {
-                if let Err(refusal) = self.standing.may_settle(queue.as_str(), Reach::All) {
+                if let Err(refusal) = self.standing.may_settle(&queue, Reach::All) {
                     return self.confirm(token, Err(refusal));
                 }
                 let to = self.placement.queue(&queue);
@@ -224,6 +233,9 @@ impl Client {
                     }
                 }
             }
+            Event::Confirm { token, result } if is_ours(token) => {
+                self.copy_confirmed(token, result);
+            }
             Event::Confirm { token, result } => {
                 self.effects.push_back(Effect::Confirm { token: Token(token.0 >> 1), result });
             }
@@ -241,8 +253,8 @@ impl Client {
             }
             Event::Detached { next } => self.detached(from, next),
             Event::Outbound(found) => self.found_outbound(from, found),
-            // Only whoever publishes wills is told of them.
-            Event::WillDue { .. } => {}
+            // Only whoever asks hears of wills, of letters and of what became of queues.
+            Event::WillDue { .. } | Event::Letter(_) | Event::Queue { .. } => {}
             Event::OpenIds(packet_ids) => self.found_inbound(from, packet_ids),
             // What it read and held there is gone: the peer comes back, to whoever leads then, and its session goes on.
             Event::Resigned(refusal) => self.resigned(from, refusal),
@@ -300,111 +312,6 @@ impl Client {
         matches!(self.phase, Phase::Open | Phase::Closing { .. })
     }
 
-    fn publish(&mut self, token: Token, message: Arc<Message>, packet_id: Option<u16>) {
-        if let Err(refusal) = self.standing.may_publish(&message.topic) {
-            return self.refuse_publish(token, &message, refusal);
-        }
-        let address = match PublishAddress::of(&message.topic) {
-            Ok(address) => address,
-            Err(error) => return self.refuse_publish(token, &message, error.into()),
-        };
-        let (to, queue) = match address {
-            PublishAddress::Topic => (self.placement.topic(&message.topic), None),
-            PublishAddress::Queue(name) => (self.placement.queue(&name), Some(name)),
-            PublishAddress::Settle(..) => {
-                let reason = "a settling verb is not a place to publish to".to_owned();
-                return self.refuse_publish(token, &message, Refusal::Invalid { reason });
-            }
-        };
-        let dedup = match packet_id.filter(|_| self.identity.stored) {
-            Some(packet_id) => {
-                self.inbound.insert(packet_id, to);
-                let incarnation = match is_planted(PlantedBug::KeyedByConnection) {
-                    false => self.identity.incarnation,
-                    true => self.identity.epoch.0 as u32,
-                };
-                DedupKey { incarnation, seq: u32::from(packet_id) }
-            }
-            None => DedupKey::default(),
-        };
-        self.send_publish(to, token, message, dedup, queue);
-    }
-
-    fn send_publish(
-        &mut self,
-        to: PartitionId,
-        token: Token,
-        mut message: Arc<Message>,
-        dedup: DedupKey,
-        queue: Option<QueueName>,
-    ) {
-        if message.publisher != self.identity.publisher {
-            Arc::make_mut(&mut message).publisher = self.identity.publisher;
-        }
-        #[cfg(feature = "planted-bugs")]
-        if self.store_later(to, token, &message, dedup, queue.as_ref()) {
-            return;
-        }
-        let token = (message.qos != QoS::AtMostOnce).then_some(theirs(token));
-        if is_planted(PlantedBug::AskedInReverse) {
-            let publish = Publish { token, message, dedup, queue };
-            return self.requests.push_front((to, Request::Publish(publish)));
-        }
-        self.request(to, Request::Publish(Publish { token, message, dedup, queue }));
-    }
-
-    /// A deliberate defect: confirms a publish and keeps it back until the next checkpoint.
-    #[cfg(feature = "planted-bugs")]
-    fn store_later(
-        &mut self,
-        to: PartitionId,
-        token: Token,
-        message: &Arc<Message>,
-        dedup: DedupKey,
-        queue: Option<&QueueName>,
-    ) -> bool {
-        let is_kept_back = match message.qos {
-            QoS::AtMostOnce => false,
-            QoS::AtLeastOnce => is_planted(PlantedBug::StoredLaterQos1),
-            QoS::ExactlyOnce => is_planted(PlantedBug::StoredLaterQos2),
-        };
-        if is_kept_back {
-            self.effects.push_back(Effect::Confirm { token, result: Ok(true) });
-            let (message, queue) = (message.clone(), queue.cloned());
-            let publish = Publish { token: Some(theirs(token)), message, dedup, queue };
-            self.kept_back.push((to, Request::Publish(publish)));
-        }
-        is_kept_back
-    }
-
-    fn refuse_publish(&mut self, token: Token, message: &Message, refusal: Refusal) {
-        if message.qos != QoS::AtMostOnce {
-            self.confirm(token, Err(refusal));
-        }
-    }
-
-    fn confirm(&mut self, token: Token, result: Result<bool, Refusal>) {
-        self.effects.push_back(Effect::Confirm { token, result });
-    }
-
-    fn release(&mut self, packet_id: u16) {
-        let Some(partition) = self.inbound.remove(&packet_id) else {
-            return self.effects.push_back(Effect::Released { packet_id });
-        };
-        let control = Control::Released {
-            publisher: self.identity.publisher,
-            incarnation: self.identity.incarnation,
-            packet_ids: vec![u32::from(packet_id)],
-        };
-        if is_planted(PlantedBug::ReleasedUnstored) {
-            self.effects.push_back(Effect::Released { packet_id });
-            return self
-                .request(partition, Request::Write { token: None, control: Box::new(control) });
-        }
-        let token = self.wait_for(Waiting::Effects(vec![Effect::Released { packet_id }]));
-        self.request(partition, Request::Write { token: Some(token), control: Box::new(control) });
-    }
-
     fn settle(&mut self, delivery: DeliveryId, outcome: Outcome) {
         match delivery.source {
             DeliverySource::Live => {}
@@ -438,15 +345,19 @@ impl Client {
                 };
                 self.effects.push_back(Effect::Unsubscribed { token, results });
             }
+            Some(Waiting::ReleaseOf(whole)) => self.part_released(whole, &result),
             Some(Waiting::ClaimOf(whole)) => self.claimed(whole, result),
             Some(Waiting::Left(from)) => self.part_closed(from),
             Some(
                 Waiting::PartOf(..)
                 | Waiting::Resumed
                 | Waiting::Rejoined
+                | Waiting::CopyOf(_)
+                | Waiting::Copies(_)
+                | Waiting::Releasing { .. }
                 | Waiting::Claiming { .. },
             ) => {
-                unreachable!("parts are answered by readers and groups")
+                unreachable!("parts are answered by readers, groups and confirmations")
             }
         }
     }
@@ -496,6 +407,10 @@ impl Client {
 /// Tells the protocol's tokens from our own.
 fn theirs(token: Token) -> Token {
     Token(token.0 << 1)
+}
+
+fn is_ours(token: Token) -> bool {
+    token.0 & 1 == 1
 }
 
 fn identity_of(client_id: &Bytes) -> u64 {

@@ -1,10 +1,12 @@
 //! What connections hold of the broker: where addresses live, and the machine that turns one connection's commands into requests to
 //! partitions and their events into its effects.
 
+mod bindings;
 pub mod client;
 mod live;
 pub mod placement;
 pub mod position;
+mod steward;
 pub mod wills;
 
 use std::collections::HashMap;
@@ -14,18 +16,25 @@ use std::time::Duration;
 
 pub use client::{Client, ClientLimits};
 pub use live::{Live, Passing};
-pub use placement::Placement;
+pub use placement::{Bindings, Placement};
+pub use steward::Steward;
 pub use wills::WillPublisher;
 
-use crate::model::PartitionId;
+use crate::model::{Filter, PartitionId};
 use crate::partition::request::{ConnectionId, Request};
-use crate::shard::{Gauges, Receiver, Requests, ShardHandle};
+use crate::shard::{Binder, Gauges, Receiver, Requests, ShardHandle};
 
 /// Messages that nothing stores, passed on before their receivers are looked at again.
 const PASSED_ON_AT_ONCE_MAX: usize = 256;
 /// How often a connection gives way to receivers in one go, at most, and how often of these by yielding; then by a millisecond.
 const PAUSES_MAX: u32 = 16;
 const YIELDS_MAX: u32 = 8;
+
+impl Binder for Bindings {
+    fn bound(&self, partition: PartitionId, filter: &Filter, is_bound: bool) {
+        self.change(partition, filter, is_bound);
+    }
+}
 
 /// The broker, as connections hold it.
 pub struct Broker {
@@ -54,7 +63,7 @@ impl Broker {
 
     /// Where addresses live.
     pub fn placement(&self) -> Placement {
-        self.placement
+        self.placement.clone()
     }
 
     /// Who listens right now.

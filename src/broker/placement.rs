@@ -1,36 +1,40 @@
-//! Which partition an address lives in. Pure; the same on every node.
+//! Which partition an address lives in: pure, the same on every node. And which others have queues that are bound to a topic.
 
+use std::sync::Arc;
+
+pub use super::bindings::{Bindings, Found};
 use crate::model::{Filter, PartitionId, QueueName, Topic};
 
 /// Hash slots between keys and partitions: partitions can be moved by slot without hashing anew.
 const SLOTS: u64 = 4096;
 
-/// The map from addresses to partitions.
-#[derive(Clone, Copy, Debug)]
+/// The map from addresses to partitions. Clones share the bindings.
+#[derive(Clone, Debug)]
 pub struct Placement {
     data_partitions: u16,
+    bindings: Arc<Bindings>,
 }
 
 impl Placement {
     /// Returns the map over partitions 1 to `data_partitions`. Panics if there is none.
     pub fn new(data_partitions: u16) -> Placement {
         assert!(data_partitions > 0, "a broker has at least one data partition");
-        Placement { data_partitions }
+        Placement { data_partitions, bindings: Arc::default() }
     }
 
     /// Lists the data partitions.
-    pub fn data(self) -> impl Iterator<Item = PartitionId> {
+    pub fn data(&self) -> impl Iterator<Item = PartitionId> + use<> {
         (1..=self.data_partitions).map(PartitionId)
     }
 
     /// Where messages of a topic are stored.
-    pub fn topic(self, topic: &Topic) -> PartitionId {
+    pub fn topic(&self, topic: &Topic) -> PartitionId {
         self.place(topic.as_bytes(), 0)
     }
 
     /// Where messages that match a filter may be stored. The broker's own statistics are stored nowhere: one partition knows who
     /// subscribes to them.
-    pub fn filter(self, filter: &Filter) -> Vec<PartitionId> {
+    pub fn filter(&self, filter: &Filter) -> Vec<PartitionId> {
         match filter.is_literal() || filter.is_statistics() {
             true => vec![self.place(filter.as_bytes(), 0)],
             false => self.data().collect(),
@@ -38,16 +42,31 @@ impl Placement {
     }
 
     /// The home of a queue: its messages and its groups.
-    pub fn queue(self, name: &QueueName) -> PartitionId {
-        self.place(name.as_bytes(), 1)
+    pub fn queue(&self, name: &QueueName) -> PartitionId {
+        self.place(name.origin().as_bytes(), 1)
+    }
+
+    /// What the partitions' queues are bound to.
+    pub fn bindings(&self) -> &Arc<Bindings> {
+        &self.bindings
+    }
+
+    /// Returns true when a queue may be bound to something.
+    pub fn has_bindings(&self) -> bool {
+        !self.bindings.is_empty()
+    }
+
+    /// The partitions that have queues bound to a topic; the last answer is remembered.
+    pub fn bound_to(&self, topic: &Topic, last: &mut Found) -> Arc<[PartitionId]> {
+        self.bindings.find(topic, last)
     }
 
     /// The home of a session.
-    pub fn session(self, client_id: &[u8]) -> PartitionId {
+    pub fn session(&self, client_id: &[u8]) -> PartitionId {
         self.place(client_id, 2)
     }
 
-    fn place(self, key: &[u8], seed: u64) -> PartitionId {
+    fn place(&self, key: &[u8], seed: u64) -> PartitionId {
         let slot = xxhash_rust::xxh3::xxh3_64_with_seed(key, seed) % SLOTS;
         PartitionId(1 + (slot % u64::from(self.data_partitions)) as u16)
     }

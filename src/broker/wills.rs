@@ -1,7 +1,8 @@
 //! Publishing the wills of clients that are gone: announced by their sessions' homes, stored where their topics live.
 //!
 //! Pure, a connection's machine like [`Client`](super::Client): one in each process, serving all partitions. It keeps nothing that
-//! matters. A home announces a will until a record says that it is over; the target stores one copy however often it is asked.
+//! matters. A home announces a will until a record says that it is over; the target stores one copy however often it is asked. So does
+//! every partition whose queues are bound to the will's topic, each before the next, and the topic's own last.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,11 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
-use super::Placement;
+use super::placement::{Found, Placement};
 use crate::auth::{Access, Action, Authority};
 use crate::model::address::PublishAddress;
 use crate::model::record::DedupKey;
-use crate::model::{Control, Message, PartitionId, Principal, QueueName, Refusal, Token};
+use crate::model::{Control, Message, PartitionId, Principal, Refusal, Token};
 use crate::partition::request::{Event, Publish, Request};
 
 /// Publishes wills.
@@ -33,10 +34,25 @@ struct WillId {
 }
 
 enum Step {
-    /// The target is storing it. `target` has it under the key when it succeeds.
-    Publishing { will: WillId, target: PartitionId, publisher: u64, key: DedupKey },
-    /// Its home is storing that it is over; then the target need not know it any more.
-    Clearing { home: PartitionId, target: PartitionId, publisher: u64, key: DedupKey },
+    /// The target is storing it.
+    Publishing(Box<Publishing>),
+    /// Its home is storing that it is over; then the targets need not know it any more.
+    Clearing { home: PartitionId, stored: Stored },
+}
+
+/// A will on its way to its targets.
+struct Publishing {
+    will: WillId,
+    target: PartitionId,
+    /// Where it still goes, the next one last.
+    rest: Vec<(PartitionId, Publish)>,
+    stored: Stored,
+}
+
+/// Where a will is stored, and under which key.
+struct Stored {
+    publisher: u64,
+    at: Vec<(PartitionId, DedupKey)>,
 }
 
 impl WillPublisher {
@@ -59,16 +75,15 @@ impl WillPublisher {
             }
             Event::Confirm { token, result } => self.published(token, result),
             Event::Written { token, result } => {
-                if let Some(Step::Clearing { target, publisher, key, .. }) =
-                    self.waiting.remove(&token)
+                if let Some(Step::Clearing { stored, .. }) = self.waiting.remove(&token)
                     && result.is_ok()
                 {
-                    self.release(target, publisher, key);
+                    self.release(&stored);
                 }
             }
             // What it waits for there may have been done or not: the wills' homes announce them again.
             Event::Resigned(_) => self.waiting.retain(|_, step| match step {
-                Step::Publishing { target, .. } => *target != from,
+                Step::Publishing(publishing) => publishing.target != from,
                 Step::Clearing { home, .. } => *home != from,
             }),
             // It opens no session, reads nothing and joins no group.
@@ -87,21 +102,37 @@ impl WillPublisher {
         if !access.authorize(Action::Publish, &message.topic) {
             return self.give_up(will, &Refusal::NotAuthorized);
         }
-        let (target, queue) = match self.target(&message) {
-            Ok(target) => target,
+        let publishes = match self.targets(&will, message) {
+            Ok(publishes) => publishes,
             Err(refusal) => return self.give_up(will, &refusal),
         };
-        let key = DedupKey { incarnation: will.epoch.0 as u32, seq: DedupKey::WILL };
-        let publisher = message.publisher;
-        let token = self.wait_for(Step::Publishing { will, target, publisher, key });
-        let publish = Publish { token: Some(token), message, dedup: key, queue };
-        self.requests.push_back((target, Request::Publish(publish)));
+        let publisher = publishes.first().map_or(0, |(_, publish)| publish.message.publisher);
+        self.publish_next(will, publishes, Stored { publisher, at: Vec::new() });
     }
 
-    fn target(&self, message: &Message) -> Result<(PartitionId, Option<QueueName>), Refusal> {
+    /// Where a will goes, the first one last.
+    fn targets(
+        &mut self,
+        will: &WillId,
+        message: Arc<Message>,
+    ) -> Result<Vec<(PartitionId, Publish)>, Refusal> {
+        let dedup = DedupKey { incarnation: will.epoch.0 as u32, seq: DedupKey::WILL };
+        let publish = Publish { token: None, message, dedup, queue: None, is_copy: false };
+        let message = &publish.message;
         match PublishAddress::of(&message.topic)? {
-            PublishAddress::Topic => Ok((self.placement.topic(&message.topic), None)),
-            PublishAddress::Queue(name) => Ok((self.placement.queue(&name), Some(name))),
+            PublishAddress::Topic => {
+                let home = self.placement.topic(&message.topic);
+                let bound = self.placement.bound_to(&message.topic, &mut Found::default());
+                let dedup = DedupKey { seq: dedup.seq | DedupKey::COPY, ..dedup };
+                let copy = Publish { dedup, is_copy: true, ..publish.clone() };
+                let others = bound.iter().filter(|partition| **partition != home);
+                let copies = others.map(|partition| (*partition, copy.clone()));
+                Ok(std::iter::once((home, publish)).chain(copies).collect())
+            }
+            PublishAddress::Queue(name) => {
+                let home = self.placement.queue(&name);
+                Ok(vec![(home, Publish { queue: Some(name), ..publish })])
+            }
             PublishAddress::Settle(..) => {
                 let reason = "a settling verb is not a place to publish to".to_owned();
                 Err(Refusal::Invalid { reason })
@@ -109,17 +140,34 @@ impl WillPublisher {
         }
     }
 
-    fn published(&mut self, token: Token, result: Result<bool, Refusal>) {
-        let Some(Step::Publishing { will, target, publisher, key }) = self.waiting.remove(&token)
-        else {
-            return;
-        };
-        match result {
-            Ok(_) => {
+    fn publish_next(
+        &mut self,
+        will: WillId,
+        mut rest: Vec<(PartitionId, Publish)>,
+        stored: Stored,
+    ) {
+        match rest.pop() {
+            Some((target, publish)) => {
+                let mut stored = stored;
+                stored.at.push((target, publish.dedup));
+                let publishing = Publishing { will, target, rest, stored };
+                let token = Some(self.wait_for(Step::Publishing(Box::new(publishing))));
+                let request = Request::Publish(Publish { token, ..publish });
+                self.requests.push_back((target, request));
+            }
+            None => {
                 let home = will.home;
-                let token = self.wait_for(Step::Clearing { home, target, publisher, key });
+                let token = self.wait_for(Step::Clearing { home, stored });
                 self.clear(will, Some(token));
             }
+        }
+    }
+
+    fn published(&mut self, token: Token, result: Result<bool, Refusal>) {
+        let Some(Step::Publishing(publishing)) = self.waiting.remove(&token) else { return };
+        let Publishing { will, rest, stored, .. } = *publishing;
+        match result {
+            Ok(_) => self.publish_next(will, rest, stored),
             // It stays due: its home announces it again.
             Err(
                 Refusal::DiskFull
@@ -144,11 +192,13 @@ impl WillPublisher {
         self.requests.push_back((home, Request::Write { token, control: Box::new(control) }));
     }
 
-    fn release(&mut self, target: PartitionId, publisher: u64, key: DedupKey) {
-        let DedupKey { incarnation, seq } = key;
-        let control = Control::Released { publisher, incarnation, packet_ids: vec![seq] };
-        self.requests
-            .push_back((target, Request::Write { token: None, control: Box::new(control) }));
+    fn release(&mut self, stored: &Stored) {
+        for (target, DedupKey { incarnation, seq }) in stored.at.iter().copied() {
+            let publisher = stored.publisher;
+            let control = Control::Released { publisher, incarnation, packet_ids: vec![seq] };
+            self.requests
+                .push_back((target, Request::Write { token: None, control: Box::new(control) }));
+        }
     }
 
     fn wait_for(&mut self, step: Step) -> Token {

@@ -5,6 +5,7 @@
 
 mod error;
 mod listeners;
+mod queues;
 mod sections;
 mod setting;
 mod source;
@@ -18,9 +19,10 @@ pub use listeners::{
     ClientCertificates, Listener, Listeners, SecureWebListener, Tls, TlsListener, TlsVersion, Web,
     WebListener,
 };
+pub use queues::{DeclaredQueue, OverflowPolicy, QueueType, Queues};
 pub use sections::{
     Anonymous, Authentication, Authorization, DeniedPublish, DeniedSubscribe, Durability, Limits,
-    Log, LogFormat, Partitions, Queues, Shards, Statistics, Storage, TlsIdentity,
+    Log, LogFormat, Partitions, Shards, Statistics, Storage, TlsIdentity,
 };
 use setting::Location;
 use walk::{Checker, Printer, Reader, Section, Walk, paths};

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::setting::{Choice, Flag, LogFilter, Named, Number, OptionalFile, Size};
+use super::setting::{Choice, LogFilter, Named, Number, OptionalFile, Size};
 use super::walk::{Section, Walk};
 
 const KIB: u64 = 1 << 10;
@@ -188,17 +188,6 @@ pub struct Limits {
     pub commands_per_batch_max: u32,
 }
 
-/// What queues do unless they say otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Queues {
-    /// Seconds a claimed message may stay unsettled before it is delivered again. Default 30, minimum 1.
-    pub visibility_timeout_s: u32,
-    /// Claimed and unsettled messages of one consumer group; reaching it stops dispatch. Default 100000, minimum 1.
-    pub pending_max: u32,
-    /// The first use of `$queue/<name>` declares the queue. Default true.
-    pub auto_create: bool,
-}
-
 /// What the broker counts of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statistics {
@@ -277,12 +266,6 @@ impl Default for Limits {
             commands_buffered_max: 4096,
             commands_per_batch_max: 1024,
         }
-    }
-}
-
-impl Default for Queues {
-    fn default() -> Queues {
-        Queues { visibility_timeout_s: 30, pending_max: 100_000, auto_create: true }
     }
 }
 
@@ -416,15 +399,6 @@ impl Section for Limits {
         walk.leaf("deliveries_buffered_max", &mut Number(deliveries_buffered_max, 1..=1_000_000));
         walk.leaf("commands_buffered_max", &mut Number(commands_buffered_max, 1..=1_000_000));
         walk.leaf("commands_per_batch_max", &mut Number(commands_per_batch_max, 1..=1_000_000));
-    }
-}
-
-impl Section for Queues {
-    fn fields(&mut self, walk: &mut dyn Walk) {
-        let Queues { visibility_timeout_s, pending_max, auto_create } = self;
-        walk.leaf("visibility_timeout_s", &mut Number(visibility_timeout_s, 1..=86_400));
-        walk.leaf("pending_max", &mut Number(pending_max, 1..=10_000_000));
-        walk.leaf("auto_create", &mut Flag(auto_create));
     }
 }
 

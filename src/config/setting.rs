@@ -53,6 +53,9 @@ pub(super) struct Origins<'a>(pub &'a mut String);
 /// An IP address and a port.
 pub(super) struct Address<'a>(pub &'a mut SocketAddr);
 
+/// Any text, and what it means.
+pub(super) struct Text<'a>(pub &'a mut String, pub &'static str);
+
 /// What to log: a level, and levels for parts of the program behind it.
 pub(super) struct LogFilter<'a>(pub &'a mut String);
 
@@ -263,6 +266,25 @@ impl Setting for Origins<'_> {
 
     fn accepts(&self) -> String {
         "same_host, any, or origins such as https://app.example with commas between".to_owned()
+    }
+}
+
+impl Setting for Text<'_> {
+    fn read(&mut self, text: &str) -> Result<(), Complaint> {
+        *self.0 = text.to_owned();
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Complaint> {
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0)
+    }
+
+    fn accepts(&self) -> String {
+        self.1.to_owned()
     }
 }
 

@@ -160,7 +160,63 @@ impl Filter {
     }
 }
 
+/// The address of the dead-letter queues that queues have of their own.
+const DEAD_LETTERS: &str = "$dlq/";
+
 impl QueueName {
+    /// Checks the name of a queue where `$dlq/<queue>` is one too.
+    pub fn from_text(bytes: Bytes) -> Result<QueueName, AddressError> {
+        match bytes.strip_prefix(DEAD_LETTERS.as_bytes()) {
+            Some(inner) => QueueName::new(bytes.slice_ref(inner)).map(|_| QueueName(bytes)),
+            None => QueueName::new(bytes),
+        }
+    }
+
+    /// Wraps a name that was checked before it was stored.
+    pub fn from_stored(bytes: Bytes) -> QueueName {
+        QueueName(bytes)
+    }
+
+    /// The queue of this one's dead letters, unless it says another.
+    pub fn dead_letters(&self) -> QueueName {
+        QueueName(Bytes::from(format!("{DEAD_LETTERS}{}", self.origin())))
+    }
+
+    /// Returns true for `$dlq/<queue>`.
+    pub fn is_dead_letters(&self) -> bool {
+        self.as_str().starts_with(DEAD_LETTERS)
+    }
+
+    /// The name that says where the queue lives: a queue and its own dead letters live together.
+    pub fn origin(&self) -> &str {
+        self.as_str().strip_prefix(DEAD_LETTERS).unwrap_or(self.as_str())
+    }
+
+    /// Where it is published to and subscribed to.
+    pub fn address(&self) -> String {
+        match self.is_dead_letters() {
+            true => self.as_str().to_owned(),
+            false => format!("$queue/{self}"),
+        }
+    }
+
+    /// The topic under which its readers see a stored message: below the queue's address, so that it matches what they asked for
+    /// [MQTT-3.3.2-3].
+    pub fn topic_of(&self, stored: &Bytes) -> Topic {
+        let address = self.address();
+        let is_own = stored
+            .strip_prefix(address.as_bytes())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
+        if is_own {
+            return Topic(stored.clone());
+        }
+        let key = text(source_topic(stored).unwrap_or_else(|| routing_key(stored)));
+        match key.is_empty() {
+            true => Topic(Bytes::from(address)),
+            false => Topic(Bytes::from(format!("{address}/{key}"))),
+        }
+    }
+
     /// Checks a queue's or group's name.
     pub fn new(bytes: Bytes) -> Result<QueueName, AddressError> {
         if bytes.is_empty() || bytes.len() > NAME_BYTES_MAX {
@@ -182,6 +238,35 @@ impl QueueName {
     pub fn as_bytes(&self) -> &Bytes {
         &self.0
     }
+}
+
+/// Before the topic of a message that is stored for the queues bound to it and for nobody else. No queue has an empty name, so this
+/// is no queue's address, and no filter over topics reaches below a `$`.
+const CAPTURED: &[u8] = b"$queue//";
+
+/// Returns the topic under which a copy for bound queues is stored.
+pub fn captured_topic(topic: &[u8]) -> Bytes {
+    [CAPTURED, topic].concat().into()
+}
+
+/// Returns where a stored message was published that came to its queues by bindings; `None` where it was published to a queue.
+pub fn source_topic(stored: &[u8]) -> Option<&[u8]> {
+    match stored.strip_prefix(CAPTURED) {
+        None if stored.starts_with(b"$queue/") => None,
+        captured => Some(captured.unwrap_or(stored)),
+    }
+}
+
+/// Returns what is behind the name in `$queue/<name>/<routing key>`.
+fn routing_key(stored: &[u8]) -> &[u8] {
+    let levels = stored.strip_prefix(b"$queue/").unwrap_or(stored);
+    let name = levels.iter().position(|byte| *byte == b'/');
+    name.map_or(&[], |end| &levels[end + 1..])
+}
+
+/// Returns true for a filter or topic whose first level means something to the broker.
+pub fn is_reserved(text: &str) -> bool {
+    OURS.contains(&text.split('/').next().unwrap_or(text))
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -295,7 +380,8 @@ impl PublishAddress {
         }
         let text = topic.as_str();
         let first = text.split('/').next().unwrap_or(text);
-        let Some(rest) = text.strip_prefix("$queue/") else {
+        let rest = text.strip_prefix("$queue/");
+        let Some(rest) = rest.or_else(|| text.strip_prefix(DEAD_LETTERS)) else {
             return match OURS.contains(&first) {
                 true => Err(reserved(text)),
                 false => Ok(PublishAddress::Topic),
@@ -303,8 +389,17 @@ impl PublishAddress {
         };
         let (name, key) =
             rest.split_once('/').map_or((rest, None), |(name, key)| (name, Some(key)));
-        let name = name_of(&topic.0, name)?;
-        let Some(key) = key else { return Ok(PublishAddress::Queue(name)) };
+        let is_dead_letters = first != "$queue";
+        let name = match is_dead_letters {
+            true => name_of(&topic.0, &text[..DEAD_LETTERS.len() + name.len()])?,
+            false => name_of(&topic.0, name)?,
+        };
+        // Nobody publishes to dead letters; settling them is what every queue's are.
+        let published = || match is_dead_letters {
+            true => Err(reserved(text)),
+            false => Ok(PublishAddress::Queue(name.clone())),
+        };
+        let Some(key) = key else { return published() };
         let last = key.rsplit('/').next().unwrap_or(key);
         for (level, is_last) in key.split('/').map(|level| (level, std::ptr::eq(level, last))) {
             if let Some((verb, meaning)) = VERBS.iter().find(|(verb, _)| *verb == level) {
@@ -314,7 +409,7 @@ impl PublishAddress {
                 };
             }
         }
-        Ok(PublishAddress::Queue(name))
+        published()
     }
 }
 
@@ -327,15 +422,16 @@ impl SubscribeAddress {
             return Ok(SubscribeAddress::Filter(filter.clone()));
         };
         match first {
-            "$queue" => queue_address(filter, rest, None),
+            "$queue" | "$dlq" => queue_address(filter, rest, None),
             "$share" => {
                 let (group, inner) = rest.split_once('/').ok_or_else(|| reserved(text))?;
-                let group = name_of(&filter.0, group)?;
+                let group = QueueName::new(filter.0.slice_ref(group.as_bytes()))?;
                 let inner_filter = Filter::new(filter.0.slice_ref(inner.as_bytes()))?;
                 if matches!(inner.split('/').next(), Some("$share" | "$replay")) {
                     return Err(reserved(inner));
                 }
-                match inner.strip_prefix("$queue/") {
+                let queue = inner.strip_prefix("$queue/");
+                match queue.or_else(|| inner.strip_prefix(DEAD_LETTERS)) {
                     Some(rest) => queue_address(&inner_filter, rest, Some(group)),
                     None => Ok(SubscribeAddress::Shared { group, filter: inner_filter }),
                 }
@@ -362,7 +458,10 @@ fn queue_address(
         return Err(AddressError::MisplacedVerb { verb: (*verb).to_owned() });
     }
     let whole = rest == name;
-    let name = name_of(&filter.0, name)?;
+    let name = match filter.as_str().starts_with(DEAD_LETTERS) {
+        true => name_of(&filter.0, &filter.as_str()[..DEAD_LETTERS.len() + name.len()])?,
+        false => name_of(&filter.0, name)?,
+    };
     let filter = match whole {
         // `$queue/<name>` reads the whole queue, as `$queue/<name>/#` does.
         true => Filter::new(Bytes::from(format!("{}/#", filter.as_str())))?,
@@ -372,7 +471,7 @@ fn queue_address(
 }
 
 fn name_of(whole: &Bytes, name: &str) -> Result<QueueName, AddressError> {
-    QueueName::new(whole.slice_ref(name.as_bytes()))
+    QueueName::from_text(whole.slice_ref(name.as_bytes()))
 }
 
 fn reserved(text: &str) -> AddressError {
@@ -448,6 +547,43 @@ mod tests {
         let SubscribeAddress::Queue { name, filter, group } = address else { panic!("no queue") };
         assert_eq!((name.as_str(), filter.as_str()), ("q", "$queue/q/a/#"));
         assert_eq!(group.map(|group| group.to_string()), Some("g".to_owned()));
+    }
+
+    #[test]
+    fn dead_letters_are_read_and_settled_and_never_published_to() {
+        let name = QueueName::from_text(Bytes::from_static(b"$dlq/orders")).unwrap();
+        let of = |text| PublishAddress::of(&topic(text));
+        assert_eq!(of("$dlq/orders/$ack"), Ok(PublishAddress::Settle(name.clone(), Verb::Ack)));
+        assert!(matches!(of("$dlq/orders"), Err(AddressError::Reserved { .. })));
+        assert!(matches!(of("$dlq/orders/eu"), Err(AddressError::Reserved { .. })));
+
+        for text in ["$dlq/orders", "$share/g/$dlq/orders/#"] {
+            let address = SubscribeAddress::of(&filter(text).unwrap()).unwrap();
+            let SubscribeAddress::Queue { name: found, filter, .. } = address else { panic!() };
+            assert_eq!((found, filter.as_str()), (name.clone(), "$dlq/orders/#"));
+        }
+        assert_eq!(name.origin(), "orders");
+        assert_eq!(QueueName::new(Bytes::from_static(b"orders")).unwrap().dead_letters(), name);
+    }
+
+    #[test]
+    fn readers_of_a_queue_see_topics_below_its_address() {
+        let queue = |text: &'static str| QueueName::from_text(Bytes::from(text)).unwrap();
+        let cases = [
+            ("q", "$queue/q", "$queue/q"),
+            ("q", "$queue/q/eu", "$queue/q/eu"),
+            ("q", "$queue/qq/eu", "$queue/q/eu"),
+            ("q", "site/1/temp", "$queue/q/site/1/temp"),
+            ("q", "$queue//site/1", "$queue/q/site/1"),
+            ("q", "$queue///site", "$queue/q//site"),
+            ("$dlq/q", "$queue/q", "$dlq/q"),
+            ("$dlq/q", "$queue/q/eu", "$dlq/q/eu"),
+            ("$dlq/q", "$queue//site/1", "$dlq/q/site/1"),
+        ];
+        for (name, stored, seen) in cases {
+            let topic = queue(name).topic_of(&Bytes::from(stored));
+            assert_eq!(topic.as_str(), seen, "{name} {stored}");
+        }
     }
 
     #[test]

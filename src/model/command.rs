@@ -204,6 +204,11 @@ pub enum Outcome {
     Accepted,
     /// Back to where it came from, to be delivered again.
     Released,
+    /// The same, not before so many milliseconds; for entries of queues.
+    ReleasedAfter {
+        /// How long.
+        delay_ms: u32,
+    },
     /// Not to be delivered again.
     Rejected,
 }

@@ -2,32 +2,33 @@
 //!
 //! What each says is [`record`](super::record)'s. Decoding checks every length before it uses it and never panics.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_log::format::varint::{self, Input};
 
 use super::command::{RetainHandling, Will};
 use super::message::publisher_id;
+use super::queue::QueueSettings;
 use super::record::{Control, ControlError, OutboundEntry, SessionProgress, Subscription};
-use super::{Filter, Message, PartitionId, Principal, Properties, QoS, Topic};
+use super::{Filter, Message, Millis, PartitionId, Principal, Properties, QoS, Topic};
 
 impl Control {
     /// Appends the body.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Control::QueueDeclared { name } => put_bytes(out, name),
-            Control::GroupCreated { queue, group, start } => {
-                put_group(out, *queue, group);
-                varint::put(out, start.0);
-            }
+            Control::QueueDeclared { .. }
+            | Control::QueueDeleted { .. }
+            | Control::QueueTrimmed { .. }
+            | Control::QueueRemoved { .. }
+            | Control::GroupCreated { .. }
+            | Control::CursorSet { .. }
+            | Control::Postponed { .. } => put_queue_control(out, self),
             Control::Settled { selection, group, finished, released } => {
                 put_group(out, *selection, group);
                 put_list(out, finished, put_run);
                 put_list(out, released, |out, offset| varint::put(out, offset.0));
-            }
-            Control::CursorSet { queue, group, to } => {
-                put_group(out, *queue, group);
-                varint::put(out, to.0);
             }
             Control::SessionOpened { client_id, clean, expiry_s, principal } => {
                 put_bytes(out, client_id);
@@ -86,28 +87,33 @@ impl Control {
 
     /// Reads what [`encode`](Control::encode) wrote.
     pub fn decode(opcode: u8, body: &Bytes) -> Result<Control, ControlError> {
-        if !(1..=18).contains(&opcode) {
+        if !(1..=22).contains(&opcode) {
             return Err(ControlError::UnknownOpcode(opcode));
         }
-        let mut input = Source { input: Input::new(body), whole: body };
+        let mut input = Source::new(body);
         let control = take_control(opcode, &mut input);
         control.filter(|_| input.input.remaining() == 0).ok_or(ControlError::Malformed(opcode))
     }
 }
 
 /// What is left of a body; byte strings are slices of it.
-struct Source<'a> {
-    input: Input<'a>,
+pub(super) struct Source<'a> {
+    pub(super) input: Input<'a>,
     whole: &'a Bytes,
 }
 
-fn take_bytes(input: &mut Source<'_>) -> Option<Bytes> {
+impl<'a> Source<'a> {
+    pub(super) fn new(whole: &'a Bytes) -> Source<'a> {
+        Source { input: Input::new(whole), whole }
+    }
+}
+
+pub(super) fn take_bytes(input: &mut Source<'_>) -> Option<Bytes> {
     input.input.take_prefixed().map(|range| input.whole.slice(range))
 }
 
 fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
     Some(match opcode {
-        1 => Control::QueueDeclared { name: take_bytes(input)? },
         2 => Control::GroupCreated {
             queue: input.input.u64()?,
             group: take_bytes(input)?,
@@ -169,7 +175,8 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
             client_id: take_bytes(input)?,
             epoch: Offset(input.input.varint()?),
         },
-        _ => return take_member_control(opcode, input),
+        16..=18 => return take_member_control(opcode, input),
+        _ => return take_queue_control(opcode, input),
     })
 }
 
@@ -193,6 +200,67 @@ fn take_member_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
             client_id: take_bytes(input)?,
             sent: take_list(input, take_sent)?,
             received: take_list(input, |input| Some(Offset(input.input.varint()?)))?,
+        },
+        _ => return None,
+    })
+}
+
+fn put_queue_control(out: &mut Vec<u8>, control: &Control) {
+    match control {
+        Control::QueueDeclared { name, settings } => {
+            put_bytes(out, name);
+            settings.encode(out);
+        }
+        Control::GroupCreated { queue, group, start: at }
+        | Control::CursorSet { queue, group, to: at } => {
+            put_group(out, *queue, group);
+            varint::put(out, at.0);
+        }
+        Control::QueueDeleted { queue } => out.extend_from_slice(&queue.to_le_bytes()),
+        Control::QueueTrimmed { queue, to, bytes } => {
+            out.extend_from_slice(&queue.to_le_bytes());
+            varint::put(out, to.0);
+            varint::put(out, *bytes);
+        }
+        Control::QueueRemoved { queue, entries, bytes } => {
+            out.extend_from_slice(&queue.to_le_bytes());
+            put_list(out, entries, |out, entry| varint::put(out, entry.0));
+            varint::put(out, *bytes);
+        }
+        Control::Postponed { queue, group, entries } => {
+            put_group(out, *queue, group);
+            put_list(out, entries, |out, (entry, until)| {
+                varint::put(out, entry.0);
+                varint::put(out, until.0);
+            });
+        }
+        _ => unreachable!("only controls of queues come here"),
+    }
+}
+
+fn take_queue_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
+    Some(match opcode {
+        1 => Control::QueueDeclared {
+            name: take_bytes(input)?,
+            settings: Arc::new(QueueSettings::decode(input)?),
+        },
+        19 => Control::QueueDeleted { queue: input.input.u64()? },
+        20 => Control::QueueTrimmed {
+            queue: input.input.u64()?,
+            to: Offset(input.input.varint()?),
+            bytes: input.input.varint()?,
+        },
+        21 => Control::QueueRemoved {
+            queue: input.input.u64()?,
+            entries: take_list(input, |input| Some(Offset(input.input.varint()?)))?,
+            bytes: input.input.varint()?,
+        },
+        22 => Control::Postponed {
+            queue: input.input.u64()?,
+            group: take_bytes(input)?,
+            entries: take_list(input, |input| {
+                Some((Offset(input.input.varint()?), Millis(input.input.varint()?)))
+            })?,
         },
         _ => return None,
     })
@@ -357,17 +425,17 @@ fn take_sent(input: &mut Source<'_>) -> Option<(u16, Offset)> {
     Some((take_u16(input)?, Offset(input.input.varint()?)))
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     varint::put(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-fn put_list<T>(out: &mut Vec<u8>, list: &[T], mut put: impl FnMut(&mut Vec<u8>, &T)) {
+pub(super) fn put_list<T>(out: &mut Vec<u8>, list: &[T], mut put: impl FnMut(&mut Vec<u8>, &T)) {
     varint::put(out, list.len() as u64);
     list.iter().for_each(|item| put(out, item));
 }
 
-fn take_list<T>(
+pub(super) fn take_list<T>(
     input: &mut Source<'_>,
     mut take: impl FnMut(&mut Source<'_>) -> Option<T>,
 ) -> Option<Vec<T>> {

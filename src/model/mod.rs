@@ -11,6 +11,7 @@ pub mod message;
 pub mod peer;
 pub mod principal;
 pub mod properties;
+pub mod queue;
 pub mod record;
 
 pub use address::{AddressError, Filter, QueueName, Selection, Topic};
@@ -21,4 +22,5 @@ pub use message::{Message, QoS};
 pub use peer::{CertificateIdentity, PeerInfo, Transport};
 pub use principal::{Principal, PrincipalError};
 pub use properties::{Properties, Property};
+pub use queue::QueueSettings;
 pub use record::{Control, OutboundEntry, Record, SessionProgress, StoredMessage, Subscription};

@@ -4,11 +4,14 @@
 //! a body (`control_codec`). Opcodes are never reused; a reader that meets one it does not know refuses the partition rather than
 //! guess.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use fluxmq_index::Offset;
 use thiserror::Error;
 
 use super::command::{RetainHandling, Will};
+use super::queue::QueueSettings;
 use super::{Filter, Millis, PartitionId, Principal, QoS};
 pub use fluxmq_log::format::batch::Retain;
 
@@ -29,6 +32,8 @@ pub struct StoredMessage {
     pub time: Millis,
     /// Seconds from `time` until it must not be delivered any more.
     pub expiry_s: Option<u32>,
+    /// Log time before which queues must not hand it out.
+    pub deliver_at: Option<Millis>,
     /// Who published; 0 is nobody.
     pub publisher: u64,
     /// With the publisher, what a second copy is known by; see [`DedupKey`].
@@ -50,6 +55,8 @@ pub struct DedupKey {
 impl DedupKey {
     /// The `seq` of a will.
     pub const WILL: u32 = 1 << 16;
+    /// Set in the `seq` of copies for bound queues: their partitions know them, and no packet id is open by them.
+    pub const COPY: u32 = 1 << 17;
 }
 
 impl StoredMessage {
@@ -85,6 +92,40 @@ pub enum Control {
     QueueDeclared {
         /// Its name.
         name: Bytes,
+        /// What it is. Written behind the name, and not at all where everything is at its default.
+        settings: Arc<QueueSettings>,
+    },
+    /// A queue is gone, and its groups with it.
+    QueueDeleted {
+        /// Its id.
+        queue: u64,
+    },
+    /// Entries below are not in the queue any more, for nobody: too many, too old, or purged.
+    QueueTrimmed {
+        /// The queue's id.
+        queue: u64,
+        /// Queue offset.
+        to: Offset,
+        /// What they had together.
+        bytes: u64,
+    },
+    /// Single entries are not in the queue any more, for nobody.
+    QueueRemoved {
+        /// The queue's id.
+        queue: u64,
+        /// Queue offsets.
+        entries: Vec<Offset>,
+        /// What they had together.
+        bytes: u64,
+    },
+    /// Entries came back to one group and are to be delivered again, not before a time. Each counts one more delivery.
+    Postponed {
+        /// The queue's id.
+        queue: u64,
+        /// The group's name.
+        group: Bytes,
+        /// Queue offsets, each with its log time.
+        entries: Vec<(Offset, Millis)>,
     },
     /// A consumer group exists from here on.
     GroupCreated {
@@ -335,6 +376,10 @@ impl Control {
             Control::MemberJoined { .. } => 16,
             Control::MemberLeft { .. } => 17,
             Control::Claimed { .. } => 18,
+            Control::QueueDeleted { .. } => 19,
+            Control::QueueTrimmed { .. } => 20,
+            Control::QueueRemoved { .. } => 21,
+            Control::Postponed { .. } => 22,
         }
     }
 }

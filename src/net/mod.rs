@@ -10,6 +10,7 @@ mod linger;
 pub mod listener;
 pub mod mailbox;
 mod proxy;
+pub mod steward;
 pub mod tls;
 pub mod transport;
 pub mod websocket;

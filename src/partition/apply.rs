@@ -10,7 +10,7 @@ use super::request::{Event, OpenedSession, Outbox};
 use super::stage::Waiting;
 use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError, batch};
 use crate::model::record::{Retain, filter_id, queue_id};
-use crate::model::{Control, Millis, Record};
+use crate::model::{Control, Filter, Millis, Record};
 use crate::planted::{PlantedBug, is_planted};
 
 impl<D: Disk> Partition<D> {
@@ -65,6 +65,7 @@ impl<D: Disk> Partition<D> {
                         self.readers.dispatch(offset, &to_message_at(message, time), out);
                     }
                     self.overlay.applied(message.publisher, message.dedup);
+                    self.overlay.came(queues, message.len_bytes());
                     if message.retain != Retain::No {
                         self.overlay.retained(message.len_bytes() as u64);
                     }
@@ -72,8 +73,10 @@ impl<D: Disk> Partition<D> {
                 Decoded::Control(Control::SessionProgress(_))
                     if self.leading.is_none() && is_planted(PlantedBug::FollowerSkipsProgress) => {}
                 Decoded::Control(control) => {
+                    let gone = self.unbound_by(control);
                     self.views.apply(offset, time, Record::Control(control));
                     self.after_control(offset, control);
+                    self.announce_bindings(control, &gone, out);
                 }
             }
         }
@@ -88,9 +91,8 @@ impl<D: Disk> Partition<D> {
 
     pub(super) fn after_control(&mut self, offset: Offset, control: &Control) {
         match control {
-            Control::QueueDeclared { name } => {
-                self.overlay.queues.remove(&queue_id(name));
-            }
+            Control::QueueDeclared { name, .. } => self.overlay.queue_applied(queue_id(name)),
+            Control::QueueDeleted { queue } => self.overlay.queue_applied(*queue),
             Control::GroupCreated { queue, group, .. } => {
                 self.overlay.groups.remove(&(*queue, group.clone()));
             }
@@ -98,6 +100,16 @@ impl<D: Disk> Partition<D> {
             Control::WillSet { client_id, .. } => self.holders.will_set(client_id, offset),
             Control::WillDue { .. } | Control::WillCleared { .. } => {
                 self.after_will_control(control);
+            }
+            Control::QueueTrimmed { queue, to, .. } => {
+                self.overlay.trimming.remove(queue);
+                self.groups.trimmed(*queue, *to);
+            }
+            Control::QueueRemoved { queue, entries, .. } => {
+                for entry in entries {
+                    self.overlay.leaving.remove(&(*queue, *entry));
+                }
+                self.groups.removed(*queue, entries);
             }
             Control::CursorSet { queue, group, to } => {
                 self.groups.seek(&(*queue, group.clone()), *to);
@@ -113,6 +125,28 @@ impl<D: Disk> Partition<D> {
         }
     }
 
+    /// The bindings that a record may end.
+    fn unbound_by(&self, control: &Control) -> Vec<Filter> {
+        match control {
+            Control::QueueDeleted { queue } => {
+                let queue = self.views.queues.get(*queue);
+                queue.map_or_else(Vec::new, |queue| queue.settings().bindings.clone())
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Says what queues are bound to since a record, before anybody is answered who waited for it.
+    fn announce_bindings(&self, control: &Control, gone: &[Filter], out: &mut impl Outbox) {
+        let queues = &self.views.queues;
+        if let Control::QueueDeclared { settings, .. } = control {
+            settings.bindings.iter().for_each(|filter| out.bound(filter, true));
+        }
+        for filter in gone.iter().filter(|filter| !queues.is_bound(filter)) {
+            out.bound(filter, false);
+        }
+    }
+
     pub(super) fn answer(&mut self, waiting: Waiting, out: &mut impl Outbox) {
         match waiting {
             Waiting::Confirm { to, token, result } => {
@@ -120,6 +154,9 @@ impl<D: Disk> Partition<D> {
             }
             Waiting::Written { to, token } => {
                 out.send(to, Event::Written { token, result: Ok(()) });
+            }
+            Waiting::Queue { to, token, answer } => {
+                out.send(to, Event::Queue { token, result: Ok(answer) });
             }
             Waiting::Opened { to, client_id, left_groups } => {
                 let session = self.views.sessions.get(&client_id);

@@ -12,7 +12,8 @@ use fluxmq_log::format::{
 use thiserror::Error;
 
 use super::request::Publish;
-use crate::model::record::{ControlError, DedupKey, queue_id};
+use crate::model::address::captured_topic;
+use crate::model::record::{ControlError, DedupKey};
 use crate::model::{Control, Millis, QoS, StoredMessage};
 use crate::planted::{PlantedBug, is_planted};
 
@@ -94,6 +95,7 @@ pub(super) fn to_stored(message: fluxmq_log::format::Message, qos: QoS) -> Store
         retain: message.retain,
         time: Millis(message.ts),
         expiry_s: message.expiry_s,
+        deliver_at: message.deliver_at.map(Millis),
         publisher: producer.map_or(0, |producer| producer.id),
         dedup: producer.map_or(DedupKey::default(), |producer| DedupKey {
             incarnation: producer.epoch,
@@ -102,12 +104,21 @@ pub(super) fn to_stored(message: fluxmq_log::format::Message, qos: QoS) -> Store
     }
 }
 
+/// The log times of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct LogTimes {
+    /// Its own.
+    pub now: Millis,
+    /// Before which queues must not hand it out.
+    pub deliver_at: Option<Millis>,
+}
+
 /// A batch in the making.
 #[derive(Debug)]
 pub struct Building {
     builder: BatchBuilder,
-    /// Route sets of this frame, by queue: a frame explains itself.
-    routes: BTreeMap<u64, u32>,
+    /// Route sets of this frame, by their queues: a frame explains itself.
+    routes: BTreeMap<Box<[u64]>, u32>,
     scratch: Vec<u8>,
 }
 
@@ -128,21 +139,22 @@ impl Building {
             || self.builder.count() + 16 > RECORDS_PER_BATCH_MAX
     }
 
-    /// Adds a message.
-    pub fn message(&mut self, publish: &Publish, now: Millis) {
+    /// Adds a message that goes to these queues, ascending.
+    pub fn message(&mut self, publish: &Publish, queues: &[u64], at: LogTimes) {
+        let LogTimes { now, deliver_at } = at;
         let message = &publish.message;
-        let route_set =
-            publish.queue.as_ref().map_or(0, |queue| self.route(queue_id(queue.as_bytes())));
+        let route_set = self.route(queues);
+        let captured = publish.is_copy.then(|| captured_topic(message.topic.as_bytes()));
         let producer = (message.publisher != 0).then_some(Producer {
             id: message.publisher,
             epoch: publish.dedup.incarnation,
             seq: publish.dedup.seq,
         });
         self.builder.push_message(&MessageRecord {
-            topic: message.topic.as_bytes(),
+            topic: captured.as_ref().unwrap_or(message.topic.as_bytes()),
             route_set,
             qos: message.qos as u8,
-            retain: match (message.retain, message.payload.is_empty()) {
+            retain: match (message.retain && !publish.is_copy, message.payload.is_empty()) {
                 (false, _) => Retain::No,
                 (true, true) => Retain::Clear,
                 (true, false) => Retain::Set,
@@ -151,7 +163,7 @@ impl Building {
             producer,
             expiry_s: message.expiry_s,
             priority: 0,
-            deliver_at: None,
+            deliver_at: deliver_at.map(|at| at.0),
             key: None,
             props: message.properties.as_bytes(),
             payload: match is_planted(PlantedBug::CutPayload) {
@@ -173,12 +185,16 @@ impl Building {
         self.builder.finish()
     }
 
-    fn route(&mut self, queue: u64) -> u32 {
-        let next = self.routes.len() as u32 + 1;
-        let id = *self.routes.entry(queue).or_insert(next);
-        if id == next {
-            self.builder.define_route(id, &[queue]);
+    fn route(&mut self, queues: &[u64]) -> u32 {
+        if queues.is_empty() {
+            return 0;
         }
+        if let Some(id) = self.routes.get(queues) {
+            return *id;
+        }
+        let id = self.routes.len() as u32 + 1;
+        self.routes.insert(queues.into(), id);
+        self.builder.define_route(id, queues);
         id
     }
 }

@@ -6,15 +6,20 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
-use super::group::{Handed, Membership, Next};
+use super::consumers::{Consumers, Death, Handed};
+use super::dead_letters::no_rules;
+use super::group::{Membership, Next};
 use super::history::HistoryError;
 use super::request::{Claimed, ConnectionId, Event, Join, Outbox, Position, Request};
+use super::retire::{has_letter, is_expired};
 use super::stage::Waiting;
 use super::{Partition, PartitionError};
 use crate::model::address::SubscribeAddress;
+use crate::model::queue::QueueKind;
 use crate::model::record::{filter_id, queue_id};
 use crate::model::{
-    Control, DeliverySource, Filter, OutboundEntry, QoS, QueueName, Refusal, Selection, Token,
+    Control, DeliverySource, Filter, OutboundEntry, QoS, QueueName, QueueSettings, Refusal,
+    Selection, StoredMessage, Token, Topic,
 };
 use crate::view::{Claim, Group, GroupKey};
 
@@ -41,12 +46,11 @@ impl<D: Disk> Partition<D> {
                 self.claim(from, token, control, out);
             }
             Request::Settle { membership, entry, outcome } => {
-                self.groups.settle(from, membership, entry, outcome);
+                self.groups.settle(from, membership, entry, outcome, self.now);
             }
             Request::SettleEntry { token, queue, group, entry, outcome } => {
                 let key = (queue_id(queue.as_bytes()), group.as_bytes().clone());
-                let pending = self.groups.settle_entry(&key, entry, outcome);
-                self.confirm_with_next(from, token, pending, out);
+                self.settle_entry((from, token), &key, entry, outcome, out);
             }
             Request::CommitCursor { token, queue, group, to } => {
                 self.commit_cursor(
@@ -79,7 +83,23 @@ impl<D: Disk> Partition<D> {
         queue: &QueueName,
         out: &mut impl Outbox,
     ) -> Result<(), Refusal> {
-        self.declare(queue.as_bytes())?;
+        if matches!(self.overlay.queues.get(&queue_id(queue.as_bytes())), Some(change) if change.ends())
+        {
+            let reason = format!("queue '{queue}' is being deleted: try again");
+            return Err(Refusal::Invalid { reason });
+        }
+        let id = queue_id(queue.as_bytes());
+        let settings = self.queue(id).map(|(_, settings)| settings.clone()).unwrap_or_default();
+        if join.qos == QoS::AtMostOnce && settings.kind == QueueKind::Classic {
+            let reason =
+                "a queue needs QoS 1 or 2: at QoS 0 nothing settles its entries".to_owned();
+            return Err(Refusal::Invalid { reason });
+        }
+        if settings.exclusive && self.groups.is_read_by_others(id, from) {
+            let reason = format!("queue '{queue}' is exclusive, and another connection reads it");
+            return Err(Refusal::Invalid { reason });
+        }
+        self.declare(queue)?;
         let key = (queue_id(queue.as_bytes()), join.group.as_bytes().clone());
         let known = self.views.groups.get(key.0, &key.1).is_some();
         let alone = self.groups.others(&key, from) == 0;
@@ -90,7 +110,8 @@ impl<D: Disk> Partition<D> {
         self.groups.announce(from, &join);
         let waiting = Waiting::Joined { to: from, join };
         if !known && self.overlay.groups.insert(key.clone()) {
-            let start = start.unwrap_or(Offset::ZERO);
+            let head = self.views.queues.get(key.0).map(|queue| queue.head());
+            let start = start.or(head).unwrap_or(Offset::ZERO);
             let (queue, group) = key;
             self.write(&Control::GroupCreated { queue, group, start }, Some(waiting));
         } else if let (true, Some(to)) = (alone, start) {
@@ -101,11 +122,7 @@ impl<D: Disk> Partition<D> {
             self.answer(waiting, out);
         } else {
             // Being created by somebody else's join: this one follows it.
-            match (&mut self.building, self.in_flight.back_mut()) {
-                (Some(pending), _) => pending.waiting.push(waiting),
-                (None, Some(in_flight)) => in_flight.waiting.push(waiting),
-                (None, None) => self.answer(waiting, out),
-            }
+            self.answer_with_next(waiting, out);
         }
         Ok(())
     }
@@ -144,7 +161,7 @@ impl<D: Disk> Partition<D> {
         token: Option<Token>,
         out: &mut impl Outbox,
     ) {
-        if let Some(left) = self.groups.leave(from, membership) {
+        if let Some(left) = self.groups.leave(from, membership, self.now) {
             self.left(left, expiry_s);
         }
         // Whoever joins after this answer joins after the record.
@@ -167,10 +184,15 @@ impl<D: Disk> Partition<D> {
     }
 
     pub(super) fn enter_group(&mut self, to: ConnectionId, join: Join) {
-        let stored = self.views.groups.get(join.reads.id(), join.group.as_bytes());
+        let id = join.reads.id();
+        let stored = self.views.groups.get(id, join.group.as_bytes());
+        let settings = match join.reads {
+            Selection::Queue(_) => self.views.queues.get(id).map(|queue| queue.settings().clone()),
+            Selection::Topics(_) => Some(no_rules()),
+        };
         // Gone again when its only member left in the batch it came in.
-        if let Some(stored) = stored {
-            self.groups.enter(to, join, stored, self.applied.end);
+        if let (Some(stored), Some(settings)) = (stored, settings) {
+            self.groups.enter(to, join, (stored, settings), self.applied.end);
         }
     }
 
@@ -240,18 +262,20 @@ impl<D: Disk> Partition<D> {
         queue: u64,
         position: Position,
     ) -> Result<Option<Offset>, HistoryError> {
-        let end = self.views.queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
-        Ok(match position {
-            Position::Resume => None,
-            Position::Earliest => Some(Offset::ZERO),
-            Position::Latest => Some(end),
-            Position::At(offset) => Some(offset.min(end)),
-            Position::Last(count) => Some(Offset(end.0.saturating_sub(count))),
+        let bounds = self.views.queues.get(queue).map(|queue| (queue.head(), queue.end()));
+        let (head, end) = bounds.unwrap_or((Offset::ZERO, Offset::ZERO));
+        let found = match position {
+            Position::Resume => return Ok(None),
+            Position::Earliest => head,
+            Position::Latest => end,
+            Position::At(offset) => offset,
+            Position::Last(count) => Offset(end.0.saturating_sub(count)),
             Position::Time(time) => {
                 let at = self.node.log().offset_at_time(time.0)?;
-                Some(self.entry_at(queue, at, end)?)
+                self.entry_at(queue, at, end)?
             }
-        })
+        };
+        Ok(Some(found.max(head).min(end)))
     }
 
     /// Finds the first entry of a queue at or after a partition offset.
@@ -262,13 +286,14 @@ impl<D: Disk> Partition<D> {
         end: Offset,
     ) -> Result<Offset, HistoryError> {
         let Some(view) = self.views.queues.get(queue) else { return Ok(end) };
-        let (mut low, mut high) = (0, end.0);
+        let (mut low, mut high) = (view.head().0, end.0);
         while low < high {
             let middle = u64::midpoint(low, high);
             let Some((mark, offset)) = view.mark_before(Offset(middle)) else { break };
             if offset < at { low = middle + 1 } else { high = mark.0 }
         }
-        let Some((mark, offset)) = view.mark_before(Offset(low.saturating_sub(1))) else {
+        let low = Offset(low.saturating_sub(1)).max(view.head());
+        let Some((mark, offset)) = view.mark_before(low) else {
             return Ok(end);
         };
         let range = (offset, self.applied.end);
@@ -287,13 +312,14 @@ impl<D: Disk> Partition<D> {
     ) {
         let view = self.views.queues.get(queue);
         let known = view.filter(|_| self.views.groups.get(queue, group).is_some());
-        let Some(end) = known.map(|queue| queue.end()) else {
+        let Some((head, end)) = known.map(|queue| (queue.head(), queue.end())) else {
             let reason =
                 "no such queue or consumer group: subscribe with the group first".to_owned();
             let result = Err(Refusal::Invalid { reason });
             return out.send(from, Event::Confirm { token, result });
         };
-        let control = Control::CursorSet { queue, group: group.clone(), to: to.min(end) };
+        let to = to.max(head).min(end);
+        let control = Control::CursorSet { queue, group: group.clone(), to };
         self.write(&control, Some(Waiting::Confirm { to: from, token, result: true }));
     }
 
@@ -317,8 +343,14 @@ impl<D: Disk> Partition<D> {
             let Some(queue) = self.views.queues.get(*id) else { break };
             let Some(group) = self.views.groups.get(*id, name) else { break };
             let consumers = self.groups.get_mut(&next.key).expect("listed by the groups");
-            if group.is_finished(entry) {
+            let is_leaving = self.overlay.leaving.contains(&(*id, entry));
+            if group.is_finished(entry) || is_leaving || consumers.is_held_back(entry) {
                 consumers.step_over(entry, false);
+                continue;
+            }
+            if queue.is_removed(entry) {
+                // Before the group was: it does not know.
+                consumers.step_over(entry, true);
                 continue;
             }
             let known = consumers.hint(entry).into_iter().chain(queue.mark_before(entry)).max();
@@ -377,22 +409,79 @@ impl<D: Disk> Partition<D> {
         offset: Offset,
         out: &mut impl Outbox,
     ) -> Result<bool, PartitionError> {
-        let message = self.history.fetch(self.node.log(), offset)?;
-        let group = self.views.groups.get(next.key.0, &next.key.1);
-        let consumers = self.groups.get_mut(&next.key).expect("listed by the groups");
-        let Some(message) = message.filter(|message| !message.is_expired(self.now)) else {
-            consumers.step_over(entry, true);
+        let Some(message) = self.history.fetch(self.node.log(), offset)? else {
+            self.consumers(next).step_over(entry, true);
             return Ok(true);
         };
+        let (id, name) = &next.key;
+        let settings = self.views.queues.get(*id).map(|queue| queue.settings().clone());
+        if is_expired(settings.as_deref().unwrap_or(&QueueSettings::default()), &message, self.now)
+        {
+            let has_letter = settings.is_some_and(|it| has_letter(&it, Death::Expired));
+            // A letter is written once for all groups: the entry leaves the queue.
+            if has_letter && !self.bury((*id, None), entry, &message, Death::Expired) {
+                return Ok(false);
+            }
+            self.consumers(next).step_over(entry, !has_letter);
+            return Ok(true);
+        }
+        if let Some(until) = message.deliver_at.filter(|at| settings.is_some() && *at > self.now) {
+            self.consumers(next).delay(entry, until);
+            return Ok(true);
+        }
+        let delivery_count =
+            self.views.groups.get(*id, name).map_or(0, |group| group.delivery_count(entry));
+        let deliveries_max = settings.as_ref().map_or(0, |settings| settings.deliveries_max);
+        if deliveries_max > 0 && delivery_count >= deliveries_max {
+            self.consumers(next).give_up(entry, Death::Deliveries);
+            return Ok(true);
+        }
+        let topic = match &next.reads {
+            Selection::Queue(queue) => queue.topic_of(&message.topic),
+            Selection::Topics(_) => Topic::from_stored(message.topic.clone()),
+        };
+        let told = settings.map_or_else(Vec::new, |it| self.stream_told(*id, &it, entry, &message));
         let handed = Handed {
             entry,
             offset,
             message: &message,
-            delivery_count: group.map_or(0, |group| group.delivery_count(entry)),
+            topic: &topic,
+            delivery_count,
             partition: self.id,
             now: self.now,
             deadline: self.now.plus(self.options.visibility_timeout_ms),
+            told: &told,
         };
-        Ok(consumers.hand_out(handed, out))
+        Ok(self.consumers(next).hand_out(handed, out))
+    }
+
+    fn consumers(&mut self, next: &Next) -> &mut Consumers {
+        self.groups.get_mut(&next.key).expect("listed by the groups")
+    }
+
+    /// What every reader of a stream is told of an entry.
+    fn stream_told(
+        &self,
+        id: u64,
+        settings: &QueueSettings,
+        entry: Offset,
+        message: &StoredMessage,
+    ) -> Vec<(&'static str, String)> {
+        if settings.kind != QueueKind::Stream {
+            return Vec::new();
+        }
+        let mut told = vec![
+            ("x-stream-offset", entry.to_string()),
+            ("x-stream-timestamp", message.time.0.to_string()),
+        ];
+        if let Some(primary) = &settings.primary_group {
+            let group = self.views.groups.get(id, primary.as_bytes());
+            let committed = group.map_or(Offset::ZERO, Group::committed);
+            let is_acked = group.is_some_and(|group| group.is_finished(entry));
+            told.push(("x-work-group", primary.to_string()));
+            told.push(("x-work-committed-offset", committed.to_string()));
+            told.push(("x-work-acked", is_acked.to_string()));
+        }
+        told
     }
 }

@@ -33,6 +33,7 @@ impl Fresh {
                 | Request::FetchOutbound { .. }
                 | Request::ListOpenIds { .. }
                 | Request::Join(_)
+                | Request::Queue(_)
         );
         reads || self.waiting.iter().any(|(waits, _)| *waits == from)
     }

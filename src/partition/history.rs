@@ -522,7 +522,10 @@ mod tests {
                             ..MessageRecord::default()
                         }),
                         None => {
-                            let control = Control::QueueDeclared { name: "q".into() };
+                            let control = Control::QueueDeclared {
+                                name: "q".into(),
+                                settings: Arc::default(),
+                            };
                             let mut payload = Vec::new();
                             control.encode(&mut payload);
                             batch.push_control(control.opcode(), &payload, index);

@@ -20,7 +20,7 @@ impl<D: Disk> Partition<D> {
     pub(super) fn follow_up(&mut self, out: &mut impl Outbox) -> Result<(), PartitionError> {
         // A leader that was deposed must not answer: what its batches waited for may be replaced by another's.
         self.settle_role(out);
-        self.begin_at_snapshot()?;
+        self.begin_at_snapshot(out)?;
         self.apply_committed(out)?;
         self.settle_role(out);
         self.refresh(out)
@@ -39,6 +39,27 @@ impl<D: Disk> Partition<D> {
         }
     }
 
+    /// Writes what time has made necessary.
+    pub(super) fn write_due(&mut self) {
+        for control in self.views.due(self.now) {
+            if !self.is_back(&control) {
+                self.write(&control, None);
+            }
+        }
+    }
+
+    /// Returns true when what time would end is held, or about to be, by a connection that the views do not know yet.
+    fn is_back(&self, control: &Control) -> bool {
+        match control {
+            Control::SessionRemoved { client_id, .. } => self.holders.is_held(client_id),
+            Control::MemberLeft { selection, group, client_id, .. } => {
+                let member = ((*selection, group.clone()), client_id.clone());
+                self.overlay.joining.contains_key(&member)
+            }
+            _ => false,
+        }
+    }
+
     /// Why no connection is served here; `None` while this replica leads.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         match (&self.stopped, self.leading) {
@@ -51,8 +72,8 @@ impl<D: Disk> Partition<D> {
     /// Why a request is not taken; `None` when it is.
     pub(super) fn refusal_of(&self, from: ConnectionId, request: &Request) -> Option<Refusal> {
         match self.refusal() {
-            // Who publishes wills is noted whoever leads: this replica may be next.
-            Some(_) if matches!(request, Request::PublishWills) => None,
+            // Who publishes wills and carries letters is noted whoever leads: this replica may be next.
+            Some(_) if matches!(request, Request::PublishWills | Request::CarryLetters) => None,
             None if self.parted.contains(&from)
                 && (is_in_order(request) || is_holders(request)) =>
             {
@@ -90,10 +111,12 @@ impl<D: Disk> Partition<D> {
         self.fresh.refuse(&refusal, out);
         self.overlay = Overlay::default();
         self.announcer.resign();
+        let rejecters = self.letters.resign();
         let readers = std::mem::replace(&mut self.readers, Readers::new(self.id));
         let groups = std::mem::take(&mut self.groups);
         let holders = std::mem::take(&mut self.holders);
         let mut connections = proposers;
+        connections.extend(rejecters);
         connections.extend(readers.connections());
         connections.extend(groups.connections());
         connections.extend(holders.connections());
@@ -119,6 +142,9 @@ impl<D: Disk> Partition<D> {
                 Waiting::Written { to, token } => {
                     out.send(to, Event::Written { token, result: Err(refusal) });
                 }
+                Waiting::Queue { to, token, .. } => {
+                    out.send(to, Event::Queue { token, result: Err(refusal) });
+                }
                 Waiting::Opened { to, .. } => out.send(to, Event::SessionOpened(Err(refusal))),
                 Waiting::Joined { to, join } => {
                     out.send(to, Event::Joined { token: join.token, result: Err(refusal) });
@@ -140,7 +166,7 @@ impl<D: Disk> Partition<D> {
 
 /// Returns true for what a client publishes; wills are alone, and announced again.
 fn is_in_order(request: &Request) -> bool {
-    matches!(request, Request::Publish(publish) if publish.dedup.seq != DedupKey::WILL)
+    matches!(request, Request::Publish(publish) if publish.dedup.seq & DedupKey::WILL == 0)
 }
 
 /// Returns true for what only the connection may write that has the session: what it wrote before may be lost, and this builds on it.

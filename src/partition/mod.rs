@@ -7,6 +7,8 @@
 mod apply;
 mod batch;
 mod consume;
+mod consumers;
+mod dead_letters;
 mod fenced;
 mod fresh;
 mod gauges;
@@ -14,9 +16,11 @@ mod group;
 mod history;
 mod jobs;
 mod lead;
+mod manage;
 mod peers;
 mod reader;
 pub mod request;
+mod retire;
 mod serve;
 mod session;
 mod sessions;
@@ -33,6 +37,7 @@ use fluxmq_log::{Flush, Flushed, HardStateError, Log, ReadError, SnapshotAt, Sna
 use thiserror::Error;
 
 use self::batch::DecodeError;
+use self::dead_letters::Letters;
 pub use self::fenced::{FenceStatus, Fenced, Opened};
 use self::fresh::Fresh;
 pub use self::gauges::Gauges;
@@ -41,11 +46,12 @@ use self::history::{History, HistoryError};
 pub use self::peers::{GroupError, ReceiveError, Status};
 use self::reader::Readers;
 use self::request::{ConnectionId, Event, Outbox, Request};
+use self::retire::Heads;
 use self::sessions::{Holders, Opening};
 use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
 use self::will::Announcer;
-use crate::model::{Control, Millis, PartitionId, Refusal};
+use crate::model::{Millis, PartitionId, Refusal};
 use crate::planted::{PlantedBug, is_planted};
 pub use crate::raft::{GovernError, Member, MemberChange, Members, PeerError, ReplicaId, Role};
 use crate::raft::{MembersError, Node, NodeError};
@@ -153,6 +159,8 @@ pub struct Partition<D: Disk> {
     /// Connections that have lost something here: what they publish is refused until they are gone.
     parted: BTreeSet<ConnectionId>,
     announcer: Announcer,
+    letters: Letters,
+    heads: Heads,
     fresh: Fresh,
     now: Millis,
     stopped: Option<Refusal>,
@@ -274,6 +282,8 @@ impl<D: Disk> Partition<D> {
             leading: None,
             parted: BTreeSet::new(),
             announcer: Announcer::default(),
+            letters: Letters::default(),
+            heads: Heads::default(),
             fresh: Fresh::default(),
             now,
             stopped: None,
@@ -365,6 +375,12 @@ impl<D: Disk> Partition<D> {
                 self.close_session(from, &client_id, (expiry_s, will), out);
             }
             Request::PublishWills => self.announcer.register(from),
+            Request::CarryLetters => {
+                // Letters have no order: what it lost here it is told again.
+                self.parted.remove(&from);
+                self.letters.register(from);
+            }
+            Request::LetterArrived { id, result } => self.letter_arrived(&id, result, out),
             Request::Attach(attach) => self.attach(from, *attach, out),
             Request::DetachFilter { filter } => self.readers.unsubscribe(from, &filter),
             Request::Detach => {
@@ -389,6 +405,7 @@ impl<D: Disk> Partition<D> {
             | Request::Settle { .. }
             | Request::SettleEntry { .. }
             | Request::CommitCursor { .. }) => self.handle_group(from, request, out),
+            Request::Queue(request) => self.manage(from, request, out),
             Request::Forget => self.forget(from, out),
         }
     }
@@ -486,6 +503,7 @@ impl<D: Disk> Partition<D> {
         self.follow_up(out)?;
         if self.leading.is_some() {
             self.groups.expire(self.now);
+            self.retire()?;
             self.write_due();
         }
         let old = self.now.0 - self.snapshot_at.0 >= self.options.snapshot_every_ms;
@@ -493,26 +511,6 @@ impl<D: Disk> Partition<D> {
             self.checkpoint()?;
         }
         self.prove()
-    }
-
-    fn write_due(&mut self) {
-        for control in self.views.due(self.now) {
-            if !self.is_back(&control) {
-                self.write(&control, None);
-            }
-        }
-    }
-
-    /// Returns true when what time would end is held, or about to be, by a connection that the views do not know yet.
-    fn is_back(&self, control: &Control) -> bool {
-        match control {
-            Control::SessionRemoved { client_id, .. } => self.holders.is_held(client_id),
-            Control::MemberLeft { selection, group, client_id, .. } => {
-                let member = ((*selection, group.clone()), client_id.clone());
-                self.overlay.joining.contains_key(&member)
-            }
-            _ => false,
-        }
     }
 
     /// After two ticks without a flush, proves on disk what the last one covered: no later frame will.

@@ -99,11 +99,18 @@ impl<D: Disk> Partition<D> {
     }
 
     /// Replaces the views by a snapshot that the leader sent, if it did.
-    pub(super) fn begin_at_snapshot(&mut self) -> Result<(), PartitionError> {
+    pub(super) fn begin_at_snapshot(
+        &mut self,
+        out: &mut impl Outbox,
+    ) -> Result<(), PartitionError> {
         let Some((at, mut sections)) = self.node.take_installed() else { return Ok(()) };
         Members::take_from(&mut sections).map_err(PartitionError::from)?;
         if !is_planted(PlantedBug::InstalledViewsKept) {
-            self.views = Views::restore(&sections)?;
+            let before = std::mem::replace(&mut self.views, Views::restore(&sections)?);
+            for filter in before.queues.bindings().filter(|it| !self.views.queues.is_bound(it)) {
+                out.bound(filter, false);
+            }
+            self.views.queues.bindings().for_each(|filter| out.bound(filter, true));
         }
         self.applied = Applied { index: at.index, end: at.end };
         self.history = History::new(at.end);

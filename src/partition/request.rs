@@ -2,6 +2,8 @@
 //!
 //! `broker::client` speaks this language; protocols never see it.
 
+mod queue;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +16,10 @@ use crate::model::{
     QoS, QueueName, Refusal, Selection, Subscription, Token,
 };
 use crate::view::{Session, StoredSubscription};
+
+pub use queue::{
+    GroupStats, Letter, LetterId, Peeked, QueueAction, QueueAnswer, QueueRequest, QueueStats,
+};
 
 /// One connection of this process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,6 +155,17 @@ pub enum Request {
         /// Queue offset below which everything is finished.
         to: Offset,
     },
+    /// Declares, ends, empties, counts a queue. Answered by `Queue`.
+    Queue(QueueRequest),
+    /// Carries letters to queues elsewhere for this connection's process: told by `Letter`, any number of times.
+    CarryLetters,
+    /// A letter is stored in its queue, or was refused there.
+    LetterArrived {
+        /// Which.
+        id: LetterId,
+        /// What became of it.
+        result: Result<(), Refusal>,
+    },
     /// The connection is gone: forget it.
     Forget,
 }
@@ -164,6 +181,9 @@ pub struct Publish {
     pub dedup: DedupKey,
     /// The queue it is addressed to.
     pub queue: Option<QueueName>,
+    /// True for what the queues of this partition that are bound to the topic get of a message that is stored elsewhere, or nowhere
+    /// else: nobody but they see it.
+    pub is_copy: bool,
 }
 
 impl Publish {
@@ -174,6 +194,7 @@ impl Publish {
         self.message.qos != QoS::AtMostOnce
             || self.message.retain
             || self.queue.is_some()
+            || self.is_copy
             || self.dedup.seq != 0
     }
 }
@@ -302,6 +323,15 @@ pub enum Event {
     Resigned(Refusal),
     /// What groups have begun to send to the session.
     Claimed(Result<Vec<Claimed>, Refusal>),
+    /// What became of a request to a queue.
+    Queue {
+        /// Echoed.
+        token: Token,
+        /// The answer.
+        result: Result<QueueAnswer, Refusal>,
+    },
+    /// A message is to be stored in a queue that lives elsewhere. Storing it is up to the receiver, and so is saying that it is.
+    Letter(Box<Letter>),
     /// The membership stands, or not.
     Joined {
         /// Echoed.
@@ -366,4 +396,7 @@ impl OpenedSession {
 pub trait Outbox {
     /// Sends an event that credit or a pending request has room for.
     fn send(&mut self, to: ConnectionId, event: Event);
+    /// Tells whoever finds the way for publishes that queues of the partition are bound to a filter, or none any more. Takes effect
+    /// before anything that is sent later is heard: who is told that a queue is declared may publish to it.
+    fn bound(&mut self, _filter: &Filter, _is_bound: bool) {}
 }

@@ -15,6 +15,9 @@ impl<D: Disk> Partition<D> {
             return Ok(false);
         }
         self.announce_wills(out);
+        if self.leading.is_some() {
+            self.bury_all(out)?;
+        }
         for wanted in self.readers.wanted(RECORDS_PER_TURN_MAX) {
             self.serve(wanted, out)?;
         }

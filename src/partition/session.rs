@@ -131,11 +131,12 @@ impl<D: Disk> Partition<D> {
     /// Takes everything from a connection that is gone without having let go: its task failed.
     pub(super) fn forget(&mut self, connection: ConnectionId, out: &mut impl Outbox) {
         self.readers.close(connection, self.applied.end);
-        for left in self.groups.forget(connection) {
+        for left in self.groups.forget(connection, self.now) {
             let expiry_s = left.client.as_ref().map_or(0, |(_, expiry_s)| *expiry_s);
             self.left(left, expiry_s);
         }
         self.announcer.forget(connection);
+        self.letters.forget(connection);
         if let Some(client_id) = self.holders.held_by(connection)
             && !self.holders.vanishes_opening(&client_id, connection)
         {

@@ -3,17 +3,20 @@
 //! Admission sees the views and what is proposed on top of them, so the log holds only what was admitted and applying it is total.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
-use super::batch::Building;
-use super::request::{ConnectionId, Event, Join, Outbox, Publish};
+use super::batch::{Building, LogTimes};
+use super::request::{ConnectionId, Event, Join, Outbox, Publish, QueueAnswer};
 use super::will::Fate;
 use super::{Partition, PartitionError};
 use crate::model::record::{DedupKey, queue_id};
-use crate::model::{Control, Filter, Message, Refusal, Token};
+use crate::model::{
+    Control, Filter, Message, Properties, Property, QueueName, QueueSettings, Refusal, Token,
+};
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::GroupKey;
 
@@ -33,6 +36,7 @@ pub(super) struct InFlight {
 pub(super) enum Waiting {
     Confirm { to: ConnectionId, token: Token, result: bool },
     Written { to: ConnectionId, token: Token },
+    Queue { to: ConnectionId, token: Token, answer: QueueAnswer },
     Opened { to: ConnectionId, client_id: Bytes, left_groups: bool },
     Joined { to: ConnectionId, join: Box<Join> },
 }
@@ -43,6 +47,7 @@ impl Waiting {
         match self {
             Waiting::Confirm { to, .. }
             | Waiting::Written { to, .. }
+            | Waiting::Queue { to, .. }
             | Waiting::Opened { to, .. }
             | Waiting::Joined { to, .. } => *to,
         }
@@ -52,8 +57,14 @@ impl Waiting {
 /// What proposed and not yet applied records will have changed: admission must see it.
 #[derive(Default)]
 pub(super) struct Overlay {
-    pub(super) queues: BTreeMap<u64, Bytes>,
+    pub(super) queues: BTreeMap<u64, QueueChange>,
     pub(super) groups: BTreeSet<(u64, Bytes)>,
+    /// Entries that leave their queues for everybody.
+    pub(super) leaving: BTreeSet<(u64, Offset)>,
+    /// Queues whose oldest entries leave.
+    pub(super) trimming: BTreeSet<u64>,
+    /// Messages and bytes on their way to queues that may be full.
+    pub(super) coming: BTreeMap<u64, (u64, u64)>,
     pub(super) publishes: BTreeSet<(u64, DedupKey)>,
     /// Retained messages that are proposed and not applied, and their bytes.
     pub(super) retained: (usize, u64),
@@ -61,6 +72,21 @@ pub(super) struct Overlay {
     pub(super) joining: BTreeMap<(GroupKey, Bytes), Filter>,
     /// What was decided last of a will, and how many records that say so are on their way.
     pub(super) wills: BTreeMap<(Bytes, Offset), (Fate, u32)>,
+}
+
+/// What becomes of a queue.
+pub(super) struct QueueChange {
+    /// Its name and what it is; `None` when it ends.
+    becomes: Option<(Bytes, Arc<QueueSettings>)>,
+    /// Records that say so and are not applied.
+    records: u32,
+}
+
+impl QueueChange {
+    /// Returns true when the queue is on its way out.
+    pub(super) fn ends(&self) -> bool {
+        self.becomes.is_none()
+    }
 }
 
 impl<D: Disk> Partition<D> {
@@ -72,7 +98,11 @@ impl<D: Disk> Partition<D> {
             let token = publish.token.expect("QoS 2 publishes and wills wait for their answer");
             return self.confirm_with_next(from, token, true, out);
         }
-        if let Err(refusal) = self.admit(&publish) {
+        if publish.is_copy && self.routes(&publish).is_empty() {
+            // Whoever sent it knows of a binding that is not any more.
+            return self.confirm_nothing(from, &publish, out);
+        }
+        if let Err(refusal) = self.admit(&publish).and_then(|()| self.admit_to_queues(&publish)) {
             if let Some(token) = publish.token {
                 out.send(from, Event::Confirm { token, result: Err(refusal) });
             }
@@ -93,11 +123,21 @@ impl<D: Disk> Partition<D> {
             self.overlay.retained.0 += 1;
             self.overlay.retained.1 += message.len_bytes() as u64;
         }
+        let routes = self.routes(&publish);
+        self.overlay_routes(&routes, message.len_bytes());
+        let delay = if routes.is_empty() { None } else { delay_of(&publish.message.properties) };
         let now = self.now;
+        let times = LogTimes { now, deliver_at: delay.map(|delay| now.plus(delay)) };
         let pending = self.pending();
-        pending.building.message(&publish, now);
+        pending.building.message(&publish, &routes, times);
         pending.waiting.extend(waiting);
         self.relieve();
+    }
+
+    fn confirm_nothing(&mut self, to: ConnectionId, publish: &Publish, out: &mut impl Outbox) {
+        if let Some(token) = publish.token {
+            out.send(to, Event::Confirm { token, result: Ok(false) });
+        }
     }
 
     /// Returns true for a QoS 2 publish, or a will, that is stored, or proposed, and not released [MQTT-4.3.3-10].
@@ -115,9 +155,14 @@ impl<D: Disk> Partition<D> {
             _ if !self.may_retain(&publish.message) => {
                 Err(Refusal::Quota { limit: "retained messages" })
             }
-            Some(queue) => self.declare(queue.as_bytes()),
+            Some(queue) => self.declare(queue),
             None => Ok(()),
         }
+    }
+
+    fn admit_to_queues(&self, publish: &Publish) -> Result<(), Refusal> {
+        let bytes = publish.message.len_bytes();
+        self.routes(publish).into_iter().try_for_each(|queue| self.has_room(queue, bytes))
     }
 
     /// Returns true unless a message would be one retained message too many. What is proposed and not applied counts as if it were
@@ -155,39 +200,85 @@ impl<D: Disk> Partition<D> {
         for control in self.groups.take_outcomes() {
             self.write(&control, None);
         }
-        let waiting = Waiting::Confirm { to, token, result };
+        self.answer_with_next(Waiting::Confirm { to, token, result }, out);
+    }
+
+    /// Answers when everything that was admitted until now is committed.
+    pub(super) fn answer_with_next(&mut self, waiting: Waiting, out: &mut impl Outbox) {
         match (&mut self.building, self.in_flight.back_mut()) {
             (Some(pending), _) => pending.waiting.push(waiting),
             (None, Some(in_flight)) => in_flight.waiting.push(waiting),
-            (None, None) => out.send(to, Event::Confirm { token, result: Ok(result) }),
+            (None, None) => self.answer(waiting, out),
+        }
+    }
+
+    /// What a queue is, or is about to be.
+    pub(super) fn queue(&self, id: u64) -> Option<(&Bytes, &Arc<QueueSettings>)> {
+        match self.overlay.queues.get(&id) {
+            Some(change) => change.becomes.as_ref().map(|(name, settings)| (name, settings)),
+            None => self.views.queues.get(id).map(|queue| (queue.name(), queue.settings())),
+        }
+    }
+
+    /// Returns true when there is, or is about to be, a queue of this name.
+    ///
+    /// Ids are hashes: two names with one id are as unlikely as a forged one is possible (ADR 0004).
+    pub(super) fn is_known(&self, name: &Bytes) -> Result<bool, Refusal> {
+        match self.queue(queue_id(name)) {
+            None => Ok(false),
+            Some((known, _)) if known == name => Ok(true),
+            Some((known, _)) => Err(Refusal::Invalid {
+                reason: format!(
+                    "queue '{}' has the same id as queue '{}': use another name",
+                    String::from_utf8_lossy(name),
+                    String::from_utf8_lossy(known)
+                ),
+            }),
         }
     }
 
     /// Makes sure that a queue exists, declaring it at its first use.
-    pub(super) fn declare(&mut self, name: &Bytes) -> Result<(), Refusal> {
-        let id = queue_id(name);
-        let known = self.views.queues.get(id).map(|queue| queue.name());
-        if let Some(known) = known.or(self.overlay.queues.get(&id)) {
-            // Ids are hashes: two names with one id are as unlikely as a forged one is possible (ADR 0004).
-            return match known == name {
-                true => Ok(()),
-                false => Err(Refusal::Invalid {
-                    reason: format!(
-                        "queue '{}' has the same id as queue '{}': use another name",
-                        String::from_utf8_lossy(name),
-                        String::from_utf8_lossy(known)
-                    ),
-                }),
-            };
+    pub(super) fn declare(&mut self, name: &QueueName) -> Result<(), Refusal> {
+        if self.is_known(name.as_bytes())? {
+            return Ok(());
         }
-        if !self.options.auto_create_queues {
-            let name = String::from_utf8_lossy(name);
+        if !self.options.auto_create_queues && !name.is_dead_letters() {
             let reason = format!("there is no queue '{name}', and queues.auto_create is off");
             return Err(Refusal::Invalid { reason });
         }
-        self.overlay.queues.insert(id, name.clone());
-        self.write(&Control::QueueDeclared { name: name.clone() }, None);
+        let settings = match name.is_dead_letters() {
+            true => QueueSettings::of_dead_letters(),
+            false => QueueSettings::default(),
+        };
+        self.declare_queue(name.as_bytes(), Arc::new(settings));
         Ok(())
+    }
+
+    pub(super) fn declare_queue(&mut self, name: &Bytes, settings: Arc<QueueSettings>) {
+        let becomes = Some((name.clone(), settings.clone()));
+        self.overlay.queue_changes(queue_id(name), becomes);
+        self.write(&Control::QueueDeclared { name: name.clone(), settings }, None);
+    }
+
+    /// The queues that a publish goes to, ascending: the one it is addressed to, or those of this partition that are bound to its
+    /// topic.
+    fn routes(&self, publish: &Publish) -> Vec<u64> {
+        if let Some(queue) = &publish.queue {
+            return vec![queue_id(queue.as_bytes())];
+        }
+        let mut routes = Vec::new();
+        let topic = publish.message.topic.as_bytes();
+        self.views.queues.bound_to(topic, &mut routes);
+        if !self.overlay.queues.is_empty() {
+            let changes = &self.overlay.queues;
+            routes.retain(|id| !changes.contains_key(id));
+            let becomes = changes.iter().filter_map(|(id, it)| Some((*id, it.becomes.as_ref()?)));
+            let bound = becomes.filter(|(_, (_, settings))| settings.is_bound_to(topic));
+            routes.extend(bound.map(|(id, _)| id));
+        }
+        routes.sort_unstable();
+        routes.dedup();
+        routes
     }
 
     pub(super) fn pending(&mut self) -> &mut Pending {
@@ -222,7 +313,51 @@ impl<D: Disk> Partition<D> {
     }
 }
 
+/// What a publisher says about when queues may hand its message out: `x-delay`, in milliseconds.
+fn delay_of(properties: &Properties) -> Option<u64> {
+    if properties.is_empty() {
+        return None;
+    }
+    let delay = properties.iter().find_map(|property| match property {
+        Property::User(key, value) if key == "x-delay" => Some(value),
+        _ => None,
+    });
+    std::str::from_utf8(&delay?).ok()?.parse().ok()
+}
+
 impl Overlay {
+    /// A message is in its queues now.
+    pub(super) fn came(&mut self, queues: &[u64], bytes: usize) {
+        if self.coming.is_empty() {
+            return;
+        }
+        for queue in queues {
+            if let Some((messages, all)) = self.coming.get(queue).copied() {
+                let rest = (messages.saturating_sub(1), all.saturating_sub(bytes as u64));
+                match rest.0 {
+                    0 => drop(self.coming.remove(queue)),
+                    _ => drop(self.coming.insert(*queue, rest)),
+                }
+            }
+        }
+    }
+
+    /// A record says what becomes of a queue.
+    pub(super) fn queue_changes(&mut self, id: u64, becomes: Option<(Bytes, Arc<QueueSettings>)>) {
+        let records = self.queues.get(&id).map_or(0, |change| change.records) + 1;
+        self.queues.insert(id, QueueChange { becomes, records });
+    }
+
+    /// It is in the views now. Another leader's was never in here.
+    pub(super) fn queue_applied(&mut self, id: u64) {
+        if let Some(change) = self.queues.get_mut(&id) {
+            change.records -= 1;
+            if change.records == 0 {
+                self.queues.remove(&id);
+            }
+        }
+    }
+
     /// Returns the filter of a shared subscription that is about to be.
     pub(super) fn joining_filter(&self, key: &GroupKey) -> Option<&Filter> {
         let mut joining = self.joining.range((key.clone(), Bytes::new())..);

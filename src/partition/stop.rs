@@ -4,7 +4,7 @@ use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
 use super::Partition;
-use super::request::{ConnectionId, Event, Outbox, Publish, Request};
+use super::request::{ConnectionId, Event, Outbox, Publish, QueueRequest, Request};
 use crate::model::Refusal;
 
 impl<D: Disk> Partition<D> {
@@ -47,6 +47,9 @@ pub(super) fn refuse(
         Request::Join(join) => {
             out.send(from, Event::Joined { token: join.token, result: Err(refusal) });
         }
+        Request::Queue(QueueRequest { token, .. }) => {
+            out.send(from, Event::Queue { token: *token, result: Err(refusal) });
+        }
         Request::ListClaimed { .. } => out.send(from, Event::Claimed(Err(refusal))),
         // What waits for a group to let go has nothing more to wait for here.
         Request::Leave { token: Some(token), .. } => {
@@ -59,6 +62,8 @@ pub(super) fn refuse(
         | Request::Write { .. }
         | Request::CloseSession { .. }
         | Request::PublishWills
+        | Request::CarryLetters
+        | Request::LetterArrived { .. }
         | Request::DetachFilter { .. }
         | Request::Credit { .. }
         | Request::Leave { .. }

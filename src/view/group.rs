@@ -37,10 +37,18 @@ pub struct Group {
     filter: Option<Filter>,
     committed: Offset,
     finished: OffsetSet,
-    released: BTreeMap<Offset, u32>,
+    released: BTreeMap<Offset, Returned>,
     /// By client id; none for a queue's.
     members: BTreeMap<Bytes, Member>,
     claimed: BTreeMap<Offset, Claim>,
+}
+
+/// What is known of an entry that came back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Returned {
+    count: u32,
+    /// Log time before which it must not be handed out; 0 is at once.
+    until: u64,
 }
 
 /// A session that a group over a filter serves.
@@ -72,6 +80,17 @@ impl Groups {
     /// Lists all groups by key.
     pub fn iter(&self) -> impl Iterator<Item = (&GroupKey, &Group)> {
         self.by_key.iter()
+    }
+
+    /// Lists the groups that read a selection.
+    pub fn of(&self, selection: u64) -> impl Iterator<Item = (&GroupKey, &Group)> {
+        let range = self.by_key.range((selection, Bytes::new())..);
+        range.take_while(move |((reads, _), _)| *reads == selection)
+    }
+
+    fn of_mut(&mut self, selection: u64) -> impl Iterator<Item = &mut Group> {
+        let range = self.by_key.range_mut((selection, Bytes::new())..);
+        range.take_while(move |((reads, _), _)| *reads == selection).map(|(_, group)| group)
     }
 
     fn joined(&mut self, at: Offset, filter: &Filter, group: &Bytes, who: (&Bytes, u32)) {
@@ -141,7 +160,33 @@ impl Group {
 
     /// How often an entry was handed out and came back.
     pub fn delivery_count(&self, entry: Offset) -> u32 {
-        self.released.get(&entry).copied().unwrap_or(0)
+        self.released.get(&entry).map_or(0, |returned| returned.count)
+    }
+
+    /// Lists the entries that came back and must wait, each with the log time it waits for.
+    pub fn postponed(&self) -> impl Iterator<Item = (Offset, Millis)> {
+        let waits = self.released.iter().filter(|(_, returned)| returned.until > 0);
+        waits.map(|(entry, returned)| (*entry, Millis(returned.until)))
+    }
+
+    /// How many entries above [`committed`](Group::committed) are finished.
+    pub fn finished_count(&self) -> u64 {
+        self.finished.len()
+    }
+
+    /// Checks what holds after every record: committed is the first entry that is not finished, and nothing finished is to come again.
+    pub fn check(&self) -> Result<(), String> {
+        let committed = self.committed;
+        let first = self.finished.first();
+        if first.is_some_and(|first| first <= committed) {
+            return Err(format!("committed is {committed}, and {first:?} is finished"));
+        }
+        let wrong =
+            self.released.keys().chain(self.claimed.keys()).find(|it| self.is_finished(**it));
+        match wrong {
+            Some(entry) => Err(format!("{entry} is finished and to come again")),
+            None => Ok(()),
+        }
     }
 
     /// The sessions it serves, by client id.
@@ -164,9 +209,10 @@ impl Group {
         self.advance();
     }
 
-    fn release(&mut self, entry: Offset) {
+    fn release(&mut self, entry: Offset, until: Millis) {
         if !self.is_finished(entry) {
-            *self.released.entry(entry).or_default() += 1;
+            let returned = self.released.entry(entry).or_default();
+            *returned = Returned { count: returned.count + 1, until: until.0 };
         }
     }
 
@@ -195,6 +241,13 @@ impl Group {
         let mine = self.claimed.iter().filter(|(_, claim)| claim.client_id == *client_id);
         let runs: Vec<(Offset, u64)> = mine.map(|(entry, _)| (*entry, 1)).collect();
         self.finish(&runs);
+    }
+
+    /// Entries below left the queue.
+    fn finish_to(&mut self, to: Offset) {
+        if to > self.committed {
+            self.finish(&[(self.committed, to.0 - self.committed.0)]);
+        }
     }
 
     fn set_cursor(&mut self, to: Offset) {
@@ -237,7 +290,27 @@ impl View for Groups {
             Control::Settled { selection, group, finished, released } => {
                 if let Some(group) = self.by_key.get_mut(&(*selection, group.clone())) {
                     group.finish(finished);
-                    released.iter().for_each(|entry| group.release(*entry));
+                    released.iter().for_each(|entry| group.release(*entry, Millis(0)));
+                }
+            }
+            Control::Postponed { queue, group, entries } => {
+                if let Some(group) = self.by_key.get_mut(&(*queue, group.clone())) {
+                    entries.iter().for_each(|(entry, until)| group.release(*entry, *until));
+                }
+            }
+            Control::QueueDeleted { queue } => {
+                let groups: Vec<GroupKey> = self.of(*queue).map(|(key, _)| key.clone()).collect();
+                groups.iter().for_each(|key| drop(self.by_key.remove(key)));
+            }
+            Control::QueueTrimmed { queue, to, .. } => {
+                for group in self.of_mut(*queue) {
+                    group.finish_to(*to);
+                }
+            }
+            Control::QueueRemoved { queue, entries, .. } => {
+                let runs: Vec<(Offset, u64)> = entries.iter().map(|entry| (*entry, 1)).collect();
+                for group in self.of_mut(*queue) {
+                    group.finish(&runs);
                 }
             }
             Control::CursorSet { queue, group, to } => {
@@ -297,7 +370,7 @@ struct Row {
     filter: Option<Vec<u8>>,
     committed: u64,
     finished: Vec<(u64, u64)>,
-    released: Vec<(u64, u32)>,
+    released: Vec<(u64, Returned)>,
     members: Vec<(Vec<u8>, u32, Option<u64>)>,
     claimed: Vec<ClaimRow>,
 }
@@ -326,7 +399,7 @@ fn to_row(((selection, name), group): (&GroupKey, &Group)) -> Row {
         filter: group.filter.as_ref().map(|filter| filter.as_bytes().to_vec()),
         committed: group.committed.0,
         finished: group.finished.iter().map(|range| (range.start.0, range.end.0)).collect(),
-        released: group.released.iter().map(|(entry, count)| (entry.0, *count)).collect(),
+        released: group.released.iter().map(|(entry, returned)| (entry.0, *returned)).collect(),
         members: group.members.iter().map(member).collect(),
         claimed: group.claimed.iter().map(claim).collect(),
     }
@@ -345,7 +418,7 @@ fn from_row(row: Row) -> (GroupKey, Group) {
         let ClaimRow { entry, client_id, packet_id, received } = row;
         (Offset(entry), Claim { client_id: Bytes::from(client_id), packet_id, received })
     };
-    let released = row.released.into_iter().map(|(entry, count)| (Offset(entry), count));
+    let released = row.released.into_iter().map(|(entry, returned)| (Offset(entry), returned));
     let group = Group {
         filter: row.filter.map(|filter| Filter::from_stored(Bytes::from(filter))),
         committed: Offset(row.committed),

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 /// The schema that this release writes and reads.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 
 /// Why a section cannot be restored.
 #[derive(Debug, Error)]
@@ -30,6 +30,9 @@ pub enum SectionError {
         /// Which section.
         name: String,
     },
+    /// A queue's settings were written by a newer release.
+    #[error("a snapshot section has queue settings that this release does not know")]
+    Settings,
     /// The checksum was right and the rows are not.
     #[error("snapshot section does not decode: {0}")]
     Rows(#[from] bincode::error::DecodeError),

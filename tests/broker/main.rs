@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
 mod authorization;
+mod bindings;
+mod dead_letters;
 mod exchange;
 mod expiry;
 mod limits;
+mod queue_rules;
 mod queues;
 mod resigned;
 mod sessions;

@@ -23,7 +23,7 @@ fn requests(client: &mut Client) -> Vec<(PartitionId, Request)> {
 fn an_open_that_a_partition_does_not_answer_any_more_is_refused_and_lets_go() {
     let placement = Placement::new(2);
     let mut client =
-        Client::new(ConnectionId(1), placement, ClientLimits::default(), Arc::default());
+        Client::new(ConnectionId(1), placement.clone(), ClientLimits::default(), Arc::default());
     client.handle_command(Millis(0), open_command("c", false, 60));
     let home = placement.session(b"c");
     let other = placement.data().find(|partition| *partition != home).unwrap();
@@ -75,7 +75,7 @@ fn reads_all(placement: Placement) -> OpenedSession {
 fn what_another_term_answers_a_detach_moves_no_cursor() {
     let placement = Placement::new(2);
     let mut client =
-        Client::new(ConnectionId(1), placement, ClientLimits::default(), Arc::default());
+        Client::new(ConnectionId(1), placement.clone(), ClientLimits::default(), Arc::default());
     client.handle_command(Millis(0), open_command("c", false, 60));
     let home = placement.session(b"c");
     let other = placement.data().find(|partition| *partition != home).unwrap();

@@ -6,14 +6,19 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use fluxmq::auth::{Acl, Anonymous, Authority, Policy, TlsIdentity};
-use fluxmq::broker::{Client, ClientLimits, Live, Passing, Placement, WillPublisher};
+use fluxmq::broker::{
+    Bindings, Client, ClientLimits, Live, Passing, Placement, Steward, WillPublisher,
+};
 use fluxmq::model::command::{Close, Credentials, Open, Subscribe};
 use fluxmq::model::effect::Opened;
 use fluxmq::model::{
     CertificateIdentity, Command, Delivery, DeliveryId, Effect, Filter, Message, Millis, Outcome,
-    PartitionId, PeerInfo, Properties, QoS, Refusal, RetainHandling, Token, Topic,
+    PartitionId, PeerInfo, Properties, QoS, QueueName, QueueSettings, Refusal, RetainHandling,
+    Token, Topic,
 };
-use fluxmq::partition::request::{ConnectionId, Event, Outbox, Request};
+use fluxmq::partition::request::{
+    ConnectionId, Event, Outbox, QueueAction, QueueAnswer, QueueStats, Request,
+};
 use fluxmq::partition::{Durability, Member, Options, Partition, PartitionError};
 use fluxmq::shard::{Events as Sent, Receiver};
 use fluxmq_log::format::{BatchReader, BatchRecord};
@@ -22,6 +27,9 @@ use fluxmq_log::{Log, LogOptions};
 
 /// The connection of the process itself that publishes wills.
 const PUBLISHES_WILLS: ConnectionId = ConnectionId(u64::MAX);
+
+/// The connection of the process itself that looks after queues.
+const STEWARD: ConnectionId = ConnectionId(u64::MAX - 1);
 
 /// The broker.
 pub struct World {
@@ -36,21 +44,35 @@ pub struct World {
     pub authority: Arc<Authority>,
     next: u64,
     data_partitions: u16,
+    placement: Placement,
+    /// Carries letters and asks what no protocol asks.
+    steward: Steward,
     /// A partition whose disk is slow: it does not get to flush.
     pub slow: Option<PartitionId>,
     /// Partitions that are to stop.
     failed: BTreeSet<PartitionId>,
 }
 
-#[derive(Default)]
 struct Events {
     sent: VecDeque<(ConnectionId, PartitionId, Event)>,
     from: PartitionId,
+    bindings: Arc<Bindings>,
+}
+
+impl Events {
+    fn new(placement: &Placement) -> Events {
+        let bindings = placement.bindings().clone();
+        Events { sent: VecDeque::new(), from: PartitionId::META, bindings }
+    }
 }
 
 impl Outbox for Events {
     fn send(&mut self, to: ConnectionId, event: Event) {
         self.sent.push_back((to, self.from, event));
+    }
+
+    fn bound(&mut self, filter: &Filter, is_bound: bool) {
+        self.bindings.change(self.from, filter, is_bound);
     }
 }
 
@@ -104,6 +126,9 @@ impl World {
         data_partitions: u16,
         options: Options,
     ) -> anyhow::Result<World> {
+        let placement = Placement::new(data_partitions);
+        let mut steward = Steward::new(placement.clone());
+        steward.carry_letters();
         let mut world = World {
             options,
             disk,
@@ -111,16 +136,21 @@ impl World {
             now,
             clients: BTreeMap::new(),
             live: Live::default(),
-            wills: WillPublisher::new(Placement::new(data_partitions), authority(None)),
+            wills: WillPublisher::new(placement.clone(), authority(None)),
             authority: authority(None),
             next: 1,
             data_partitions,
+            placement,
+            steward,
             slow: None,
             failed: BTreeSet::new(),
         };
         for id in 1..=data_partitions {
             let id = PartitionId(id);
             let partition = open(&world.disk, id, world.options.clone(), world.now)?;
+            for filter in partition.bindings() {
+                world.placement.bindings().change(id, filter, true);
+            }
             world.partitions.insert(id, partition);
         }
         Ok(world)
@@ -192,7 +222,7 @@ impl World {
     pub fn connect(&mut self) -> ConnectionId {
         let id = ConnectionId(self.next);
         self.next += 1;
-        let placement = Placement::new(self.data_partitions);
+        let placement = self.placement.clone();
         let client = Client::new(id, placement, ClientLimits::default(), self.authority.clone());
         let passed_on = Arc::new(PassedOn::default());
         self.live.connect(id, passed_on.clone());
@@ -314,6 +344,30 @@ impl World {
         self.run();
     }
 
+    /// Asks for something of a queue that no protocol asks for, and runs until it is answered.
+    pub fn manage(&mut self, queue: &str, action: QueueAction) -> Result<QueueAnswer, Refusal> {
+        let queue = QueueName::from_text(Bytes::from(queue.to_owned())).expect("a name");
+        let token = self.steward.ask(queue, action);
+        self.run();
+        let (answered, result) = self.steward.poll_answer().expect("answered");
+        assert_eq!(answered, token);
+        result
+    }
+
+    /// Declares a queue; panics when it is refused.
+    pub fn declare(&mut self, queue: &str, settings: QueueSettings) {
+        let declared = self.manage(queue, QueueAction::Declare(Arc::new(settings)));
+        assert_eq!(declared, Ok(QueueAnswer::Declared { existed: false }), "{queue}");
+    }
+
+    /// Counts a queue.
+    pub fn stats(&mut self, queue: &str) -> QueueStats {
+        match self.manage(queue, QueueAction::Stats) {
+            Ok(QueueAnswer::Stats(stats)) => *stats,
+            other => panic!("{queue}: {other:?}"),
+        }
+    }
+
     /// Ends a connection.
     pub fn close(&mut self, id: ConnectionId, will: bool) {
         self.command(id, Command::Close(Close { will, session_expiry_s: None }));
@@ -321,7 +375,7 @@ impl World {
 
     /// Stops a partition, as after a disk error.
     pub fn stop_partition(&mut self, id: PartitionId) {
-        let mut events = Events::default();
+        let mut events = Events::new(&self.placement);
         self.partitions.get_mut(&id).expect("one of ours").stop(&mut events);
     }
 
@@ -350,7 +404,7 @@ impl World {
     fn forget(&mut self, id: ConnectionId) {
         self.clients.remove(&id);
         self.live.disconnect(id);
-        let mut events = Events::default();
+        let mut events = Events::new(&self.placement);
         for (at, partition) in &mut self.partitions {
             events.from = *at;
             partition.handle(id, Request::Forget, self.now, &mut events);
@@ -381,7 +435,7 @@ impl World {
         self.now = self.now.plus(millis);
         for partition in self.partitions.values_mut() {
             // As the shard does: a partition that fails stops, and no other. Whoever waits hears of it in the next turn.
-            if partition.tick(self.now, &mut Events::default()).is_err() {
+            if partition.tick(self.now, &mut Events::new(&self.placement)).is_err() {
                 self.failed.insert(partition.id());
             } else if let Some(job) = partition.prepare_index() {
                 partition.finish_index(job.run());
@@ -456,7 +510,7 @@ impl World {
 
     /// One turn of everything, with or without flushing; true when something happened.
     pub fn turn(&mut self, flush: bool) -> bool {
-        let mut events = Events::default();
+        let mut events = Events::new(&self.placement);
         let mut busy = false;
         for (id, peer) in &mut self.clients {
             while let Some(check) = peer.client.poll_check() {
@@ -472,6 +526,12 @@ impl World {
                 partition.handle(*id, request, self.now, &mut events);
             }
             self.live.send(&mut peer.passing);
+        }
+        while let Some((to, request)) = self.steward.poll_request() {
+            events.from = to;
+            let partition = self.partitions.get_mut(&to).expect("placed");
+            partition.handle(STEWARD, request, self.now, &mut events);
+            busy = true;
         }
         while let Some((to, request)) = self.wills.poll_request() {
             events.from = to;
@@ -510,7 +570,9 @@ impl World {
 
     fn deliver(&mut self, events: Events) {
         for (to, from, event) in events.sent {
-            if to == PUBLISHES_WILLS {
+            if to == STEWARD {
+                self.steward.handle_event(from, event);
+            } else if to == PUBLISHES_WILLS {
                 self.wills.handle_event(from, event);
             } else if let Some(peer) = self.clients.get_mut(&to) {
                 peer.client.handle_event(from, event);

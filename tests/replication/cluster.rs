@@ -347,6 +347,7 @@ impl Cluster {
             message: std::sync::Arc::new(message),
             dedup: DedupKey::default(),
             queue: None,
+            is_copy: false,
         };
         let now = self.now;
         let replica = self.replicas.get_mut(&to).expect("known");

@@ -99,7 +99,7 @@ impl World {
             life: self.nodes[node].life,
             client,
             protocol: MqttConnection::new(Arc::new(settings), peer, assigned, now),
-            broker: Client::new(id, self.placement, limits, Arc::default()),
+            broker: Client::new(id, self.placement.clone(), limits, Arc::default()),
             input: BytesMut::new(),
             has_stream: true,
             up: 0,

@@ -20,7 +20,7 @@ use crate::model::address::SubscribeAddress;
 use crate::model::command::Open;
 use crate::model::effect::Recheck;
 use crate::model::{
-    Delivery, DeliverySource, Effect, Outcome, PeerInfo, Principal, Refusal, Topic,
+    Delivery, DeliverySource, Effect, Outcome, PeerInfo, Principal, QueueName, Refusal, Topic,
 };
 
 /// A client that is not admitted yet.
@@ -94,8 +94,8 @@ impl Standing {
     }
 
     /// How much of a queue its client may read: some is needed to settle, all to move a group.
-    pub(super) fn may_settle(&self, queue: &str, needed: Reach) -> Result<(), Refusal> {
-        match (self.access.reach(&format!("$queue/{queue}/#")), needed) {
+    pub(super) fn may_settle(&self, queue: &QueueName, needed: Reach) -> Result<(), Refusal> {
+        match (self.access.reach(&format!("{}/#", queue.address())), needed) {
             (Reach::All, _) | (Reach::Some, Reach::Some) => Ok(()),
             _ => Err(Refusal::NotAuthorized),
         }

@@ -128,10 +128,11 @@ impl Client {
     }
 
     pub(super) fn found_inbound(&mut self, from: PartitionId, found: Result<Vec<u16>, Refusal>) {
+        let open = self.open_at(from);
         let Phase::Opening(opening) = &mut self.phase else { return };
         match found {
             Ok(packet_ids) => {
-                self.inbound.extend(packet_ids.iter().map(|packet_id| (*packet_id, from)));
+                self.inbound.extend(packet_ids.iter().map(|packet_id| (*packet_id, open.clone())));
                 opening.inbound.extend(packet_ids);
             }
             Err(refusal) => opening.refused = Some(refusal),

@@ -288,11 +288,6 @@ impl Client {
         subscribe: &Subscribe,
         group: Option<QueueName>,
     ) -> Result<QueueName, Refusal> {
-        if subscribe.qos == QoS::AtMostOnce {
-            let reason =
-                "a queue needs QoS 1 or 2: at QoS 0 nothing settles its entries".to_owned();
-            return Err(Refusal::Invalid { reason });
-        }
         let asked = subscribe.group.clone().map(QueueName::new).transpose()?;
         group.or(asked).or_else(|| self.own_group()).ok_or_else(|| Refusal::Invalid {
             reason: "this client id cannot name a consumer group: give one as 'consumer-group'"

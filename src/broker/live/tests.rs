@@ -121,7 +121,13 @@ fn publish(topic: &str, qos: QoS) -> Publish {
         properties: Properties::default(),
         publisher: 1,
     };
-    Publish { token: None, message: Arc::new(message), dedup: DedupKey::default(), queue: None }
+    Publish {
+        token: None,
+        message: Arc::new(message),
+        dedup: DedupKey::default(),
+        queue: None,
+        is_copy: false,
+    }
 }
 
 fn taken(inbox: &Inbox) -> Vec<Delivery> {

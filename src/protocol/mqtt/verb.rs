@@ -1,6 +1,7 @@
 //! Settling by address: a publish to `$queue/<q>/…/$ack` and its kin is a command, not a message.
 //!
-//! What to settle is in its user properties: `message-id` and `group-id`, for `$commit` `x-group-id` and `x-offset`.
+//! What to settle is in its user properties: `message-id` and `group-id`, for `$commit` `x-group-id` and `x-offset`; `$nack` may have
+//! `x-delay`, in milliseconds.
 
 use bytes::Bytes;
 
@@ -19,7 +20,10 @@ pub(super) fn command(
 ) -> Result<Command, Refusal> {
     let outcome = match verb {
         Verb::Ack => Outcome::Accepted,
-        Verb::Nack => Outcome::Released,
+        Verb::Nack => match properties.user(b"x-delay") {
+            None => Outcome::Released,
+            Some(delay) => Outcome::ReleasedAfter { delay_ms: delay_ms(&delay)? },
+        },
         Verb::Reject => Outcome::Rejected,
         Verb::Commit => {
             let group = group(properties, "x-group-id")?;
@@ -59,6 +63,12 @@ fn needed(properties: &PropertyList, name: &str) -> Result<Bytes, Refusal> {
     properties
         .user(name.as_bytes())
         .ok_or_else(|| invalid(format!("the user property '{name}' is missing")))
+}
+
+fn delay_ms(text: &[u8]) -> Result<u32, Refusal> {
+    number(text).and_then(|delay| u32::try_from(delay).ok()).ok_or_else(|| {
+        invalid("the user property 'x-delay' must be a number of milliseconds".to_owned())
+    })
 }
 
 fn number(text: &[u8]) -> Option<u64> {

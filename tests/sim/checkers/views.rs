@@ -102,6 +102,7 @@ fn to_stored(message: &Message) -> StoredMessage {
         retain: message.retain,
         time: Millis(message.ts),
         expiry_s: message.expiry_s,
+        deliver_at: message.deliver_at.map(Millis),
         publisher: message.producer.map_or(0, |producer| producer.id),
         dedup: message.producer.map_or(DedupKey::default(), |producer| DedupKey {
             incarnation: producer.epoch,

@@ -1,0 +1,261 @@
+//! Publishing: to the partition of the topic or the queue, and a copy to every other partition that has queues bound to the topic.
+//!
+//! Copies and the message itself are stored side by side, and the publisher is told when all are. A QoS 2 publish that must not be
+//! stored twice goes to its topic last: only there does its packet id count as open, so a client that comes back in between sends it
+//! again, and the partitions that have their copies keep one each.
+
+use std::sync::Arc;
+
+use super::{Client, Waiting, theirs};
+use crate::broker::placement::Found;
+use crate::model::address::PublishAddress;
+use crate::model::record::DedupKey;
+use crate::model::{Control, Effect, Message, PartitionId, QoS, Refusal, Token};
+use crate::partition::request::{Publish, Request};
+use crate::planted::{PlantedBug, is_planted};
+
+/// What is under way of the client's publishes.
+#[derive(Debug, Default)]
+pub(super) struct Publishing {
+    /// The partitions of its last topic.
+    found: Found,
+}
+
+/// Where an unreleased QoS 2 publish is.
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    pub(super) home: PartitionId,
+    pub(super) copies: Arc<[PartitionId]>,
+}
+
+/// A publish that several partitions store.
+pub(super) struct Copies {
+    token: Token,
+    missing: usize,
+    result: Result<bool, Refusal>,
+    /// What goes out when the copies are stored.
+    then: Option<(PartitionId, Publish)>,
+    /// Where a refused one leaves its key behind.
+    stored_at: Arc<[PartitionId]>,
+    key: DedupKey,
+}
+
+impl Client {
+    pub(super) fn publish(&mut self, token: Token, message: Arc<Message>, packet_id: Option<u16>) {
+        if let Err(refusal) = self.standing.may_publish(&message.topic) {
+            return self.refuse_publish(token, &message, refusal);
+        }
+        let address = match PublishAddress::of(&message.topic) {
+            Ok(address) => address,
+            Err(error) => return self.refuse_publish(token, &message, error.into()),
+        };
+        let (home, queue) = match address {
+            PublishAddress::Topic => (self.placement.topic(&message.topic), None),
+            PublishAddress::Queue(name) => (self.placement.queue(&name), Some(name)),
+            PublishAddress::Settle(..) => {
+                let reason = "a settling verb is not a place to publish to".to_owned();
+                return self.refuse_publish(token, &message, Refusal::Invalid { reason });
+            }
+        };
+        let copies = match &queue {
+            Some(_) => Arc::default(),
+            None => self.placement.bound_to(&message.topic, &mut self.publishing.found),
+        };
+        let dedup = match packet_id.filter(|_| self.identity.stored) {
+            Some(packet_id) => {
+                self.inbound.insert(packet_id, Open { home, copies: copies.clone() });
+                let incarnation = match is_planted(PlantedBug::KeyedByConnection) {
+                    false => self.identity.incarnation,
+                    true => self.identity.epoch.0 as u32,
+                };
+                DedupKey { incarnation, seq: u32::from(packet_id) }
+            }
+            None => DedupKey::default(),
+        };
+        let publish = Publish { token: None, message, dedup, queue, is_copy: false };
+        match copies.is_empty() {
+            true => self.send_publish(home, token, publish),
+            false => self.send_copies(home, copies, token, publish),
+        }
+    }
+
+    fn send_publish(&mut self, to: PartitionId, token: Token, mut publish: Publish) {
+        self.sign(&mut publish);
+        #[cfg(feature = "planted-bugs")]
+        if self.store_later(to, token, &publish) {
+            return;
+        }
+        publish.token = (publish.message.qos != QoS::AtMostOnce).then_some(theirs(token));
+        if is_planted(PlantedBug::AskedInReverse) {
+            return self.requests.push_front((to, Request::Publish(publish)));
+        }
+        self.request(to, Request::Publish(publish));
+    }
+
+    /// A deliberate defect: confirms a publish and keeps it back until the next checkpoint.
+    #[cfg(feature = "planted-bugs")]
+    fn store_later(&mut self, to: PartitionId, token: Token, publish: &Publish) -> bool {
+        let is_kept_back = match publish.message.qos {
+            QoS::AtMostOnce => false,
+            QoS::AtLeastOnce => is_planted(PlantedBug::StoredLaterQos1),
+            QoS::ExactlyOnce => is_planted(PlantedBug::StoredLaterQos2),
+        };
+        if is_kept_back {
+            self.effects.push_back(Effect::Confirm { token, result: Ok(true) });
+            let publish = Publish { token: Some(theirs(token)), ..publish.clone() };
+            self.kept_back.push((to, Request::Publish(publish)));
+        }
+        is_kept_back
+    }
+
+    fn sign(&self, publish: &mut Publish) {
+        if publish.message.publisher != self.identity.publisher {
+            Arc::make_mut(&mut publish.message).publisher = self.identity.publisher;
+        }
+    }
+
+    fn send_copies(
+        &mut self,
+        home: PartitionId,
+        copies: Arc<[PartitionId]>,
+        token: Token,
+        mut publish: Publish,
+    ) {
+        self.sign(&mut publish);
+        let key = publish.dedup;
+        let copy_key = match key.seq {
+            0 => key,
+            seq => DedupKey { seq: seq | DedupKey::COPY, ..key },
+        };
+        let copy = Publish { dedup: copy_key, is_copy: true, ..publish.clone() };
+        // The partition of the topic stores one record for both, unless nothing but its queues wants the message.
+        let is_shared = publish.is_stored();
+        let others: Vec<PartitionId> =
+            copies.iter().copied().filter(|partition| *partition != home || !is_shared).collect();
+        if publish.message.qos == QoS::AtMostOnce {
+            others.iter().for_each(|to| self.request(*to, Request::Publish(copy.clone())));
+            return self.request(home, Request::Publish(publish));
+        }
+        let whole = self.own_token();
+        let is_last = key.seq != 0 && !others.is_empty();
+        let missing = others.len() + usize::from(!is_last);
+        for to in &others {
+            let token = Some(self.wait_for(Waiting::CopyOf(whole)));
+            self.request(*to, Request::Publish(Publish { token, ..copy.clone() }));
+        }
+        let mut then = Some((home, publish));
+        if !is_last && let Some((home, publish)) = then.take() {
+            let token = Some(self.wait_for(Waiting::CopyOf(whole)));
+            self.request(home, Request::Publish(Publish { token, ..publish }));
+        }
+        let stored_at = if key.seq == 0 { Arc::default() } else { others.into() };
+        let result = Ok(false);
+        let copies = Copies { token, missing, result, then, stored_at, key: copy_key };
+        self.waiting.insert(whole, Waiting::Copies(Box::new(copies)));
+    }
+
+    /// One of several partitions has stored its part of a publish, or not.
+    pub(super) fn copy_confirmed(&mut self, token: Token, result: Result<bool, Refusal>) {
+        let Some(Waiting::CopyOf(whole)) = self.waiting.remove(&token) else { return };
+        let Some(Waiting::Copies(copies)) = self.waiting.get_mut(&whole) else { return };
+        copies.missing -= 1;
+        copies.result = match (std::mem::replace(&mut copies.result, Ok(false)), result) {
+            (Err(refusal), _) | (Ok(_), Err(refusal)) => Err(refusal),
+            (Ok(before), Ok(here)) => Ok(before || here),
+        };
+        if copies.missing > 0 {
+            return;
+        }
+        if let (Ok(_), Some((home, publish))) = (&copies.result, copies.then.take()) {
+            copies.missing = 1;
+            let token = Some(self.wait_for(Waiting::CopyOf(whole)));
+            return self.request(home, Request::Publish(Publish { token, ..publish }));
+        }
+        let Some(Waiting::Copies(copies)) = self.waiting.remove(&whole) else { return };
+        let Copies { token, result, stored_at, key, .. } = *copies;
+        if result.is_err() {
+            // The number is free again: the next publish under it is no copy of this one.
+            for partition in stored_at.iter() {
+                let control = self.released(key.seq);
+                self.request(
+                    *partition,
+                    Request::Write { token: None, control: Box::new(control) },
+                );
+            }
+        }
+        self.confirm(token, result);
+    }
+
+    pub(super) fn refuse_publish(&mut self, token: Token, message: &Message, refusal: Refusal) {
+        if message.qos != QoS::AtMostOnce {
+            self.confirm(token, Err(refusal));
+        }
+    }
+
+    pub(super) fn confirm(&mut self, token: Token, result: Result<bool, Refusal>) {
+        self.effects.push_back(Effect::Confirm { token, result });
+    }
+
+    pub(super) fn release(&mut self, packet_id: u16) {
+        let Some(Open { home, copies }) = self.inbound.remove(&packet_id) else {
+            return self.effects.push_back(Effect::Released { packet_id });
+        };
+        let seq = u32::from(packet_id);
+        if is_planted(PlantedBug::ReleasedUnstored) {
+            self.effects.push_back(Effect::Released { packet_id });
+            let control = self.released(seq);
+            return self.request(home, Request::Write { token: None, control: Box::new(control) });
+        }
+        if copies.is_empty() {
+            let token = Some(self.wait_for(Waiting::Effects(vec![Effect::Released { packet_id }])));
+            let control = self.released(seq);
+            return self.request(home, Request::Write { token, control: Box::new(control) });
+        }
+        let others = copies.iter().filter(|partition| **partition != home);
+        let parts: Vec<(PartitionId, u32)> = std::iter::once((home, seq))
+            .chain(others.map(|partition| (*partition, seq | DedupKey::COPY)))
+            .collect();
+        let whole = self.own_token();
+        self.waiting.insert(whole, Waiting::Releasing { packet_id, missing: parts.len() });
+        for (partition, seq) in parts {
+            let token = Some(self.wait_for(Waiting::ReleaseOf(whole)));
+            let control = self.released(seq);
+            self.request(partition, Request::Write { token, control: Box::new(control) });
+        }
+    }
+
+    /// A partition has forgotten a QoS 2 publish.
+    pub(super) fn part_released(&mut self, whole: Token, result: &Result<(), Refusal>) {
+        if result.is_err() {
+            // What it waits for was not stored: the connection can only end.
+            self.waiting.remove(&whole);
+            return self.effects.push_back(Effect::ShuttingDown);
+        }
+        let Some(Waiting::Releasing { packet_id, missing }) = self.waiting.get_mut(&whole) else {
+            return;
+        };
+        *missing -= 1;
+        if *missing == 0 {
+            let packet_id = *packet_id;
+            self.waiting.remove(&whole);
+            self.effects.push_back(Effect::Released { packet_id });
+        }
+    }
+
+    fn released(&self, seq: u32) -> Control {
+        Control::Released {
+            publisher: self.identity.publisher,
+            incarnation: self.identity.incarnation,
+            packet_ids: vec![seq],
+        }
+    }
+
+    /// Where an earlier connection's unreleased publish may be: its home is known, its copies are not.
+    pub(super) fn open_at(&self, home: PartitionId) -> Open {
+        let copies = match self.placement.has_bindings() {
+            true => self.placement.data().collect(),
+            false => Arc::default(),
+        };
+        Open { home, copies }
+    }
+}

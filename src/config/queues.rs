@@ -1,0 +1,177 @@
+//! Queues: what they do unless they say otherwise, and those that are declared when the broker starts.
+
+use super::setting::{Choice, Flag, Named, Number, Size, Text};
+use super::walk::{Section, Walk};
+
+const TIB: u64 = 1 << 40;
+const FOR_EVER: u64 = u32::MAX as u64;
+
+/// What queues do unless they say otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queues {
+    /// Seconds a claimed message may stay unsettled before it is delivered again. Default 30, minimum 1.
+    pub visibility_timeout_s: u32,
+    /// Claimed and unsettled messages of one consumer group; reaching it stops dispatch. Default 100000, minimum 1.
+    pub pending_max: u32,
+    /// The first use of `$queue/<name>` declares the queue. Default true.
+    pub auto_create: bool,
+    /// Queues that are declared at the start. One that is there and was declared otherwise stays what it is, and the log says so.
+    pub declared: Vec<DeclaredQueue>,
+}
+
+/// A queue that is declared at the start. 0, and nothing, are no rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredQueue {
+    /// Its name. Needed.
+    pub name: String,
+    /// How it is read. Default `classic`.
+    pub kind: QueueType,
+    /// Topic filters with commas between: publishes that match are in the queue. Default none.
+    pub bindings: String,
+    /// Seconds a member has to settle an entry. Default 0, as `queues.visibility_timeout_s`.
+    pub visibility_timeout_s: u32,
+    /// Deliveries of one entry to one group, at most. Default 20; 0 is no limit.
+    pub deliveries_max: u32,
+    /// Milliseconds until a released entry comes again, the first time, the second …, with commas between. Default at once.
+    pub backoff_ms: String,
+    /// Where dead letters go: `$dlq`, another queue's name, or `none`. Default `$dlq`.
+    pub dead_letters: String,
+    /// Entries whose time was over are dead letters. Default false.
+    pub dead_letter_expired: bool,
+    /// Entries that were too many are dead letters. Default false.
+    pub dead_letter_overflow: bool,
+    /// Seconds after which an entry is not delivered any more. Default 0.
+    pub ttl_s: u32,
+    /// Entries that are kept. Default 0.
+    pub messages_max: u32,
+    /// Bytes that are kept. Default 0.
+    pub bytes_max: u64,
+    /// Seconds that entries are kept. Default 0.
+    pub age_max_s: u32,
+    /// What gives way when it is full. Default `drop_head`.
+    pub overflow: OverflowPolicy,
+    /// One member of a group gets everything, until it leaves. Default false.
+    pub single_active: bool,
+    /// One connection at a time may read it. Default false.
+    pub exclusive: bool,
+    /// Every reader of a stream is told how far this group is. Default none.
+    pub primary_group: String,
+}
+
+/// How a queue is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueType {
+    /// Entries are claimed and settled, each for itself.
+    #[default]
+    Classic,
+    /// Entries are read in order; settling one moves the cursor beyond it.
+    Stream,
+}
+
+/// What gives way when a queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OverflowPolicy {
+    /// The oldest entries.
+    #[default]
+    DropHead,
+    /// The publisher.
+    RejectPublish,
+}
+
+impl Default for Queues {
+    fn default() -> Queues {
+        Queues {
+            visibility_timeout_s: 30,
+            pending_max: 100_000,
+            auto_create: true,
+            declared: Vec::new(),
+        }
+    }
+}
+
+impl Default for DeclaredQueue {
+    fn default() -> DeclaredQueue {
+        DeclaredQueue {
+            name: String::new(),
+            kind: QueueType::Classic,
+            bindings: String::new(),
+            visibility_timeout_s: 0,
+            deliveries_max: 20,
+            backoff_ms: String::new(),
+            dead_letters: "$dlq".to_owned(),
+            dead_letter_expired: false,
+            dead_letter_overflow: false,
+            ttl_s: 0,
+            messages_max: 0,
+            bytes_max: 0,
+            age_max_s: 0,
+            overflow: OverflowPolicy::DropHead,
+            single_active: false,
+            exclusive: false,
+            primary_group: String::new(),
+        }
+    }
+}
+
+impl Section for Queues {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let Queues { visibility_timeout_s, pending_max, auto_create, declared } = self;
+        walk.leaf("visibility_timeout_s", &mut Number(visibility_timeout_s, 1..=86_400));
+        walk.leaf("pending_max", &mut Number(pending_max, 1..=10_000_000));
+        walk.leaf("auto_create", &mut Flag(auto_create));
+        walk.list("declared", declared);
+    }
+}
+
+impl Section for DeclaredQueue {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let DeclaredQueue {
+            name,
+            kind,
+            bindings,
+            visibility_timeout_s,
+            deliveries_max,
+            backoff_ms,
+            dead_letters,
+            dead_letter_expired,
+            dead_letter_overflow,
+            ttl_s,
+            messages_max,
+            bytes_max,
+            age_max_s,
+            overflow,
+            single_active,
+            exclusive,
+            primary_group,
+        } = self;
+        walk.leaf("name", &mut Text(name, "a queue's name"));
+        walk.leaf("type", &mut Choice(kind));
+        walk.leaf("bindings", &mut Text(bindings, "topic filters with commas between"));
+        walk.leaf("visibility_timeout_s", &mut Number(visibility_timeout_s, 0..=86_400));
+        walk.leaf("deliveries_max", &mut Number(deliveries_max, 0..=1_000_000));
+        walk.leaf("backoff_ms", &mut Text(backoff_ms, "milliseconds with commas between"));
+        walk.leaf("dead_letters", &mut Text(dead_letters, "$dlq, a queue's name, or none"));
+        walk.leaf("dead_letter_expired", &mut Flag(dead_letter_expired));
+        walk.leaf("dead_letter_overflow", &mut Flag(dead_letter_overflow));
+        walk.leaf("ttl_s", &mut Number(ttl_s, 0..=FOR_EVER));
+        walk.leaf("messages_max", &mut Number(messages_max, 0..=FOR_EVER));
+        walk.leaf("bytes_max", &mut Size(bytes_max, 0..=1024 * TIB));
+        walk.leaf("age_max_s", &mut Number(age_max_s, 0..=FOR_EVER));
+        walk.leaf("overflow", &mut Choice(overflow));
+        walk.leaf("single_active", &mut Flag(single_active));
+        walk.leaf("exclusive", &mut Flag(exclusive));
+        walk.leaf("primary_group", &mut Text(primary_group, "a group's name, or nothing"));
+    }
+}
+
+impl Named for QueueType {
+    const NAMES: &'static [(&'static str, QueueType)] =
+        &[("classic", QueueType::Classic), ("stream", QueueType::Stream)];
+}
+
+impl Named for OverflowPolicy {
+    const NAMES: &'static [(&'static str, OverflowPolicy)] = &[
+        ("drop_head", OverflowPolicy::DropHead),
+        ("reject_publish", OverflowPolicy::RejectPublish),
+    ];
+}

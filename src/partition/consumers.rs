@@ -1,0 +1,427 @@
+//! The members of one group, what each of them holds, and how an entry gets to one.
+//!
+//! A group over a queue and one over a filter differ in what an entry's offset counts, and in two rules of shared subscriptions: no
+//! entry is taken from a member that is there, and one whose QoS 2 delivery has begun stays its member's (MQTT 5 §4.8.2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fluxmq_index::{Offset, topic_trie};
+
+use super::reader::to_message_at;
+use super::request::{ConnectionId, Event, Join, Outbox};
+use super::window::Window;
+use crate::model::address::source_topic;
+use crate::model::queue::{DeadLetterTarget, QueueKind};
+use crate::model::{
+    Delivery, DeliveryId, DeliverySource, Message, Millis, Outcome, PartitionId, QueueSettings,
+    Selection, StoredMessage, Topic,
+};
+use crate::planted::{PlantedBug, is_planted};
+use crate::view::Group;
+
+/// The members of one group and what is out at them. Entries are offsets of its selection.
+#[derive(Debug)]
+pub struct Consumers {
+    pub(super) reads: Selection,
+    /// The queue's rules; those of a filter are that there are none.
+    settings: Arc<QueueSettings>,
+    pub(super) members: Vec<Member>,
+    /// Next entry never looked at.
+    pub(super) cursor: Offset,
+    /// Over a filter: after the newest record that matches.
+    pub(super) end: Offset,
+    /// Over a queue: a partition offset at or before the cursor's entry, and that entry.
+    pub(super) hint: Option<(Offset, Offset)>,
+    pub(super) pending: BTreeMap<Offset, Pending>,
+    /// Whose alone an entry is, present or not.
+    pub(super) claimed: BTreeMap<Offset, Bytes>,
+    /// Came back; to be handed out before the cursor moves on.
+    pub(super) returned: BTreeSet<Offset>,
+    /// Times an entry was handed out by this process and came back.
+    pub(super) returns: BTreeMap<Offset, u32>,
+    pub(super) turn: usize,
+    /// Came back, or were looked at, too early: each waits for its log time.
+    pub(super) delayed: BTreeMap<Offset, Millis>,
+    /// Nobody's any more, and not stored as dead letters yet.
+    pub(super) dying: BTreeMap<Offset, Death>,
+    /// Outcomes not yet written.
+    pub(super) finished: Vec<Offset>,
+    pub(super) released: Vec<Offset>,
+    pub(super) postponed: Vec<(Offset, Millis)>,
+}
+
+/// Why an entry is a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// A consumer said so.
+    Rejected,
+    /// Its time was over.
+    Expired,
+    /// It came back too often.
+    Deliveries,
+    /// The queue was too long.
+    Overflow,
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) connection: ConnectionId,
+    pub(super) join: Join,
+    pub(super) window: Window,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    pub(super) holder: (ConnectionId, u32),
+    pub(super) deadline: Millis,
+}
+
+impl Consumers {
+    pub(super) fn new(
+        reads: Selection,
+        settings: Arc<QueueSettings>,
+        stored: &Group,
+        end: Offset,
+    ) -> Consumers {
+        let claimed = stored.claimed().iter();
+        Consumers {
+            reads,
+            settings,
+            members: Vec::new(),
+            cursor: stored.committed(),
+            end,
+            hint: None,
+            pending: BTreeMap::new(),
+            claimed: claimed.map(|(entry, claim)| (*entry, claim.client_id.clone())).collect(),
+            returned: BTreeSet::new(),
+            returns: BTreeMap::new(),
+            turn: 0,
+            delayed: stored.postponed().collect(),
+            dying: BTreeMap::new(),
+            finished: Vec::new(),
+            released: Vec::new(),
+            postponed: Vec::new(),
+        }
+    }
+
+    /// Adds a member. What an earlier connection of its session left begun is out at it again.
+    pub(super) fn add(&mut self, connection: ConnectionId, join: Join) {
+        let mut window = Window::new(join.credit);
+        let holder = (connection, join.membership);
+        for (entry, _) in self.claimed.iter().filter(|(_, owner)| **owner == join.client_id) {
+            self.pending.insert(*entry, Pending { holder, deadline: Millis(u64::MAX) });
+            window.spend_unknown(1);
+        }
+        self.members.push(Member { connection, join, window });
+    }
+
+    /// Where the entry nearest before `entry` is known to be: its queue offset and its partition offset.
+    pub fn hint(&self, entry: Offset) -> Option<(Offset, Offset)> {
+        self.hint.filter(|(known, _)| *known <= entry)
+    }
+
+    /// Steps over an entry that is finished, expired or gone.
+    pub fn step_over(&mut self, entry: Offset, write: bool) {
+        self.returned.remove(&entry);
+        self.cursor = self.cursor.max(entry.next());
+        if write {
+            self.finished.push(entry);
+        }
+    }
+
+    /// Returns true for an entry that must wait, or that nobody is to get.
+    pub fn is_held_back(&self, entry: Offset) -> bool {
+        self.delayed.contains_key(&entry) || self.dying.contains_key(&entry)
+    }
+
+    /// Steps over an entry until its time.
+    pub fn delay(&mut self, entry: Offset, until: Millis) {
+        self.step_over(entry, false);
+        self.delayed.insert(entry, until);
+    }
+
+    /// Steps over an entry that becomes a dead letter.
+    pub fn give_up(&mut self, entry: Offset, death: Death) {
+        self.step_over(entry, false);
+        self.dying.insert(entry, death);
+    }
+
+    /// Entries that are out or wait to be.
+    pub fn held_count(&self) -> usize {
+        self.pending.len() + self.delayed.len() + self.dying.len()
+    }
+
+    /// How many entries members can take now.
+    pub fn credit(&self) -> usize {
+        let heard = if self.settings.single_active { 1 } else { self.members.len() };
+        let credit = |member: &Member| member.window.credit() as usize;
+        self.members.iter().take(heard).map(credit).sum()
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.settings.kind == QueueKind::Stream
+    }
+
+    /// Lets entries go on whose time has come.
+    pub(super) fn wake(&mut self, now: Millis) {
+        let due = self.delayed.iter().filter(|(_, until)| **until <= now);
+        for entry in due.map(|(entry, _)| *entry).collect::<Vec<_>>() {
+            self.delayed.remove(&entry);
+            self.returned.insert(entry);
+        }
+    }
+
+    /// An entry left the queue, or is a dead letter now.
+    pub(super) fn forget(&mut self, entry: Offset) {
+        self.give_credit_back(entry);
+        self.returned.remove(&entry);
+        self.returns.remove(&entry);
+        self.delayed.remove(&entry);
+        self.dying.remove(&entry);
+    }
+
+    /// Returns true for an entry that is one session's alone.
+    pub fn is_claimed(&self, entry: Offset) -> bool {
+        self.claimed.contains_key(&entry)
+    }
+
+    /// Everything that matches below `next` was looked at.
+    pub fn looked_at(&mut self, next: Offset) {
+        self.cursor = self.cursor.max(next);
+    }
+
+    /// Hands an entry to the member that wants it and has the least out; false when none has credit. Equals take turns.
+    ///
+    /// An entry that no member's filter matches is finished: the group has said what it wants.
+    pub fn hand_out(&mut self, at: Handed<'_>, out: &mut impl Outbox) -> bool {
+        let Handed { entry, offset, topic, .. } = at;
+        let wants =
+            |member: &Member| topic_trie::matches(member.join.filter.as_bytes(), topic.as_bytes());
+        // The member that came first gets everything, where only one is to.
+        let heard = if self.settings.single_active { 1 } else { self.members.len() };
+        if !self.members.iter().take(heard).any(wants) {
+            self.step_over(entry, true);
+            return true;
+        }
+        let order = (0..heard).map(|step| (self.turn + step) % heard);
+        let ready = |index: &usize| {
+            self.members[*index].window.credit() > 0 && wants(&self.members[*index])
+        };
+        let load = |index: &usize| self.members[*index].window.out_count();
+        let Some(index) = order.filter(ready).min_by_key(load) else { return false };
+        self.turn = (index + 1) % heard;
+        let returns = self.returns.get(&entry).copied().unwrap_or(0);
+        if at.delivery_count > returns {
+            // What earlier processes counted.
+            self.returns.insert(entry, at.delivery_count);
+        }
+        let member = &mut self.members[index];
+        let holder = (member.connection, member.join.membership);
+        let count = returns.max(at.delivery_count);
+        let delivery = delivery(member, &self.reads, count, &at);
+        member.window.spend(&delivery.message);
+        out.send(member.connection, Event::Deliver(delivery));
+        // A member that is there keeps what it has of a shared subscription, however long it takes.
+        let deadline = match self.reads {
+            Selection::Queue(_) if !self.is_stream() => {
+                self.settings.visibility_timeout_ms.map_or(at.deadline, |ms| at.now.plus(ms))
+            }
+            Selection::Queue(_) | Selection::Topics(_) => Millis(u64::MAX),
+        };
+        self.pending.insert(entry, Pending { holder, deadline });
+        self.returned.remove(&entry);
+        self.cursor = self.cursor.max(entry.next());
+        self.hint = Some((entry, offset));
+        if is_planted(PlantedBug::HandedOutTwice) && returns == 0 {
+            self.returns.insert(entry, 1);
+            self.returned.insert(entry);
+        }
+        true
+    }
+
+    pub(super) fn settle(&mut self, entry: Offset, outcome: Outcome, now: Millis) -> bool {
+        if !self.give_credit_back(entry) {
+            return false;
+        }
+        // What has begun to go to one session goes to no other, whatever became of it.
+        let begun = self.claimed.remove(&entry).is_some();
+        let is_stream = self.is_stream();
+        let has_letters = self.settings.dead_letters.target != DeadLetterTarget::Nowhere;
+        match outcome {
+            _ if begun => self.finished.push(entry),
+            // A stream is read in order: nothing comes again, and a rejected entry is one that was read.
+            Outcome::Released | Outcome::ReleasedAfter { .. } if is_stream => {}
+            Outcome::Rejected if has_letters && !is_stream => {
+                self.dying.insert(entry, Death::Rejected);
+            }
+            Outcome::Accepted | Outcome::Rejected => {
+                self.returns.remove(&entry);
+                self.finished.push(entry);
+                if is_planted(PlantedBug::NeighbourSettled) {
+                    self.finished.push(entry.next());
+                }
+            }
+            Outcome::Released => self.come_back(entry, None, now),
+            Outcome::ReleasedAfter { delay_ms } => self.come_back(entry, Some(delay_ms), now),
+        }
+        true
+    }
+
+    /// Takes an entry from whoever has it.
+    pub(super) fn take_back(&mut self, entry: Offset, now: Millis) {
+        if !self.give_credit_back(entry) {
+            return;
+        }
+        match (&self.reads, self.is_stream()) {
+            (Selection::Queue(_), false) => self.come_back(entry, Some(0), now),
+            (Selection::Queue(_), true) | (Selection::Topics(_), _) => {
+                *self.returns.entry(entry).or_default() += 1;
+                self.returned.insert(entry);
+            }
+        }
+    }
+
+    /// An entry is to be delivered again, unless that was too often: after its delay, or the one that the queue has for it.
+    fn come_back(&mut self, entry: Offset, delay_ms: Option<u32>, now: Millis) {
+        let returns = self.returns.entry(entry).or_default();
+        *returns += 1;
+        let count = *returns;
+        let QueueSettings { deliveries_max, .. } = *self.settings;
+        if deliveries_max > 0 && count >= deliveries_max {
+            self.dying.insert(entry, Death::Deliveries);
+            return self.released.push(entry);
+        }
+        match delay_ms.map_or_else(|| self.settings.backoff(count), u64::from) {
+            0 => {
+                self.returned.insert(entry);
+                self.released.push(entry);
+            }
+            delay => {
+                self.delayed.insert(entry, now.plus(delay));
+                self.postponed.push((entry, now.plus(delay)));
+            }
+        }
+    }
+
+    pub(super) fn give_credit_back(&mut self, entry: Offset) -> bool {
+        let Some(pending) = self.pending.remove(&entry) else { return false };
+        let holds =
+            |member: &&mut Member| (member.connection, member.join.membership) == pending.holder;
+        if let Some(member) = self.members.iter_mut().find(holds) {
+            member.window.give_back(1);
+        }
+        true
+    }
+
+    pub(super) fn has_outcomes(&self) -> bool {
+        !self.finished.is_empty() || !self.released.is_empty() || !self.postponed.is_empty()
+    }
+
+    /// Widens finished partition offsets to everything between the entries that are not: what does not match is nobody's, and without
+    /// it no two runs would ever join.
+    pub(super) fn to_ranges(&self, mut entries: Vec<Offset>) -> Vec<(Offset, u64)> {
+        entries.sort_unstable();
+        let mut ranges: Vec<(Offset, u64)> = Vec::new();
+        for entry in entries {
+            if ranges.last().is_some_and(|(first, count)| entry < first.plus(*count)) {
+                continue;
+            }
+            if entry >= self.cursor {
+                // An earlier connection began it: what is between here and the cursor was not looked at.
+                ranges.push((entry, 1));
+                continue;
+            }
+            let below = [
+                self.pending.range(..entry).next_back().map(|(open, _)| *open),
+                self.claimed.range(..entry).next_back().map(|(open, _)| *open),
+                self.returned.range(..entry).next_back().copied(),
+            ];
+            let above = [
+                self.pending.range(entry..).next().map(|(open, _)| *open),
+                self.claimed.range(entry..).next().map(|(open, _)| *open),
+                self.returned.range(entry..).next().copied(),
+                Some(self.cursor),
+            ];
+            let first = below.into_iter().flatten().max().map_or(Offset::ZERO, Offset::next);
+            let end = above.into_iter().flatten().min().expect("the cursor is among them");
+            assert!(first <= entry && entry < end, "a finished entry is below the cursor, not out");
+            ranges.push((first, end.0 - first.0));
+        }
+        ranges
+    }
+}
+
+/// An entry on its way to a member.
+#[derive(Clone, Copy, Debug)]
+pub struct Handed<'a> {
+    /// Its queue offset.
+    pub entry: Offset,
+    /// Its partition offset.
+    pub offset: Offset,
+    /// Its record.
+    pub message: &'a StoredMessage,
+    /// Its topic, as the group's members see it.
+    pub topic: &'a Topic,
+    /// How often the log knows that it came back.
+    pub delivery_count: u32,
+    /// Where it is stored.
+    pub partition: PartitionId,
+    /// Log time.
+    pub now: Millis,
+    /// When the member's time is over.
+    pub deadline: Millis,
+    /// What every reader of the queue is told beside.
+    pub told: &'a [(&'static str, String)],
+}
+
+/// A message as a member subscribed to it [MQTT-4.8.2-3].
+fn delivery(member: &Member, reads: &Selection, count: u32, at: &Handed<'_>) -> Delivery {
+    let join = &member.join;
+    let message = Arc::new(Message {
+        topic: at.topic.clone(),
+        ..Arc::unwrap_or_clone(to_message_at(at.message, at.now))
+    });
+    let annotations = match reads {
+        Selection::Topics(_) => Vec::new(),
+        Selection::Queue(queue) => annotations(queue.as_str(), join, at, count),
+    };
+    Delivery {
+        id: DeliveryId {
+            source: DeliverySource::Group(join.membership),
+            partition: at.partition,
+            offset: at.entry,
+        },
+        qos: at.message.qos.min(join.qos),
+        retain: join.retain_as_published && message.retain,
+        message,
+        redelivered: count > 0,
+        subscription_ids: Some(join.subscription_id).filter(|id| *id != 0).into_iter().collect(),
+        annotations,
+        settle_explicit: join.settle_explicit,
+    }
+}
+
+fn annotations(
+    queue: &str,
+    join: &Join,
+    at: &Handed<'_>,
+    count: u32,
+) -> Vec<(&'static str, String)> {
+    let entry = at.entry;
+    let mut annotations = vec![
+        ("message-id", format!("{queue}:{entry}")),
+        ("group-id", join.group.to_string()),
+        ("queue", queue.to_owned()),
+        ("offset", entry.to_string()),
+    ];
+    if count > 0 {
+        annotations.push(("delivery-count", count.to_string()));
+    }
+    annotations.extend_from_slice(at.told);
+    if let Some(source) = source_topic(&at.message.topic) {
+        annotations.push(("x-source-topic", String::from_utf8_lossy(source).into_owned()));
+    }
+    annotations
+}

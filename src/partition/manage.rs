@@ -1,0 +1,226 @@
+//! Queues as their administrators see them: declared, deleted, emptied, counted, looked into.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fluxmq_index::Offset;
+use fluxmq_log::disk::Disk;
+
+use super::history::HistoryError;
+use super::request::{
+    ConnectionId, Event, GroupStats, Outbox, Peeked, Position, QueueAction, QueueAnswer,
+    QueueRequest, QueueStats,
+};
+use super::stage::Waiting;
+use super::{Partition, RECORDS_PER_TURN_MAX};
+use crate::model::record::queue_id;
+use crate::model::{Control, Filter, Millis, QueueName, QueueSettings, Refusal};
+use crate::view::Group;
+
+/// What was done: at once, or when everything admitted until now is committed.
+pub(super) enum Managed {
+    Done(QueueAnswer),
+    Staged(QueueAnswer),
+}
+
+impl<D: Disk> Partition<D> {
+    /// What its queues are bound to, each filter once; changes are said to the outbox.
+    pub fn bindings(&self) -> impl Iterator<Item = &Filter> {
+        self.views.queues.bindings()
+    }
+
+    /// Takes a request to a queue.
+    pub(super) fn manage(
+        &mut self,
+        from: ConnectionId,
+        request: QueueRequest,
+        out: &mut impl Outbox,
+    ) {
+        let QueueRequest { token, queue, action } = request;
+        match self.managed(&queue, action) {
+            Ok(Managed::Staged(answer)) => {
+                self.answer_with_next(Waiting::Queue { to: from, token, answer }, out);
+            }
+            Ok(Managed::Done(answer)) => out.send(from, Event::Queue { token, result: Ok(answer) }),
+            Err(refusal) => out.send(from, Event::Queue { token, result: Err(refusal) }),
+        }
+    }
+
+    fn managed(&mut self, queue: &QueueName, action: QueueAction) -> Result<Managed, Refusal> {
+        let id = queue_id(queue.as_bytes());
+        if let QueueAction::Declare(settings) = action {
+            return self.declare_as(queue, settings);
+        }
+        // What is on its way out, or in, is not there.
+        if self.overlay.queues.contains_key(&id) || self.views.queues.get(id).is_none() {
+            return Err(Refusal::Invalid { reason: format!("there is no queue '{queue}'") });
+        }
+        match action {
+            QueueAction::Declare(_) => unreachable!("taken above"),
+            QueueAction::Delete => self.delete(queue),
+            QueueAction::Purge => Ok(self.purge(id)),
+            QueueAction::Stats => self.stats(id).map_err(|error| self.unreadable(&error)),
+            QueueAction::Peek { from, count_max } => {
+                self.peek(id, from, count_max).map_err(|error| self.unreadable(&error))
+            }
+            QueueAction::Seek { group, to } => self.seek(queue, &group, to),
+            QueueAction::Redrive { filter, count_max } => self.redrive(queue, &filter, count_max),
+        }
+    }
+
+    fn declare_as(
+        &mut self,
+        queue: &QueueName,
+        settings: Arc<QueueSettings>,
+    ) -> Result<Managed, Refusal> {
+        let invalid = |reason: String| Refusal::Invalid { reason };
+        let settings = QueueSettings::clone(&settings)
+            .checked()
+            .map_err(|error| invalid(error.to_string()))?;
+        let existed = self.is_known(queue.as_bytes())?;
+        if let Some((_, known)) = self.queue(queue_id(queue.as_bytes())) {
+            if let Some(field) = settings.difference(known) {
+                return Err(invalid(format!(
+                    "queue '{queue}' was declared with another '{field}', and a declaration is never rewritten: delete the \
+                     queue first, or declare what it is"
+                )));
+            }
+        } else {
+            self.declare_queue(queue.as_bytes(), Arc::new(settings));
+        }
+        Ok(Managed::Staged(QueueAnswer::Declared { existed }))
+    }
+
+    fn delete(&mut self, queue: &QueueName) -> Result<Managed, Refusal> {
+        let id = queue_id(queue.as_bytes());
+        let members = self.groups.members_of(id);
+        if members > 0 {
+            let reason = format!("queue '{queue}' has {members} consumers: end them first");
+            return Err(Refusal::Invalid { reason });
+        }
+        let count = self.views.queues.get(id).map_or(0, |queue| queue.len());
+        self.overlay.queue_changes(id, None);
+        self.write(&Control::QueueDeleted { queue: id }, None);
+        Ok(Managed::Staged(QueueAnswer::Done { count }))
+    }
+
+    fn purge(&mut self, id: u64) -> Managed {
+        let view = self.views.queues.get(id).expect("looked up by the caller");
+        let (count, bytes, to) = (view.len(), view.bytes(), view.end());
+        self.write(&Control::QueueTrimmed { queue: id, to, bytes }, None);
+        Managed::Staged(QueueAnswer::Done { count })
+    }
+
+    fn stats(&mut self, id: u64) -> Result<Managed, HistoryError> {
+        let view = self.views.queues.get(id).expect("looked up by the caller");
+        let mut stats = QueueStats {
+            settings: view.settings().clone(),
+            head: view.head(),
+            end: view.end(),
+            messages: view.len(),
+            bytes: view.bytes(),
+            groups: Vec::new(),
+        };
+        let groups: Vec<(Bytes, Offset, u64)> = self
+            .views
+            .groups
+            .of(id)
+            .map(|((_, name), group)| (name.clone(), group.committed(), lag(group, stats.end)))
+            .collect();
+        for (name, committed, lag) in groups {
+            let oldest = match lag {
+                0 => None,
+                _ => self.time_of(id, committed)?,
+            };
+            let (members, pending, cursor) =
+                self.groups.counts(&(id, name.clone())).unwrap_or((0, 0, committed));
+            let lag_ms = oldest.map_or(0, |time| self.now.0.saturating_sub(time.0));
+            stats.groups.push(GroupStats {
+                name,
+                members,
+                committed,
+                cursor,
+                pending,
+                lag,
+                lag_ms,
+            });
+        }
+        Ok(Managed::Done(QueueAnswer::Stats(Box::new(stats))))
+    }
+
+    fn peek(&mut self, id: u64, from: Offset, count_max: usize) -> Result<Managed, HistoryError> {
+        let view = self.views.queues.get(id).expect("looked up by the caller");
+        let (mut entry, end) = (from.max(view.head()), view.end());
+        let mut entries = Vec::new();
+        let count_max = count_max.min(RECORDS_PER_TURN_MAX);
+        while entry < end && entries.len() < count_max {
+            let count = count_max - entries.len();
+            let offsets = self.positions_of(id, entry, count)?;
+            if offsets.is_empty() {
+                break;
+            }
+            for offset in offsets {
+                let is_in = self.views.queues.get(id).is_some_and(|it| !it.is_removed(entry));
+                if is_in && let Some(message) = self.history.fetch(self.node.log(), offset)? {
+                    entries.push(Peeked { entry, time: message.time, message });
+                }
+                entry = entry.next();
+            }
+        }
+        Ok(Managed::Done(QueueAnswer::Entries(entries)))
+    }
+
+    fn seek(
+        &mut self,
+        queue: &QueueName,
+        group: &QueueName,
+        to: Position,
+    ) -> Result<Managed, Refusal> {
+        let id = queue_id(queue.as_bytes());
+        let Some(view) = self.views.groups.get(id, group.as_bytes()) else {
+            let reason = format!("queue '{queue}' has no consumer group '{group}'");
+            return Err(Refusal::Invalid { reason });
+        };
+        let committed = view.committed();
+        let located = self.locate(id, to).map_err(|error| self.unreadable(&error))?;
+        // Where the group is: nothing to do.
+        let Some(to) = located else { return Ok(Managed::Done(QueueAnswer::Done { count: 0 })) };
+        let control = Control::CursorSet { queue: id, group: group.as_bytes().clone(), to };
+        self.write(&control, None);
+        let count = to.0.abs_diff(committed.0);
+        Ok(Managed::Staged(QueueAnswer::Done { count }))
+    }
+
+    /// Finds where entries of a queue are stored, from `entry` on: at most `count`, fewer at the end.
+    pub(super) fn positions_of(
+        &mut self,
+        id: u64,
+        entry: Offset,
+        count: usize,
+    ) -> Result<Vec<Offset>, HistoryError> {
+        let mark = self.views.queues.get(id).and_then(|queue| queue.mark_before(entry));
+        let Some((known, at)) = mark else { return Ok(Vec::new()) };
+        let before = (entry.0 - known.0) as usize;
+        let range = (at, self.applied.end);
+        let mut offsets = self.history.select_queue(self.node.log(), id, range, before + count)?;
+        offsets.drain(..before.min(offsets.len()));
+        Ok(offsets)
+    }
+
+    fn time_of(&mut self, id: u64, entry: Offset) -> Result<Option<Millis>, HistoryError> {
+        let offset = self.positions_of(id, entry, 1)?.first().copied();
+        let Some(offset) = offset else { return Ok(None) };
+        let message = self.history.fetch(self.node.log(), offset)?;
+        Ok(message.map(|message| message.time))
+    }
+
+    pub(super) fn unreadable(&self, error: &HistoryError) -> Refusal {
+        tracing::error!(partition = self.id.0, %error, "cannot read a queue");
+        Refusal::Unavailable { partition: self.id.0 }
+    }
+}
+
+/// Entries that a group has not finished.
+fn lag(group: &Group, end: Offset) -> u64 {
+    end.0.saturating_sub(group.committed().0).saturating_sub(group.finished_count())
+}

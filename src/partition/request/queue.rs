@@ -1,0 +1,142 @@
+//! What is asked of a queue beside reading and settling: by whoever administers the broker.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fluxmq_index::Offset;
+
+use super::Position;
+use crate::model::{Filter, Message, Millis, QueueName, QueueSettings, StoredMessage, Token};
+
+/// One request to the home partition of a queue. Answered by [`Event::Queue`](super::Event::Queue), when what it changed is committed.
+#[derive(Clone, Debug)]
+pub struct QueueRequest {
+    /// Echoed.
+    pub token: Token,
+    /// Which queue.
+    pub queue: QueueName,
+    /// What.
+    pub action: QueueAction,
+}
+
+/// What to do with a queue. All but `Declare` are refused where there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueueAction {
+    /// Makes it, unless it is there and just so; refused where it is there and otherwise.
+    Declare(Arc<QueueSettings>),
+    /// Ends it, its groups and its entries; refused while somebody reads it.
+    Delete,
+    /// Takes everything out that is in it now.
+    Purge,
+    /// Counts.
+    Stats,
+    /// Reads entries without any group knowing.
+    Peek {
+        /// From this entry on, or the oldest that is there.
+        from: Offset,
+        /// So many, at most.
+        count_max: usize,
+    },
+    /// Moves a group; everything below is finished for it, everything from there on is not.
+    Seek {
+        /// Which.
+        group: QueueName,
+        /// Where to.
+        to: Position,
+    },
+    /// Publishes dead letters again where they died, and takes them out.
+    Redrive {
+        /// Those whose topics match, as readers of the queue see them.
+        filter: Filter,
+        /// So many, at most.
+        count_max: usize,
+    },
+}
+
+/// Names a letter on its way: an entry that one group gave up, or that leaves its queue.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LetterId {
+    /// The queue's id.
+    pub queue: u64,
+    /// The group; `None` where the entry leaves the queue for everybody.
+    pub group: Option<Bytes>,
+    /// Queue offset.
+    pub entry: Offset,
+}
+
+/// A message for a queue that lives elsewhere.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// Echoed when it is stored, or is not.
+    pub id: LetterId,
+    /// Which queue.
+    pub target: QueueName,
+    /// What.
+    pub message: Message,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueueAnswer {
+    /// The queue stands.
+    Declared {
+        /// True when it was there.
+        existed: bool,
+    },
+    /// So many entries were concerned.
+    Done {
+        /// How many.
+        count: u64,
+    },
+    /// What it is and has.
+    Stats(Box<QueueStats>),
+    /// Entries, in their order.
+    Entries(Vec<Peeked>),
+}
+
+/// A queue in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueStats {
+    /// What it was declared to be.
+    pub settings: Arc<QueueSettings>,
+    /// The oldest entry that is in it.
+    pub head: Offset,
+    /// The queue offset of the next entry.
+    pub end: Offset,
+    /// Entries that are in it.
+    pub messages: u64,
+    /// Their topics, properties and payloads together.
+    pub bytes: u64,
+    /// Every group, by name.
+    pub groups: Vec<GroupStats>,
+}
+
+/// A consumer group in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStats {
+    /// Its name.
+    pub name: Bytes,
+    /// Members that are connected.
+    pub members: usize,
+    /// Everything below is finished.
+    pub committed: Offset,
+    /// The next entry to hand out.
+    pub cursor: Offset,
+    /// Entries handed out and not settled.
+    pub pending: usize,
+    /// Entries that are not finished.
+    pub lag: u64,
+    /// Milliseconds since the oldest of them was stored.
+    pub lag_ms: u64,
+}
+
+/// An entry that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peeked {
+    /// Its queue offset.
+    pub entry: Offset,
+    /// Log time.
+    pub time: Millis,
+    /// What is stored.
+    pub message: StoredMessage,
+}

@@ -1,0 +1,369 @@
+//! Declared queues and what they are bound to: declared once, captured everywhere, gone when deleted.
+
+use bytes::Bytes;
+use fluxmq::model::queue::{DeadLetters, QueueKind, QueueLimits};
+use fluxmq::model::{Delivery, Filter, Outcome, QoS, QueueSettings, Refusal};
+use fluxmq::partition::request::{Position, QueueAction, QueueAnswer};
+use fluxmq_index::Offset;
+use std::sync::Arc;
+
+use crate::world::{World, message, text};
+
+const ONCE: QoS = QoS::AtLeastOnce;
+const LEVELS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
+
+fn with_one_and_four(test: impl Fn(World)) {
+    test(World::new(1));
+    test(World::new(4));
+}
+
+fn bound_to(filters: &[&str]) -> QueueSettings {
+    let filter = |text: &&str| Filter::new(Bytes::from((*text).to_owned())).unwrap();
+    QueueSettings { bindings: filters.iter().map(filter).collect(), ..QueueSettings::default() }
+}
+
+fn annotation(delivery: &Delivery, name: &str) -> Option<String> {
+    delivery.annotations.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
+}
+
+/// Everything in a queue, as a new group reads it.
+fn read(world: &mut World, reader: &str, queue: &str) -> Vec<String> {
+    let (reader, _) = world.open(reader, true, 0);
+    let filter = format!("$queue/{queue}/#");
+    world.subscribe(reader, &filter, |s| s.position = Some(Bytes::from("earliest"))).unwrap();
+    let mut all = world.drain(reader);
+    all.sort_by_key(|text| text.parse::<u32>().unwrap_or(0));
+    world.close(reader, false);
+    all
+}
+
+#[test]
+fn every_publish_that_matches_is_in_the_queue_whatever_its_qos_and_partition() {
+    with_one_and_four(|mut world| {
+        world.declare("all", bound_to(&["site/+/temp", "site/7/#"]));
+        let (publisher, _) = world.open("publisher", false, 60);
+        let mut expected = Vec::new();
+        for number in 0..60u16 {
+            let qos = LEVELS[usize::from(number) % 3];
+            let topic = format!("site/{number}/{}", if number % 5 == 0 { "other" } else { "temp" });
+            let packet_id = (qos == QoS::ExactlyOnce).then_some(number + 1);
+            let confirmed =
+                world.publish(publisher, message(&topic, number.to_string(), qos), packet_id);
+            assert_eq!(confirmed, (qos != QoS::AtMostOnce).then_some(Ok(true)), "{topic}");
+            if number % 5 != 0 {
+                expected.push(number.to_string());
+            }
+        }
+
+        assert_eq!(read(&mut world, "before", "all"), expected);
+        let mut world = world.crash(5);
+        assert_eq!(read(&mut world, "after", "all"), expected);
+    });
+}
+
+#[test]
+fn a_bound_message_says_where_it_was_published_and_its_topic_is_the_queues() {
+    with_one_and_four(|mut world| {
+        world.declare("all", bound_to(&["site/#"]));
+        let (publisher, _) = world.open("publisher", true, 0);
+        for topic in ["site/1", "site/2", "site/3", "site/4"] {
+            world.publish(publisher, message(topic, topic, ONCE), None);
+        }
+        world.publish(publisher, message("$queue/all/own", "own", ONCE), None);
+        let (reader, _) = world.open("reader", true, 0);
+        world.subscribe(reader, "$queue/all", |_| {}).unwrap();
+
+        let deliveries = world.deliveries(reader);
+
+        assert_eq!(deliveries.len(), 5);
+        for delivery in &deliveries {
+            let source = annotation(delivery, "x-source-topic");
+            let (seen, topic) = (delivery.message.topic.as_str(), text(delivery));
+            match source {
+                None => assert_eq!((seen, topic.as_str()), ("$queue/all/own", "own")),
+                Some(source) => {
+                    assert_eq!(seen, format!("$queue/all/{source}"));
+                    assert_eq!(source, topic);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn subscribers_of_the_topic_get_one_copy_and_queues_each_theirs() {
+    with_one_and_four(|mut world| {
+        for queue in ["one", "two", "three", "four"] {
+            world.declare(queue, bound_to(&["site/#", "#"]));
+        }
+        let (wild, _) = world.open("wild", true, 0);
+        world.subscribe(wild, "#", |_| {}).unwrap();
+        let (away, _) = world.open("away", false, 600);
+        world.subscribe(away, "site/+", |_| {}).unwrap();
+        world.close(away, false);
+        let (publisher, _) = world.open("publisher", true, 0);
+        for (number, qos) in LEVELS.into_iter().enumerate() {
+            world.publish(publisher, message("site/1", number.to_string(), qos), Some(9));
+        }
+
+        assert_eq!(world.drain(wild), ["0", "1", "2"]);
+        let (away, _) = world.open("away", false, 600);
+        assert_eq!(world.drain(away), ["1", "2"], "nobody keeps a message of QoS 0 for it");
+        for queue in ["one", "two", "three", "four"] {
+            assert_eq!(read(&mut world, queue, queue), ["0", "1", "2"], "{queue}");
+        }
+    });
+}
+
+#[test]
+fn a_copy_is_stored_once_for_all_queues_of_a_partition() {
+    let mut world = World::new(1);
+    for queue in 0..50 {
+        world.declare(&format!("q{queue}"), bound_to(&["site/#"]));
+    }
+    let (publisher, _) = world.open("publisher", true, 0);
+
+    world.publish(publisher, message("site/1", "x", ONCE), None);
+    world.publish(publisher, message("site/2", "y", QoS::AtMostOnce), None);
+
+    assert_eq!(world.stored("site/1"), ["x"]);
+    assert_eq!(world.stored("$queue//site/2"), ["y"], "for its queues alone");
+    assert_eq!(read(&mut world, "reader", "q49"), ["x", "y"]);
+}
+
+#[test]
+fn a_retained_message_is_retained_once_and_in_the_queue() {
+    with_one_and_four(|mut world| {
+        world.declare("all", bound_to(&["site/#"]));
+        let (publisher, _) = world.open("publisher", true, 0);
+        for number in 0..8 {
+            let mut retained = message(&format!("site/{number}"), number.to_string(), ONCE);
+            retained.retain = true;
+            world.publish(publisher, retained, None);
+        }
+
+        let (late, _) = world.open("late", true, 0);
+        world.subscribe(late, "#", |_| {}).unwrap();
+        assert_eq!(world.drain(late).len(), 8);
+        assert_eq!(read(&mut world, "reader", "all").len(), 8);
+    });
+}
+
+#[test]
+fn a_qos_2_publish_sent_again_is_in_the_queue_once() {
+    with_one_and_four(|mut world| {
+        world.declare("all", bound_to(&["site/#"]));
+        for step in 0..12u64 {
+            let (publisher, _) = world.open("publisher", false, 600);
+            let topic = format!("site/{step}");
+            let command = |token| fluxmq::model::Command::Publish {
+                token: fluxmq::model::Token(token),
+                message: Arc::new(message(&topic, step.to_string(), QoS::ExactlyOnce)),
+                packet_id: Some(3),
+            };
+            // Cut off after so many turns, then told again, as a client does that has no PUBREC.
+            world.say(publisher, command(1));
+            for _ in 0..step % 4 {
+                world.turn(true);
+            }
+            world = world.crash(step);
+            let (publisher, opened) = world.open("publisher", false, 600);
+            if !opened.inbound.contains(&3) {
+                let again = message(&topic, step.to_string(), QoS::ExactlyOnce);
+                assert_eq!(world.publish(publisher, again, Some(3)), Some(Ok(true)));
+            }
+            world.command(publisher, fluxmq::model::Command::Release { packet_id: 3 });
+        }
+
+        let expected: Vec<String> = (0..12).map(|step| step.to_string()).collect();
+        assert_eq!(read(&mut world, "reader", "all"), expected);
+        // What was released is not known any more: the same number carries another message.
+        let (publisher, _) = world.open("publisher", false, 600);
+        world.publish(publisher, message("site/0", "99", QoS::ExactlyOnce), Some(3));
+        assert_eq!(read(&mut world, "again", "all").last().map(String::as_str), Some("99"));
+        let (publisher, _) = world.open("publisher", false, 600);
+        world.command(publisher, fluxmq::model::Command::Release { packet_id: 3 });
+        assert!(world.wills_are_over(), "no key is left behind, here or with the copies");
+    });
+}
+
+#[test]
+fn a_will_is_in_the_queue_too() {
+    with_one_and_four(|mut world| {
+        world.declare("all", bound_to(&["gone/#"]));
+        for number in 0..4 {
+            let id = world.connect();
+            let command = crate::world::open_command(&format!("c{number}"), true, 0);
+            let fluxmq::model::Command::Open(open) = command else { unreachable!() };
+            let will = fluxmq::model::command::Will {
+                message: message(&format!("gone/{number}"), number.to_string(), QoS::AtMostOnce),
+                delay_s: 0,
+            };
+            let open = fluxmq::model::command::Open { will: Some(will), ..*open };
+            world.command(id, fluxmq::model::Command::Open(Box::new(open)));
+            world.close(id, true);
+        }
+        world.pass(1000);
+
+        assert_eq!(read(&mut world, "reader", "all"), ["0", "1", "2", "3"]);
+        assert!(world.wills_are_over(), "no key is left behind");
+    });
+}
+
+#[test]
+fn a_declaration_is_never_rewritten() {
+    with_one_and_four(|mut world| {
+        let settings = bound_to(&["site/#"]);
+        world.declare("all", settings.clone());
+        let declare = |world: &mut World, settings: QueueSettings| {
+            world.manage("all", QueueAction::Declare(Arc::new(settings)))
+        };
+
+        assert_eq!(
+            declare(&mut world, settings.clone()),
+            Ok(QueueAnswer::Declared { existed: true })
+        );
+        let others = [
+            (bound_to(&["site/+"]), "'bindings'"),
+            (QueueSettings { kind: QueueKind::Stream, ..settings.clone() }, "'type'"),
+            (QueueSettings { ttl_ms: Some(5), ..settings.clone() }, "'ttl'"),
+        ];
+        for (other, field) in others {
+            let refused = declare(&mut world, other).expect_err(field);
+            assert!(refused.to_string().contains(field), "{refused}");
+        }
+        let mut world = world.crash(2);
+        let stats = world.stats("all");
+        assert_eq!(*stats.settings, settings, "it is what it was declared to be");
+        // What its first use made is what it is.
+        let (publisher, _) = world.open("publisher", true, 0);
+        world.publish(publisher, message("$queue/plain", "x", ONCE), None);
+        let refused = world.manage("plain", QueueAction::Declare(Arc::new(bound_to(&["a"]))));
+        assert!(matches!(refused, Err(Refusal::Invalid { .. })), "{refused:?}");
+    });
+}
+
+#[test]
+fn declarations_that_make_no_sense_are_refused_with_the_reason() {
+    let mut world = World::new(4);
+    let stream = QueueSettings { kind: QueueKind::Stream, ..QueueSettings::default() };
+    let cases = [
+        (bound_to(&["$queue/other/#"]), "'$queue/other/#'"),
+        (bound_to(&["$share/g/a"]), "'$share/g/a'"),
+        (bound_to(&["$SYS/#"]), "'$SYS/#'"),
+        (QueueSettings { ttl_ms: Some(0), ..QueueSettings::default() }, "ttl_ms"),
+        (QueueSettings { backoff_ms: vec![1], ..stream }, "backoff_ms"),
+        (
+            QueueSettings {
+                limits: QueueLimits { bytes_max: Some(0), ..QueueLimits::default() },
+                dead_letters: DeadLetters::default(),
+                ..QueueSettings::default()
+            },
+            "bytes_max",
+        ),
+    ];
+    for (settings, named) in cases {
+        let refused = world.manage("bad", QueueAction::Declare(Arc::new(settings)));
+        let refused = refused.expect_err(named).to_string();
+        assert!(refused.contains(named), "{refused}");
+    }
+    let unknown = world.manage("bad", QueueAction::Stats).expect_err("nothing was declared");
+    assert_eq!(unknown.to_string(), "there is no queue 'bad'");
+}
+
+#[test]
+fn a_deleted_queue_captures_nothing_and_another_of_its_name_is_empty() {
+    with_one_and_four(|mut world| {
+        world.declare("all", bound_to(&["site/#"]));
+        world.declare("other", bound_to(&["site/#"]));
+        let (publisher, _) = world.open("publisher", true, 0);
+        let say = |world: &mut World, number: usize| {
+            let message = message(&format!("site/{number}"), number.to_string(), ONCE);
+            assert_eq!(world.publish(publisher, message, None), Some(Ok(true)));
+        };
+        (0..5).for_each(|number| say(&mut world, number));
+        let (reader, _) = world.open("reader", true, 0);
+        world.subscribe(reader, "$queue/all/#", |_| {}).unwrap();
+        assert_eq!(world.drain(reader).len(), 5);
+
+        let refused = world.manage("all", QueueAction::Delete).expect_err("it has a reader");
+        assert!(refused.to_string().contains("1 consumers"), "{refused}");
+        world.close(reader, false);
+        assert_eq!(world.manage("all", QueueAction::Delete), Ok(QueueAnswer::Done { count: 5 }));
+        (5..10).for_each(|number| say(&mut world, number));
+        world.declare("all", bound_to(&["site/+"]));
+        (10..12).for_each(|number| say(&mut world, number));
+
+        assert_eq!(read(&mut world, "one", "all"), ["10", "11"]);
+        assert_eq!(read(&mut world, "two", "other").len(), 12);
+        let mut world = world.crash(3);
+        assert_eq!(read(&mut world, "three", "all"), ["10", "11"]);
+    });
+}
+
+#[test]
+fn a_purged_queue_is_empty_for_everybody_and_counts_on() {
+    with_one_and_four(|mut world| {
+        let (publisher, _) = world.open("publisher", true, 0);
+        let say = |world: &mut World, number: usize| {
+            world.publish(publisher, message("$queue/jobs", number.to_string(), ONCE), None);
+        };
+        (0..300).for_each(|number| say(&mut world, number));
+        let (reader, _) = world.open("reader", true, 0);
+        world.subscribe(reader, "$queue/jobs", |_| {}).unwrap();
+        let held = world.deliveries(reader);
+        assert!(held.len() > 10);
+
+        assert_eq!(world.manage("jobs", QueueAction::Purge), Ok(QueueAnswer::Done { count: 300 }));
+        world.settle(reader, held[0].id, Outcome::Released);
+        assert!(world.deliveries(reader).is_empty(), "nothing comes back");
+        (300..303).for_each(|number| say(&mut world, number));
+
+        assert_eq!(world.drain(reader), ["300", "301", "302"]);
+        assert_eq!(read(&mut world, "new", "jobs"), ["300", "301", "302"]);
+        let stats = world.stats("jobs");
+        assert_eq!((stats.head, stats.end, stats.messages), (Offset(300), Offset(303), 3));
+        let mut world = world.crash(4);
+        assert_eq!(read(&mut world, "newer", "jobs"), ["300", "301", "302"]);
+    });
+}
+
+#[test]
+fn a_queue_is_counted_looked_into_and_moved() {
+    with_one_and_four(|mut world| {
+        let (publisher, _) = world.open("publisher", true, 0);
+        for number in 0..200 {
+            world.publish(publisher, message("$queue/jobs", number.to_string(), ONCE), None);
+        }
+        let (reader, _) = world.open("reader", true, 0);
+        world.subscribe(reader, "$share/workers/$queue/jobs", |_| {}).unwrap();
+        let held = world.deliveries(reader);
+        for delivery in [&held[0], &held[1], &held[3]] {
+            world.settle(reader, delivery.id, Outcome::Accepted);
+        }
+        world.pass(7_000);
+
+        let stats = world.stats("jobs");
+        let group = &stats.groups[0];
+        assert_eq!((group.name.as_ref(), group.members), (&b"workers"[..], 1));
+        assert_eq!((group.committed, group.lag, group.lag_ms), (Offset(2), 197, 7_000));
+        assert_eq!(group.cursor.0, 3 + group.pending as u64, "what is out and what is settled");
+
+        let action = QueueAction::Peek { from: Offset(150), count_max: 3 };
+        let Ok(QueueAnswer::Entries(peeked)) = world.manage("jobs", action) else { panic!() };
+        let peeked: Vec<_> =
+            peeked.iter().map(|it| (it.entry.0, &it.message.payload[..])).collect();
+        assert_eq!(peeked, [(150, &b"150"[..]), (151, b"151"), (152, b"152")]);
+        assert_eq!(world.stats("jobs").groups[0], stats.groups[0], "nobody knows of it");
+
+        let group = fluxmq::model::QueueName::new(Bytes::from("workers")).unwrap();
+        let to = Position::Last(2);
+        world.deliveries(reader);
+        let moved = world.manage("jobs", QueueAction::Seek { group: group.clone(), to });
+        assert_eq!(moved, Ok(QueueAnswer::Done { count: 196 }));
+        assert_eq!(world.drain(reader), ["198", "199"]);
+        let group = fluxmq::model::QueueName::new(Bytes::from("nobody")).unwrap();
+        let refused = world.manage("jobs", QueueAction::Seek { group, to }).expect_err("unknown");
+        assert_eq!(refused.to_string(), "queue 'jobs' has no consumer group 'nobody'");
+    });
+}
