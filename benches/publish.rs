@@ -11,8 +11,8 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fluxmq::model::record::DedupKey;
 use fluxmq::model::{
-    Delivery, Filter, Message, Millis, Outcome, Properties, QoS, QueueName, RetainHandling,
-    Selection, Subscription, Token, Topic,
+    Delivery, Filter, Message, Millis, Outcome, Properties, QoS, QueueName, ReaderId,
+    RetainHandling, Selection, Subscription, Token, Topic,
 };
 use fluxmq::partition::request::{
     Attach, ConnectionId, Event, Join, Outbox, Position, Publish, Request,
@@ -60,7 +60,10 @@ fn publish(criterion: &mut Criterion) {
                 bench.out.deliveries.clear();
                 for reader in 0..reader_count {
                     let count = BATCH as u32;
-                    bench.handle(ConnectionId(10 + reader), Request::Credit { count });
+                    bench.handle(
+                        ConnectionId(10 + reader),
+                        Request::Credit { reader: ReaderId::SESSION, count },
+                    );
                 }
             });
         });
@@ -146,8 +149,11 @@ impl Stepped {
             subscription_id: 0,
             group: None,
             settle_explicit: false,
+            reader: ReaderId::SESSION,
         };
         let attach = Attach {
+            reader: ReaderId::SESSION,
+            position: None,
             subscriptions: vec![(Arc::new(subscription), None)],
             cursor: None,
             outbound: Vec::new(),

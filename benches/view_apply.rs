@@ -12,7 +12,7 @@ use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_
 use fluxmq::model::record::DedupKey;
 use fluxmq::model::record::queue_id;
 use fluxmq::model::{
-    Control, Filter, Millis, OutboundEntry, PartitionId, QoS, Record, RetainHandling,
+    Control, Filter, Millis, OutboundEntry, PartitionId, QoS, ReaderId, Record, RetainHandling,
     SessionProgress, StoredMessage, Subscription,
 };
 use fluxmq::view::Views;
@@ -187,6 +187,7 @@ impl Applied {
                 subscription_id: 0,
                 group: None,
                 settle_explicit: false,
+                reader: ReaderId::SESSION,
             };
             let starts = (1..=4).map(|id| (PartitionId(id), Offset(number))).collect();
             let client_id = client_id(number);
@@ -234,8 +235,10 @@ fn progress(number: u64, round: u64) -> Control {
         client_id: client_id(number),
         epoch: Offset(number),
         cursors: vec![(PartitionId(1), at), (PartitionId(2), at)],
+        replayed: Vec::new(),
         assigned: vec![OutboundEntry {
             packet_id: packet_id(round),
+            reader: ReaderId::SESSION,
             partition: PartitionId(1),
             offset: at,
             qos: QoS::AtLeastOnce,

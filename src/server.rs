@@ -96,6 +96,7 @@ impl Server {
                 limits: ClientLimits {
                     credit: limits.deliveries_buffered_max,
                     subscriptions_max: limits.subscriptions_per_client_max as usize,
+                    ..ClientLimits::default()
                 },
                 passed_on_bytes_max: PASSED_ON_BYTES_MAX,
                 stopping: stopped,

@@ -15,7 +15,8 @@ use fluxmq::model::queue::{
 use fluxmq::model::record::{DedupKey, filter_id, queue_id};
 use fluxmq::model::{
     Control, Filter, Message, Millis, OutboundEntry, PartitionId, Principal, Properties, QoS,
-    QueueName, Record, RetainHandling, SessionProgress, StoredMessage, Subscription, Topic,
+    QueueName, ReaderId, Record, RetainHandling, SessionProgress, StoredMessage, Subscription,
+    Topic,
 };
 use fluxmq::view::Views;
 use fluxmq_index::Offset;
@@ -81,33 +82,42 @@ fn message() -> impl Strategy<Value = Said> {
 }
 
 fn progress() -> impl Strategy<Value = SessionProgress> {
-    let entry =
-        (1u16..6, partition(), offset(), 1u8..3).prop_map(|(packet_id, partition, offset, qos)| {
-            OutboundEntry {
-                packet_id,
-                partition,
-                offset,
-                qos: QoS::from_bits(qos).unwrap(),
-                retain: false,
-                received: false,
-            }
-        });
+    let entry = (1u16..6, reader(), partition(), offset(), 1u8..3).prop_map(
+        |(packet_id, reader, partition, offset, qos)| OutboundEntry {
+            packet_id,
+            reader,
+            partition,
+            offset,
+            qos: QoS::from_bits(qos).unwrap(),
+            retain: false,
+            received: false,
+        },
+    );
     let list = |range: std::ops::Range<usize>| proptest::collection::vec(1u16..6, range);
     let cursors = proptest::collection::vec((partition(), offset()), 0..3);
-    (name(), offset(), cursors, proptest::collection::vec(entry, 0..3), list(0..3), list(0..3))
-        .prop_map(|(client_id, epoch, cursors, assigned, received, done)| SessionProgress {
+    let replayed = (1u32..4, partition(), offset()).prop_map(|(id, at, to)| (ReaderId(id), at, to));
+    let replayed = proptest::collection::vec(replayed, 0..3);
+    let entries = proptest::collection::vec(entry, 0..3);
+    (name(), offset(), (cursors, replayed), entries, list(0..3), list(0..3)).prop_map(
+        |(client_id, epoch, (cursors, replayed), assigned, received, done)| SessionProgress {
             client_id,
             epoch,
             cursors,
+            replayed,
             assigned,
             received,
             done,
-        })
+        },
+    )
+}
+
+fn reader() -> impl Strategy<Value = ReaderId> {
+    (0u32..4).prop_map(ReaderId)
 }
 
 fn subscription() -> impl Strategy<Value = Subscription> {
-    (filter(), qos(), any::<bool>(), 0u32..3, proptest::option::of(name())).prop_map(
-        |(filter, qos, no_local, subscription_id, group)| Subscription {
+    (filter(), qos(), any::<bool>(), 0u32..3, proptest::option::of(name()), reader()).prop_map(
+        |(filter, qos, no_local, subscription_id, group, reader)| Subscription {
             filter,
             qos,
             no_local,
@@ -116,6 +126,7 @@ fn subscription() -> impl Strategy<Value = Subscription> {
             subscription_id,
             group,
             settle_explicit: false,
+            reader,
         },
     )
 }

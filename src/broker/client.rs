@@ -9,6 +9,7 @@ mod groups;
 mod open;
 mod outbound;
 mod publish;
+mod replay;
 mod subscribe;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -21,13 +22,14 @@ use self::admission::{Admitting, Standing};
 use self::groups::Membership;
 use self::open::Opening;
 use self::outbound::Outbound;
+use self::replay::{Last, Replays};
 use self::subscribe::{PendingSubscribe, Subscribed};
 use super::Placement;
 use crate::auth::{Authority, Reach};
 use crate::model::message::publisher_id;
 use crate::model::{
     Command, Control, DeliveryId, DeliverySource, Effect, Filter, Millis, Outcome, PartitionId,
-    Refusal, Token,
+    ReaderId, Refusal, Token,
 };
 use crate::partition::request::{ConnectionId, Event, Request};
 
@@ -38,11 +40,13 @@ pub struct ClientLimits {
     pub credit: u32,
     /// Subscriptions of one session.
     pub subscriptions_max: usize,
+    /// Replays among them: each has a reader, with its own credit, in every partition it reads.
+    pub replays_max: usize,
 }
 
 impl Default for ClientLimits {
     fn default() -> ClientLimits {
-        ClientLimits { credit: 128, subscriptions_max: 10_000 }
+        ClientLimits { credit: 128, subscriptions_max: 10_000, replays_max: 16 }
     }
 }
 
@@ -56,6 +60,7 @@ pub struct Client {
     subscriptions: HashMap<Filter, Subscribed>,
     memberships: BTreeMap<u32, Membership>,
     next_membership: u32,
+    replays: Replays,
     groups: groups::Sharing,
     /// Partitions that this connection has a reader in.
     attached: BTreeMap<PartitionId, ()>,
@@ -65,7 +70,7 @@ pub struct Client {
     publishing: publish::Publishing,
     waiting: HashMap<Token, Waiting>,
     next_token: u64,
-    credits: BTreeMap<PartitionId, Credit>,
+    credits: BTreeMap<(PartitionId, ReaderId), Credit>,
     requests: VecDeque<(PartitionId, Request)>,
     effects: VecDeque<Effect>,
     /// Publishes that a deliberate defect has confirmed and not stored.
@@ -116,6 +121,9 @@ enum Waiting {
     Subscribe(PendingSubscribe),
     /// Part of a SUBSCRIBE that another token stands for.
     PartOf(Token, usize),
+    /// A replay that begins with the last so many messages, and where those are: another token stands for all of it.
+    Last(Box<Last>),
+    NewestOf(Token),
     Unsubscribe {
         token: Token,
         results: Vec<Result<bool, Refusal>>,
@@ -164,6 +172,7 @@ impl Client {
             subscriptions: HashMap::new(),
             memberships: BTreeMap::new(),
             next_membership: 0,
+            replays: Replays::default(),
             groups: groups::Sharing::default(),
             attached: BTreeMap::new(),
             outbound: Outbound::default(),
@@ -219,13 +228,16 @@ impl Client {
     pub fn handle_event(&mut self, from: PartitionId, event: Event) {
         match event {
             Event::Deliver(delivery) => {
+                if self.replays.is_over(delivery.id.source) {
+                    return;
+                }
                 // What a reader hands out before it lets go is below the place it reports: unsent, it holds the cursor back.
                 if self.identity.stored && self.is_reading() {
                     self.outbound.handed(&delivery);
                 }
                 if matches!(self.phase, Phase::Open) {
-                    if delivery.id.source == DeliverySource::Session {
-                        self.credits.entry(from).or_default().out += 1;
+                    if let DeliverySource::Reader(reader) = delivery.id.source {
+                        self.credits.entry((from, reader)).or_default().out += 1;
                     }
                     match self.standing.may_receive(&delivery.message.topic) {
                         true => self.effects.push_back(Effect::Deliver(delivery)),
@@ -242,16 +254,17 @@ impl Client {
             Event::Written { token, result } => self.written(token, result),
             Event::SessionOpened(result) => self.session_opened(result),
             Event::TakenOver => self.taken_over(),
-            Event::Attached { token, start, cut } => {
+            Event::Attached { reader, token, start, cut } => {
                 if let Some(cut) = cut {
                     self.outbound.cut(from, cut);
                 }
                 if let Ok(start) = &start {
-                    self.outbound.attached(from, *start);
+                    self.outbound.attached((reader, from), *start);
                 }
                 self.part_done(from, token, start.map(Some));
             }
-            Event::Detached { next } => self.detached(from, next),
+            Event::Detached { next, replayed } => self.detached(from, next, replayed),
+            Event::Newest { token, result } => self.found_newest(from, token, result),
             Event::Outbound(found) => self.found_outbound(from, found),
             // Only whoever asks hears of wills, of letters and of what became of queues.
             Event::WillDue { .. } | Event::Letter(_) | Event::Queue { .. } => {}
@@ -315,11 +328,13 @@ impl Client {
     fn settle(&mut self, delivery: DeliveryId, outcome: Outcome) {
         match delivery.source {
             DeliverySource::Live => {}
-            DeliverySource::Session => {
+            DeliverySource::Reader(reader) => {
                 if self.identity.stored {
                     self.outbound.settled(delivery);
                 }
-                self.credits.entry(delivery.partition).or_default().settled += 1;
+                if !self.replays.is_over(delivery.source) {
+                    self.credits.entry((delivery.partition, reader)).or_default().settled += 1;
+                }
             }
             DeliverySource::Group(membership) => {
                 let entry = delivery.offset;
@@ -355,6 +370,8 @@ impl Client {
                 | Waiting::CopyOf(_)
                 | Waiting::Copies(_)
                 | Waiting::Releasing { .. }
+                | Waiting::Last(_)
+                | Waiting::NewestOf(_)
                 | Waiting::Claiming { .. },
             ) => {
                 unreachable!("parts are answered by readers, groups and confirmations")
@@ -364,10 +381,11 @@ impl Client {
 
     fn gather(&mut self) {
         let requests = &mut self.requests;
-        for (partition, credit) in &mut self.credits {
+        for ((partition, reader), credit) in &mut self.credits {
             // A quarter of what is out at a time: fewer requests under load, and never a reader that waits for what is settled.
             if credit.settled > 0 && credit.settled * 4 >= credit.out {
-                requests.push_back((*partition, Request::Credit { count: credit.settled }));
+                let (reader, count) = (*reader, credit.settled);
+                requests.push_back((*partition, Request::Credit { reader, count }));
                 credit.out = credit.out.saturating_sub(credit.settled);
                 credit.settled = 0;
             }

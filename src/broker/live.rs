@@ -94,6 +94,9 @@ impl Live {
             Request::DetachFilter { filter } => {
                 self.change(|table| table.unsubscribe(connection, filter));
             }
+            Request::EndReplay { reader } => {
+                self.change(|table| table.end_replay(connection, *reader));
+            }
             Request::Detach => self.change(|table| table.unsubscribe_all(connection)),
             Request::Join(join) => self.change(|table| table.share(connection, join)),
             Request::Leave { membership, .. } => {

@@ -48,6 +48,19 @@ pub enum AddressError {
         /// Its first level.
         name: String,
     },
+    /// A replay of what is not an ordinary topic.
+    #[error(
+        "'{name}' cannot be replayed: a queue is read with 'cursor', a shared subscription goes on where it is, and of $SYS nothing is kept"
+    )]
+    NotReplayed {
+        /// Its first level.
+        name: String,
+    },
+    /// `$share/<group>/$replay/…`.
+    #[error(
+        "a shared subscription cannot be replayed, it has one place for all its members: subscribe to $replay without $share"
+    )]
+    SharedReplay,
     /// A queue's or group's name.
     #[error("a name must have 1 to {NAME_BYTES_MAX} bytes and none of '/', '+', '#'")]
     Name,
@@ -427,8 +440,10 @@ impl SubscribeAddress {
                 let (group, inner) = rest.split_once('/').ok_or_else(|| reserved(text))?;
                 let group = QueueName::new(filter.0.slice_ref(group.as_bytes()))?;
                 let inner_filter = Filter::new(filter.0.slice_ref(inner.as_bytes()))?;
-                if matches!(inner.split('/').next(), Some("$share" | "$replay")) {
-                    return Err(reserved(inner));
+                match inner.split('/').next() {
+                    Some("$share") => return Err(reserved(inner)),
+                    Some("$replay") => return Err(AddressError::SharedReplay),
+                    _ => {}
                 }
                 let queue = inner.strip_prefix("$queue/");
                 match queue.or_else(|| inner.strip_prefix(DEAD_LETTERS)) {
@@ -439,10 +454,21 @@ impl SubscribeAddress {
             "$replay" => {
                 let (from, inner) = rest.split_once('/').ok_or_else(|| reserved(text))?;
                 let filter = Filter::new(filter.0.slice_ref(inner.as_bytes()))?;
+                check_replayed(&filter)?;
                 Ok(SubscribeAddress::Replay { from: from.to_owned(), filter })
             }
             _ => Ok(SubscribeAddress::Filter(filter.clone())),
         }
+    }
+}
+
+/// Tells whether a filter is of topics whose history is kept in the place that the filter says.
+pub fn check_replayed(filter: &Filter) -> Result<(), AddressError> {
+    let text = filter.as_str();
+    let first = text.split('/').next().unwrap_or(text);
+    match OURS.contains(&first) {
+        true => Err(AddressError::NotReplayed { name: first.to_owned() }),
+        false => Ok(()),
     }
 }
 
@@ -539,6 +565,23 @@ mod tests {
         for text in ["$foo", "$sparkplug/certificates/x", "$SYSTEM", "$", "$/a", "$queues/q"] {
             assert_eq!(PublishAddress::of(&topic(text)), Ok(PublishAddress::Topic), "{text}");
         }
+    }
+
+    #[test]
+    fn only_ordinary_topics_are_replayed() {
+        let of = |text| SubscribeAddress::of(&filter(text).unwrap());
+        let Ok(SubscribeAddress::Replay { from, filter: inner }) = of("$replay/-15m/a/+/#") else {
+            panic!("no replay")
+        };
+        assert_eq!((from.as_str(), inner.as_str()), ("-15m", "a/+/#"));
+        assert!(of("$replay/earliest/$sparkplug/#").is_ok());
+        for name in ["$SYS", "$queue", "$share", "$replay", "$dlq"] {
+            let text = Bytes::from(format!("$replay/earliest/{name}/a/#"));
+            let refused = SubscribeAddress::of(&Filter::new(text).unwrap());
+            assert_eq!(refused, Err(AddressError::NotReplayed { name: name.to_owned() }));
+        }
+        assert!(matches!(of("$replay/earliest"), Err(AddressError::Reserved { .. })));
+        assert_eq!(of("$share/g/$replay/earliest/a"), Err(AddressError::SharedReplay));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::command::{RetainHandling, Will};
 use super::message::publisher_id;
 use super::queue::QueueSettings;
 use super::record::{Control, ControlError, OutboundEntry, SessionProgress, Subscription};
-use super::{Filter, Message, Millis, PartitionId, Principal, Properties, QoS, Topic};
+use super::{Filter, Message, Millis, PartitionId, Principal, Properties, QoS, ReaderId, Topic};
 
 impl Control {
     /// Appends the body.
@@ -49,8 +49,7 @@ impl Control {
             }
             Control::Subscribed { client_id, subscription, starts } => {
                 put_bytes(out, client_id);
-                put_subscription(out, subscription);
-                put_list(out, starts, put_position);
+                put_subscribed(out, subscription, starts);
             }
             Control::Unsubscribed { client_id, filter } => {
                 put_bytes(out, client_id);
@@ -145,11 +144,7 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
             client_id: take_bytes(input)?,
             epoch: Offset(input.input.varint()?),
         },
-        8 => Control::Subscribed {
-            client_id: take_bytes(input)?,
-            subscription: take_subscription(input)?,
-            starts: take_list(input, take_position)?,
-        },
+        8 => take_subscribed(input)?,
         9 => Control::Unsubscribed {
             client_id: take_bytes(input)?,
             filter: Filter::new(take_bytes(input)?).ok()?,
@@ -273,11 +268,19 @@ fn put_progress(out: &mut Vec<u8>, progress: &SessionProgress) {
     put_list(out, &progress.assigned, |out, entry| {
         varint::put(out, u64::from(entry.packet_id));
         put_position(out, &(entry.partition, entry.offset));
+        let is_replay = entry.reader.is_replay();
         let flags = u8::from(entry.retain) << 2 | u8::from(entry.received) << 3;
-        out.push(entry.qos as u8 | flags);
+        out.push(entry.qos as u8 | flags | u8::from(is_replay) << 4);
+        put_reader(out, entry.reader);
     });
     put_list(out, &progress.received, |out, id| varint::put(out, u64::from(*id)));
     put_list(out, &progress.done, |out, id| varint::put(out, u64::from(*id)));
+    if !progress.replayed.is_empty() {
+        put_list(out, &progress.replayed, |out, (reader, partition, offset)| {
+            varint::put(out, u64::from(reader.0));
+            put_position(out, &(*partition, *offset));
+        });
+    }
 }
 
 fn take_progress(input: &mut Source<'_>) -> Option<SessionProgress> {
@@ -289,8 +292,10 @@ fn take_progress(input: &mut Source<'_>) -> Option<SessionProgress> {
             let packet_id = take_u16(input)?;
             let (partition, offset) = take_position(input)?;
             let bits = input.input.u8()?;
+            let is_replay = bits & 0x10 != 0;
             Some(OutboundEntry {
                 packet_id,
+                reader: if is_replay { take_replay(input)? } else { ReaderId::SESSION },
                 partition,
                 offset,
                 qos: QoS::from_bits(bits & 3)?,
@@ -300,7 +305,48 @@ fn take_progress(input: &mut Source<'_>) -> Option<SessionProgress> {
         })?,
         received: take_list(input, take_u16)?,
         done: take_list(input, take_u16)?,
+        replayed: match input.input.remaining() {
+            0 => Vec::new(),
+            _ => take_list(input, |input| {
+                let reader = take_replay(input)?;
+                let (partition, offset) = take_position(input)?;
+                Some((reader, partition, offset))
+            })?,
+        },
     })
+}
+
+fn put_subscribed(
+    out: &mut Vec<u8>,
+    subscription: &Subscription,
+    starts: &[(PartitionId, Offset)],
+) {
+    put_subscription(out, subscription);
+    put_list(out, starts, put_position);
+    put_reader(out, subscription.reader);
+}
+
+fn take_subscribed(input: &mut Source<'_>) -> Option<Control> {
+    let client_id = take_bytes(input)?;
+    let subscription = take_subscription(input)?;
+    let starts = take_list(input, take_position)?;
+    // A body that ends where the reader would be is a plain subscription's.
+    let reader = match input.input.remaining() {
+        0 => ReaderId::SESSION,
+        _ => take_replay(input)?,
+    };
+    let subscription = Subscription { reader, ..subscription };
+    Some(Control::Subscribed { client_id, subscription, starts })
+}
+
+fn put_reader(out: &mut Vec<u8>, reader: ReaderId) {
+    if reader.is_replay() {
+        varint::put(out, u64::from(reader.0));
+    }
+}
+
+fn take_replay(input: &mut Source<'_>) -> Option<ReaderId> {
+    take_u32(input).map(ReaderId).filter(|reader| reader.is_replay())
 }
 
 fn put_subscription(out: &mut Vec<u8>, subscription: &Subscription) {
@@ -339,6 +385,7 @@ fn take_subscription(input: &mut Source<'_>) -> Option<Subscription> {
         subscription_id: take_u32(input)?,
         settle_explicit: bits & 0x40 != 0,
         group: if bits & 0x80 == 0 { None } else { Some(take_bytes(input)?) },
+        reader: ReaderId::SESSION,
     })
 }
 

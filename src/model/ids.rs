@@ -42,8 +42,27 @@ pub struct DeliveryId {
 pub enum DeliverySource {
     /// Passed on without being stored: nothing to settle.
     Live,
-    /// The session's own subscriptions.
-    Session,
+    /// One of the connection's readers.
+    Reader(ReaderId),
     /// A consumer group; the number names the membership within its connection.
     Group(u32),
+}
+
+impl DeliverySource {
+    /// The reader of the session's plain subscriptions.
+    pub const SESSION: DeliverySource = DeliverySource::Reader(ReaderId::SESSION);
+}
+
+/// Names a reader among those of its session, in every partition that it reads. A replay has one of its own; never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReaderId(pub u32);
+
+impl ReaderId {
+    /// The one of all plain subscriptions together.
+    pub const SESSION: ReaderId = ReaderId(0);
+
+    /// Returns true for the reader of a replay.
+    pub fn is_replay(self) -> bool {
+        self != ReaderId::SESSION
+    }
 }

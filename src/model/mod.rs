@@ -17,7 +17,7 @@ pub mod record;
 pub use address::{AddressError, Filter, QueueName, Selection, Topic};
 pub use command::{Command, Outcome, RetainHandling};
 pub use effect::{Delivery, Effect, Refusal};
-pub use ids::{DeliveryId, DeliverySource, Millis, PartitionId, Token};
+pub use ids::{DeliveryId, DeliverySource, Millis, PartitionId, ReaderId, Token};
 pub use message::{Message, QoS};
 pub use peer::{CertificateIdentity, PeerInfo, Transport};
 pub use principal::{Principal, PrincipalError};

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::command::{RetainHandling, Will};
 use super::queue::QueueSettings;
-use super::{Filter, Millis, PartitionId, Principal, QoS};
+use super::{DeliveryId, DeliverySource, Filter, Millis, PartitionId, Principal, QoS, ReaderId};
 pub use fluxmq_log::format::batch::Retain;
 
 /// A message as its record has it. Cloning shares the bytes of its frame.
@@ -287,6 +287,8 @@ pub struct SessionProgress {
     pub epoch: Offset,
     /// Matching records below these are settled or among the outbound.
     pub cursors: Vec<(PartitionId, Offset)>,
+    /// The same of replays, each by its reader.
+    pub replayed: Vec<(ReaderId, PartitionId, Offset)>,
     /// Sent, or about to be, under these packet ids.
     pub assigned: Vec<OutboundEntry>,
     /// QoS 2 packet ids whose PUBREC has come.
@@ -300,6 +302,8 @@ pub struct SessionProgress {
 pub struct OutboundEntry {
     /// The number it was sent under.
     pub packet_id: u16,
+    /// What handed it out.
+    pub reader: ReaderId,
     /// Where the record is.
     pub partition: PartitionId,
     /// Its position there.
@@ -310,6 +314,14 @@ pub struct OutboundEntry {
     pub retain: bool,
     /// True once PUBREC has come (QoS 2).
     pub received: bool,
+}
+
+impl OutboundEntry {
+    /// Names the delivery.
+    pub fn delivery(&self) -> DeliveryId {
+        let source = DeliverySource::Reader(self.reader);
+        DeliveryId { source, partition: self.partition, offset: self.offset }
+    }
 }
 
 /// A stored subscription.
@@ -331,6 +343,8 @@ pub struct Subscription {
     pub group: Option<Bytes>,
     /// True when only `$ack` and its kin settle.
     pub settle_explicit: bool,
+    /// What reads for it: a replay has a reader of its own.
+    pub reader: ReaderId,
 }
 
 /// Why a control cannot be read.

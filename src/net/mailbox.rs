@@ -113,7 +113,7 @@ mod tests {
     use fluxmq_index::Offset;
 
     fn events(next: u64) -> Events {
-        vec![(PartitionId(1), Event::Detached { next: Offset(next) })]
+        vec![(PartitionId(1), Event::Detached { next: Offset(next), replayed: Vec::new() })]
     }
 
     #[tokio::test]
@@ -128,7 +128,7 @@ mod tests {
         let received = mailbox.receive().await;
         sending.await.expect("sent");
 
-        assert!(matches!(received[..], [(_, Event::Detached { next: Offset(3) })]));
+        assert!(matches!(received[..], [(_, Event::Detached { next: Offset(3), .. })]));
     }
 
     #[test]

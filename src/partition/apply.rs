@@ -62,7 +62,7 @@ impl<D: Disk> Partition<D> {
                     self.history.add(offset, &message.topic, queues);
                     self.groups.applied(offset, &message.topic);
                     if self.readers.len() > 0 {
-                        self.readers.dispatch(offset, &to_message_at(message, time), out);
+                        self.readers.dispatch(offset, time, &to_message_at(message, time), out);
                     }
                     self.overlay.applied(message.publisher, message.dedup);
                     self.overlay.came(queues, message.len_bytes());

@@ -18,8 +18,8 @@ use crate::model::address::SubscribeAddress;
 use crate::model::queue::QueueKind;
 use crate::model::record::{filter_id, queue_id};
 use crate::model::{
-    Control, DeliverySource, Filter, OutboundEntry, QoS, QueueName, QueueSettings, Refusal,
-    Selection, StoredMessage, Token, Topic,
+    Control, DeliverySource, Filter, OutboundEntry, QoS, QueueName, QueueSettings, ReaderId,
+    Refusal, Selection, StoredMessage, Token, Topic,
 };
 use crate::view::{Claim, Group, GroupKey};
 
@@ -242,6 +242,7 @@ impl<D: Disk> Partition<D> {
         let Claim { packet_id, received, .. } = *claim;
         let outbound = OutboundEntry {
             packet_id,
+            reader: ReaderId::SESSION,
             partition: self.id,
             offset: entry,
             qos: QoS::ExactlyOnce,

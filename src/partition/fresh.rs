@@ -30,6 +30,7 @@ impl Fresh {
             request,
             Request::OpenSession { .. }
                 | Request::Attach(_)
+                | Request::ListNewest { .. }
                 | Request::FetchOutbound { .. }
                 | Request::ListOpenIds { .. }
                 | Request::Join(_)

@@ -141,6 +141,8 @@ impl<D: Disk> History<D> {
             }
             offsets.sort_unstable();
             offsets.dedup();
+            // The index of a segment knows no end.
+            offsets.truncate(offsets.partition_point(|offset| *offset < end));
             if offsets.len() >= limit {
                 offsets.truncate(limit);
                 let next = offsets.last().map_or(from, |last| last.next());

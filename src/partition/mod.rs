@@ -19,6 +19,7 @@ mod lead;
 mod manage;
 mod peers;
 mod reader;
+mod replay;
 pub mod request;
 mod retire;
 mod serve;
@@ -383,12 +384,13 @@ impl<D: Disk> Partition<D> {
             Request::LetterArrived { id, result } => self.letter_arrived(&id, result, out),
             Request::Attach(attach) => self.attach(from, *attach, out),
             Request::DetachFilter { filter } => self.readers.unsubscribe(from, &filter),
-            Request::Detach => {
-                // The reader of an earlier term is gone with it: how far it was nobody knows here.
-                let next = self.readers.close(from, self.applied.end).unwrap_or(Offset::ZERO);
-                out.send(from, Event::Detached { next });
+            Request::EndReplay { reader } => self.readers.end_replay(from, reader),
+            Request::ListNewest { filter, before, count, token } => {
+                let result = self.newest(&filter, before, count);
+                out.send(from, Event::Newest { token, result });
             }
-            Request::Credit { count } => self.readers.credit(from, count),
+            Request::Detach => self.detach(from, out),
+            Request::Credit { reader, count } => self.readers.credit((from, reader), count),
             Request::FetchOutbound { entries } => {
                 let found = entries.into_iter().map(|entry| self.fetch_outbound(entry)).collect();
                 out.send(from, Event::Outbound(found));

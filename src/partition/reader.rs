@@ -1,20 +1,22 @@
-//! Who reads this partition live: one reader per connection, with its session's subscriptions, its place and its credit.
+//! Who reads this partition live: one reader per connection, with its session's plain subscriptions, its place and its credit; and one
+//! for each of its replays.
 //!
 //! Volatile. A reader is live (it gets what is applied, as it is applied) or behind (it gets what the index finds from its place on).
 //! It falls behind when its credit is used up and catches up when credit comes back: the log is the only queue.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fluxmq_index::{Offset, OffsetSet, TopicTrie, topic_trie};
 
+use super::replay::{Gap, Replay};
 use super::request::{ConnectionId, Event, Outbox};
 use super::window::Window;
 use crate::model::record::Retain;
 use crate::model::{
     Delivery, DeliveryId, DeliverySource, Filter, Message, Millis, PartitionId, Properties,
-    StoredMessage, Subscription, Topic,
+    ReaderId, StoredMessage, Subscription, Topic,
 };
 use crate::planted::{PlantedBug, is_planted};
 
@@ -24,10 +26,12 @@ pub struct Readers {
     partition: PartitionId,
     slots: Vec<Option<Reader>>,
     free: Vec<u32>,
-    by_connection: HashMap<ConnectionId, u32>,
+    by_connection: BTreeMap<(ConnectionId, ReaderId), u32>,
     filters: TopicTrie<Hit>,
     /// Readers that are behind; ordered, so that a simulation repeats.
     behind: BTreeSet<u32>,
+    /// The replay whose turn it is: they share what a turn has for them.
+    turn: u32,
     /// The readers of the topic dispatched last: a batch often repeats it.
     matched: Matched,
 }
@@ -46,10 +50,11 @@ struct Hit {
     subscription: u32,
 }
 
-/// One connection's place in the partition.
+/// One place of a connection in the partition.
 #[derive(Debug)]
 pub struct Reader {
     connection: ConnectionId,
+    id: ReaderId,
     publisher: u64,
     subscriptions: Subscriptions,
     place: Place,
@@ -58,6 +63,8 @@ pub struct Reader {
     retained: VecDeque<(Offset, u32)>,
     /// Records that are out already although they are not below the place.
     skip: OffsetSet,
+    /// What is only a replay's; of the others there are many.
+    replay: Option<Box<Replay>>,
 }
 
 /// A reader's subscriptions, by a number that is free again once its subscription is gone. A client may have ten thousand in
@@ -85,6 +92,8 @@ enum Place {
 pub struct Wanted {
     /// Its slot.
     pub reader: u32,
+    /// What it reads may be long and of no hurry.
+    pub is_replay: bool,
     /// Retained records first, each for one subscription.
     pub retained: Vec<(Offset, u32)>,
     /// Then matching records from here on; `None` when it is live.
@@ -102,14 +111,15 @@ impl Readers {
             partition,
             slots: Vec::new(),
             free: Vec::new(),
-            by_connection: HashMap::new(),
+            by_connection: BTreeMap::new(),
             filters: TopicTrie::default(),
             behind: BTreeSet::new(),
+            turn: 0,
             matched: Matched::default(),
         }
     }
 
-    /// Returns how many connections read.
+    /// Returns how many readers there are.
     pub fn len(&self) -> usize {
         self.by_connection.len()
     }
@@ -124,26 +134,33 @@ impl Readers {
         !self.behind.iter().any(|slot| self.reader(*slot).is_some_and(Reader::has_work))
     }
 
-    /// Adds a reader, or returns the connection's.
-    pub fn open(&mut self, connection: ConnectionId, publisher: u64, credit: u32) -> u32 {
-        if let Some(slot) = self.by_connection.get(&connection) {
+    /// Adds a reader, or returns the one that is there.
+    pub fn open(
+        &mut self,
+        (connection, id): (ConnectionId, ReaderId),
+        publisher: u64,
+        credit: u32,
+    ) -> u32 {
+        if let Some(slot) = self.by_connection.get(&(connection, id)) {
             return *slot;
         }
         let reader = Reader {
             connection,
+            id,
             publisher,
             subscriptions: Subscriptions::default(),
             place: Place::Live,
             window: Window::new(credit),
             retained: VecDeque::new(),
             skip: OffsetSet::default(),
+            replay: id.is_replay().then(Box::default),
         };
         let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
         match self.slots.get_mut(slot as usize) {
             Some(free) => *free = Some(reader),
             None => self.slots.push(Some(reader)),
         }
-        self.by_connection.insert(connection, slot);
+        self.by_connection.insert((connection, id), slot);
         slot
     }
 
@@ -180,7 +197,8 @@ impl Readers {
     /// Removes a subscription.
     pub fn unsubscribe(&mut self, connection: ConnectionId, filter: &Filter) {
         self.matched.topic = None;
-        let Some(slot) = self.by_connection.get(&connection).copied() else { return };
+        let slot = self.by_connection.get(&(connection, ReaderId::SESSION)).copied();
+        let Some(slot) = slot else { return };
         let Some(reader) = self.slots[slot as usize].as_mut() else { return };
         let Some(hit) = self.filters.get(filter.as_bytes(), &Hit::of(slot)).copied() else {
             return;
@@ -214,15 +232,28 @@ impl Readers {
     }
 
     /// Gives credit back.
-    pub fn credit(&mut self, connection: ConnectionId, count: u32) {
-        let Some(slot) = self.by_connection.get(&connection) else { return };
+    pub fn credit(&mut self, reader: (ConnectionId, ReaderId), count: u32) {
+        let Some(slot) = self.by_connection.get(&reader) else { return };
         let Some(reader) = self.slots[*slot as usize].as_mut() else { return };
         reader.window.give_back(count << u32::from(is_planted(PlantedBug::CreditGivenTwice)));
     }
 
-    /// Removes a connection's reader; returns the offset below which everything that matches was handed out.
-    pub fn close(&mut self, connection: ConnectionId, end: Offset) -> Option<Offset> {
-        let slot = self.by_connection.remove(&connection)?;
+    /// Removes a connection's readers; returns the offsets below which everything that matches was handed out by each.
+    pub fn close(&mut self, connection: ConnectionId, end: Offset) -> Vec<(ReaderId, Offset)> {
+        let all = (connection, ReaderId::SESSION)..=(connection, ReaderId(u32::MAX));
+        let readers = self.by_connection.range(all).map(|((_, reader), _)| *reader);
+        let readers: Vec<ReaderId> = readers.collect();
+        let close = |reader| Some((reader, self.close_one((connection, reader), end)?));
+        readers.into_iter().filter_map(close).collect()
+    }
+
+    /// Removes the reader of a replay.
+    pub fn end_replay(&mut self, connection: ConnectionId, reader: ReaderId) {
+        self.close_one((connection, reader), Offset::ZERO);
+    }
+
+    fn close_one(&mut self, name: (ConnectionId, ReaderId), end: Offset) -> Option<Offset> {
+        let slot = self.by_connection.remove(&name)?;
         self.matched.topic = None;
         self.behind.remove(&slot);
         let reader = self.slots[slot as usize].take()?;
@@ -238,7 +269,13 @@ impl Readers {
     }
 
     /// Hands a message that was just applied at `offset` to every live reader that wants it.
-    pub fn dispatch(&mut self, offset: Offset, message: &Arc<Message>, out: &mut impl Outbox) {
+    pub fn dispatch(
+        &mut self,
+        offset: Offset,
+        time: Millis,
+        message: &Arc<Message>,
+        out: &mut impl Outbox,
+    ) {
         self.find(&message.topic);
         let hits = std::mem::take(&mut self.matched.hits);
         for group in hits.chunk_by(|left, right| left == right) {
@@ -249,14 +286,14 @@ impl Readers {
             }
             let wanted = group.iter().filter_map(|hit| reader.subscriptions.get(hit.subscription));
             let wanted = wanted.filter(|placed| placed.start <= offset);
-            let id =
-                DeliveryId { source: DeliverySource::Session, partition: self.partition, offset };
-            let Some(delivery) = reader.delivery(id, message, wanted) else { continue };
+            let id = reader.name(self.partition, offset);
+            let Some(mut delivery) = reader.delivery(id, message, wanted) else { continue };
             if reader.window.credit() == 0 {
                 self.behind.insert(slot);
                 reader.place = Place::Behind(offset);
                 continue;
             }
+            reader.annotate(&mut delivery, time);
             if !is_planted(PlantedBug::CreditNotSpent) {
                 reader.window.spend(&delivery.message);
             }
@@ -265,11 +302,22 @@ impl Readers {
         self.matched.hits = hits;
     }
 
-    /// Lists what readers that are behind may read now, at most `limit` records each.
-    pub fn wanted(&self, limit: usize) -> Vec<Wanted> {
+    /// Lists what readers that are behind may read now: at most `limit` records each, and replays no more than that together, in turn.
+    pub fn wanted(&mut self, limit: usize) -> Vec<Wanted> {
+        let mut rest = limit;
+        let mut served = None;
         let wanted = |slot: &u32| {
             let reader = self.reader(*slot).filter(|reader| reader.has_work())?;
-            let credit = (reader.window.credit() as usize).min(limit);
+            let is_replay = reader.id.is_replay();
+            let credit =
+                (reader.window.credit() as usize).min(if is_replay { rest } else { limit });
+            if is_replay {
+                if credit == 0 {
+                    return None;
+                }
+                rest -= credit;
+                served = Some(*slot);
+            }
             let retained: Vec<_> = reader.retained.iter().take(credit).copied().collect();
             let from = match reader.place {
                 Place::Behind(next) if reader.retained.len() < credit => Some(next),
@@ -278,13 +326,35 @@ impl Readers {
             let filters = reader.subscriptions.iter();
             Some(Wanted {
                 reader: *slot,
+                is_replay,
                 limit: credit - retained.len(),
                 retained,
                 from,
                 filters: filters.map(|placed| placed.subscription.filter.clone()).collect(),
             })
         };
-        self.behind.iter().filter_map(wanted).collect()
+        let in_turn = self.behind.range(self.turn..).chain(self.behind.range(..self.turn));
+        let wanted = in_turn.filter_map(wanted).collect();
+        if let Some(served) = served {
+            self.turn = served + 1;
+        }
+        wanted
+    }
+
+    /// What a replay begins with: its gap, and the retained messages that it meets on its way.
+    pub fn begin_replay(&mut self, slot: u32, gap: Option<Gap>, retained: OffsetSet) {
+        let reader = self.slots.get_mut(slot as usize).and_then(Option::as_mut);
+        if let Some(replay) = reader.and_then(|reader| reader.replay.as_mut()) {
+            **replay = Replay::new(gap, retained);
+        }
+    }
+
+    /// Records that a replay wanted are not kept.
+    pub fn missed(&mut self, slot: u32, count: u64) {
+        let reader = self.slots.get_mut(slot as usize).and_then(Option::as_mut);
+        if let Some(replay) = reader.and_then(|reader| reader.replay.as_mut()) {
+            replay.missed(count);
+        }
     }
 
     /// Hands out a retained message.
@@ -302,10 +372,11 @@ impl Readers {
         let Some((message, placed)) = message.zip(reader.subscriptions.get(subscription)) else {
             return;
         };
-        let id = DeliveryId { source: DeliverySource::Session, partition: self.partition, offset };
-        let message = to_message_at(message, now);
+        let id = reader.name(self.partition, offset);
+        let (message, time) = (to_message_at(message, now), message.time);
         if let Some(mut delivery) = reader.delivery(id, &message, std::iter::once(placed)) {
             delivery.retain = true;
+            reader.annotate(&mut delivery, time);
             reader.window.spend(&delivery.message);
             out.send(reader.connection, Event::Deliver(delivery));
         }
@@ -331,8 +402,9 @@ impl Readers {
             placed.start <= offset
                 && topic_trie::matches(placed.subscription.filter.as_bytes(), &message.topic)
         });
-        let id = DeliveryId { source: DeliverySource::Session, partition: self.partition, offset };
-        if let Some(delivery) = reader.delivery(id, &to_message_at(message, now), wanted) {
+        let id = reader.name(self.partition, offset);
+        if let Some(mut delivery) = reader.delivery(id, &to_message_at(message, now), wanted) {
+            reader.annotate(&mut delivery, message.time);
             reader.window.spend(&delivery.message);
             out.send(reader.connection, Event::Deliver(delivery));
         }
@@ -433,6 +505,17 @@ impl Ord for Hit {
 }
 
 impl Reader {
+    fn name(&self, partition: PartitionId, offset: Offset) -> DeliveryId {
+        DeliveryId { source: DeliverySource::Reader(self.id), partition, offset }
+    }
+
+    /// Adds what a replay says beside the message.
+    fn annotate(&mut self, delivery: &mut Delivery, time: Millis) {
+        if let Some(replay) = &mut self.replay {
+            replay.annotate(delivery, time);
+        }
+    }
+
     fn has_work(&self) -> bool {
         self.window.credit() > 0 && (!self.retained.is_empty() || self.place != Place::Live)
     }

@@ -13,7 +13,7 @@ use crate::model::command::Will;
 use crate::model::record::DedupKey;
 use crate::model::{
     Control, Delivery, Filter, Message, Millis, OutboundEntry, Outcome, PartitionId, Principal,
-    QoS, QueueName, Refusal, Selection, Subscription, Token,
+    QoS, QueueName, ReaderId, Refusal, Selection, Subscription, Token, Topic,
 };
 use crate::view::{Session, StoredSubscription};
 
@@ -69,10 +69,28 @@ pub enum Request {
         /// Exactly as attached.
         filter: Filter,
     },
+    /// Ends a replay: takes its reader away.
+    EndReplay {
+        /// Which.
+        reader: ReaderId,
+    },
+    /// Lists the newest messages that match a filter, from which `last=N` finds where it begins. Answered by `Newest`.
+    ListNewest {
+        /// Which messages.
+        filter: Filter,
+        /// Only those below; `None` is the end.
+        before: Option<Offset>,
+        /// At most so many, and no more than one turn's worth.
+        count: usize,
+        /// Echoed in `Newest`.
+        token: Token,
+    },
     /// Stops reading. Answered by `Detached`.
     Detach,
-    /// Deliveries of the reader ended; it may have as many more.
+    /// Deliveries of a reader ended; it may have as many more.
     Credit {
+        /// Whose.
+        reader: ReaderId,
         /// How many.
         count: u32,
     },
@@ -202,8 +220,13 @@ impl Publish {
 /// A session's interest in one partition.
 #[derive(Clone, Debug)]
 pub struct Attach {
-    /// What to read, each from its own start in this partition; `None` is from now on.
+    /// What reads: that of the plain subscriptions, or that of one replay.
+    pub reader: ReaderId,
+    /// What to read, each from its own start in this partition; `None` is from now on, or from `position`. One of a replay, under the
+    /// filter that it replays.
     pub subscriptions: Vec<(Arc<Subscription>, Option<Offset>)>,
+    /// Where a new replay begins.
+    pub position: Option<Position>,
     /// Where an earlier connection of the session got to.
     pub cursor: Option<Offset>,
     /// Records at or above the cursor that are out already.
@@ -249,20 +272,20 @@ pub struct Join {
     pub token: Token,
 }
 
-/// Where to start reading a queue.
+/// Where to start reading: a queue by its entries, a partition's topics by its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// Where the group got to; a new one starts at the earliest entry.
+    /// Where the group or the session got to; a new one starts at the oldest.
     Resume,
-    /// The oldest entry.
+    /// The oldest.
     Earliest,
-    /// The next entry.
+    /// The next.
     Latest,
-    /// A queue offset.
+    /// An offset, of the queue or of the partition.
     At(Offset),
-    /// The first entry of this log time or later.
+    /// The first of this log time or later.
     Time(Millis),
-    /// So many entries before the end.
+    /// So many before the end. Over topics whoever asks finds where that is: see [`Request::ListNewest`].
     Last(u64),
 }
 
@@ -289,17 +312,28 @@ pub enum Event {
     TakenOver,
     /// The reader stands.
     Attached {
+        /// Which.
+        reader: ReaderId,
         /// Echoed.
         token: Token,
-        /// Where new subscriptions begin, or why the partition cannot be read.
+        /// Where new subscriptions or the replay begin, or why the partition cannot be read.
         start: Result<Offset, Refusal>,
         /// Where the session goes on when it had missed more than it may; what is below is given up.
         cut: Option<Offset>,
     },
-    /// The reader is gone.
+    /// The readers are gone.
     Detached {
         /// Matching records below were handed out.
         next: Offset,
+        /// The same for each replay.
+        replayed: Vec<(ReaderId, Offset)>,
+    },
+    /// The newest messages that match a filter.
+    Newest {
+        /// Echoed.
+        token: Token,
+        /// What there is, or why the partition cannot be read.
+        result: Result<Newest, Refusal>,
     },
     /// A message for the connection.
     Deliver(Delivery),
@@ -339,6 +373,17 @@ pub enum Event {
         /// What became of it.
         result: Result<(), Refusal>,
     },
+}
+
+/// The newest messages that match a filter, or those before them.
+#[derive(Clone, Debug)]
+pub struct Newest {
+    /// Newest first. Without those that are expired.
+    pub found: Vec<(Millis, Offset, Topic)>,
+    /// Where to go on: everything at or above it, and below what was asked for, was looked at. `None` when nothing is left.
+    pub before: Option<Offset>,
+    /// Where the partition ended when it was asked.
+    pub end: Offset,
 }
 
 /// A QoS 2 delivery that a shared subscription has begun.

@@ -44,7 +44,11 @@ impl<D: Disk> Partition<D> {
             self.readers.send_retained(asked, *offset, message.as_ref(), self.now, out);
         }
         if let Some(from) = wanted.from {
-            let range = (from, self.applied.end);
+            let first = log.first_offset();
+            if wanted.is_replay && from < first {
+                self.readers.missed(wanted.reader, first.0 - from.0);
+            }
+            let range = (from.max(first), self.turn_end(&wanted, from.max(first)));
             let mut found = self.history.select(log, &wanted.filters, range, wanted.limit)?;
             let mut next = found.next;
             if is_planted(PlantedBug::BacklogReversed) {
@@ -61,5 +65,13 @@ impl<D: Disk> Partition<D> {
         }
         self.readers.settle_place(wanted.reader);
         Ok(())
+    }
+
+    /// Where a reader's turn ends: a replay looks at one segment in a turn, however little it finds there.
+    fn turn_end(&self, wanted: &Wanted, from: Offset) -> Offset {
+        let end = self.applied.end;
+        let segments = self.node.log().segments();
+        let next = segments.iter().map(|segment| segment.base_offset).find(|base| *base > from);
+        next.filter(|_| wanted.is_replay).map_or(end, |next| next.min(end))
     }
 }

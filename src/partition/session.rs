@@ -6,13 +6,12 @@ use fluxmq_log::disk::Disk;
 
 use super::history::HistoryError;
 use super::reader::to_message_at;
+use super::replay::annotations;
 use super::request::{Attach, ConnectionId, Event, OpenedSession, Outbox};
 use super::sessions::{Claim, Opening};
 use super::stage::Waiting;
 use super::{Options, Partition};
-use crate::model::{
-    Control, Delivery, DeliveryId, DeliverySource, OutboundEntry, Principal, Refusal,
-};
+use crate::model::{Control, Delivery, OutboundEntry, Principal, Refusal};
 use crate::view::Session;
 
 impl<D: Disk> Partition<D> {
@@ -168,17 +167,20 @@ impl<D: Disk> Partition<D> {
     }
 
     pub(super) fn attach(&mut self, from: ConnectionId, attach: Attach, out: &mut impl Outbox) {
+        if attach.reader.is_replay() {
+            return self.attach_replay(from, attach, out);
+        }
         let end = self.applied.end;
-        let token = attach.token;
+        let (reader, token) = (attach.reader, attach.token);
         let cut = match self.backlog_start(&attach) {
             Ok(cut) => cut,
             Err(error) => {
                 tracing::error!(partition = self.id.0, %error, "cannot find a backlog");
                 let start = Err(Refusal::Unavailable { partition: self.id.0 });
-                return out.send(from, Event::Attached { token, start, cut: None });
+                return out.send(from, Event::Attached { reader, token, start, cut: None });
             }
         };
-        let slot = self.readers.open(from, attach.publisher, attach.credit);
+        let slot = self.readers.open((from, attach.reader), attach.publisher, attach.credit);
         let cursor = attach.cursor.max(cut).unwrap_or(Offset::ZERO);
         for ((subscription, start), retained) in
             attach.subscriptions.into_iter().zip(attach.retained)
@@ -194,7 +196,16 @@ impl<D: Disk> Partition<D> {
         if !attach.outbound.is_empty() {
             self.readers.resume(slot, cursor, &attach.outbound);
         }
-        out.send(from, Event::Attached { token, start: Ok(end), cut });
+        out.send(from, Event::Attached { reader, token, start: Ok(end), cut });
+    }
+
+    /// Ends the readers of a connection and says how far each was.
+    pub(super) fn detach(&mut self, from: ConnectionId, out: &mut impl Outbox) {
+        let mut replayed = self.readers.close(from, self.applied.end);
+        let plain = replayed.extract_if(.., |(reader, _)| !reader.is_replay()).next();
+        // The reader of an earlier term is gone with it: how far it was nobody knows here.
+        let next = plain.map_or(Offset::ZERO, |(_, next)| next);
+        out.send(from, Event::Detached { next, replayed });
     }
 
     /// Finds where the backlog of a session that comes back begins, if it has missed more than it may: the oldest are given up.
@@ -237,17 +248,13 @@ impl<D: Disk> Partition<D> {
         })?;
         let delivery =
             stored.filter(|message| !message.is_expired(self.now)).map(|message| Delivery {
-                id: DeliveryId {
-                    source: DeliverySource::Session,
-                    partition: self.id,
-                    offset: entry.offset,
-                },
+                id: entry.delivery(),
                 message: to_message_at(&message, self.now),
                 qos: entry.qos,
                 retain: entry.retain,
                 redelivered: true,
                 subscription_ids: Vec::new(),
-                annotations: Vec::new(),
+                annotations: annotations(entry.delivery(), message.time),
                 settle_explicit: false,
             });
         Ok((entry, delivery))

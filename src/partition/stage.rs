@@ -112,7 +112,7 @@ impl<D: Disk> Partition<D> {
         }
         #[cfg(feature = "planted-bugs")]
         if self.options.deliver_before_commit || is_planted(PlantedBug::DeliverBeforeCommit) {
-            self.readers.dispatch(self.applied.end, &publish.message, out);
+            self.readers.dispatch(self.applied.end, self.now, &publish.message, out);
         }
         if let Some(token) = publish.token.filter(|_| is_planted(PlantedBug::ConfirmBeforeCommit)) {
             out.send(from, Event::Confirm { token, result: Ok(true) });

@@ -39,9 +39,15 @@ pub(super) fn refuse(
         }
         Request::OpenSession { .. } => out.send(from, Event::SessionOpened(Err(refusal))),
         Request::Attach(attach) => {
-            out.send(from, Event::Attached { token: attach.token, start: Err(refusal), cut: None });
+            let (reader, token, start) = (attach.reader, attach.token, Err(refusal));
+            out.send(from, Event::Attached { reader, token, start, cut: None });
         }
-        Request::Detach => out.send(from, Event::Detached { next: Offset::ZERO }),
+        Request::ListNewest { token, .. } => {
+            out.send(from, Event::Newest { token: *token, result: Err(refusal) });
+        }
+        Request::Detach => {
+            out.send(from, Event::Detached { next: Offset::ZERO, replayed: Vec::new() });
+        }
         Request::FetchOutbound { .. } => out.send(from, Event::Outbound(Err(refusal))),
         Request::ListOpenIds { .. } => out.send(from, Event::OpenIds(Err(refusal))),
         Request::Join(join) => {
@@ -65,6 +71,7 @@ pub(super) fn refuse(
         | Request::CarryLetters
         | Request::LetterArrived { .. }
         | Request::DetachFilter { .. }
+        | Request::EndReplay { .. }
         | Request::Credit { .. }
         | Request::Leave { .. }
         | Request::LeaveAll { .. }

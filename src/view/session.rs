@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
 use crate::model::{
-    Control, Filter, Millis, OutboundEntry, PartitionId, Principal, QoS, Record, RetainHandling,
-    SessionProgress, Subscription,
+    Control, Filter, Millis, OutboundEntry, PartitionId, Principal, QoS, ReaderId, Record,
+    RetainHandling, SessionProgress, Subscription,
 };
 use crate::planted::{PlantedBug, is_planted};
 
@@ -62,7 +62,7 @@ pub struct Session {
 pub struct StoredSubscription {
     /// What the client asked for.
     pub subscription: Subscription,
-    /// Records below are not for it.
+    /// Records below are not for it. Of a replay these are its cursors: matching records below are settled or outbound.
     pub starts: Vec<(PartitionId, Offset)>,
 }
 
@@ -198,23 +198,35 @@ impl Session {
         let stored =
             StoredSubscription { subscription: subscription.clone(), starts: starts.to_vec() };
         // A replaced subscription goes on from where the old one began: nothing between them is skipped [MQTT-3.8.4-3].
-        let starts = self.subscriptions.get(&subscription.filter).map(|old| old.starts.clone());
-        let stored = match starts {
+        // One that says where to begin has another reader.
+        let old = self.subscriptions.get(&subscription.filter);
+        let is_other = old.is_some_and(|old| old.subscription.reader != subscription.reader);
+        let stored = match old.filter(|_| !is_other).map(|old| old.starts.clone()) {
             Some(starts) => StoredSubscription { starts, ..stored },
             None => stored,
         };
-        for (partition, start) in &stored.starts {
-            self.cursors.entry(*partition).or_insert(*start);
+        if !subscription.reader.is_replay() {
+            for (partition, start) in &stored.starts {
+                self.cursors.entry(*partition).or_insert(*start);
+            }
         }
         self.subscriptions.insert(subscription.filter.clone(), stored);
+        if is_other {
+            self.drop_unread_cursors();
+        }
     }
 
     fn unsubscribed(&mut self, filter: &Filter) {
         self.subscriptions.remove(filter);
-        // A partition that nobody reads has no cursor: a later subscription there begins afresh.
+        self.drop_unread_cursors();
+    }
+
+    /// A partition that nobody reads has no cursor: a later subscription there begins afresh.
+    fn drop_unread_cursors(&mut self) {
         let read: BTreeSet<PartitionId> = self
             .subscriptions
             .values()
+            .filter(|stored| !stored.subscription.reader.is_replay())
             .flat_map(|stored| stored.starts.iter().map(|(partition, _)| *partition))
             .collect();
         self.cursors.retain(|partition, _| read.contains(partition));
@@ -225,6 +237,14 @@ impl Session {
             // A cursor never goes back, and one without a subscription is not kept.
             if let Some(old) = self.cursors.get_mut(partition) {
                 *old = (*old).max(*cursor);
+            }
+        }
+        for (reader, partition, cursor) in &progress.replayed {
+            let mut replays = self.subscriptions.values_mut();
+            let replay = replays.find(|stored| stored.subscription.reader == *reader);
+            let mut starts = replay.into_iter().flat_map(|stored| &mut stored.starts);
+            if let Some((_, start)) = starts.find(|(at, _)| at == partition) {
+                *start = (*start).max(*cursor);
             }
         }
         let gone = |id: u16| {
@@ -333,12 +353,14 @@ struct SubscriptionRow {
     subscription_id: u32,
     group: Option<Vec<u8>>,
     settle_explicit: bool,
+    reader: u32,
     starts: Vec<(u16, u64)>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct OutboundRow {
     packet_id: u16,
+    reader: u32,
     partition: u16,
     offset: u64,
     qos: u8,
@@ -349,6 +371,7 @@ struct OutboundRow {
 fn to_row((client_id, session): (&Bytes, &Session)) -> Row {
     let outbound = |entry: &OutboundEntry| OutboundRow {
         packet_id: entry.packet_id,
+        reader: entry.reader.0,
         partition: entry.partition.0,
         offset: entry.offset.0,
         qos: entry.qos as u8,
@@ -382,6 +405,7 @@ fn to_subscription_row(stored: &StoredSubscription) -> SubscriptionRow {
         subscription_id: subscription.subscription_id,
         group: subscription.group.as_ref().map(|group| group.to_vec()),
         settle_explicit: subscription.settle_explicit,
+        reader: subscription.reader.0,
         starts: stored.starts.iter().map(|(partition, at)| (partition.0, at.0)).collect(),
     }
 }
@@ -390,6 +414,7 @@ fn from_row(row: Row) -> (Bytes, Session) {
     let qos = |bits| QoS::from_bits(bits).expect("snapshots hold what records held");
     let outbound = |row: OutboundRow| OutboundEntry {
         packet_id: row.packet_id,
+        reader: ReaderId(row.reader),
         partition: PartitionId(row.partition),
         offset: Offset(row.offset),
         qos: qos(row.qos),
@@ -430,6 +455,7 @@ fn from_subscription_row(row: SubscriptionRow) -> StoredSubscription {
             subscription_id: row.subscription_id,
             group: row.group.map(Bytes::from),
             settle_explicit: row.settle_explicit,
+            reader: ReaderId(row.reader),
         },
         starts: starts.map(|(partition, at)| (PartitionId(partition), Offset(at))).collect(),
     }

@@ -10,6 +10,7 @@ mod expiry;
 mod limits;
 mod queue_rules;
 mod queues;
+mod replay;
 mod resigned;
 mod sessions;
 mod shared;

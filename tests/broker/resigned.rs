@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fluxmq::broker::{Client, ClientLimits, Placement};
 use fluxmq::model::command::Close;
 use fluxmq::model::{
-    Command, Control, Effect, Filter, Millis, PartitionId, QoS, Refusal, RetainHandling,
+    Command, Control, Effect, Filter, Millis, PartitionId, QoS, ReaderId, Refusal, RetainHandling,
     Subscription,
 };
 use fluxmq::partition::request::{ConnectionId, Event, OpenedSession, Request};
@@ -60,6 +60,7 @@ fn reads_all(placement: Placement) -> OpenedSession {
         subscription_id: 0,
         group: None,
         settle_explicit: false,
+        reader: ReaderId::SESSION,
     };
     let starts = placement.data().map(|partition| (partition, Offset(3))).collect();
     OpenedSession {
@@ -86,7 +87,10 @@ fn what_another_term_answers_a_detach_moves_no_cursor() {
     for (from, request) in requests(&mut client) {
         if let Request::Attach(attach) = request {
             let start = Ok(Offset(3));
-            client.handle_event(from, Event::Attached { token: attach.token, start, cut: None });
+            client.handle_event(
+                from,
+                Event::Attached { reader: attach.reader, token: attach.token, start, cut: None },
+            );
         }
     }
     client.handle_command(Millis(1), Command::Close(Close { will: false, session_expiry_s: None }));
@@ -96,8 +100,8 @@ fn what_another_term_answers_a_detach_moves_no_cursor() {
     // It lost its reader there before the request came, and leads again.
     let refusal = Refusal::NotLeader { partition: other.0, hint: None };
     client.handle_event(other, Event::Resigned(refusal));
-    client.handle_event(other, Event::Detached { next: Offset(100) });
-    client.handle_event(home, Event::Detached { next: Offset(5) });
+    client.handle_event(other, Event::Detached { next: Offset(100), replayed: Vec::new() });
+    client.handle_event(home, Event::Detached { next: Offset(5), replayed: Vec::new() });
 
     let progress = requests(&mut client).into_iter().find_map(|(_, request)| match request {
         Request::Write { control, .. } => match *control {

@@ -9,6 +9,7 @@ mod javascript;
 mod mosquitto;
 mod mosquitto_durable;
 mod mosquitto_five;
+mod mosquitto_replay;
 mod paho;
 mod program;
 mod rumqttc;

@@ -241,7 +241,7 @@ fn a_reader_of_an_earlier_term_is_not_told_how_far_it_was() {
     cluster.ask(leader, Request::Detach);
 
     let last = cluster.replicas[&leader].heard.0.last();
-    assert!(matches!(last, Some((_, Event::Detached { next: Offset::ZERO }))), "{last:?}");
+    assert!(matches!(last, Some((_, Event::Detached { next: Offset::ZERO, .. }))), "{last:?}");
 }
 
 #[test]
@@ -275,6 +275,7 @@ fn a_connection_that_lost_its_session_moves_it_no_more() {
         client_id,
         epoch,
         cursors: vec![(PartitionId(1), Offset(9))],
+        replayed: Vec::new(),
         assigned: Vec::new(),
         received: Vec::new(),
         done: Vec::new(),

@@ -239,7 +239,7 @@ impl Client {
     pub(super) fn withhold(&mut self, delivery: &Delivery) {
         match delivery.id.source {
             DeliverySource::Live => {}
-            DeliverySource::Session => self.settle(delivery.id, Outcome::Accepted),
+            DeliverySource::Reader(_) => self.settle(delivery.id, Outcome::Accepted),
             DeliverySource::Group(membership) => self.end_membership(membership),
         }
     }

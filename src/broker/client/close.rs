@@ -4,7 +4,7 @@ use fluxmq_index::Offset;
 
 use super::{Client, Phase};
 use crate::model::command::Close;
-use crate::model::{Effect, PartitionId, Refusal};
+use crate::model::{Effect, PartitionId, ReaderId, Refusal};
 use crate::partition::request::Request;
 use crate::planted::{PlantedBug, is_planted};
 
@@ -64,10 +64,18 @@ impl Client {
         self.finish_close();
     }
 
-    pub(super) fn detached(&mut self, from: PartitionId, next: Offset) {
+    pub(super) fn detached(
+        &mut self,
+        from: PartitionId,
+        next: Offset,
+        replayed: Vec<(ReaderId, Offset)>,
+    ) {
         // One that has resigned meanwhile answers for another term, in which nothing was read.
         if matches!(&self.phase, Phase::Closing { detaching } if detaching.contains_key(&from)) {
-            self.outbound.detached(from, next);
+            self.outbound.detached((ReaderId::SESSION, from), next);
+            for (reader, next) in replayed {
+                self.outbound.detached((reader, from), next);
+            }
             self.part_closed(from);
         }
     }

@@ -183,7 +183,7 @@ impl Client {
                     claims.push((packet_id, id.offset));
                 }
                 DeliverySource::Group(_) | DeliverySource::Live => {}
-                DeliverySource::Session => mine.push((packet_id, id)),
+                DeliverySource::Reader(_) => mine.push((packet_id, id)),
             }
         }
         self.outbound.assign(&mine);

@@ -8,9 +8,7 @@ use fluxmq_index::{Offset, topic_trie};
 use super::{Client, Identity, Phase, Waiting, identity_of};
 use crate::model::command::Open;
 use crate::model::effect::{Opened, Outbound as Resend};
-use crate::model::{
-    Delivery, DeliveryId, DeliverySource, Effect, Message, OutboundEntry, PartitionId, Refusal,
-};
+use crate::model::{Delivery, Effect, Message, OutboundEntry, PartitionId, ReaderId, Refusal};
 use crate::partition::request::{Attach, Claimed, OpenedSession, Request};
 use crate::planted::{PlantedBug, is_planted};
 
@@ -213,17 +211,14 @@ impl Client {
         let mut resend = Vec::new();
         for entry in &opening.session.outbound {
             self.outbound.restored(*entry);
-            let id = DeliveryId {
-                source: DeliverySource::Session,
-                partition: entry.partition,
-                offset: entry.offset,
-            };
+            let id = entry.delivery();
             let packet_id = entry.packet_id;
             // What its client may not have any more counts as gone. Asked as late as this: rules may have changed since it was found.
             let may_have = |it: &&Delivery| self.standing.may_receive(&it.message.topic);
             match opening.found.get(&packet_id).and_then(Option::as_ref).filter(may_have) {
                 Some(delivery) if !entry.received => {
-                    let subscription_ids = self.matching_ids(&opening.session, &delivery.message);
+                    let subscription_ids =
+                        self.matching_ids(&opening.session, &delivery.message, entry.reader);
                     let delivery = Delivery { subscription_ids, ..delivery.clone() };
                     resend.push(Resend::Publish { packet_id, delivery });
                 }
@@ -239,20 +234,28 @@ impl Client {
     }
 
     /// Lists the ids of the session's own subscriptions that match a message that is sent again [MQTT-3.3.4-3].
-    fn matching_ids(&self, session: &OpenedSession, message: &Message) -> Vec<u32> {
+    fn matching_ids(
+        &self,
+        session: &OpenedSession,
+        message: &Message,
+        reader: ReaderId,
+    ) -> Vec<u32> {
         let own = message.publisher == self.identity.publisher;
         let subscriptions = session.subscriptions.iter().map(|stored| &stored.subscription);
         let matching = subscriptions.filter(|subscription| {
             let filter = subscription.filter.as_bytes();
             subscription.subscription_id != 0
+                && subscription.reader == reader
                 && !(subscription.no_local && own)
-                && topic_trie::matches(filter, message.topic.as_bytes())
+                // A replay has the one subscription.
+                && (reader.is_replay() || topic_trie::matches(filter, message.topic.as_bytes()))
         });
         matching.map(|subscription| subscription.subscription_id).collect()
     }
 
     /// Reads on where the session got to.
     fn resume(&mut self, session: &OpenedSession) {
+        self.note_readers(session);
         let mut attaches: BTreeMap<PartitionId, Attach> = BTreeMap::new();
         let cursors: BTreeMap<PartitionId, Offset> = session.cursors.iter().copied().collect();
         for stored in &session.subscriptions {
@@ -261,10 +264,16 @@ impl Client {
                 self.rejoin(subscription);
                 continue;
             }
+            if subscription.reader.is_replay() {
+                self.resume_replay(subscription, &stored.starts, &session.outbound);
+                continue;
+            }
             self.remember_filter(subscription);
             let subscription = Arc::new(subscription.clone());
             for (partition, start) in &stored.starts {
                 let attach = attaches.entry(*partition).or_insert_with(|| Attach {
+                    reader: ReaderId::SESSION,
+                    position: None,
                     subscriptions: Vec::new(),
                     cursor: cursors
                         .get(partition)
@@ -281,12 +290,15 @@ impl Client {
             }
         }
         for (partition, mut attach) in attaches {
-            let mine = session.outbound.iter().filter(|entry| entry.partition == partition);
+            let mine = session
+                .outbound
+                .iter()
+                .filter(|entry| entry.partition == partition && entry.reader == ReaderId::SESSION);
             attach.outbound = mine.map(|entry| entry.offset).collect();
             attach.token = self.wait_for(Waiting::Resumed);
             let start = attach.subscriptions.iter().filter_map(|(_, start)| *start).min();
             let cursor = attach.cursor.or(start).unwrap_or(Offset::ZERO);
-            self.outbound.resumed(partition, cursor);
+            self.outbound.resumed((ReaderId::SESSION, partition), cursor);
             self.attached.insert(partition, ());
             self.request(partition, Request::Attach(Box::new(attach)));
         }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use crate::model::{
-    Delivery, DeliveryId, DeliverySource, Effect, OutboundEntry, PartitionId, QoS, SessionProgress,
+    Delivery, DeliveryId, DeliverySource, Effect, OutboundEntry, PartitionId, QoS, ReaderId,
+    SessionProgress,
 };
 use crate::planted::{PlantedBug, is_planted};
 
@@ -15,7 +16,7 @@ use crate::planted::{PlantedBug, is_planted};
 pub(super) struct Outbound {
     /// Handed to the protocol and not yet sent under a packet id.
     unsent: HashMap<DeliveryId, Unsent>,
-    partitions: BTreeMap<PartitionId, Reading>,
+    places: BTreeMap<Place, Reading>,
     /// Out under a packet id. `stored` says whether the log knows it.
     entries: HashMap<u16, (OutboundEntry, bool)>,
     packet_ids: HashMap<DeliveryId, u16>,
@@ -23,7 +24,7 @@ pub(super) struct Outbound {
     assigned: Vec<u16>,
     received: Vec<u16>,
     done: Vec<u16>,
-    moved: HashSet<PartitionId>,
+    moved: HashSet<Place>,
     waiting: Vec<Effect>,
     /// Deliveries settled since progress was last taken.
     settled: usize,
@@ -40,6 +41,9 @@ struct Unsent {
     counts: bool,
 }
 
+/// A reader in a partition.
+type Place = (ReaderId, PartitionId);
+
 /// How far one partition is read.
 #[derive(Debug, Default)]
 struct Reading {
@@ -51,31 +55,32 @@ struct Reading {
 
 impl Outbound {
     /// A reader stands: it begins at `start`, unless the session had got further.
-    pub(super) fn attached(&mut self, partition: PartitionId, start: Offset) {
-        self.partitions.entry(partition).or_insert(Reading { next: start, ..Reading::default() });
+    pub(super) fn attached(&mut self, place: Place, start: Offset) {
+        self.places.entry(place).or_insert(Reading { next: start, ..Reading::default() });
     }
 
     /// The session reads a partition from its stored cursor.
-    pub(super) fn resumed(&mut self, partition: PartitionId, cursor: Offset) {
-        self.partitions.insert(partition, Reading { next: cursor, ..Reading::default() });
+    pub(super) fn resumed(&mut self, place: Place, cursor: Offset) {
+        self.places.insert(place, Reading { next: cursor, ..Reading::default() });
     }
 
     /// What a partition has below is given up: the session goes on from here, and says so with its next progress.
     pub(super) fn cut(&mut self, partition: PartitionId, start: Offset) {
-        if let Some(reading) = self.partitions.get_mut(&partition) {
+        let place = (ReaderId::SESSION, partition);
+        if let Some(reading) = self.places.get_mut(&place) {
             reading.next = reading.next.max(start);
-            self.moved.insert(partition);
+            self.moved.insert(place);
         }
+    }
+
+    /// A replay is over: where it was is of no use to anybody. What it has out stays out.
+    pub(super) fn replay_ended(&mut self, reader: ReaderId) {
+        self.places.retain(|(of, _), _| *of != reader);
     }
 
     /// An earlier connection left this out.
     pub(super) fn restored(&mut self, entry: OutboundEntry) {
-        let id = DeliveryId {
-            source: DeliverySource::Session,
-            partition: entry.partition,
-            offset: entry.offset,
-        };
-        self.packet_ids.insert(id, entry.packet_id);
+        self.packet_ids.insert(entry.delivery(), entry.packet_id);
         self.entries.insert(entry.packet_id, (entry, true));
     }
 
@@ -87,19 +92,15 @@ impl Outbound {
     /// A number stands for another delivery by now: what it stood for is over.
     pub(super) fn forget(&mut self, packet_id: u16) {
         if let Some((entry, _)) = self.entries.get(&packet_id) {
-            let source = DeliverySource::Session;
-            let id = DeliveryId { source, partition: entry.partition, offset: entry.offset };
-            self.settled(id);
+            self.settled(entry.delivery());
         }
     }
 
     /// A delivery goes to the protocol.
     pub(super) fn handed(&mut self, delivery: &Delivery) {
-        if delivery.id.source != DeliverySource::Session {
-            return;
-        }
-        let DeliveryId { partition, offset, .. } = delivery.id;
-        let reading = self.partitions.entry(partition).or_default();
+        let Some(place) = place(delivery.id) else { return };
+        let offset = delivery.id.offset;
+        let reading = self.places.entry(place).or_default();
         let counts = offset >= reading.next;
         if counts {
             reading.next = offset.next();
@@ -112,10 +113,12 @@ impl Outbound {
     /// Deliveries go out under packet ids.
     pub(super) fn assign(&mut self, entries: &[(u16, DeliveryId)]) {
         for (packet_id, id) in entries {
+            let Some((reader, partition)) = place(*id) else { continue };
             let Some(unsent) = self.take_unsent(*id) else { continue };
             let entry = OutboundEntry {
                 packet_id: *packet_id,
-                partition: id.partition,
+                reader,
+                partition,
                 offset: id.offset,
                 qos: unsent.qos,
                 retain: unsent.retain,
@@ -145,9 +148,9 @@ impl Outbound {
                 Some((_, true)) => self.done.push(packet_id),
                 _ => self.assigned.retain(|assigned| *assigned != packet_id),
             }
-            self.moved.insert(id.partition);
+            self.moved.extend(place(id));
         } else if self.take_unsent(id).is_some() {
-            self.moved.insert(id.partition);
+            self.moved.extend(place(id));
         }
     }
 
@@ -167,10 +170,10 @@ impl Outbound {
     }
 
     /// A reader is gone; everything that matches below `next` was handed over.
-    pub(super) fn detached(&mut self, partition: PartitionId, next: Offset) {
-        if let Some(reading) = self.partitions.get_mut(&partition) {
+    pub(super) fn detached(&mut self, place: Place, next: Offset) {
+        if let Some(reading) = self.places.get_mut(&place) {
             reading.next = reading.next.max(next);
-            self.moved.insert(partition);
+            self.moved.insert(place);
         }
     }
 
@@ -181,27 +184,32 @@ impl Outbound {
         for packet_id in self.assigned.drain(..) {
             if let Some((entry, stored)) = self.entries.get_mut(&packet_id) {
                 *stored = true;
-                self.moved.insert(entry.partition);
+                self.moved.insert((entry.reader, entry.partition));
                 assigned.push(*entry);
             }
         }
-        let cursor = |partition: &PartitionId| {
-            let reading = self.partitions.get(partition)?;
+        let cursor = |place: &Place| {
+            let reading = self.places.get(place)?;
             let first = reading.unsent.first_key_value().map(|(offset, ())| *offset);
             let first = first.filter(|_| !is_planted(PlantedBug::CursorSkipsUnsent));
-            Some((*partition, first.unwrap_or(reading.next)))
+            Some((*place, first.unwrap_or(reading.next)))
         };
-        let mut cursors: Vec<_> = self.moved.iter().filter_map(cursor).collect();
-        cursors.sort_unstable();
+        let mut moved: Vec<_> = self.moved.iter().filter_map(cursor).collect();
+        moved.sort_unstable();
         self.moved.clear();
+        let (replayed, cursors): (Vec<_>, Vec<_>) =
+            moved.into_iter().partition(|((reader, _), _)| reader.is_replay());
+        let cursors: Vec<_> = cursors.into_iter().map(|((_, at), to)| (at, to)).collect();
+        let replayed: Vec<_> = replayed.into_iter().map(|((of, at), to)| (of, at, to)).collect();
         let received = std::mem::take(&mut self.received);
         let done = std::mem::take(&mut self.done);
-        let quiet =
-            assigned.is_empty() && cursors.is_empty() && received.is_empty() && done.is_empty();
+        let unmoved = cursors.is_empty() && replayed.is_empty();
+        let quiet = assigned.is_empty() && unmoved && received.is_empty() && done.is_empty();
         (!quiet).then(|| SessionProgress {
             client_id: client_id.clone(),
             epoch,
             cursors,
+            replayed,
             assigned,
             received,
             done,
@@ -210,9 +218,18 @@ impl Outbound {
 
     fn take_unsent(&mut self, id: DeliveryId) -> Option<Unsent> {
         let unsent = self.unsent.remove(&id)?;
-        if let Some(reading) = self.partitions.get_mut(&id.partition).filter(|_| unsent.counts) {
+        let reading = place(id).and_then(|place| self.places.get_mut(&place));
+        if let Some(reading) = reading.filter(|_| unsent.counts) {
             reading.unsent.remove(&id.offset);
         }
         Some(unsent)
+    }
+}
+
+/// Which reader a delivery came from, and where; `None` when the session does not remember such deliveries.
+fn place(id: DeliveryId) -> Option<Place> {
+    match id.source {
+        DeliverySource::Reader(reader) => Some((reader, id.partition)),
+        DeliverySource::Live | DeliverySource::Group(_) => None,
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use fluxmq_index::Offset;
 
+use super::replay::NewReplay;
 use super::{Client, Waiting};
 use crate::broker::position;
 use crate::model::address::SubscribeAddress;
 use crate::model::command::Subscribe;
 use crate::model::{
-    Control, Effect, Filter, Millis, PartitionId, QoS, QueueName, Refusal, RetainHandling,
-    Selection, Subscription, Token,
+    Control, Effect, Filter, Millis, PartitionId, QoS, QueueName, ReaderId, Refusal,
+    RetainHandling, Selection, Subscription, Token,
 };
 use crate::partition::request::{Attach, Join, Position, Request};
 use crate::planted::{PlantedBug, is_planted};
@@ -21,6 +22,8 @@ use crate::planted::{PlantedBug, is_planted};
 pub(super) enum Subscribed {
     /// Readers in these partitions.
     Filter(Vec<PartitionId>),
+    /// A reader of its own.
+    Replay(ReaderId),
     /// A membership of a group.
     Group(u32),
 }
@@ -48,9 +51,10 @@ impl Client {
         let mut missing = 0;
         for subscribe in subscriptions {
             let index = parts.len();
-            let subscription = Arc::new(to_subscription(&subscribe));
+            let mut subscription = Arc::new(to_subscription(&subscribe));
             let asked = self.place(now, &subscribe, &subscription);
             let mut result = Ok(subscription.qos);
+            let mut starts = Vec::new();
             match asked {
                 Err(refusal) => result = Err(refusal),
                 Ok(Placed::Filter { partitions, retained }) => {
@@ -63,6 +67,12 @@ impl Client {
                         indexes.push(index);
                     }
                 }
+                Ok(Placed::Replay(replay)) => {
+                    Arc::make_mut(&mut subscription).reader = replay.reader;
+                    missing += replay.partitions.len();
+                    starts.extend(replay.partitions.iter().map(|at| (*at, Offset(u64::MAX))));
+                    self.begin_replay((pending, index), &subscription, replay);
+                }
                 Ok(Placed::Group(partitions, join)) => {
                     result = Ok(join.qos);
                     for partition in partitions {
@@ -73,7 +83,7 @@ impl Client {
                     }
                 }
             }
-            parts.push(Part { subscription, starts: Vec::new(), result });
+            parts.push(Part { subscription, starts, result });
         }
         for (partition, (mut attach, indexes)) in attaches {
             // One answer for all subscriptions of this partition; the first stands for them.
@@ -111,13 +121,17 @@ impl Client {
             _ => return,
         };
         let Some(Waiting::Subscribe(pending)) = self.waiting.get_mut(&whole) else { return };
-        let reads = |part: &Part| part.starts.iter().any(|(at, _)| *at == from);
+        let reader = pending.parts[index].subscription.reader;
+        let reads = |part: &Part| {
+            part.subscription.reader == reader && part.starts.iter().any(|(at, _)| *at == from)
+        };
         match answer {
             // A group says nothing about where readers begin.
             Ok(None) => {}
             Ok(Some(start)) => {
                 let start = start.plus(64 * u64::from(is_planted(PlantedBug::SubscribedLate)));
-                let starts = pending.parts.iter_mut().flat_map(|part| &mut part.starts);
+                let parts = pending.parts.iter_mut().filter(|part| reads(part));
+                let starts = parts.flat_map(|part| &mut part.starts);
                 starts.filter(|(at, _)| *at == from).for_each(|(_, at)| *at = start);
             }
             Err(refusal) if reads(&pending.parts[index]) => {
@@ -139,15 +153,14 @@ impl Client {
     fn withdraw_refused(&mut self, pending: &PendingSubscribe) {
         for part in pending.parts.iter().filter(|part| part.result.is_err()) {
             let filter = &part.subscription.filter;
+            if part.subscription.reader.is_replay() {
+                self.withdraw_replay(&part.subscription);
+                continue;
+            }
             match self.subscriptions.remove(filter) {
-                Some(Subscribed::Filter(partitions)) => {
-                    for partition in partitions {
-                        let filter = filter.clone();
-                        self.request(partition, Request::DetachFilter { filter });
-                    }
-                }
+                Some(Subscribed::Filter(partitions)) => self.detach_filter(filter, partitions),
                 Some(Subscribed::Group(membership)) => self.end_membership(membership),
-                None => {}
+                Some(Subscribed::Replay(_)) | None => {}
             }
         }
     }
@@ -205,11 +218,12 @@ impl Client {
                     self.end_membership(membership);
                     removed.push(filter);
                 }
+                Some(Subscribed::Replay(reader)) => {
+                    self.end_replay(reader);
+                    removed.push(filter);
+                }
                 Some(Subscribed::Filter(partitions)) => {
-                    for partition in partitions {
-                        let filter = filter.clone();
-                        self.request(partition, Request::DetachFilter { filter });
-                    }
+                    self.detach_filter(&filter, partitions);
                     removed.push(filter);
                 }
             }
@@ -225,6 +239,13 @@ impl Client {
             let client_id = self.identity.client_id.clone();
             let control = Control::Unsubscribed { client_id, filter };
             self.request(home, Request::Write { token, control: Box::new(control) });
+        }
+    }
+
+    pub(super) fn detach_filter(&mut self, filter: &Filter, partitions: Vec<PartitionId>) {
+        for partition in partitions {
+            let filter = filter.clone();
+            self.request(partition, Request::DetachFilter { filter });
         }
     }
 
@@ -250,17 +271,24 @@ impl Client {
         self.standing.may_subscribe(&address)?;
         match address {
             SubscribeAddress::Filter(filter) => {
-                if subscribe.position.is_some() {
-                    return Err(Refusal::Unsupported { what: "replay of topics" });
+                let position = subscribe.position.as_ref();
+                let position =
+                    position.map(|text| position::parse(&String::from_utf8_lossy(text), now));
+                let retained = sends_retained(subscribe, known);
+                if let Some(replay) =
+                    self.place_replay(&subscribe.filter, &filter, position.transpose()?, retained)?
+                {
+                    return Ok(Placed::Replay(replay));
                 }
                 let partitions = self.placement.filter(&filter);
                 self.subscriptions.insert(filter, Subscribed::Filter(partitions.clone()));
-                let retained = match subscribe.retain_handling {
-                    RetainHandling::Send => true,
-                    RetainHandling::SendIfNew => !known,
-                    RetainHandling::DontSend => false,
-                };
                 Ok(Placed::Filter { partitions, retained })
+            }
+            SubscribeAddress::Replay { from, filter } => {
+                let position = Some(position::parse(&from, now)?);
+                let retained = sends_retained(subscribe, known);
+                let replay = self.place_replay(&subscribe.filter, &filter, position, retained)?;
+                Ok(Placed::Replay(replay.expect("it is never a plain subscription")))
             }
             SubscribeAddress::Queue { name, filter, group } => {
                 let position = match &subscribe.position {
@@ -273,12 +301,15 @@ impl Client {
             }
             SubscribeAddress::Shared { group, filter } => {
                 if subscribe.position.is_some() {
-                    return Err(Refusal::Unsupported { what: "replay of a shared subscription" });
+                    let reason =
+                        "a shared subscription has one place for all its members: replay with a \
+                                  subscription of your own"
+                            .to_owned();
+                    return Err(Refusal::Invalid { reason });
                 }
                 let address = (Selection::Topics(filter.clone()), group, filter);
                 Ok(self.place_group(Position::Resume, address, subscription))
             }
-            SubscribeAddress::Replay { .. } => Err(Refusal::Unsupported { what: "$replay" }),
         }
     }
 
@@ -306,8 +337,10 @@ impl Client {
         Placed::Group(partitions, Box::new(join))
     }
 
-    fn new_attach(&self, token: Token) -> Attach {
+    pub(super) fn new_attach(&self, token: Token) -> Attach {
         Attach {
+            reader: ReaderId::SESSION,
+            position: None,
             subscriptions: Vec::new(),
             cursor: None,
             outbound: Vec::new(),
@@ -321,7 +354,16 @@ impl Client {
 
 enum Placed {
     Filter { partitions: Vec<PartitionId>, retained: bool },
+    Replay(NewReplay),
     Group(Vec<PartitionId>, Box<Join>),
+}
+
+fn sends_retained(subscribe: &Subscribe, known: bool) -> bool {
+    match subscribe.retain_handling {
+        RetainHandling::Send => true,
+        RetainHandling::SendIfNew => !known,
+        RetainHandling::DontSend => false,
+    }
 }
 
 fn to_subscription(subscribe: &Subscribe) -> Subscription {
@@ -334,5 +376,6 @@ fn to_subscription(subscribe: &Subscribe) -> Subscription {
         subscription_id: subscribe.subscription_id,
         group: subscribe.group.clone(),
         settle_explicit: subscribe.settle_explicit,
+        reader: ReaderId::SESSION,
     }
 }

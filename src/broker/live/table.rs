@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicUsize;
 
 use fluxmq_index::{TopicTrie, topic_trie};
 
-use crate::model::{Filter, Message, QueueName, Selection, Subscription, Topic};
+use crate::model::{Filter, Message, QueueName, ReaderId, Selection, Subscription, Topic};
 use crate::partition::request::{ConnectionId, Join};
 use crate::shard::Receiver;
 
@@ -34,7 +34,7 @@ pub(super) struct Table {
 pub(super) struct Slot {
     pub(super) receiver: Arc<dyn Receiver>,
     pub(super) publisher: u64,
-    filters: HashSet<Filter>,
+    filters: HashSet<(Filter, ReaderId)>,
     /// By membership.
     shares: BTreeMap<u32, Share>,
 }
@@ -50,10 +50,11 @@ pub(super) struct Members {
     pub(super) turn: Arc<AtomicUsize>,
 }
 
-/// One subscription. A connection has one for each filter, so the slot names it.
+/// One subscription. A reader of a connection has one for each filter, so slot and reader name it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Listener {
     pub(super) slot: u32,
+    reader: ReaderId,
     pub(super) no_local: bool,
     pub(super) retain_as_published: bool,
     pub(super) subscription_id: u32,
@@ -91,10 +92,11 @@ impl Table {
     ) {
         let Some((at, slot)) = self.slot(connection) else { return };
         slot.publisher = publisher;
-        let is_new = slot.filters.insert(new.filter.clone());
+        let is_new = slot.filters.insert((new.filter.clone(), new.reader));
         self.subscription_count += usize::from(is_new);
-        let Subscription { no_local, retain_as_published, subscription_id, .. } = *new;
-        let listener = Listener { slot: at, no_local, retain_as_published, subscription_id };
+        let Subscription { no_local, retain_as_published, subscription_id, reader, .. } = *new;
+        let listener =
+            Listener { slot: at, reader, no_local, retain_as_published, subscription_id };
         // Replaced, not kept: its options may differ.
         self.filters.remove(new.filter.as_bytes(), &listener);
         self.filters.insert(new.filter.as_bytes(), listener);
@@ -102,9 +104,19 @@ impl Table {
 
     pub(super) fn unsubscribe(&mut self, connection: ConnectionId, filter: &Filter) {
         let Some((at, slot)) = self.slot(connection) else { return };
-        if slot.filters.remove(filter) {
+        if slot.filters.remove(&(filter.clone(), ReaderId::SESSION)) {
             self.subscription_count -= 1;
-            self.filters.remove(filter.as_bytes(), &Listener::named(at));
+            self.filters.remove(filter.as_bytes(), &Listener::named(at, ReaderId::SESSION));
+        }
+    }
+
+    /// Removes what a replay listens to.
+    pub(super) fn end_replay(&mut self, connection: ConnectionId, reader: ReaderId) {
+        let Some((at, slot)) = self.slot(connection) else { return };
+        let ended: Vec<_> = slot.filters.extract_if(|(_, of)| *of == reader).collect();
+        self.subscription_count -= ended.len();
+        for (filter, reader) in ended {
+            self.filters.remove(filter.as_bytes(), &Listener::named(at, reader));
         }
     }
 
@@ -112,8 +124,8 @@ impl Table {
         let Some((at, slot)) = self.slot(connection) else { return };
         let filters = std::mem::take(&mut slot.filters);
         self.subscription_count -= filters.len();
-        for filter in filters {
-            self.filters.remove(filter.as_bytes(), &Listener::named(at));
+        for (filter, reader) in filters {
+            self.filters.remove(filter.as_bytes(), &Listener::named(at, reader));
         }
     }
 
@@ -126,7 +138,11 @@ impl Table {
         self.shared.insert(filter.as_bytes(), share.clone());
         let members = self.shares.entry(share).or_default();
         let Join { retain_as_published, subscription_id, .. } = *join;
-        let listener = Listener { slot: at, no_local: false, retain_as_published, subscription_id };
+        let listener = Listener {
+            retain_as_published,
+            subscription_id,
+            ..Listener::named(at, ReaderId::SESSION)
+        };
         if members.by_member.insert((at, join.membership), listener).is_none() {
             self.subscription_count += 1;
             self.shared_count += 1;
@@ -168,14 +184,15 @@ impl Table {
 }
 
 impl Listener {
-    fn named(slot: u32) -> Listener {
-        Listener { slot, no_local: false, retain_as_published: false, subscription_id: 0 }
+    fn named(slot: u32, reader: ReaderId) -> Listener {
+        let (no_local, retain_as_published) = (false, false);
+        Listener { slot, reader, no_local, retain_as_published, subscription_id: 0 }
     }
 }
 
 impl PartialEq for Listener {
     fn eq(&self, other: &Listener) -> bool {
-        self.slot == other.slot
+        (self.slot, self.reader) == (other.slot, other.reader)
     }
 }
 
@@ -189,6 +206,6 @@ impl PartialOrd for Listener {
 
 impl Ord for Listener {
     fn cmp(&self, other: &Listener) -> Ordering {
-        self.slot.cmp(&other.slot)
+        (self.slot, self.reader).cmp(&(other.slot, other.reader))
     }
 }

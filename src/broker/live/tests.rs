@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::model::record::DedupKey;
-use crate::model::{Filter, Properties, QueueName, RetainHandling, Selection, Subscription, Token};
+use crate::model::{
+    Filter, Properties, QueueName, ReaderId, RetainHandling, Selection, Subscription, Token,
+};
 use crate::partition::request::{Attach, Join, Position, Publish};
 
 #[derive(Default)]
@@ -65,8 +67,11 @@ impl World {
             subscription_id,
             group: None,
             settle_explicit: false,
+            reader: ReaderId::SESSION,
         });
         let attach = Attach {
+            reader: ReaderId::SESSION,
+            position: None,
             subscriptions: vec![(subscription, None)],
             cursor: None,
             outbound: Vec::new(),

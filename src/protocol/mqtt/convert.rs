@@ -57,7 +57,7 @@ pub(super) fn parts(list: &PropertyList) -> Result<Parts, Violation> {
 
 /// Names of the broker's delivery properties, which publishers cannot set.
 fn is_reserved(key: &[u8]) -> bool {
-    const NAMES: [&[u8]; 16] = [
+    const NAMES: [&[u8]; 18] = [
         b"message-id",
         b"group-id",
         b"queue",
@@ -65,6 +65,8 @@ fn is_reserved(key: &[u8]) -> bool {
         b"delivery-count",
         b"x-source-topic",
         b"x-stream-offset",
+        b"x-stream-partition",
+        b"x-gap",
         b"x-stream-timestamp",
         b"x-work-group",
         b"x-work-committed-offset",

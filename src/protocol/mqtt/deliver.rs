@@ -159,7 +159,7 @@ impl Outbound {
     fn is_stored(&self, delivery: &DeliveryId, qos: QoS) -> bool {
         match delivery.source {
             DeliverySource::Live => false,
-            DeliverySource::Session => self.is_persistent,
+            DeliverySource::Reader(_) => self.is_persistent,
             DeliverySource::Group(_) => qos == QoS::ExactlyOnce,
         }
     }
@@ -356,7 +356,7 @@ impl MqttConnection {
         if queued.expiry_left_s(self.now()).is_err() {
             return Some(match queued.delivery.id.source {
                 DeliverySource::Group(_) => Outcome::Released,
-                DeliverySource::Live | DeliverySource::Session => Outcome::Accepted,
+                DeliverySource::Live | DeliverySource::Reader(_) => Outcome::Accepted,
             });
         }
         (!self.fits(queued)).then_some(Outcome::Accepted)

@@ -40,7 +40,10 @@ struct Request {
 #[derive(Default)]
 struct Options {
     subscription_id: u32,
-    position: Option<Bytes>,
+    /// Of queues.
+    cursor: Option<Bytes>,
+    /// Of ordinary filters.
+    replay_from: Option<Bytes>,
     group: Option<Bytes>,
     settle_explicit: bool,
     /// Something they ask for and do not get.
@@ -228,12 +231,10 @@ fn options(properties: &PropertyList) -> Options {
         match property {
             Property::SubscriptionId(id) => options.subscription_id = id,
             Property::User(key, value) => match &key[..] {
-                b"cursor" => options.position = Some(detached(&value)),
+                b"cursor" => options.cursor = Some(detached(&value)),
                 b"consumer-group" => options.group = Some(detached(&value)),
                 b"settle" => options.read_settle(&value),
-                b"replay-from" => {
-                    options.refusal = Some(Refusal::Unsupported { what: "replay-from" });
-                }
+                b"replay-from" => options.replay_from = Some(detached(&value)),
                 _ => {}
             },
             // The codec lets nothing else into SUBSCRIBE.
@@ -279,17 +280,19 @@ fn subscription(asked: &SubscribeFilter, options: &Options) -> Result<Subscripti
         settle_explicit: false,
     };
     match SubscribeAddress::of(&subscription.filter).map_err(invalid)? {
-        SubscribeAddress::Filter(_) => check_reserved(&subscription.filter)?,
+        SubscribeAddress::Filter(_) => {
+            check_reserved(&subscription.filter)?;
+            subscription.position = options.replay_from.clone();
+        }
         SubscribeAddress::Queue { group, .. } => {
             let named = group.map(|group| detached(group.as_bytes()));
             subscription.group = named.or_else(|| options.group.clone());
-            subscription.position = options.position.clone();
+            subscription.position = options.cursor.clone();
             subscription.settle_explicit = options.settle_explicit;
         }
-        SubscribeAddress::Shared { .. } => {}
-        SubscribeAddress::Replay { .. } => {
-            return Err(refused(&Refusal::Unsupported { what: "$replay" }));
-        }
+        SubscribeAddress::Shared { .. } => subscription.position = options.replay_from.clone(),
+        // It says itself where it begins.
+        SubscribeAddress::Replay { .. } => {}
     }
     Ok(subscription)
 }

@@ -80,11 +80,11 @@ fn what_is_stored_is_kept_whole_and_keeps_no_frame_in_memory() {
     let frame = frame(&alive);
     for at in 0..200 {
         let qos = if at % 3 == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
-        peer.deliver(slice_of(&frame, at, qos, DeliverySource::Session));
+        peer.deliver(slice_of(&frame, at, qos, DeliverySource::SESSION));
     }
     peer.commands();
     peer.connection.handle_congestion(true);
-    peer.deliver(slice_of(&frame, 200, QoS::AtLeastOnce, DeliverySource::Session));
+    peer.deliver(slice_of(&frame, 200, QoS::AtLeastOnce, DeliverySource::SESSION));
 
     drop(frame);
     assert_eq!(Arc::strong_count(&alive), 1, "nothing is left of it");

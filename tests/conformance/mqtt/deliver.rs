@@ -7,7 +7,7 @@ use fluxmq::model::Property as Neutral;
 use fluxmq::model::command::Outcome;
 
 fn settled(offset: u64, outcome: Outcome) -> Command {
-    Command::Settle { delivery: delivery_id(DeliverySource::Session, offset), outcome }
+    Command::Settle { delivery: delivery_id(DeliverySource::SESSION, offset), outcome }
 }
 
 fn with_client(properties: &[Property]) -> Peer {

@@ -80,7 +80,7 @@ fn apply(step: Step, peer: &mut Peer, broker: &mut Broker) {
         }
         Step::Confirm(..) => {}
         Step::Deliver(qos, live, offset) => {
-            let source = if live { DeliverySource::Live } else { DeliverySource::Session };
+            let source = if live { DeliverySource::Live } else { DeliverySource::SESSION };
             let id = delivery_id(source, offset);
             peer.deliver(Delivery { id, ..delivery(offset, qos) });
         }

@@ -310,7 +310,7 @@ fn message(topic: &str, qos: QoS) -> Message {
 /// A delivery of the session whose payload is its offset.
 fn delivery(offset: u64, qos: QoS) -> Delivery {
     Delivery {
-        id: delivery_id(DeliverySource::Session, offset),
+        id: delivery_id(DeliverySource::SESSION, offset),
         message: Arc::new(Message { payload: text(&offset.to_string()), ..message("t/1", qos) }),
         qos,
         retain: false,

@@ -132,16 +132,33 @@ fn queue_subscriptions_carry_cursor_group_and_settling() {
 }
 
 #[test]
-fn replay_is_refused_in_this_release_and_says_so() {
-    let replay_from = list(&[user("replay-from", "-15m")]);
-    for (filter, properties) in
-        [("$replay/earliest/t", PropertyList::default()), ("t", replay_from)]
-    {
+fn replays_carry_where_they_begin() {
+    let mut peer = Peer::connected(Version::V5);
+    let properties = list(&[user("replay-from", "-15m"), user("cursor", "7")]);
+    let filters = ["t/#", "$replay/earliest/t", "$queue/q"];
+    peer.send(Packet::Subscribe(Subscribe { properties, ..subscribe(1, &filters) }));
+    let [plain, replay, queue] = &subscriptions(&mut peer)[..] else { panic!("not three") };
+    assert_eq!(plain.position, Some(text("-15m")));
+    assert_eq!((replay.filter.as_str(), &replay.position), ("$replay/earliest/t", &None));
+    assert_eq!(queue.position, Some(text("7")), "a queue is read by its own");
+
+    // Clients without user properties write it into the filter.
+    let mut peer = Peer::connected(Version::V311);
+    peer.send(Packet::Subscribe(subscribe(1, &["$replay/last=3/t/+"])));
+    assert_eq!(subscriptions(&mut peer)[0].filter.as_str(), "$replay/last=3/t/+");
+}
+
+#[test]
+fn what_cannot_be_replayed_is_refused_with_the_reason() {
+    let filters =
+        ["$replay/earliest/$SYS/#", "$replay/earliest/$queue/q", "$share/g/$replay/earliest/t"];
+    for filter in filters {
         let mut peer = Peer::connected(Version::V5);
-        peer.send(Packet::Subscribe(Subscribe { properties, ..subscribe(1, &[filter]) }));
+        peer.send(Packet::Subscribe(subscribe(1, &[filter])));
         let Packet::SubAck(suback) = peer.packet() else { panic!("no SUBACK") };
-        assert_eq!(suback.reasons, [ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR]);
-        assert!(suback.properties.iter().any(|it| matches!(it, Property::ReasonString(_))));
+        assert_eq!(suback.reasons, [ReasonCode::TOPIC_FILTER_INVALID], "{filter}");
+        let says_why = |it: Property| matches!(it, Property::ReasonString(text) if text.windows(18).any(|it| it == b"cannot be replayed"));
+        assert!(suback.properties.iter().any(says_why), "{filter}");
         assert_eq!(peer.commands(), []);
     }
 }

@@ -7,7 +7,7 @@ use fluxmq::model::command::Outcome;
 use fluxmq::model::effect::Outbound;
 
 fn session(offset: u64) -> DeliveryId {
-    delivery_id(DeliverySource::Session, offset)
+    delivery_id(DeliverySource::SESSION, offset)
 }
 
 #[test]

@@ -384,7 +384,7 @@ impl Observer {
     /// What a connection asks gives room back.
     pub fn requested(&mut self, from: ConnectionId, partition: PartitionId, request: &Request) {
         match request {
-            Request::Credit { count } => {
+            Request::Credit { count, .. } => {
                 let out = self.out.entry((from, partition)).or_default();
                 *out = (*out - i64::from(*count)).max(0);
             }
@@ -426,7 +426,7 @@ impl Observer {
             let entry = entry.clone();
             self.handed.push(HandedOut { partition: from, entry, to, at: now });
         }
-        if delivery.id.source == DeliverySource::Session {
+        if delivery.id.source == DeliverySource::SESSION {
             let is_there = self.places(id).contains(&(from, delivery.id.offset));
             if !is_there {
                 let what = format!("{id:x} is handed out at p{} {}", from.0, delivery.id.offset);

@@ -1,0 +1,193 @@
+//! Replays: readers of their own that begin anywhere in the log and go on live.
+//!
+//! Reading on is `serve`, as for every reader that is behind. Here is where they begin, and what their deliveries say about themselves.
+
+use fluxmq_index::{Offset, OffsetSet};
+use fluxmq_log::disk::Disk;
+
+use super::history::HistoryError;
+use super::request::{Attach, ConnectionId, Event, Newest, Outbox, Position};
+use super::{Partition, RECORDS_PER_TURN_MAX, batch};
+use crate::model::{
+    Delivery, DeliveryId, DeliverySource, Filter, Millis, Refusal, Subscription, Topic,
+};
+
+/// Records that a replay should have begun with and that are not kept any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// So many of the partition, whatever would have matched.
+    Records(u64),
+    /// Asked for by time: there is no telling how many were of that time.
+    Unknown,
+}
+
+/// What a reader has to say for a replay.
+#[derive(Debug, Default)]
+pub struct Replay {
+    /// Not said yet.
+    gap: Option<Gap>,
+    /// Records ahead that were retained messages when the replay began: they answer its subscription too [MQTT-3.3.1-8].
+    retained: OffsetSet,
+}
+
+impl Replay {
+    /// A replay that begins.
+    pub fn new(gap: Option<Gap>, retained: OffsetSet) -> Replay {
+        Replay { gap, retained }
+    }
+
+    /// More records are not kept.
+    pub fn missed(&mut self, count: u64) {
+        self.gap = Some(match self.gap {
+            Some(Gap::Unknown) => Gap::Unknown,
+            Some(Gap::Records(before)) => Gap::Records(before + count),
+            None => Gap::Records(count),
+        });
+    }
+
+    /// Adds what a replay says beside the message: where it is, and once what is missing before it.
+    pub fn annotate(&mut self, delivery: &mut Delivery, time: Millis) {
+        delivery.annotations = annotations(delivery.id, time);
+        if let Some(gap) = self.gap.take() {
+            let count = match gap {
+                Gap::Records(count) => count.to_string(),
+                Gap::Unknown => "unknown".to_owned(),
+            };
+            delivery.annotations.push(("x-gap", count));
+        }
+        if self.retained.contains(delivery.id.offset) {
+            delivery.retain = true;
+        }
+    }
+}
+
+/// Says where in the log a replayed message is; nothing about others.
+pub fn annotations(id: DeliveryId, time: Millis) -> Vec<(&'static str, String)> {
+    match id.source {
+        DeliverySource::Reader(reader) if reader.is_replay() => vec![
+            ("x-stream-offset", id.offset.0.to_string()),
+            ("x-stream-partition", id.partition.0.to_string()),
+            ("x-stream-timestamp", time.0.to_string()),
+        ],
+        _ => Vec::new(),
+    }
+}
+
+impl<D: Disk> Partition<D> {
+    /// Begins a replay, goes on with one of an earlier connection, or takes other options for one that is read already.
+    pub(super) fn attach_replay(
+        &mut self,
+        from: ConnectionId,
+        attach: Attach,
+        out: &mut impl Outbox,
+    ) {
+        let (reader, token) = (attach.reader, attach.token);
+        let start = self.begin(from, attach).map_err(|error| {
+            tracing::error!(partition = self.id.0, %error, "cannot begin a replay");
+            Refusal::Unavailable { partition: self.id.0 }
+        });
+        out.send(from, Event::Attached { reader, token, start, cut: None });
+    }
+
+    fn begin(&mut self, from: ConnectionId, attach: Attach) -> Result<Offset, HistoryError> {
+        let end = self.applied.end;
+        let (mut start, mut gap) = (end, None);
+        if let Some(position) = attach.position {
+            (start, gap) = self.locate_record(position)?;
+        }
+        let slot = self.readers.open((from, attach.reader), attach.publisher, attach.credit);
+        for ((subscription, resumed), retained) in
+            attach.subscriptions.into_iter().zip(attach.retained)
+        {
+            start = resumed.unwrap_or(start);
+            let filter = Subscription::clone(&subscription).filter;
+            let id = self.readers.subscribe(slot, subscription, start, end);
+            let (mut before, mut ahead) = (Vec::new(), OffsetSet::default());
+            if retained {
+                // Every record comes once: a retained message that the replay meets is sent in its place.
+                for offset in self.views.retained.matching(&filter, self.now) {
+                    match offset < start {
+                        true => before.push(offset),
+                        false => drop(ahead.insert(offset)),
+                    }
+                }
+            }
+            if attach.position.is_some() {
+                self.readers.begin_replay(slot, gap, ahead);
+            }
+            self.readers.queue_retained(slot, id, before);
+        }
+        if !attach.outbound.is_empty() {
+            self.readers.resume(slot, start, &attach.outbound);
+        }
+        Ok(start)
+    }
+
+    /// Finds the offset that a position means, and what is missing there.
+    fn locate_record(&self, position: Position) -> Result<(Offset, Option<Gap>), HistoryError> {
+        let (first, end) = (self.log().first_offset(), self.applied.end);
+        Ok(match position {
+            Position::Earliest | Position::Resume => (first, None),
+            Position::Latest => (end, None),
+            // Below the first record is a gap, and reading finds it.
+            Position::At(offset) => (offset.min(end), None),
+            Position::Last(count) => (Offset(end.0.saturating_sub(count)).max(first), None),
+            Position::Time(time) => {
+                let at = self.first_of(time)?.min(end);
+                (at, (at == first && first > Offset::ZERO).then_some(Gap::Unknown))
+            }
+        })
+    }
+
+    /// Finds the first record of a time or later.
+    fn first_of(&self, time: Millis) -> Result<Offset, HistoryError> {
+        let at = self.log().offset_at_time(time.0)?;
+        // The log finds the frame that reaches this time; it may have begun earlier.
+        for frame in self.log().read(at, 1)? {
+            for record in batch::decode(&frame)? {
+                let (offset, recorded, _) = record?;
+                if recorded >= time {
+                    return Ok(offset);
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    /// Lists the newest messages below `before` that match a filter.
+    pub(super) fn newest(
+        &mut self,
+        filter: &Filter,
+        before: Option<Offset>,
+        count: usize,
+    ) -> Result<Newest, Refusal> {
+        let end = self.applied.end;
+        let below = before.map_or(end, |before| before.min(end));
+        let listed = self.list_newest(filter, below, count.clamp(1, RECORDS_PER_TURN_MAX));
+        listed.map_err(|error| {
+            tracing::error!(partition = self.id.0, %error, "cannot find the newest messages");
+            Refusal::Unavailable { partition: self.id.0 }
+        })
+    }
+
+    fn list_newest(
+        &mut self,
+        filter: &Filter,
+        below: Offset,
+        count: usize,
+    ) -> Result<Newest, HistoryError> {
+        let log = self.node.log();
+        let (filters, first) = (std::slice::from_ref(filter), log.first_offset());
+        let from = self.history.newest(log, filters, (first, below), count)?;
+        let range = (from.unwrap_or(first), below);
+        let mut found = Vec::with_capacity(count);
+        for offset in self.history.select(log, filters, range, usize::MAX)?.offsets {
+            let message = self.history.fetch(log, offset)?;
+            if let Some(message) = message.filter(|message| !message.is_expired(self.now)) {
+                found.push((message.time, offset, Topic::from_stored(message.topic)));
+            }
+        }
+        found.reverse();
+        Ok(Newest { found, before: from, end: self.applied.end })
+    }
+}
