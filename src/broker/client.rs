@@ -124,6 +124,8 @@ enum Waiting {
     /// A replay that begins with the last so many messages, and where those are: another token stands for all of it.
     Last(Box<Last>),
     NewestOf(Token),
+    /// The newest message that a replay finds in a partition: part of a SUBSCRIBE.
+    EndOf(Token, usize, Filter),
     Unsubscribe {
         token: Token,
         results: Vec<Result<bool, Refusal>>,
@@ -372,6 +374,7 @@ impl Client {
                 | Waiting::Releasing { .. }
                 | Waiting::Last(_)
                 | Waiting::NewestOf(_)
+                | Waiting::EndOf(..)
                 | Waiting::Claiming { .. },
             ) => {
                 unreachable!("parts are answered by readers, groups and confirmations")

@@ -1,6 +1,6 @@
 //! Positions as users write them: `earliest`, `offset=5`, `-15m`, `2026-01-31T12:00:00Z` …
 
-use crate::model::{Millis, Refusal};
+use crate::model::{Millis, Refusal, moment};
 use crate::partition::request::Position;
 use fluxmq_index::Offset;
 
@@ -24,35 +24,11 @@ fn parse_number(text: &str, now: Millis) -> Option<Position> {
     if let Some(count) = text.strip_prefix("last=") {
         return count.parse().ok().map(Position::Last);
     }
-    if let Some(time) = text.strip_prefix("timestamp=") {
-        return time.parse().ok().map(|ms| Position::Time(Millis(ms)));
-    }
-    if let Some(ago) = text.strip_prefix('-') {
-        return parse_ago(ago).map(|ms| Position::Time(Millis(now.0.saturating_sub(ms))));
-    }
-    if text.contains('T') {
-        return parse_rfc3339(text).map(|ms| Position::Time(Millis(ms)));
+    if let Some(time) = moment::parse(text, now) {
+        return Some(Position::Time(time));
     }
     let offset = text.strip_prefix("offset=").unwrap_or(text);
     offset.parse().ok().map(|offset| Position::At(Offset(offset)))
-}
-
-fn parse_ago(text: &str) -> Option<u64> {
-    let unit = text.chars().last()?;
-    let unit_ms: u64 = match unit {
-        's' => 1000,
-        'm' => 60_000,
-        'h' => 3_600_000,
-        'd' => 86_400_000,
-        _ => return None,
-    };
-    text[..text.len() - 1].parse::<u64>().ok()?.checked_mul(unit_ms)
-}
-
-/// Reads an RFC 3339 time as milliseconds since the epoch.
-fn parse_rfc3339(text: &str) -> Option<u64> {
-    let time: jiff::Timestamp = text.parse().ok()?;
-    u64::try_from(time.as_millisecond()).ok()
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ pub enum Event {
         reasons: Vec<ReasonCode>,
         /// The server's words, if it sent any.
         text: String,
+        /// Everything it said beside the codes.
+        properties: PropertyList,
     },
     /// The server answered an unsubscribe request.
     Unsubscribed {

@@ -351,11 +351,11 @@ impl Machine {
                 Some((token, reason)) => self.finished(Some(token), reason, &ack.properties),
                 None => Ok(()),
             },
-            Packet::SubAck(suback) => {
-                self.on_answer(suback.packet_id, suback.reasons, text_of(&suback.properties))
+            Packet::SubAck(answer) => {
+                self.on_answer(answer.packet_id, answer.reasons, answer.properties)
             }
-            Packet::UnsubAck(unsuback) => {
-                self.on_answer(unsuback.packet_id, unsuback.reasons, String::new())
+            Packet::UnsubAck(answer) => {
+                self.on_answer(answer.packet_id, answer.reasons, answer.properties)
             }
             Packet::PingResp => {
                 self.clock.ping_sent = None;
@@ -555,12 +555,12 @@ impl Machine {
         &mut self,
         packet_id: u16,
         reasons: Vec<ReasonCode>,
-        text: String,
+        properties: PropertyList,
     ) -> Result<(), ClientError> {
         let event = match self.requests.remove(&packet_id) {
             // [MQTT-3.9.3-1]
             Some(Request::Subscribe { token, count }) if reasons.len() == count => {
-                Event::Subscribed { token, reasons, text }
+                Event::Subscribed { token, reasons, text: text_of(&properties), properties }
             }
             Some(Request::Unsubscribe { token, count })
                 if reasons.len() == count || !self.options.version.is_v5() =>

@@ -327,13 +327,15 @@ fn subscribing_reports_each_filters_result() {
     };
 
     let reasons = vec![ReasonCode::GRANTED_QOS_1, ReasonCode::NOT_AUTHORIZED];
-    let properties = [Property::ReasonString(Bytes::from_static(b"no"))].into_iter().collect();
+    let properties: PropertyList =
+        [Property::ReasonString(Bytes::from_static(b"no"))].into_iter().collect();
+    let answered = properties.clone();
     say(
         &mut machine,
-        &[Packet::SubAck(SubAck { packet_id, properties, reasons: reasons.clone() })],
+        &[Packet::SubAck(SubAck { packet_id, properties: answered, reasons: reasons.clone() })],
     );
 
-    let expected = Event::Subscribed { token: 5, reasons, text: "no".to_owned() };
+    let expected = Event::Subscribed { token: 5, reasons, text: "no".to_owned(), properties };
     assert_eq!(machine.poll_event(), Some(expected));
 }
 

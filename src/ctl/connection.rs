@@ -298,17 +298,19 @@ impl ConnectionArguments {
         &self,
         client: &mut Client,
         request: &SubscribeRequest,
-    ) -> Result<(), CtlError> {
+    ) -> Result<PropertyList, CtlError> {
         client.subscribe(0, request)?;
         let answer = client.wait_for(|event| match event {
-            Event::Subscribed { reasons, text, .. } => Some((reasons.clone(), text.clone())),
+            Event::Subscribed { reasons, text, properties, .. } => {
+                Some((reasons.clone(), text.clone(), properties.clone()))
+            }
             _ => None,
         });
         let Ok(answer) = timeout(self.patience(), answer).await else {
             let seconds = self.patience().as_secs();
             return Err(CtlError::Timeout(format!("no answer to SUBSCRIBE within {seconds} s")));
         };
-        let (reasons, text) = answer?;
+        let (reasons, text, properties) = answer?;
         for (filter, reason) in request.filters.iter().zip(reasons) {
             if reason.is_error() {
                 let filter = String::from_utf8_lossy(&filter.filter);
@@ -316,7 +318,7 @@ impl ConnectionArguments {
                 return Err(CtlError::Refused(format!("'{filter}' refused: {refusal}")));
             }
         }
-        Ok(())
+        Ok(properties)
     }
 
     fn patience(&self) -> Duration {

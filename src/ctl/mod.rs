@@ -7,8 +7,10 @@ mod bench;
 mod connection;
 mod error;
 mod format;
+mod progress;
 mod properties;
 mod publish;
+mod replay;
 mod subscribe;
 mod users;
 
@@ -38,6 +40,7 @@ Examples:
   mqttctl publish sensors/1 -m 21.5 -q 1
   mqttctl subscribe 'sensors/#' -v
   mqttctl subscribe '$queue/orders' --from earliest --group billing --format json
+  mqttctl replay 'sensors/#' --from=-24h --format json
   mqttctl bench --publishers 4 --subscribers 2 --seconds 10 --json"
 )]
 struct Arguments {
@@ -59,6 +62,8 @@ enum Command {
     /// Prints messages as they come in.
     #[command(visible_alias = "sub")]
     Subscribe(subscribe::Arguments),
+    /// Prints what is stored, and ends where history does.
+    Replay(replay::Arguments),
     /// Measures throughput and latency, and stops by itself.
     Bench(bench::Arguments),
     /// Writes the broker's file of users.
@@ -101,6 +106,7 @@ fn run(arguments: Arguments) -> Result<(), CtlError> {
         match arguments.command {
             Command::Publish(arguments) => publish::run(&arguments, json, &mut output).await,
             Command::Subscribe(arguments) => subscribe::run(&arguments, json, &mut output).await,
+            Command::Replay(arguments) => replay::run(&arguments, json, &mut output).await,
             Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
             Command::Users(arguments) => users::run(&arguments, &mut output),
         }

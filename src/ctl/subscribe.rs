@@ -1,6 +1,6 @@
 //! `mqttctl subscribe`: prints messages as they come in, and settles each once it is printed.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::connection::{ConnectionArguments, parse_qos};
 use super::error::CtlError;
 use super::format::{Format, Style, parse_format, print};
+use super::progress::Progress;
 use crate::client::{Client, Event, SubscribeRequest, user};
 use crate::model::QoS;
 use crate::model::command::RetainHandling;
@@ -116,7 +117,7 @@ pub(super) async fn run(
     let (mut client, _) = arguments.connection.connect(&options).await?;
     let format = if json { Format::Json } else { arguments.format.clone() };
     let style = Style { format, verbosity: arguments.verbose, newline: !arguments.no_newline };
-    let progress = Progress::new(arguments);
+    let progress = Progress::new(arguments.progress, arguments.from.is_some(), arguments.count);
     let mut reading = Reading { arguments, style, progress, count: 0 };
     let result = match subscribe(arguments, &mut client, &requests).await {
         Ok(()) => reading.read(&mut client, started, output).await,
@@ -222,7 +223,7 @@ impl Reading<'_> {
                 }
                 () = sleep_until(wakes_at.unwrap_or(started)), if wakes_at.is_some() => {
                     let now = Instant::now();
-                    self.progress.tick(now, self.count);
+                    self.progress.tick(now, self.count, None);
                     if ends_at.is_some_and(|at| at <= now) {
                         return self.timed_out();
                     }
@@ -265,76 +266,6 @@ impl Reading<'_> {
         let Some(wanted) = self.arguments.count else { return Ok(()) };
         let (count, seconds) = (self.count, self.arguments.timeout.unwrap_or_default());
         Err(CtlError::Timeout(format!("{count} of {wanted} messages within {seconds} s")))
-    }
-}
-
-/// How far a long replay is, on standard error: a line that moves on a terminal, a line a second elsewhere.
-struct Progress {
-    bar: Option<indicatif::ProgressBar>,
-    /// Standard error is no terminal but progress was asked for.
-    plain: bool,
-    started: Instant,
-    ticked: Instant,
-}
-
-impl Progress {
-    fn new(arguments: &Arguments) -> Progress {
-        let is_terminal = std::io::stderr().is_terminal();
-        let by_itself = arguments.from.is_some() && is_terminal && !std::io::stdout().is_terminal();
-        let bar = (is_terminal && (arguments.progress || by_itself)).then(|| {
-            let bar = match arguments.count {
-                Some(count) => indicatif::ProgressBar::new(count),
-                None => indicatif::ProgressBar::no_length(),
-            };
-            let template = match arguments.count {
-                Some(_) => "{bar:30} {human_pos} of {human_len} messages, {per_sec}, {eta} left",
-                None => "{spinner} {human_pos} messages, {per_sec}, {elapsed}",
-            };
-            let style = indicatif::ProgressStyle::with_template(template);
-            bar.with_style(style.expect("the template is well-formed"))
-        });
-        let now = Instant::now();
-        let plain = arguments.progress && bar.is_none();
-        Progress { bar, plain, started: now, ticked: now }
-    }
-
-    /// When to call [`Progress::tick`].
-    fn due(&self) -> Option<Instant> {
-        let interval = match &self.bar {
-            Some(_) => Duration::from_millis(100),
-            None => Duration::from_secs(1),
-        };
-        (self.plain || self.bar.is_some()).then_some(self.ticked + interval)
-    }
-
-    fn tick(&mut self, now: Instant, count: u64) {
-        if self.due().is_none_or(|due| due > now) {
-            return;
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_position(count);
-            bar.tick();
-        }
-        if self.plain {
-            let seconds = (now - self.started).as_secs_f64();
-            let rate = count as f64 / seconds.max(0.001);
-            let _ = writeln!(std::io::stderr(), "{count} messages in {seconds:.0} s, {rate:.0}/s");
-        }
-        self.ticked = now;
-    }
-
-    /// Runs something that prints, out of the way of the moving line.
-    fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
-        match &self.bar {
-            Some(bar) if std::io::stdout().is_terminal() => bar.suspend(print),
-            _ => print(),
-        }
-    }
-
-    fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }
 

@@ -390,6 +390,7 @@ async fn run_line(line: &str) -> Result<String, CtlError> {
     match arguments.command {
         Command::Publish(arguments) => publish::run(&arguments, json, &mut output).await,
         Command::Subscribe(arguments) => subscribe::run(&arguments, json, &mut output).await,
+        Command::Replay(arguments) => replay::run(&arguments, json, &mut output).await,
         Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
         Command::Users(arguments) => users::run(&arguments, &mut output),
     }?;

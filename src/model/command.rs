@@ -179,6 +179,8 @@ pub struct Subscribe {
     pub subscription_id: u32,
     /// Where to start reading: a position of `docs/concepts/positions`, unparsed.
     pub position: Option<Bytes>,
+    /// True when a replay is to say where history ends as it begins: [`Effect::ReplayEnds`](super::Effect::ReplayEnds).
+    pub reports_end: bool,
     /// The consumer group, for queues.
     pub group: Option<Bytes>,
     /// True when only `$ack` and its kin settle, not the protocol's own acknowledgement.

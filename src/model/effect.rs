@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fluxmq_index::Offset;
 use thiserror::Error;
 
-use super::{DeliveryId, Message, QoS, Token, Topic};
+use super::{DeliveryId, Message, PartitionId, QoS, Token, Topic};
 
 /// One thing a connection must know or pass on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,13 @@ pub enum Effect {
     Released {
         /// The number.
         packet_id: u16,
+    },
+    /// How far history goes for the replays of a SUBSCRIBE that asked. Comes before its `Subscribed`.
+    ReplayEnds {
+        /// Out of `Subscribe`.
+        token: Token,
+        /// The newest message that the replay finds in each partition; not of those where it finds none.
+        ends: Vec<(PartitionId, Offset)>,
     },
     /// Subscriptions stand from here on.
     Subscribed {

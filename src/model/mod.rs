@@ -8,6 +8,7 @@ mod control_codec;
 pub mod effect;
 pub mod ids;
 pub mod message;
+pub mod moment;
 pub mod peer;
 pub mod principal;
 pub mod properties;

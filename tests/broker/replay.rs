@@ -8,8 +8,10 @@ use fluxmq::model::{
     Command, Delivery, DeliverySource, Effect, Filter, Message, Millis, Outcome, QoS, Refusal,
     RetainHandling, Token,
 };
+use fluxmq::partition::Options;
 use fluxmq::partition::request::ConnectionId;
 use fluxmq_index::topic_trie;
+use fluxmq_log::sim_disk::SimDisk;
 
 use crate::wire::Dice;
 use crate::world::{World, message, text};
@@ -434,6 +436,44 @@ fn the_last_messages_are_those_of_all_partitions_together() {
     assert_eq!(sorted(&drain(&mut world, reader)), [900, 901, 902]);
 }
 
+/// Subscribes as the tools do, and returns what the broker says of the end of history.
+fn ends_of(world: &mut World, id: ConnectionId, filter: &str, from: &str) -> Vec<(u16, u64)> {
+    let granted = world.subscribe(id, filter, |subscribe| {
+        subscribe.position = Some(Bytes::from(from.to_owned()));
+        subscribe.reports_end = true;
+        subscribe.retain_handling = RetainHandling::DontSend;
+    });
+    assert_eq!(granted, Ok(EXACTLY));
+    let ends = world.take(id, |effect| match effect {
+        Effect::ReplayEnds { ends, .. } => Some(ends.clone()),
+        _ => None,
+    });
+    let mut ends: Vec<_> = ends.expect("reported").iter().map(|(at, end)| (at.0, end.0)).collect();
+    ends.sort_unstable();
+    ends
+}
+
+#[test]
+fn a_replay_that_asks_is_told_where_history_ends_in_each_partition() {
+    with_one_and_four(|mut world| {
+        world.rules("topic readwrite #\nuser alice\ntopic read a/#\ntopic deny a/secret");
+        publish_numbers(&mut world, &["a/0", "a/1", "a/2", "b"], 0..300);
+        // More than one answer's worth of what is not for it.
+        publish_numbers(&mut world, &["a/secret"], 300..900);
+        let reader = world.open_as("alice", "reader", 0).expect("opens");
+        for (filter, from) in [("a/#", "earliest"), ("a/#", "last=7"), ("a/1", "earliest")] {
+            let ends = ends_of(&mut world, reader, filter, from);
+            let mut last: BTreeMap<u16, u64> = BTreeMap::new();
+            for delivery in drain(&mut world, reader) {
+                last.insert(delivery.id.partition.0, delivery.id.offset.0);
+            }
+            assert_eq!(ends, last.into_iter().collect::<Vec<_>>(), "{filter} from {from}");
+        }
+        assert_eq!(ends_of(&mut world, reader, "a/none", "earliest"), []);
+        assert_eq!(ends_of(&mut world, reader, "a/0", "latest"), [], "all of it is behind");
+    });
+}
+
 #[test]
 fn expired_messages_are_neither_replayed_nor_counted() {
     with_one_and_four(|mut world| {
@@ -637,4 +677,74 @@ fn a_partition_that_stopped_refuses_a_replay_and_the_others_forget_it() {
         assert!(matches!(refused, Err(Refusal::Unavailable { .. })), "{from}: {refused:?}");
         assert!(drain(&mut world, reader).is_empty(), "{from}");
     }
+}
+
+/// Deletes the oldest segments; returns the first offset that is left.
+fn trim(world: &mut World) -> u64 {
+    let partition = world.partitions.values_mut().next().expect("one");
+    let last = partition.status().last;
+    partition.trim(last).expect("trims");
+    partition.log().first_offset().0
+}
+
+#[test]
+fn what_is_not_kept_any_more_is_a_gap_and_the_first_delivery_says_so() {
+    let options = Options { snapshot_every_bytes: 50_000, ..Options::default() };
+    let mut world = World::with(SimDisk::new(7), 1, options).expect("starts");
+    let (publisher, _) = world.open("publisher", true, 0);
+    let publish = |world: &mut World, range: std::ops::Range<usize>| {
+        for number in range {
+            world.now = world.now.plus(1);
+            let payload = format!("{number}{}", ".".repeat(600));
+            world.publish(publisher, message("a", payload, ONCE), None);
+        }
+    };
+    publish(&mut world, 0..400);
+    let (reader, _) = world.open("reader", true, FOREVER);
+    world.subscribe(reader, "$replay/earliest/a", |it| it.qos = ONCE).expect("replays");
+    let before = world.deliveries(reader);
+    in_window(&before);
+    let first = trim(&mut world);
+    let next = before.last().expect("some").id.offset.0 + 1;
+    assert!(first > next, "the log begins at {first}, after {next}");
+    let gap = |delivery: &Delivery| annotation(delivery, "x-gap").map(str::to_owned);
+    assert!(before.iter().all(|it| gap(it).is_none()), "earliest has none");
+
+    // In the middle of a replay.
+    for delivery in &before {
+        world.settle(reader, delivery.id, Outcome::Accepted);
+    }
+    let after = drain(&mut world, reader);
+    assert_eq!(after[0].id.offset.0, first);
+    assert_eq!(gap(&after[0]), Some((first - next).to_string()));
+    assert!(after[1..].iter().all(|it| gap(it).is_none()), "said once");
+
+    // Where it begins.
+    let time = annotation(&after[0], "x-stream-timestamp").expect("says its time").to_owned();
+    let later = time.parse::<u64>().expect("a number") + 1;
+    for (from, expected) in [
+        ("offset=3".to_owned(), Some((first - 3).to_string())),
+        (format!("offset={first}"), None),
+        ("timestamp=1".to_owned(), Some("unknown".to_owned())),
+        (format!("timestamp={later}"), None),
+        ("earliest".to_owned(), None),
+        ("last=9999".to_owned(), None),
+    ] {
+        replay(&mut world, reader, "a", &from, ONCE).expect("replays");
+        let got = drain(&mut world, reader);
+        let skipped = u64::from(from == format!("timestamp={later}"));
+        assert_eq!(got[0].id.offset.0, first + skipped, "{from}");
+        assert_eq!(gap(&got[0]), expected, "{from}");
+        assert!(got[1..].iter().all(|it| gap(it).is_none()), "{from}: said once");
+    }
+
+    // In a session that was away for too long.
+    world.close(reader, false);
+    publish(&mut world, 400..800);
+    let first = trim(&mut world);
+    let (reader, _) = world.open("reader", false, FOREVER);
+    let got = drain(&mut world, reader);
+    let of = |it: &&Delivery| it.id.offset.0 == first;
+    assert_eq!(got.iter().filter(of).count(), 2, "both replays go on");
+    assert!(got.iter().filter(of).all(|it| gap(it).is_some()));
 }

@@ -439,6 +439,7 @@ fn a_member_that_leaves_before_it_was_one_leaves_nothing_behind() {
             retain_handling: fluxmq::model::RetainHandling::Send,
             subscription_id: 0,
             position: None,
+            reports_end: false,
             group: None,
             settle_explicit: false,
         };
@@ -468,6 +469,7 @@ fn a_subscribe_to_a_filter_and_a_group_reads_each_from_now_on() {
         retain_handling: fluxmq::model::RetainHandling::Send,
         subscription_id: 0,
         position: None,
+        reports_end: false,
         group: None,
         settle_explicit: false,
     };

@@ -267,6 +267,7 @@ impl World {
             retain_handling: RetainHandling::Send,
             subscription_id: 0,
             position: None,
+            reports_end: false,
             group: None,
             settle_explicit: false,
         };

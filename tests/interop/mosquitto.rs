@@ -71,7 +71,8 @@ impl Stage {
         run("mosquitto_pub", &[&["-p", &port], arguments].concat(), input);
     }
 
-    fn port(&self) -> String {
+    /// The broker's port.
+    pub fn port(&self) -> String {
         let address = self.broker.as_ref().unwrap().address();
         address.rsplit_once(':').unwrap().1.to_owned()
     }

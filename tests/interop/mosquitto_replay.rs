@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::mosquitto::{Stage, VERSIONS, are_clients_installed, messages};
+use crate::program::{Program, run};
 
 fn lines(range: std::ops::RangeInclusive<usize>) -> String {
     range.map(|number| format!("{number}\n")).collect()
@@ -65,6 +66,53 @@ fn a_replay_says_where_each_message_is() {
             assert!(line.contains(name), "{line}");
         }
     }
+}
+
+#[test]
+fn mqttctl_replays_what_was_stored_when_it_began_and_ends() {
+    if !are_clients_installed() {
+        return;
+    }
+    let mut stage = Stage::new();
+    stage.publish(&["-q", "1", "-t", "past/a", "-l"], &lines(1..=300));
+    stage.publish(&["-q", "1", "-r", "-t", "past/b", "-m", "kept"], "");
+    stage.publish(&["-q", "1", "-t", "other", "-l"], &lines(1..=10));
+    stage.kill_and_start();
+    let port = stage.port();
+    let replay = |arguments: &[&str]| -> Program {
+        let mut all = vec!["replay", "-p", &port];
+        all.extend(arguments);
+        Program::start(env!("CARGO_BIN_EXE_mqttctl"), &all, "")
+    };
+
+    let said = replay(&["past/#", "-v"]).finish();
+    let of_a: Vec<&String> = said.iter().filter(|line| line.starts_with("past/a ")).collect();
+    let expected: Vec<String> = (1..=300).map(|number| format!("past/a {number}")).collect();
+    assert_eq!(of_a, expected.iter().collect::<Vec<_>>());
+    assert_eq!(said.iter().filter(|line| *line == "past/b kept").count(), 1);
+    assert_eq!(said.len(), 301, "nothing else");
+
+    let json = replay(&["past/a", "--from", "last=1", "--json"]).finish();
+    let message: serde_json::Value = serde_json::from_str(&json[0]).unwrap();
+    assert_eq!(message["payload"], "300");
+    let pairs = message["properties"]["user"].as_array().unwrap();
+    let time = pairs.iter().find(|pair| pair[0] == "x-stream-timestamp").unwrap();
+    let until = format!("timestamp={}", time[1].as_str().unwrap());
+    assert!(replay(&["past/a", "--to", &until]).finish().contains(&"300".to_owned()));
+    assert_eq!(replay(&["past/a", "--to", "timestamp=1"]).finish(), Vec::<String>::new());
+    assert_eq!(replay(&["past/nothing", "--progress"]).finish(), Vec::<String>::new());
+
+    for (arguments, code) in [
+        (&["past/#", "--from", "soon"][..], 1),
+        (&["$queue/orders"], 3),
+        (&["past/a", "--to", "soon"], 3),
+        (&["past/a", "-V", "3.1.1"], 3),
+    ] {
+        let ((found, name), said) = replay(arguments).end();
+        assert_eq!(found, Some(code), "{name}: {said:?}");
+    }
+    let subscribe = ["subscribe", "-p", &port, "past/a", "--from", "last=2", "--count", "2"];
+    assert_eq!(run(env!("CARGO_BIN_EXE_mqttctl"), &subscribe, ""), ["299", "300"]);
 }
 
 #[test]

@@ -169,7 +169,13 @@ impl Client {
         token: Token,
         result: Result<Newest, Refusal>,
     ) {
-        let Some(Waiting::NewestOf(whole)) = self.waiting.remove(&token) else { return };
+        let whole = match self.waiting.remove(&token) {
+            Some(Waiting::NewestOf(whole)) => whole,
+            Some(Waiting::EndOf(whole, index, filter)) => {
+                return self.found_end(from, (whole, index), filter, result);
+            }
+            _ => return,
+        };
         let Some(Waiting::Last(mut last)) = self.waiting.remove(&whole) else { return };
         let newest = match result {
             Ok(newest) => newest,
@@ -187,6 +193,38 @@ impl Client {
         self.look_further(whole, *last);
     }
 
+    /// Asks where history ends for a replay that begins.
+    pub(super) fn look_for_ends(&mut self, (whole, index): (Token, usize), replay: &NewReplay) {
+        for partition in &replay.partitions {
+            let token = self.wait_for(Waiting::EndOf(whole, index, replay.filter.clone()));
+            let filter = replay.filter.clone();
+            let request = Request::ListNewest { filter, before: None, count: 1, token };
+            self.request(*partition, request);
+        }
+    }
+
+    fn found_end(
+        &mut self,
+        from: PartitionId,
+        part: (Token, usize),
+        filter: Filter,
+        result: Result<Newest, Refusal>,
+    ) {
+        // One that cannot be read refuses the replay, too.
+        let Ok(newest) = result else { return self.end_found(from, part, None) };
+        let mut found = newest.found.iter();
+        let end = found.find(|(_, _, topic)| self.standing.may_receive(topic));
+        let end = end.map(|(_, offset, _)| *offset);
+        match newest.before.filter(|_| end.is_none()) {
+            None => self.end_found(from, part, end),
+            before => {
+                let token = self.wait_for(Waiting::EndOf(part.0, part.1, filter.clone()));
+                let count = NEWEST_PER_REQUEST;
+                self.request(from, Request::ListNewest { filter, before, count, token });
+            }
+        }
+    }
+
     /// Takes the newest message of all, so many times, as long as every partition has said what its newest is.
     fn look_further(&mut self, whole: Token, mut last: Last) {
         while last.missing > 0 {
@@ -200,7 +238,9 @@ impl Client {
                 if !std::mem::replace(&mut list.is_asked, true) {
                     let token = self.wait_for(Waiting::NewestOf(whole));
                     let filter = last.replay.filter.clone();
-                    let count = NEWEST_PER_REQUEST.min(last.missing as usize);
+                    // More than are wanted, where the first were not for this client.
+                    let wanted = if list.before.is_none() { last.missing } else { u64::MAX };
+                    let count = NEWEST_PER_REQUEST.min(wanted as usize);
                     let before = list.before;
                     let request = Request::ListNewest { filter, before, count, token };
                     self.request(*partition, request);

@@ -34,6 +34,8 @@ pub(super) struct PendingSubscribe {
     token: Token,
     parts: Vec<Part>,
     missing: usize,
+    /// Of the parts that asked: the newest message of each partition.
+    ends: Option<Vec<(usize, PartitionId, Offset)>>,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,7 @@ impl Client {
         let mut parts = Vec::with_capacity(subscriptions.len());
         let mut attaches: BTreeMap<PartitionId, (Attach, Vec<usize>)> = BTreeMap::new();
         let mut missing = 0;
+        let mut ends = None;
         for subscribe in subscriptions {
             let index = parts.len();
             let mut subscription = Arc::new(to_subscription(&subscribe));
@@ -71,6 +74,11 @@ impl Client {
                     Arc::make_mut(&mut subscription).reader = replay.reader;
                     missing += replay.partitions.len();
                     starts.extend(replay.partitions.iter().map(|at| (*at, Offset(u64::MAX))));
+                    if subscribe.reports_end {
+                        ends = Some(Vec::new());
+                        missing += replay.partitions.len();
+                        self.look_for_ends((pending, index), &replay);
+                    }
                     self.begin_replay((pending, index), &subscription, replay);
                 }
                 Ok(Placed::Group(partitions, join)) => {
@@ -95,7 +103,7 @@ impl Client {
             self.request(partition, Request::Attach(Box::new(attach)));
             missing += 1;
         }
-        let pending_subscribe = PendingSubscribe { token, parts, missing };
+        let pending_subscribe = PendingSubscribe { token, parts, missing, ends };
         match missing {
             0 => self.finish_subscribe(pending_subscribe, Ok(())),
             _ => {
@@ -140,6 +148,24 @@ impl Client {
             }
             Err(refusal) => pending.parts[index].result = Err(refusal),
         }
+        self.one_less(whole);
+    }
+
+    /// Notes the newest message that a replay finds in a partition, if there is one.
+    pub(super) fn end_found(
+        &mut self,
+        from: PartitionId,
+        (whole, index): (Token, usize),
+        end: Option<Offset>,
+    ) {
+        let Some(Waiting::Subscribe(pending)) = self.waiting.get_mut(&whole) else { return };
+        pending.ends.get_or_insert_default().extend(end.map(|end| (index, from, end)));
+        self.one_less(whole);
+    }
+
+    /// One of the answers that a SUBSCRIBE waits for has come.
+    fn one_less(&mut self, whole: Token) {
+        let Some(Waiting::Subscribe(pending)) = self.waiting.get_mut(&whole) else { return };
         pending.missing -= 1;
         if pending.missing > 0 {
             return;
@@ -198,6 +224,16 @@ impl Client {
         pending: PendingSubscribe,
         stored: Result<(), Refusal>,
     ) {
+        if let Some(ends) = &pending.ends {
+            // What is below the beginning is not replayed.
+            let is_ahead = |(index, from, end): &&(usize, PartitionId, Offset)| {
+                let mut starts = pending.parts[*index].starts.iter();
+                starts.any(|(at, start)| at == from && end >= start)
+            };
+            let ends = ends.iter().filter(is_ahead).map(|(_, from, end)| (*from, *end));
+            let (token, ends) = (pending.token, ends.collect());
+            self.effects.push_back(Effect::ReplayEnds { token, ends });
+        }
         let result = |part: Part| match &stored {
             Ok(()) => part.result,
             Err(refusal) => Err(refusal.clone()),

@@ -95,7 +95,7 @@ async fn subscribe(run: &Run, client: &mut Client) -> Result<(), CtlError> {
         filters: vec![SubscribeFilter::new(Bytes::from(filter), qos)],
         properties: user(&group.collect::<Vec<_>>()).collect(),
     };
-    run.arguments.connection.subscribe(client, &request).await
+    run.arguments.connection.subscribe(client, &request).await.map(drop)
 }
 
 impl Received {

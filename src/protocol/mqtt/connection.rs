@@ -406,6 +406,10 @@ impl Connection for MqttConnection {
             Effect::Assigned { token } => self.outbound.on_assigned(token),
             Effect::ReceivedStored { packet_id } => self.on_received_stored(packet_id),
             Effect::Released { packet_id } => self.on_released(packet_id),
+            Effect::ReplayEnds { token, ends } => {
+                let ends = ends.iter().map(|(at, end)| format!("{}:{}", at.0, end.0));
+                self.requests.note_ends(token, ends.collect());
+            }
             Effect::Subscribed { token, results } => self.on_subscribed(token, results),
             Effect::Unsubscribed { token, results } => self.on_unsubscribed(token, results),
             Effect::Opened(opened) => self.on_opened(opened),

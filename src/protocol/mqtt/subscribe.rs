@@ -34,6 +34,8 @@ struct Request {
     reasons: Vec<Option<ReasonCode>>,
     /// Why the first refused filter was refused.
     text: Option<String>,
+    /// What else is answered.
+    said: Vec<Property>,
 }
 
 /// What the user properties of a SUBSCRIBE ask for, for all its filters (MQTT 5 only).
@@ -44,6 +46,7 @@ struct Options {
     cursor: Option<Bytes>,
     /// Of ordinary filters.
     replay_from: Option<Bytes>,
+    reports_end: bool,
     group: Option<Bytes>,
     settle_explicit: bool,
     /// Something they ask for and do not get.
@@ -85,6 +88,19 @@ impl Requests {
         self.held.pop_front().map(|(_, command)| command)
     }
 
+    /// Where history ends for a replay, as `<partition>:<offset>` for each partition that has some.
+    pub(super) fn note_ends(&mut self, token: Token, ends: Vec<String>) {
+        let request =
+            TokenKind::Request.number(token).and_then(|number| self.awaiting.get_mut(&number));
+        let Some(request) = request else { return };
+        let property =
+            |text: String| Property::User(Bytes::from_static(b"x-replay-end"), Bytes::from(text));
+        if ends.is_empty() {
+            request.said.push(property("none".to_owned()));
+        }
+        request.said.extend(ends.into_iter().map(property));
+    }
+
     /// The connection is over: nothing more is asked.
     pub(super) fn stop(&mut self) {
         self.held = VecDeque::new();
@@ -93,7 +109,13 @@ impl Requests {
 
 impl Request {
     fn new(packet_id: u16, is_subscribe: bool, count: usize) -> Request {
-        Request { packet_id, is_subscribe, reasons: Vec::with_capacity(count), text: None }
+        Request {
+            packet_id,
+            is_subscribe,
+            reasons: Vec::with_capacity(count),
+            text: None,
+            said: Vec::new(),
+        }
     }
 
     fn refuse(&mut self, refused: Refused) {
@@ -210,18 +232,32 @@ impl MqttConnection {
 
     /// [MQTT-3.8.4-6], [MQTT-3.11.3-1]: one code for each filter, in order.
     fn answer_request(&mut self, request: Request) {
-        let Request { packet_id, is_subscribe, reasons, text } = request;
+        let Request { packet_id, is_subscribe, reasons, text, said } = request;
         let reasons: Vec<_> = reasons
             .into_iter()
             .map(|reason| reason.unwrap_or(ReasonCode::UNSPECIFIED_ERROR))
             .collect();
-        let properties = text.map_or_else(PropertyList::default, |text| {
-            self.reason_string(&text, 16 + reasons.len())
-        });
+        let said_bytes: usize = said.iter().map(said_bytes).sum();
+        let properties = match text {
+            Some(text) => self.reason_string(&text, 16 + reasons.len()),
+            // Asked for; a client with room for less than that asks in vain [MQTT-3.1.2-24].
+            None if 16 + reasons.len() + said_bytes <= self.client.packet_bytes_max => {
+                said.into_iter().collect()
+            }
+            None => PropertyList::default(),
+        };
         self.send(&match is_subscribe {
             true => Packet::SubAck(SubAck { packet_id, properties, reasons }),
             false => Packet::UnsubAck(UnsubAck { packet_id, properties, reasons }),
         });
+    }
+}
+
+/// Returns how many bytes a user property takes.
+fn said_bytes(property: &Property) -> usize {
+    match property {
+        Property::User(key, value) => 5 + key.len() + value.len(),
+        _ => 0,
     }
 }
 
@@ -234,6 +270,7 @@ fn options(properties: &PropertyList) -> Options {
                 b"cursor" => options.cursor = Some(detached(&value)),
                 b"consumer-group" => options.group = Some(detached(&value)),
                 b"settle" => options.read_settle(&value),
+                b"replay-end" => options.read_replay_end(&value),
                 b"replay-from" => options.replay_from = Some(detached(&value)),
                 _ => {}
             },
@@ -251,6 +288,16 @@ fn options(properties: &PropertyList) -> Options {
 }
 
 impl Options {
+    fn read_replay_end(&mut self, value: &[u8]) {
+        match value {
+            b"report" => self.reports_end = true,
+            _ => {
+                let reason = "the user property 'replay-end' must be 'report'".to_owned();
+                self.refusal = Some(Refusal::Invalid { reason });
+            }
+        }
+    }
+
     fn read_settle(&mut self, value: &[u8]) {
         match value {
             b"explicit" => self.settle_explicit = true,
@@ -276,6 +323,7 @@ fn subscription(asked: &SubscribeFilter, options: &Options) -> Result<Subscripti
         retain_handling: asked.retain_handling,
         subscription_id: options.subscription_id,
         position: None,
+        reports_end: options.reports_end,
         group: None,
         settle_explicit: false,
     };

@@ -149,6 +149,24 @@ fn replays_carry_where_they_begin() {
 }
 
 #[test]
+fn where_history_ends_is_answered_to_those_who_ask() {
+    let said = |ends: Vec<(PartitionId, Offset)>| {
+        let mut peer = Peer::connected(Version::V5);
+        let properties = list(&[user("replay-from", "earliest"), user("replay-end", "report")]);
+        peer.send(Packet::Subscribe(Subscribe { properties, ..subscribe(1, &["t"]) }));
+        let Command::Subscribe { token, subscriptions } = peer.command() else { panic!("none") };
+        assert!(subscriptions[0].reports_end);
+        peer.effect(Effect::ReplayEnds { token, ends });
+        peer.effect(Effect::Subscribed { token, results: vec![Ok(QoS::AtMostOnce)] });
+        let Packet::SubAck(suback) = peer.packet() else { panic!("no SUBACK") };
+        suback.properties.iter().collect::<Vec<_>>()
+    };
+    let ends = vec![(PartitionId(1), Offset(7)), (PartitionId(4), Offset(0))];
+    assert_eq!(said(ends), [user("x-replay-end", "1:7"), user("x-replay-end", "4:0")]);
+    assert_eq!(said(Vec::new()), [user("x-replay-end", "none")]);
+}
+
+#[test]
 fn what_cannot_be_replayed_is_refused_with_the_reason() {
     let filters =
         ["$replay/earliest/$SYS/#", "$replay/earliest/$queue/q", "$share/g/$replay/earliest/t"];
@@ -165,7 +183,9 @@ fn what_cannot_be_replayed_is_refused_with_the_reason() {
 
 #[test]
 fn nonsense_in_the_options_is_refused() {
-    for property in [user("settle", "maybe"), user("consumer-group", "a/b")] {
+    for property in
+        [user("settle", "maybe"), user("consumer-group", "a/b"), user("replay-end", "x")]
+    {
         let mut peer = Peer::connected(Version::V5);
         let properties = list(&[property]);
         peer.send(Packet::Subscribe(Subscribe { properties, ..subscribe(1, &["$queue/q"]) }));
