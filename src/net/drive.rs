@@ -144,7 +144,7 @@ struct Driver<C: Connection> {
     /// When a peer that does not read is left without our last words.
     closing_by: Option<Instant>,
     /// The socket that we close, and that the peer has yet to read.
-    parting: Option<Transport>,
+    parting: Option<Box<Transport>>,
     told_to_stop: bool,
     is_congested: bool,
     /// What of the connection's counters is among the statistics.
@@ -449,7 +449,7 @@ impl<C: Connection> Driver<C> {
             transport.close();
             // Ours to close, and everything is written.
             let is_ours = self.connection.is_closing() && self.output.is_empty();
-            self.parting = Some(transport).filter(|_| is_ours);
+            self.parting = is_ours.then(|| Box::new(transport));
             let now = self.now();
             self.connection.handle_disconnect(now);
             self.input = BytesMut::new();

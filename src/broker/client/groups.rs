@@ -1,6 +1,6 @@
 //! The consumer groups that this connection is a member of: joined, left, and what they store before a QoS 2 delivery goes out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use fluxmq_index::Offset;
 
@@ -28,7 +28,7 @@ pub(super) struct Membership {
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
     /// QoS 2 deliveries of shared subscriptions, by packet id.
-    claims: HashMap<u16, DeliveryId>,
+    claims: BTreeMap<u16, DeliveryId>,
     /// Memberships of a resumed session that do not stand yet.
     rejoining: usize,
     /// What is to be said to them once they do.
