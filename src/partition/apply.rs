@@ -149,7 +149,7 @@ impl<D: Disk> Partition<D> {
 
     pub(super) fn answer(&mut self, waiting: Waiting, out: &mut impl Outbox) {
         match waiting {
-            Waiting::Confirm { to, token, result } => {
+            Waiting::Confirm { to, token, result, .. } => {
                 out.send(to, Event::Confirm { token, result: Ok(result) });
             }
             Waiting::Written { to, token } => {

@@ -321,7 +321,8 @@ impl<D: Disk> Partition<D> {
         };
         let to = to.max(head).min(end);
         let control = Control::CursorSet { queue, group: group.clone(), to };
-        self.write(&control, Some(Waiting::Confirm { to: from, token, result: true }));
+        let waiting = Waiting::Confirm { to: from, token, result: true, may_be_copy: false };
+        self.write(&control, Some(waiting));
     }
 
     pub(super) fn hand_out(

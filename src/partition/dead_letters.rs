@@ -15,6 +15,7 @@ use super::consumers::Death;
 use super::history::HistoryError;
 use super::manage::Managed;
 use super::request::{ConnectionId, Event, Letter, LetterId, Outbox, Publish, QueueAnswer};
+use super::stage::Waiting;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
 use crate::model::address::{captured_topic, source_topic};
 use crate::model::queue::DeadLetterTarget;
@@ -101,7 +102,9 @@ impl<D: Disk> Partition<D> {
                 return due.waiting.push((from, token));
             }
         }
-        self.confirm_with_next(from, token, is_pending, out);
+        let result = is_pending;
+        let waiting = Waiting::Confirm { to: from, token, result, may_be_copy: false };
+        self.answer_with_next(waiting, out);
     }
 
     /// Why a dead letter of this queue could not be stored now, as far as this partition knows.
@@ -265,7 +268,8 @@ impl<D: Disk> Partition<D> {
                 let Some(due) = self.letters.due.remove(id) else { return };
                 self.end_entry(id, due.message.len_bytes() as u64);
                 for (to, token) in due.waiting {
-                    self.confirm_with_next(to, token, true, out);
+                    let waiting = Waiting::Confirm { to, token, result: true, may_be_copy: false };
+                    self.answer_with_next(waiting, out);
                 }
             }
             // It stays due, and is announced again.

@@ -3,10 +3,11 @@
 //! They wait until a majority has said that this replica leads (Raft §8), one question for all that have come, and for the views to
 //! be as far as the log was when it was asked. Alone that is at once. What a connection asks after one of them waits behind it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use fluxmq_log::disk::Disk;
 
+use super::lead::is_in_order;
 use super::request::{ConnectionId, Outbox, Request};
 use super::stop::refuse;
 use super::{Partition, PartitionError};
@@ -43,12 +44,19 @@ impl Fresh {
         self.waiting.push_back((from, request));
     }
 
-    /// Refuses all that wait.
-    pub(super) fn refuse(&mut self, refusal: &Refusal, out: &mut impl Outbox) {
+    /// Refuses all that wait; returns those who publish.
+    pub(super) fn refuse(
+        &mut self,
+        refusal: &Refusal,
+        out: &mut impl Outbox,
+    ) -> BTreeSet<ConnectionId> {
+        let mut publishers = BTreeSet::new();
         for (from, request) in self.waiting.drain(..) {
             refuse(from, &request, refusal, out);
+            publishers.extend(is_in_order(&request).then_some(from));
         }
         (self.asked, self.confirmed) = (None, None);
+        publishers
     }
 }
 

@@ -92,7 +92,10 @@ impl<D: Disk> Partition<D> {
         refusal: Refusal,
         out: &mut impl Outbox,
     ) {
-        if is_in_order(request) && self.stopped.is_none() && self.parted.insert(from) {
+        let is_new = is_in_order(request) && self.stopped.is_none() && self.parted.insert(from);
+        // One that may be a copy was answered so.
+        let is_told = matches!(request, Request::Publish(publish) if publish.may_be_copy());
+        if is_new && !is_told {
             out.send(from, Event::Resigned(refusal));
         }
     }
@@ -107,15 +110,14 @@ impl<D: Disk> Partition<D> {
     pub(super) fn resign(&mut self, out: &mut impl Outbox) {
         let refusal = self.not_leader();
         self.leading = None;
-        let proposers = self.dismiss(&refusal, out);
-        self.fresh.refuse(&refusal, out);
+        let mut connections = self.dismiss(&refusal, out);
+        connections.extend(self.fresh.refuse(&refusal, out));
         self.overlay = Overlay::default();
         self.announcer.resign();
         let rejecters = self.letters.resign();
         let readers = std::mem::replace(&mut self.readers, Readers::new(self.id));
         let groups = std::mem::take(&mut self.groups);
         let holders = std::mem::take(&mut self.holders);
-        let mut connections = proposers;
         connections.extend(rejecters);
         connections.extend(readers.connections());
         connections.extend(groups.connections());
@@ -126,18 +128,23 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    /// Refuses whoever waits for what was not proposed, and returns who waits for what was: it may be committed yet, by another
-    /// leader, so they can be told neither yes nor no.
+    /// Refuses whoever waits for what was not proposed, and returns who must hear that it is over here: who waits for what was, which
+    /// another leader may commit yet, or for what may be a copy, can be told neither yes nor no; and what a publisher sent after one
+    /// that is refused would overtake it.
     pub(super) fn dismiss(
         &mut self,
         refusal: &Refusal,
         out: &mut impl Outbox,
     ) -> BTreeSet<ConnectionId> {
+        let mut over = BTreeSet::new();
         for waiting in self.building.take().into_iter().flat_map(|pending| pending.waiting) {
             let refusal = refusal.clone();
             match waiting {
-                Waiting::Confirm { to, token, .. } => {
-                    out.send(to, Event::Confirm { token, result: Err(refusal) });
+                Waiting::Confirm { to, token, may_be_copy, .. } => {
+                    over.insert(to);
+                    if !may_be_copy {
+                        out.send(to, Event::Confirm { token, result: Err(refusal) });
+                    }
                 }
                 Waiting::Written { to, token } => {
                     out.send(to, Event::Written { token, result: Err(refusal) });
@@ -158,14 +165,15 @@ impl<D: Disk> Partition<D> {
                     out.send(to, Event::Confirm { token, result: Ok(true) });
                 }
             }
-            return BTreeSet::new();
+            return over;
         }
-        in_flight.map(|waiting| waiting.to()).collect()
+        over.extend(in_flight.map(|waiting| waiting.to()));
+        over
     }
 }
 
 /// Returns true for what a client publishes; wills are alone, and announced again.
-fn is_in_order(request: &Request) -> bool {
+pub(super) fn is_in_order(request: &Request) -> bool {
     matches!(request, Request::Publish(publish) if publish.dedup.seq & DedupKey::WILL == 0)
 }
 

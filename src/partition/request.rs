@@ -215,6 +215,12 @@ impl Publish {
             || self.is_copy
             || self.dedup.seq != 0
     }
+
+    /// Returns true for a QoS 2 publish that an earlier copy may be stored of. A refusal would end the exchange for its client, which
+    /// may give the number to another message [MQTT-4.3.3-9]; that copy would keep it open here, and the other message be taken for it.
+    pub fn may_be_copy(&self) -> bool {
+        self.dedup.seq != 0 && self.dedup.seq & DedupKey::WILL == 0
+    }
 }
 
 /// A session's interest in one partition.

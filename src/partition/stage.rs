@@ -34,7 +34,7 @@ pub(super) struct InFlight {
 
 /// Who waits for a record to be applied.
 pub(super) enum Waiting {
-    Confirm { to: ConnectionId, token: Token, result: bool },
+    Confirm { to: ConnectionId, token: Token, result: bool, may_be_copy: bool },
     Written { to: ConnectionId, token: Token },
     Queue { to: ConnectionId, token: Token, answer: QueueAnswer },
     Opened { to: ConnectionId, client_id: Bytes, left_groups: bool },
@@ -96,7 +96,9 @@ impl<D: Disk> Partition<D> {
         if self.is_duplicate(&publish) {
             // Stored already, or about to be: answered with what is under way, at once where nothing is.
             let token = publish.token.expect("QoS 2 publishes and wills wait for their answer");
-            return self.confirm_with_next(from, token, true, out);
+            let may_be_copy = publish.may_be_copy();
+            let waiting = Waiting::Confirm { to: from, token, result: true, may_be_copy };
+            return self.answer_with_next(waiting, out);
         }
         if publish.is_copy && self.routes(&publish).is_empty() {
             // Whoever sent it knows of a binding that is not any more.
@@ -117,7 +119,13 @@ impl<D: Disk> Partition<D> {
         if let Some(token) = publish.token.filter(|_| is_planted(PlantedBug::ConfirmBeforeCommit)) {
             out.send(from, Event::Confirm { token, result: Ok(true) });
         }
-        let waiting = publish.token.map(|token| Waiting::Confirm { to: from, token, result: true });
+        let may_be_copy = publish.may_be_copy();
+        let waiting = publish.token.map(|token| Waiting::Confirm {
+            to: from,
+            token,
+            result: true,
+            may_be_copy,
+        });
         self.overlay.admitted(message.publisher, publish.dedup);
         if message.retain {
             self.overlay.retained.0 += 1;
@@ -190,21 +198,10 @@ impl<D: Disk> Partition<D> {
     }
 
     /// Answers with the newest batch that is under way, so that everything admitted before is committed first.
-    pub(super) fn confirm_with_next(
-        &mut self,
-        to: ConnectionId,
-        token: Token,
-        result: bool,
-        out: &mut impl Outbox,
-    ) {
+    pub(super) fn answer_with_next(&mut self, waiting: Waiting, out: &mut impl Outbox) {
         for control in self.groups.take_outcomes() {
             self.write(&control, None);
         }
-        self.answer_with_next(Waiting::Confirm { to, token, result }, out);
-    }
-
-    /// Answers when everything that was admitted until now is committed.
-    pub(super) fn answer_with_next(&mut self, waiting: Waiting, out: &mut impl Outbox) {
         match (&mut self.building, self.in_flight.back_mut()) {
             (Some(pending), _) => pending.waiting.push(waiting),
             (None, Some(in_flight)) => in_flight.waiting.push(waiting),

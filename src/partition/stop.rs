@@ -11,10 +11,11 @@ impl<D: Disk> Partition<D> {
     /// Stops the partition after an error that only a restart can look into: whoever waits is told, and nobody is served.
     pub fn stop(&mut self, out: &mut impl Outbox) {
         let refusal = Refusal::Unavailable { partition: self.id.0 };
-        for connection in self.dismiss(&refusal, out) {
+        let mut connections = self.dismiss(&refusal, out);
+        connections.extend(self.fresh.refuse(&refusal, out));
+        for connection in connections {
             out.send(connection, Event::Resigned(refusal.clone()));
         }
-        self.fresh.refuse(&refusal, out);
         self.leading = None;
         self.stopped = Some(refusal);
     }
@@ -29,6 +30,10 @@ pub(super) fn refuse(
 ) {
     let refusal = refusal.clone();
     match request {
+        // Neither yes nor no: its client comes back and sends it again.
+        Request::Publish(publish) if publish.may_be_copy() => {
+            out.send(from, Event::Resigned(refusal));
+        }
         Request::Publish(Publish { token: Some(token), .. })
         | Request::SettleEntry { token, .. }
         | Request::CommitCursor { token, .. } => {

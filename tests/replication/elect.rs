@@ -1,9 +1,13 @@
 //! Elections, replication, and what becomes of a leader that is deposed.
 
 use bytes::Bytes;
-use fluxmq::model::{Control, PartitionId, Principal, Refusal, SessionProgress, Token};
+use fluxmq::model::record::DedupKey;
+use fluxmq::model::{
+    Control, Message, PartitionId, Principal, Properties, QoS, Refusal, SessionProgress, Token,
+    Topic,
+};
 use fluxmq::partition::ReplicaId;
-use fluxmq::partition::request::{Event, Request};
+use fluxmq::partition::request::{Event, Publish, Request};
 use fluxmq_index::Offset;
 
 use crate::cluster::{Cluster, id};
@@ -227,9 +231,70 @@ fn what_a_connection_publishes_does_not_overtake_what_was_refused() {
 
     assert!(matches!(cluster.answer(follower, first), Some(Err(Refusal::NotLeader { .. }))));
     assert!(matches!(cluster.answer(follower, second), Some(Err(Refusal::NotLeader { .. }))));
-    let heard = cluster.replicas[&follower].heard.0.iter();
-    let resigned = heard.filter(|(_, event)| matches!(event, Event::Resigned(_))).count();
-    assert_eq!(resigned, 1, "the connection is told once that it ends");
+    assert_eq!(resignations(&cluster, follower), 1, "the connection is told once that it ends");
+}
+
+/// Asks a replica to store a QoS 2 publish of a session that is kept, under number 7.
+fn say_once(cluster: &mut Cluster, to: ReplicaId, token: u64) -> Token {
+    let message = Message {
+        topic: Topic::new(Bytes::from_static(b"a/b")).expect("a topic"),
+        payload: Bytes::from_static(b"once"),
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        expiry_s: None,
+        properties: Properties::default(),
+        publisher: 3,
+    };
+    let token = Token(token);
+    let dedup = DedupKey { incarnation: 1, seq: 7 };
+    let message = std::sync::Arc::new(message);
+    cluster.ask(to, Request::Publish(Publish { token: Some(token), message, dedup, queue: None }));
+    token
+}
+
+fn resignations(cluster: &Cluster, of: ReplicaId) -> usize {
+    let heard = cluster.replicas[&of].heard.0.iter();
+    heard.filter(|(_, event)| matches!(event, Event::Resigned(_))).count()
+}
+
+/// PUBREC with an error would free the number at the client, while the first copy keeps it: the next message under it would be taken
+/// for that copy, acknowledged and lost (seed 14623).
+#[test]
+fn a_copy_of_what_may_be_stored_is_not_refused_where_nobody_leads() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let stored = say_once(&mut cluster, leader, 101);
+    cluster.settle();
+    let follower = cluster.voters.iter().copied().find(|other| *other != leader).unwrap();
+
+    let copy = say_once(&mut cluster, follower, 102);
+
+    assert_eq!(cluster.answer(leader, stored), Some(Ok(true)));
+    assert_eq!(cluster.answer(follower, copy), None, "neither yes nor no");
+    assert_eq!(resignations(&cluster, follower), 1, "the connection is told once that it ends");
+}
+
+#[test]
+fn a_copy_of_what_may_be_stored_is_not_refused_by_a_partition_that_stops() {
+    let mut cluster = Cluster::new(1);
+    let leader = cluster.elect();
+    // The first is in the log, not flushed; its copy waits with what came in between.
+    let first = say_once(&mut cluster, leader, 101);
+    cluster.replicas.get_mut(&leader).unwrap().slow = true;
+    cluster.flush();
+    let other = cluster.say(leader, "other");
+    let copy = say_once(&mut cluster, leader, 102);
+
+    let replica = cluster.replicas.get_mut(&leader).unwrap();
+    replica.partition.as_mut().unwrap().stop(&mut replica.heard);
+    let late = say_once(&mut cluster, leader, 103);
+
+    let refusal = Refusal::Unavailable { partition: 1 };
+    assert_eq!(cluster.answer(leader, other), Some(Err(refusal)), "it was not proposed");
+    for token in [first, copy, late] {
+        assert_eq!(cluster.answer(leader, token), None, "neither yes nor no");
+    }
+    assert_eq!(resignations(&cluster, leader), 2, "once as it stops, once for what came after");
 }
 
 #[test]
