@@ -71,20 +71,22 @@ impl<D: Disk> Partition<D> {
 
     /// Why a request is not taken; `None` when it is.
     pub(super) fn refusal_of(&self, from: ConnectionId, request: &Request) -> Option<Refusal> {
+        let is_parted =
+            self.parted.contains(&from) && (is_in_order(request) || is_holders(request));
+        let is_handing_over = self.stopped.is_none() && self.leading.is_some();
         match self.refusal() {
             // Who publishes wills and carries letters is noted whoever leads: this replica may be next.
             Some(_) if matches!(request, Request::PublishWills | Request::CarryLetters) => None,
-            None if self.parted.contains(&from)
-                && (is_in_order(request) || is_holders(request)) =>
-            {
-                Some(self.not_leader())
-            }
+            // Nobody says it twice, and handing over may come to nothing: what is served here would be held for ever.
+            Some(_) if is_handing_over && !is_parted && lets_go(request) => None,
+            None if is_parted => Some(self.not_leader()),
             refusal => refusal,
         }
     }
 
     /// After one publish of a connection is lost or refused here, none that is on its way is taken, also when this replica leads again
-    /// by then: the client sends the first again, and its order would be another [MQTT-4.6.0-6]. The connection ends, and comes back.
+    /// by then: the client sends the first again, and its order would be another [MQTT-4.6.0-6]. Nor is what builds on a write of its
+    /// session that was refused. The connection ends, and comes back.
     pub(super) fn part_with(
         &mut self,
         from: ConnectionId,
@@ -92,7 +94,8 @@ impl<D: Disk> Partition<D> {
         refusal: Refusal,
         out: &mut impl Outbox,
     ) {
-        let is_new = is_in_order(request) && self.stopped.is_none() && self.parted.insert(from);
+        let builds = is_in_order(request) || is_holders(request);
+        let is_new = builds && self.stopped.is_none() && self.parted.insert(from);
         // One that may be a copy was answered so.
         let is_told = matches!(request, Request::Publish(publish) if publish.may_be_copy());
         if is_new && !is_told {
@@ -175,6 +178,23 @@ impl<D: Disk> Partition<D> {
 /// Returns true for what a client publishes; wills are alone, and announced again.
 pub(super) fn is_in_order(request: &Request) -> bool {
     matches!(request, Request::Publish(publish) if publish.dedup.seq & DedupKey::WILL == 0)
+}
+
+/// Returns true for what gives something back, or tells of it, and begins nothing.
+fn lets_go(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::CloseSession { .. }
+            | Request::Forget
+            | Request::Detach
+            | Request::DetachFilter { .. }
+            | Request::EndReplay { .. }
+            | Request::Credit { .. }
+            | Request::Settle { .. }
+            | Request::Leave { .. }
+            | Request::LeaveAll { .. }
+            | Request::Write { token: None, .. }
+    )
 }
 
 /// Returns true for what only the connection may write that has the session: what it wrote before may be lost, and this builds on it.

@@ -169,10 +169,15 @@ impl Cluster {
 
     /// Asks a replica something for connection 1.
     pub fn ask(&mut self, to: ReplicaId, request: Request) {
+        self.ask_for(1, to, request);
+    }
+
+    /// Asks a replica something for a connection.
+    pub fn ask_for(&mut self, connection: u64, to: ReplicaId, request: Request) {
         let now = self.now;
         let replica = self.replicas.get_mut(&to).expect("known");
         let partition = replica.partition.as_mut().expect("runs");
-        partition.handle(ConnectionId(1), request, now, &mut replica.heard);
+        partition.handle(ConnectionId(connection), request, now, &mut replica.heard);
     }
 
     /// Lets one tick pass everywhere, and everything that follows from it.

@@ -248,7 +248,16 @@ fn say_once(cluster: &mut Cluster, to: ReplicaId, token: u64) -> Token {
     let token = Token(token);
     let dedup = DedupKey { incarnation: 1, seq: 7 };
     let message = std::sync::Arc::new(message);
-    cluster.ask(to, Request::Publish(Publish { token: Some(token), message, dedup, queue: None }));
+    cluster.ask(
+        to,
+        Request::Publish(Publish {
+            token: Some(token),
+            message,
+            dedup,
+            queue: None,
+            is_copy: false,
+        }),
+    );
     token
 }
 

@@ -1,6 +1,7 @@
 //! Members that come and go, leaders that hand over, and reads that are not stale.
 
-use fluxmq::model::Refusal;
+use bytes::Bytes;
+use fluxmq::model::{Principal, Refusal};
 use fluxmq::partition::request::{Event, Request};
 use fluxmq::partition::{GovernError, GroupError, MemberChange, ReplicaId};
 use fluxmq_log::sim_disk::SimDisk;
@@ -169,6 +170,39 @@ fn a_transfer_to_a_replica_that_is_away_is_given_up() {
     cluster.ticks(12);
     assert_eq!(cluster.leader(), Some(leader));
     cluster.publish(leader, 1, 10);
+}
+
+/// What is let go of meanwhile would be held for ever: nobody says it twice (seeds 100035, 200000258).
+#[test]
+fn a_session_that_is_let_go_of_during_a_transfer_in_vain_is_free() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let open = || Request::OpenSession {
+        client_id: Bytes::from_static(b"c"),
+        principal: Principal::default(),
+        clean_start: false,
+        expiry_s: 60,
+        will: None,
+    };
+    let opened = |cluster: &Cluster| {
+        let heard = cluster.replicas[&leader].heard.0.iter();
+        heard.filter(|(_, event)| matches!(event, Event::SessionOpened(Ok(_)))).count()
+    };
+    cluster.ask(leader, open());
+    cluster.settle();
+    let away = cluster.voters.iter().copied().find(|other| *other != leader).expect("another");
+    cluster.isolate(away);
+    cluster.publish(leader, 2, 10);
+    cluster.partition_mut(leader).transfer_leadership(away).expect("tries");
+
+    let client_id = Bytes::from_static(b"c");
+    cluster.ask(leader, Request::CloseSession { client_id, expiry_s: 60, will: false });
+    cluster.ask(leader, Request::Forget);
+    cluster.ticks(12);
+    cluster.ask_for(2, leader, open());
+    cluster.settle();
+
+    assert_eq!(opened(&cluster), 2, "nobody is waited for");
 }
 
 #[test]
