@@ -25,6 +25,8 @@ use tempfile::TempDir;
 const BATCH: usize = 256;
 const PAYLOAD: [u8; 256] = [b'x'; 256];
 const CREDIT: u32 = 4096;
+/// Settled before anything is measured: a consumer's window begins small.
+const WARM_UP_BATCHES: u64 = 8;
 const NOW: Millis = Millis(1_000_000);
 const PUBLISHER: ConnectionId = ConnectionId(1);
 const CONSUMER: ConnectionId = ConnectionId(2);
@@ -49,6 +51,11 @@ fn publish(criterion: &mut Criterion) {
         for reader in 0..reader_count {
             bench.attach(ConnectionId(10 + reader));
         }
+        for _ in 0..WARM_UP_BATCHES {
+            bench.publish(&message, None);
+            bench.flush();
+            bench.catch_up(reader_count);
+        }
         group.bench_function(format!("to_{reader_count}_readers"), |bencher| {
             bencher.iter(|| {
                 bench.publish(&message, None);
@@ -58,13 +65,7 @@ fn publish(criterion: &mut Criterion) {
                 assert_eq!(delivered, BATCH as u64 * reader_count, "all are live");
                 bench.out.confirmed_count = 0;
                 bench.out.deliveries.clear();
-                for reader in 0..reader_count {
-                    let count = BATCH as u32;
-                    bench.handle(
-                        ConnectionId(10 + reader),
-                        Request::Credit { reader: ReaderId::SESSION, count },
-                    );
-                }
+                bench.credit(reader_count);
             });
         });
     }
@@ -80,6 +81,9 @@ fn claim_and_settle(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(entries as u64));
         let mut bench = Stepped::open();
         bench.join(&queue);
+        bench.fill(&message, &queue, WARM_UP_BATCHES);
+        while bench.settle_some() > 0 {}
+        bench.flush();
         group.bench_function(format!("flush_every_{entries}"), |bencher| {
             bencher.iter_custom(|iterations| {
                 bench.fill(&message, &queue, iterations * batch_count as u64);
@@ -210,6 +214,24 @@ impl Stepped {
         self.out.confirmed_count = 0;
     }
 
+    /// Every reader has taken what it got.
+    fn credit(&mut self, reader_count: u64) {
+        for reader in 0..reader_count {
+            let credit = Request::Credit { reader: ReaderId::SESSION, count: BATCH as u32 };
+            self.handle(ConnectionId(10 + reader), credit);
+        }
+    }
+
+    /// Lets readers with small windows get the rest.
+    fn catch_up(&mut self, reader_count: u64) {
+        while !self.out.deliveries.is_empty() {
+            self.out.deliveries.clear();
+            self.credit(reader_count);
+            self.partition.pump(&mut self.out).expect("history reads");
+        }
+        self.out.confirmed_count = 0;
+    }
+
     fn handle(&mut self, from: ConnectionId, request: Request) {
         self.partition.handle(from, request, NOW, &mut self.out);
     }
@@ -221,15 +243,21 @@ impl Stepped {
 
     /// One turn of the shard: the member gets a turn's worth and settles it.
     fn claim_and_settle(&mut self) {
+        assert_eq!(self.settle_some(), BATCH, "a turn's worth of the backlog");
+    }
+
+    /// The member settles what one turn hands out to it; returns how much that is.
+    fn settle_some(&mut self) -> usize {
         self.partition.pump(&mut self.out).expect("history reads");
         let deliveries = std::mem::take(&mut self.out.deliveries);
-        assert_eq!(deliveries.len(), BATCH, "a turn's worth of the backlog");
+        let count = deliveries.len();
         for delivery in &deliveries {
             let (entry, outcome) = (delivery.id.offset, Outcome::Accepted);
             self.handle(CONSUMER, Request::Settle { membership: 1, entry, outcome });
         }
         self.out.deliveries = deliveries;
         self.out.deliveries.clear();
+        count
     }
 
     fn assert_settled(&self, queue: &QueueName) {
