@@ -24,7 +24,7 @@ use super::logger::logger;
 use super::member::{Member, Members, ReplicaId};
 use super::peer::{self, Address, Body, Envelope, PeerError};
 use super::random::mix;
-use super::rejoin::Lives;
+use super::rejoin::{Lives, is_leaders};
 use super::store::{Context, Store, to_log_entry};
 use super::transfer::{Transfers, is_offer};
 use crate::planted::{PlantedBug, is_planted};
@@ -296,17 +296,21 @@ impl<D: Disk> Node<D> {
         Ok(Checked(envelope))
     }
 
-    /// Takes a checked message; refuses one of an earlier life of its sender.
+    /// Takes a checked message; refuses one of an earlier life of its sender, unless that leads.
     pub fn receive(&mut self, message: Checked) -> Result<Result<(), PeerError>, NodeError> {
         let Checked(Envelope { from, life, body }) = message;
-        if let Err(error) = self.meet(from, life) {
+        if let Err(error) = self.meet(from, life)
+            && !is_leaders(&body)
+        {
             return Ok(Err(error));
         }
         match body {
             Body::Raft(message) => self.step(message)?,
-            Body::Rejoin { last, is_muted } => self.on_rejoin(from, life, last, is_muted)?,
-            Body::Welcome { of_life, life, is_confirmed, is_whole } => {
-                self.on_welcome(of_life, life, is_confirmed, is_whole)?;
+            Body::Rejoin { term, last, is_muted } => {
+                self.on_rejoin((from, life), term, last, is_muted)?;
+            }
+            Body::Welcome { term, of_life, life, is_confirmed, is_whole } => {
+                self.on_welcome(term, (of_life, life), is_confirmed, is_whole)?;
             }
             Body::Fetch { index, offset } => self.on_fetch(from, index, offset),
             Body::Chunk { index, offset, bytes } => self.on_chunk(from, index, offset, &bytes)?,
@@ -319,6 +323,9 @@ impl<D: Disk> Node<D> {
 
     pub(super) fn step(&mut self, mut message: Box<Message>) -> Result<(), NodeError> {
         self.introduce(&message);
+        if message.get_msg_type() == MessageType::MsgHeartbeat {
+            self.object(&message);
+        }
         if is_offer(&message) {
             let Some(offer) = self.consider(message) else { return Ok(()) };
             message = offer;
@@ -338,8 +345,11 @@ impl<D: Disk> Node<D> {
             }
             // To stand while entries are not flushed would be to claim them.
             MessageType::MsgTimeoutNow if !self.unflushed.is_empty() => return Ok(()),
-            // It knows of entries that this log had acknowledged and lost: how far they are committed means nothing to it.
-            MessageType::MsgHeartbeat if message.commit > self.log().last_index() => {
+            // What it knows of this log may be what an earlier life acknowledged: entries that are lost, or others in their place. How
+            // far they are committed means nothing before this life is known to have them.
+            MessageType::MsgHeartbeat
+                if message.term != self.welcomed || message.commit > self.log().last_index() =>
+            {
                 message.commit = self.commit();
             }
             _ => {}

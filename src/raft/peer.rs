@@ -52,11 +52,11 @@ pub(super) struct Envelope {
 pub(super) enum Body {
     /// What the library says.
     Raft(Box<Message>),
-    /// To the leader, until it has answered: this life begins with a log up to `last`.
-    Rejoin { last: u64, is_muted: bool },
+    /// To the leader, until it has answered: this life begins with a log up to `last`, an index and its term.
+    Rejoin { term: u64, last: (u64, u64), is_muted: bool },
     /// The leader's answer to what a life said: go on as `life`; it may answer once a majority has confirmed the leader since, and vote
     /// once it is whole.
-    Welcome { of_life: u64, life: u64, is_confirmed: bool, is_whole: bool },
+    Welcome { term: u64, of_life: u64, life: u64, is_confirmed: bool, is_whole: bool },
     /// Asks for the snapshot that was offered, from `offset` on.
     Fetch { index: u64, offset: u64 },
     /// Part of a snapshot.
@@ -163,11 +163,14 @@ pub(super) fn encode(address: &Address, to: ReplicaId, body: &Body) -> Bytes {
     out.put_u64_le(address.life);
     match body {
         Body::Raft(message) => put_message(&mut out, message),
-        Body::Rejoin { last, is_muted } => {
-            out.put_u64_le(*last);
+        Body::Rejoin { term, last, is_muted } => {
+            out.put_u64_le(*term);
+            out.put_u64_le(last.0);
+            out.put_u64_le(last.1);
             out.put_u8(u8::from(*is_muted));
         }
-        Body::Welcome { of_life, life, is_confirmed, is_whole } => {
+        Body::Welcome { term, of_life, life, is_confirmed, is_whole } => {
+            out.put_u64_le(*term);
             out.put_u64_le(*of_life);
             out.put_u64_le(*life);
             out.put_u8(u8::from(*is_confirmed));
@@ -234,8 +237,13 @@ pub(super) fn decode(
 fn take_body(kind: u8, input: &mut Bytes) -> Option<Body> {
     Some(match kind {
         0 => Body::Raft(Box::new(take_message(input)?)),
-        1 => Body::Rejoin { last: input.try_get_u64_le().ok()?, is_muted: take_bool(input)? },
+        1 => Body::Rejoin {
+            term: input.try_get_u64_le().ok()?,
+            last: (input.try_get_u64_le().ok()?, input.try_get_u64_le().ok()?),
+            is_muted: take_bool(input)?,
+        },
         2 => Body::Welcome {
+            term: input.try_get_u64_le().ok()?,
             of_life: input.try_get_u64_le().ok()?,
             life: input.try_get_u64_le().ok()?,
             is_confirmed: take_bool(input)?,

@@ -44,7 +44,8 @@ impl<D: Disk> Node<D> {
                 (known.latest + 1, PeerError::EarlierLife { from, life, known: known.latest });
             if leads {
                 let (is_confirmed, is_whole) = (false, false);
-                let body = Body::Welcome { of_life: life, life: next, is_confirmed, is_whole };
+                let of_life = life;
+                let body = Body::Welcome { term, of_life, life: next, is_confirmed, is_whole };
                 self.post(from, &body);
             }
             return Err(error);
@@ -75,36 +76,42 @@ impl<D: Disk> Node<D> {
         };
         if is_due {
             self.introduced = message.term;
-            let body = Body::Rejoin { last: self.log().last_index(), is_muted: self.is_muted() };
+            let last = self.log().last_index();
+            let last = (last, self.log().term(last).unwrap_or(0));
+            let body = Body::Rejoin { term: message.term, last, is_muted: self.is_muted() };
             self.post(ReplicaId(message.from), &body);
         }
     }
 
-    /// A peer's life begins with a log up to `last`.
+    /// A peer's life begins with a log up to `last`. What it said to the leader of an earlier term, this replica or not, may not be so
+    /// any more: it may be muted by now.
     pub(super) fn on_rejoin(
         &mut self,
-        from: ReplicaId,
-        life: u64,
-        last: u64,
+        (from, life): (ReplicaId, u64),
+        term: u64,
+        last: (u64, u64),
         is_muted: bool,
     ) -> Result<(), NodeError> {
-        let (term, end) = (self.term(), self.log().last_index());
+        let end = self.log().last_index();
         let matched = self.raw.raft.prs().get(from.0).map_or(0, |progress| progress.matched);
-        if self.role() != Role::Leader {
+        if self.role() != Role::Leader || self.term() != term {
             return Ok(());
         }
+        let acknowledged = self.lives.get(&from).map_or(0, |known| known.acknowledged.1);
+        let newest = self.log().term(acknowledged).unwrap_or(term);
         let known = self.lives.entry(from).or_default();
         if known.rejoined != (term, life) {
             known.rejoined = (term, life);
+            // A log as long may end in what was replaced: then its last entry is of an earlier term than what was acknowledged.
             let forgot = known.acknowledged.0 == term
-                && known.acknowledged.1 > last
+                && (known.acknowledged.1 > last.0 || newest > last.1)
                 && !is_planted(PlantedBug::ForgottenUnheard);
             known.target = (forgot || is_muted).then_some(end);
             if forgot {
                 tracing::warn!(
                     partition = self.address.partition,
                     replica = from.0,
-                    last,
+                    last = last.0,
                     acknowledged = known.acknowledged.1,
                     "a replica lost entries that it had acknowledged; it does not vote until it has them"
                 );
@@ -122,19 +129,30 @@ impl<D: Disk> Node<D> {
             }
             return self.advance();
         }
-        self.post(from, &Body::Welcome { of_life: life, life, is_confirmed, is_whole });
+        self.post(from, &Body::Welcome { term, of_life: life, life, is_confirmed, is_whole });
         self.advance()
     }
 
     /// Takes the answer to a question that was asked for a muted peer; false for any other.
     pub(super) fn confirmed(&mut self, state: &ReadState) -> bool {
-        let Some((from, life)) = state.request_ctx.split_first_chunk() else { return false };
-        let Ok(life) = life.try_into().map(u64::from_le_bytes) else { return false };
-        let known = self.lives.entry(ReplicaId(u64::from_le_bytes(*from))).or_default();
+        let Some((from, life)) = asked_for(&state.request_ctx) else { return false };
+        let known = self.lives.entry(from).or_default();
         if known.asked.1 == life {
             known.confirmed = known.asked;
         }
         true
+    }
+
+    /// Hears a leader ask for a muted peer. Who knows of a later life says so while that costs nothing: a peer that found out when it was
+    /// whole, because it asked for a vote, would be muted again, or refused by the one whose vote it needs.
+    pub(super) fn object(&mut self, question: &Message) {
+        let Some((of, life)) = asked_for(&question.context) else { return };
+        let latest = self.lives.get(&of).map_or(0, |known| known.latest);
+        if life < latest && of != self.address.me {
+            let (is_confirmed, is_whole) = (false, false);
+            let (term, of_life, life) = (question.term, life, latest + 1);
+            self.post(of, &Body::Welcome { term, of_life, life, is_confirmed, is_whole });
+        }
     }
 
     /// Returns true while this replica must not let any leader count on it.
@@ -142,29 +160,59 @@ impl<D: Disk> Node<D> {
         self.is_muted() && !self.is_acquainted
     }
 
-    /// The leader of this term knows this life, and whether it has all that there is.
+    /// The leader of a term knows this life, and whether it has all that there is. What another than this term's says of that comes too
+    /// late: it need not know what was acknowledged since. And so does that the life is not whole, after that it is.
     pub(super) fn on_welcome(
         &mut self,
-        of_life: u64,
-        life: u64,
+        term: u64,
+        (of_life, life): (u64, u64),
         is_confirmed: bool,
         is_whole: bool,
     ) -> Result<(), NodeError> {
         if of_life != self.address.life || self.role() == Role::Leader {
             return Ok(());
         }
-        self.is_acquainted |= is_confirmed;
         if life > self.address.life {
             // Others know more of this replica than its disk does: whatever that is, it is lost.
             self.log_mut().require(u64::MAX)?;
             self.log_mut().begin_life(life)?;
             self.address.life = life;
-        } else if is_whole {
-            self.welcomed = self.term();
+            (self.welcomed, self.introduced) = (0, 0);
+            return Ok(());
+        }
+        if term != self.term() || self.welcomed == term {
+            return Ok(());
+        }
+        self.is_acquainted |= is_confirmed;
+        if is_whole {
+            self.welcomed = term;
             self.log_mut().require(0)?;
         } else if !self.is_muted() && !is_planted(PlantedBug::ToldAndNotMuted) {
             self.log_mut().require(u64::MAX)?;
         }
         Ok(())
+    }
+}
+
+/// Reads for which life of which peer a question is asked.
+fn asked_for(context: &[u8]) -> Option<(ReplicaId, u64)> {
+    let (from, life) = context.split_first_chunk()?;
+    let life = u64::from_le_bytes(life.try_into().ok()?);
+    Some((ReplicaId(u64::from_le_bytes(*from)), life))
+}
+
+/// Returns true for what only a leader says. It holds whatever the number of its life: a majority elected it, and it vouches for nothing
+/// that a life before has acknowledged. Who refused it would have no leader while the others follow it.
+pub(super) fn is_leaders(body: &Body) -> bool {
+    match body {
+        Body::Raft(message) => matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppend
+                | MessageType::MsgHeartbeat
+                | MessageType::MsgSnapshot
+                | MessageType::MsgTimeoutNow
+        ),
+        Body::Welcome { .. } | Body::Chunk { .. } => true,
+        Body::Rejoin { .. } | Body::Fetch { .. } | Body::Ask(_) | Body::Range { .. } => false,
     }
 }

@@ -1,5 +1,6 @@
 //! Replicas that come back with less than they had promised.
 
+use fluxmq::model::Millis;
 use fluxmq::partition::ReplicaId;
 use fluxmq_log::sim_disk::SimDisk;
 
@@ -123,6 +124,108 @@ fn an_old_image_of_a_disk_is_told_what_it_forgot() {
         assert_eq!(cluster.partition(leader).status().term, term, "and goes on leading");
         cluster.assert_identical();
     }
+}
+
+/// Seed 200000332: it was muted again by what was said before it was whole, and told nobody of its life in that term any more.
+#[test]
+fn what_a_leader_said_of_a_life_before_it_was_whole_may_come_late() {
+    /// The byte after the version of a message, for a leader's answer to a life.
+    const WELCOME: u8 = 2;
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let old = others(&cluster, &[leader])[0];
+    cluster.publish(leader, 5, 200);
+    let image = cluster.replicas[&old].disk.crash(1);
+    cluster.publish(leader, 30, 200);
+    cluster.ticks(5);
+    cluster.kill(old, None);
+    cluster.add(old, image);
+    let mut said = Vec::new();
+    let mut was_muted = false;
+    for _ in 0..20 {
+        cluster.now = cluster.now.plus(100);
+        cluster.tick_all();
+        cluster.flush();
+        while let Some((from, to, message)) = cluster.network.pop_front() {
+            said.extend((to == old && message[1] == WELCOME).then(|| message.clone()));
+            cluster.deliver(from, to, message);
+            cluster.flush();
+            was_muted |= cluster.partition(old).status().muted;
+        }
+    }
+    assert!(was_muted && said.len() > 1 && !cluster.partition(old).status().muted);
+
+    cluster.deliver(leader, old, said[0].clone());
+    cluster.ticks(20);
+
+    assert!(!cluster.partition(old).status().muted, "it is whole, and was told so");
+}
+
+/// Seed 200002960: as long as the leader's log, it was taken for whole, and how far the leader had committed for its own.
+#[test]
+fn an_old_image_that_ends_in_what_was_replaced_has_forgotten() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.elect();
+    cluster.publish(old, 5, 200);
+    cluster.isolate(old);
+    for number in 0..20 {
+        cluster.say(old, format!("nobody else has this: {number}"));
+        cluster.settle();
+    }
+    let image = cluster.replicas[&old].disk.crash(1);
+    cluster.ticks(40);
+    cluster.heal();
+    let new = cluster.elect();
+    cluster.publish(new, 3, 200);
+    cluster.ticks(10);
+    cluster.kill(old, None);
+    cluster.add(old, image);
+    let ends = [old, new].map(|id| cluster.partition(id).status().last);
+    assert!(new != old && ends[0] > ends[1], "{ends:?}");
+
+    let mut was_muted = false;
+    for _ in 0..20 {
+        cluster.tick();
+        was_muted |= cluster.partition(old).status().muted;
+    }
+
+    assert!(was_muted, "what it had acknowledged is gone");
+    cluster.assert_identical();
+}
+
+/// Seed 200002069: a follower that alone knew of a later life of its leader, as the clock had gone back, stayed without one for ever.
+#[test]
+fn a_leader_is_heard_whatever_the_number_of_its_life() {
+    let mut cluster = Cluster::new(3);
+    let first = cluster.elect();
+    let [replaced, other] = others(&cluster, &[first])[..] else { unreachable!() };
+    cluster.publish(first, 5, 200);
+    cluster.ticks(5);
+    cluster.kill(replaced, None);
+    cluster.kill(first, None);
+    cluster.start(first);
+    if cluster.elect() == other {
+        cluster.partition_mut(other).transfer_leadership(first).expect("it votes");
+        cluster.ticks(5);
+    }
+    assert_eq!(cluster.leader(), Some(first), "it has not heard of the life that is lost");
+
+    let now = std::mem::replace(&mut cluster.now, Millis(500_000));
+    cluster.joining.insert(replaced);
+    cluster.cut.extend([(replaced, other), (other, replaced)]);
+    cluster.add(replaced, SimDisk::new(77));
+    cluster.now = now;
+    cluster.ticks(20);
+    assert!(!cluster.partition(replaced).status().muted);
+    cluster.partition_mut(first).transfer_leadership(replaced).expect("it votes");
+    cluster.ticks(5);
+    assert_eq!(cluster.leader(), Some(replaced));
+    cluster.heal();
+
+    cluster.publish(replaced, 3, 10);
+    cluster.ticks(5);
+
+    cluster.assert_identical();
 }
 
 #[test]
