@@ -135,14 +135,16 @@ impl World {
             self.group.truce = None;
             return;
         }
-        if !self.is_led_without(usize::MAX) {
+        if !self.is_led_without(usize::MAX) || !self.is_sound() {
             self.schedule.at(self.now + SECOND / 2, Event::PutBack);
             return;
         }
         let before = |partition: PartitionId| {
             let (leader, term) = self.leader_of(partition)?;
             let had = self.observer.durable(node, partition);
-            Some((partition, (leader, term, had)))
+            // What it acknowledged to earlier leaders this one never heard.
+            let log = self.nodes[node].owned.get(&partition)?.partition.log();
+            (log.term(had) == Some(term)).then_some((partition, (leader, term, had)))
         };
         let before = self.partitions().filter_map(before).collect();
         let image = self.group.image.take().expect("just seen");

@@ -10,7 +10,7 @@ use crate::node::replica;
 use crate::plan::{Fault, Plan, REST, SECOND, WORK};
 use crate::world::World;
 
-/// How long a group that is well is watched.
+/// How long a group that is well is watched, and how long it has before.
 const CALM: u64 = 5 * SECOND;
 
 /// What became of a seed.
@@ -98,6 +98,8 @@ fn stay_calm(world: &mut World) {
     if !world.plan.faults.iter().any(|(fault, _)| *fault == Fault::Members) {
         return;
     }
+    // What was under way when all was healed, as an election whose leader nobody asked anything, has ended by then.
+    world.run(world.now + CALM);
     let before = group::leaders(world);
     world.run(world.now + CALM);
     let after = group::leaders(world);
