@@ -98,7 +98,8 @@ impl<D: Disk> Node<D> {
             return Ok(());
         }
         let acknowledged = self.lives.get(&from).map_or(0, |known| known.acknowledged.1);
-        let newest = self.log().term(acknowledged).unwrap_or(term);
+        // Of what is trimmed the term is not known any more; who is behind that has the length compared only.
+        let newest = self.log().term(acknowledged).unwrap_or(0);
         let known = self.lives.entry(from).or_default();
         if known.rejoined != (term, life) {
             known.rejoined = (term, life);
