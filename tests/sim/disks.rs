@@ -135,7 +135,9 @@ impl World {
             self.group.truce = None;
             return;
         }
-        if !self.is_led_without(usize::MAX) || !self.is_sound() {
+        // Who has just started may yet be told that it forgot.
+        let has_settled = self.nodes.iter().all(|node| self.now >= node.started + SECOND);
+        if !self.is_led_without(usize::MAX) || !self.is_sound() || !has_settled {
             self.schedule.at(self.now + SECOND / 2, Event::PutBack);
             return;
         }

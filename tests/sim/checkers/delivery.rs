@@ -146,7 +146,8 @@ fn one_member(world: &World) -> Result<(), Violation> {
     for it in &world.observer.handed {
         let Some(before) = holder.insert((it.partition, &it.entry), it) else { continue };
         let ended = history.connection_ends.get(&before.to);
-        let is_gone = ended.is_some_and(|at| *at <= it.at);
+        let forgotten = world.observer.forgotten.get(&(before.to, it.partition));
+        let is_gone = ended.into_iter().chain(forgotten).any(|at| *at <= it.at);
         let is_late = it.at - before.at >= visible_again;
         // A leader that was deposed and does not know it yet hands out what the next one hands out too.
         let may_sleep = world.plan.faults.iter().any(|(fault, _)| *fault == Fault::Pause);

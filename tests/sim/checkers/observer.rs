@@ -65,6 +65,8 @@ pub struct Observer {
     cursors: BTreeMap<(usize, PartitionId, Vec<u8>), Cursors>,
     /// Entries of queues in the order in which partitions handed them out.
     pub handed: Vec<HandedOut>,
+    /// When a partition was told that a connection is gone; its stream to the leader broke, perhaps before it knew.
+    pub forgotten: BTreeMap<(ConnectionId, PartitionId), u64>,
     /// When a partition lost what it knew of who has what: a new process or leader.
     pub resets: Vec<(PartitionId, u64)>,
     pub segments_sealed: u64,
@@ -388,7 +390,10 @@ impl Observer {
                 let out = self.out.entry((from, partition)).or_default();
                 *out = (*out - i64::from(*count)).max(0);
             }
-            Request::Forget => drop(self.out.remove(&(from, partition))),
+            Request::Forget => {
+                self.out.remove(&(from, partition));
+                self.forgotten.insert((from, partition), self.now);
+            }
             Request::Publish(Publish { token: Some(token), message, .. }) => {
                 let id = id_of(&message.payload);
                 self.asked.extend(id.map(|id| ((from, partition, *token), id)));
