@@ -262,7 +262,16 @@ impl World {
     pub fn unpause(&mut self, node: usize) {
         if self.nodes[node].state == State::Paused {
             self.nodes[node].state = State::Up;
-            std::mem::take(&mut self.nodes[node].waiting).into_iter().for_each(|it| self.take(it));
+            let waiting = std::mem::take(&mut self.nodes[node].waiting);
+            // What clients wrote and gave up on is not read any more: docs/testing.md says why.
+            let hung_up = |event: &Event| match event {
+                Event::Hangup { to } => Some(*to),
+                _ => None,
+            };
+            let gone: BTreeSet<ConnectionId> = waiting.iter().filter_map(hung_up).collect();
+            let is_unread =
+                |event: &Event| matches!(event, Event::Upstream { to, .. } if gone.contains(to));
+            waiting.into_iter().filter(|it| !is_unread(it)).for_each(|it| self.take(it));
         }
     }
 
