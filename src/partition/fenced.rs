@@ -161,9 +161,8 @@ impl<D: Disk> Partition<D> {
         now: Millis,
         out: &mut impl Outbox,
     ) -> Result<Fenced<D>, PartitionError> {
-        if self.leading.is_some() {
-            self.resign(out);
-        }
+        // Also after a stop, which tells only those who wait.
+        self.resign(out);
         let (log, parting) = self.node.leave()?;
         let place = log.into_parts();
         let fenced = Fenced::open(self.id, place, self.options, member, now)?;
