@@ -25,7 +25,7 @@ use super::member::{Member, Members, ReplicaId};
 use super::peer::{self, Address, Body, Envelope, PeerError};
 use super::random::mix;
 use super::rejoin::{Lives, is_leaders};
-use super::store::{Context, Store, to_log_entry};
+use super::store::{Context, Store, committed, to_log_entry};
 use super::transfer::{Transfers, is_offer};
 use crate::planted::{PlantedBug, is_planted};
 
@@ -160,8 +160,9 @@ impl<D: Disk> Node<D> {
         };
         let last_ts = log.last_ts();
         let alone = members.voters() == [member.id];
+        let committed = committed(&log, applied)?;
         let store =
-            Store { log, members, applied, failed: OnceCell::new(), offer: OnceCell::new() };
+            Store { log, members, committed, failed: OnceCell::new(), offer: OnceCell::new() };
         let raw = RawNode::new(&config, store, &logger(address.partition))?;
         let mut node = Node {
             raw,

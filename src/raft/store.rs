@@ -16,12 +16,15 @@ use super::transfer::Offer;
 /// Bytes of the part of a frame's header that the proposer decides; it travels as the entry's context.
 const CONTEXT_BYTES: usize = 33;
 
+/// How much of the log is looked through at a time.
+const SCAN_BYTES: u64 = 1 << 20;
+
 /// Owns the log on behalf of the library.
 pub(super) struct Store<D: Disk> {
     pub(super) log: Log<D>,
     pub(super) members: Members,
-    /// Entries up to here are in a snapshot of the views: they were committed, whatever the hard state says.
-    pub(super) applied: u64,
+    /// Entries up to here were committed, whatever the hard state says: see [`committed`].
+    pub(super) committed: u64,
     /// Why entries could not be read. The library panics on what it cannot explain, so it is told that there are none, and whoever
     /// called it looks here.
     pub(super) failed: OnceCell<ReadError>,
@@ -35,8 +38,8 @@ impl<D: Disk> Storage for Store<D> {
         let mut hard_state = HardState::default();
         hard_state.set_term(state.term);
         hard_state.set_vote(state.vote);
-        // The commit position is written lazily: it may be older than a snapshot, and name more than a cut tail has left.
-        hard_state.set_commit(state.commit.max(self.applied).min(self.log.last_index()));
+        // The commit position is written lazily: it may be older than what is known, and name more than a cut tail has left.
+        hard_state.set_commit(state.commit.max(self.committed).min(self.log.last_index()));
         Ok(RaftState::new(hard_state, self.members.0.clone()))
     }
 
@@ -111,6 +114,26 @@ impl<D: Disk> Store<D> {
         };
         Ok(Some(Offer::new(at, origin, &sections)?))
     }
+}
+
+/// Returns up to where a log was committed for certain: up to `applied`, which a snapshot of the views holds, and up to the last but
+/// one of the changes of members behind it.
+///
+/// A leader proposes a change once it has applied the one before, so whoever has the later one knew then that the earlier one was
+/// committed. A restart may forget that, as the position is written lazily, and the group in which this replica stands for election
+/// with it: with those who have left since it would be a majority of the old one, while the new one goes on without them.
+pub(super) fn committed<D: Disk>(log: &Log<D>, applied: u64) -> std::result::Result<u64, ReadError> {
+    let mut committed = applied.max(log.hard_state().commit.min(log.last_index()));
+    let (mut next, mut latest) = ((committed + 1).max(log.first_index()), None);
+    while next <= log.last_index() {
+        for frame in log.entries(next, log.last_index() + 1, SCAN_BYTES)? {
+            next = frame.header.index + 1;
+            if frame.header.kind == FrameKind::ConfChange {
+                committed = latest.replace(frame.header.index).unwrap_or(committed);
+            }
+        }
+    }
+    Ok(committed)
 }
 
 /// What a proposer decides about its frame; the log adds index, term, offset and chain.

@@ -1,7 +1,7 @@
 //! Replicas with a simulated disk each, a network that loses nothing unless told to, and connections that remember what they heard.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use fluxmq::model::record::DedupKey;
@@ -10,6 +10,7 @@ use fluxmq::partition::request::{ConnectionId, Event, Outbox, Publish, Request};
 use fluxmq::partition::{
     Fenced, Member, Opened, Options, Partition, PartitionError, ReceiveError, ReplicaId,
 };
+use fluxmq_log::disk::{Disk, DiskFile};
 use fluxmq_log::format::frame::Frame;
 use fluxmq_log::sim_disk::SimDisk;
 use fluxmq_log::{Flush, LogOptions};
@@ -17,6 +18,7 @@ use fluxmq_log::{Flush, LogOptions};
 const PARTITION: PartitionId = PartitionId(1);
 /// Small, so that a few publishes fill a segment.
 const SEGMENT_BYTES: u64 = 64 << 10;
+const HARD_STATE: &str = "p0001/hs.bin";
 
 /// What one replica's partition says to connections.
 #[derive(Default)]
@@ -298,6 +300,21 @@ impl Cluster {
                 self.replicas[&id].disk.flip_bit(&path, (from + 96 + 3) * 8).expect("flips");
             }
         }
+    }
+
+    /// Returns the file with a replica's term, vote and position of commitment.
+    pub fn hard_state(&self, id: ReplicaId) -> Vec<u8> {
+        let file = self.replicas[&id].disk.open_read(Path::new(HARD_STATE)).expect("opens");
+        let mut bytes = vec![0; usize::try_from(file.len().expect("has a length")).expect("is short")];
+        file.read_exact_at(&mut bytes, 0).expect("reads");
+        bytes
+    }
+
+    /// Puts back what the file held earlier.
+    pub fn put_hard_state(&self, id: ReplicaId, bytes: &[u8]) {
+        let file = self.replicas[&id].disk.open(Path::new(HARD_STATE)).expect("opens");
+        file.write_all_at(bytes, 0).expect("writes");
+        file.sync_data().expect("syncs");
     }
 
     /// Returns who serves; panics when two do in one term.

@@ -89,6 +89,40 @@ fn a_change_that_was_applied_is_not_forgotten_by_a_restart() {
     }
 }
 
+/// A replica whose log shows that a change was followed by another stands in no group from before it, whatever it has forgotten about what
+/// was committed. Found by the simulator, seed 1795280966504.
+#[test]
+fn a_change_that_was_not_applied_before_the_next_is_known_by_it() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let mut others = cluster.voters.iter().copied().filter(|other| *other != leader);
+    let (gone, stays) = (others.next().expect("another"), others.next().expect("a third"));
+    join(&mut cluster, 4);
+    change(&mut cluster, leader, &[MemberChange::Learner(id(4))]);
+    let before = cluster.partition(stays).status().members;
+    let older = cluster.hard_state(stays);
+    change(&mut cluster, leader, &[MemberChange::Voter(id(4)), MemberChange::Remove(gone)]);
+    let after = cluster.partition(stays).status().members;
+    assert!(!after.is_joint() && after.contains(id(4)) && !after.contains(gone));
+    cluster.kill(stays, None);
+    cluster.put_hard_state(stays, &older);
+    cluster.start(stays);
+    let members = cluster.partition(stays).status().members;
+    assert!(members.is_joint(), "{members:?}, of {before:?} and {after:?}");
+    // Neither alone nor with the one that has left is it a majority.
+    for other in [leader, id(4)] {
+        cluster.kill(other, None);
+    }
+    cluster.ticks(60);
+    assert_eq!(cluster.leader(), None);
+    for other in [leader, id(4)] {
+        cluster.start(other);
+    }
+    cluster.elect();
+    cluster.ticks(10);
+    assert_eq!(cluster.partition(stays).status().members, after);
+}
+
 #[test]
 fn a_leader_that_is_removed_steps_down_and_disturbs_nobody() {
     let mut cluster = Cluster::new(3);
