@@ -307,69 +307,82 @@ fn open_partitions(
     cluster: [u8; 16],
     config: &Config,
 ) -> anyhow::Result<Vec<Partition<OsDisk>>> {
-    let storage = &config.storage;
-    let open = |id: PartitionId| -> anyhow::Result<Partition<OsDisk>> {
-        let options = LogOptions {
-            cluster,
-            partition: u32::from(id.0),
-            segment_bytes_min: storage.segment_bytes_min,
-            segment_bytes_max: storage.segment_bytes_max,
-            cache_bytes: storage.cache_bytes / (u64::from(config.partitions.data) + 1),
-            ..LogOptions::default()
-        };
-        let dir = PathBuf::from(format!("p{:04}", id.0));
-        let (log, recovery) = Log::open(disk.clone(), dir, options).with_context(|| {
-            let data = config.data_dir.display();
-            format!(
-                "partition {} cannot be opened and nothing was changed; run 'wal-tools verify {data}' to \
-                 see what is wrong, then put back a copy of the damaged file",
-                id.0
-            )
-        })?;
-        report(id, &recovery);
-        #[allow(clippy::needless_update, reason = "the feature planted-bugs adds a field")]
-        let options = Options {
-            visibility_timeout_ms: u64::from(config.queues.visibility_timeout_s) * 1000,
-            pending_max: config.queues.pending_max as usize,
-            auto_create_queues: config.queues.auto_create,
-            // Topics spread over the partitions, so each has its share of the limits.
-            retained_max: config.limits.retained_max.div_ceil(config.partitions.data.into())
-                as usize,
-            retained_bytes_max: config
-                .limits
-                .retained_bytes_max
-                .div_ceil(config.partitions.data.into()),
-            backlog_max: config.limits.backlog_max as usize,
-            backlog_bytes_max: config.limits.backlog_bytes_max,
-            backlog_age_max_ms: u64::from(config.limits.backlog_age_max_s) * 1000,
-            sessions_per_user_max: sessions_per_user_max(config),
-            snapshot_every_bytes: storage.snapshot_every_bytes,
-            snapshot_every_ms: u64::from(storage.snapshot_every_s) * 1000,
-            durability: durability(config),
-            ..Options::default()
-        };
-        Ok(Partition::open(id, log, options, &Member::alone(), wall_clock())?)
-    };
-    let mut meta = open(PartitionId::META)?;
-    let count = fixed_count(&mut meta, config.partitions.data)?;
-    if count != config.partitions.data {
+    let configured = config.partitions.data;
+    let wanted = if configured == 0 { partitions_of_this_machine() } else { configured };
+    let mut meta = open_partition(disk, cluster, config, PartitionId::META, wanted)?;
+    let count = fixed_count(&mut meta, wanted)?;
+    if configured != 0 && configured != count {
         tracing::warn!(
-            configured = config.partitions.data,
+            configured,
             fixed = count,
             "partitions.data is fixed at the first start; the configured value is ignored"
         );
     }
     let mut partitions = vec![meta];
     for id in 1..=count {
-        partitions.push(open(PartitionId(id))?);
+        partitions.push(open_partition(disk, cluster, config, PartitionId(id), count)?);
     }
     Ok(partitions)
 }
 
+/// Opens one of the partitions, of which `count` hold data.
+fn open_partition(
+    disk: &OsDisk,
+    cluster: [u8; 16],
+    config: &Config,
+    id: PartitionId,
+    count: u16,
+) -> anyhow::Result<Partition<OsDisk>> {
+    let storage = &config.storage;
+    let options = LogOptions {
+        cluster,
+        partition: u32::from(id.0),
+        segment_bytes_min: storage.segment_bytes_min,
+        segment_bytes_max: storage.segment_bytes_max,
+        cache_bytes: storage.cache_bytes / (u64::from(count) + 1),
+        ..LogOptions::default()
+    };
+    let dir = PathBuf::from(format!("p{:04}", id.0));
+    let (log, recovery) = Log::open(disk.clone(), dir, options).with_context(|| {
+        let data = config.data_dir.display();
+        format!(
+            "partition {} cannot be opened and nothing was changed; run 'wal-tools verify {data}' to \
+             see what is wrong, then put back a copy of the damaged file",
+            id.0
+        )
+    })?;
+    report(id, &recovery);
+    #[allow(clippy::needless_update, reason = "the feature planted-bugs adds a field")]
+    let options = Options {
+        visibility_timeout_ms: u64::from(config.queues.visibility_timeout_s) * 1000,
+        pending_max: config.queues.pending_max as usize,
+        auto_create_queues: config.queues.auto_create,
+        // Topics spread over the partitions, so each has its share of the limits.
+        retained_max: config.limits.retained_max.div_ceil(count.into()) as usize,
+        retained_bytes_max: config.limits.retained_bytes_max.div_ceil(count.into()),
+        backlog_max: config.limits.backlog_max as usize,
+        backlog_bytes_max: config.limits.backlog_bytes_max,
+        backlog_age_max_ms: u64::from(config.limits.backlog_age_max_s) * 1000,
+        sessions_per_user_max: sessions_per_user_max(config, count),
+        snapshot_every_bytes: storage.snapshot_every_bytes,
+        snapshot_every_ms: u64::from(storage.snapshot_every_s) * 1000,
+        durability: durability(config),
+        ..Options::default()
+    };
+    Ok(Partition::open(id, log, options, &Member::alone(), wall_clock())?)
+}
+
+/// How many data partitions a new directory gets here unless it is configured. More than have a thread to run on would only divide the
+/// messages of one flush among several (ADR 0053).
+fn partitions_of_this_machine() -> u16 {
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+    u16::try_from(processors).unwrap_or(u16::MAX).clamp(2, 16)
+}
+
 /// A partition's share of a user's sessions. Client ids are spread by a hash: a quarter more, so that chance refuses nobody early.
-fn sessions_per_user_max(config: &Config) -> usize {
+fn sessions_per_user_max(config: &Config, partitions: u16) -> usize {
     let share = u64::from(config.limits.sessions_per_user_max) * 5 / 4;
-    share.div_ceil(u64::from(config.partitions.data)) as usize
+    share.div_ceil(u64::from(partitions)) as usize
 }
 
 /// Returns the number of data partitions, fixing it when this is the first start.

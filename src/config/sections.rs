@@ -81,16 +81,16 @@ pub enum Anonymous {
 }
 
 /// How the log is divided.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Partitions {
-    /// Data partitions, beside the meta partition. Fixed at first start. Default 4, minimum 1.
+    /// Data partitions, beside the meta partition; 0 takes as many as there are processors, 2 to 16. Fixed at first start. Default 0.
     pub data: u16,
 }
 
 /// The threads that own partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shards {
-    /// How many; 0 takes as many as there are processors, at most one per partition. Default 0.
+    /// How many; 0 takes half the processors, at least one and at most one per partition. Default 0.
     pub threads: u16,
 }
 
@@ -215,12 +215,6 @@ pub enum LogFormat {
     Json,
 }
 
-impl Default for Partitions {
-    fn default() -> Partitions {
-        Partitions { data: 4 }
-    }
-}
-
 impl Default for Storage {
     fn default() -> Storage {
         Storage {
@@ -302,7 +296,7 @@ impl Section for Authorization {
 impl Section for Partitions {
     fn fields(&mut self, walk: &mut dyn Walk) {
         let Partitions { data } = self;
-        walk.leaf("data", &mut Number(data, 1..=1024));
+        walk.leaf("data", &mut Number(data, 0..=1024));
     }
 }
 

@@ -39,7 +39,7 @@ listeners:
   mqtt:
     - address: localhost:1883
 authentication: { anonymous: always }
-partitions: { data: 0 }
+partitions: { data: 2000 }
 storage:
   segment_bytes_max: 70000
 limits:
@@ -64,7 +64,7 @@ log: { format: [text] }
         "F:1:1: data_dirr: unknown key; did you mean 'data_dir'?",
         "F:4:7: listeners.mqtt.0.address: 'localhost:1883' is not an IP address with a port; write an address such as 127.0.0.1:1883, 0.0.0.0:1883 or [::]:1883",
         "F:5:19: authentication.anonymous: 'always' is not known here; write unsafe_always to let everybody in who reaches a listener",
-        "F:6:15: partitions.data: 0 is too small; write 1 to 1024",
+        "F:6:15: partitions.data: 2000 is too large; write 0 to 1024",
         "F:8:3: storage.segment_bytes_max: 70000 holds less than two of the largest packets; write at least 2097152 or lower limits.packet_bytes_max",
         "storage.segment_bytes_min: 4194304 is above storage.segment_bytes_max; write at most 70000",
         "F:10:3: limits.inflight_max: 70000 is too large; write 1 to 65535",
@@ -185,7 +185,7 @@ fn the_effective_configuration_reads_back_to_itself() {
 #[test]
 fn validate_finds_what_code_put_there() {
     let mut config = Config::default();
-    config.partitions.data = 0;
+    config.partitions.data = 2000;
     config.limits.deliveries_buffered_max = 1;
     config.limits.connect_packet_bytes_max = 2 << 20;
     config.listeners.mqtt = vec![Listener::default(), Listener::default()];

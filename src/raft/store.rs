@@ -122,7 +122,10 @@ impl<D: Disk> Store<D> {
 /// A leader proposes a change once it has applied the one before, so whoever has the later one knew then that the earlier one was
 /// committed. A restart may forget that, as the position is written lazily, and the group in which this replica stands for election
 /// with it: with those who have left since it would be a majority of the old one, while the new one goes on without them.
-pub(super) fn committed<D: Disk>(log: &Log<D>, applied: u64) -> std::result::Result<u64, ReadError> {
+pub(super) fn committed<D: Disk>(
+    log: &Log<D>,
+    applied: u64,
+) -> std::result::Result<u64, ReadError> {
     let mut committed = applied.max(log.hard_state().commit.min(log.last_index()));
     let (mut next, mut latest) = ((committed + 1).max(log.first_index()), None);
     while next <= log.last_index() {

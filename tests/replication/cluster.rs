@@ -305,7 +305,8 @@ impl Cluster {
     /// Returns the file with a replica's term, vote and position of commitment.
     pub fn hard_state(&self, id: ReplicaId) -> Vec<u8> {
         let file = self.replicas[&id].disk.open_read(Path::new(HARD_STATE)).expect("opens");
-        let mut bytes = vec![0; usize::try_from(file.len().expect("has a length")).expect("is short")];
+        let mut bytes =
+            vec![0; usize::try_from(file.len().expect("has a length")).expect("is short")];
         file.read_exact_at(&mut bytes, 0).expect("reads");
         bytes
     }
