@@ -6,6 +6,7 @@ pub mod address;
 pub mod command;
 mod control_codec;
 pub mod effect;
+pub mod frame;
 pub mod ids;
 pub mod message;
 pub mod moment;

@@ -4,11 +4,11 @@ use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::format::frame::{Frame, FrameKind};
 
-use super::batch::Decoded;
 use super::reader::to_message_at;
 use super::request::{Event, OpenedSession, Outbox};
 use super::stage::Waiting;
-use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError, batch};
+use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError};
+use crate::model::frame::{Decoded, decode};
 use crate::model::record::{Retain, filter_id, queue_id};
 use crate::model::{Control, Filter, Millis, Record};
 use crate::planted::{PlantedBug, is_planted};
@@ -54,7 +54,7 @@ impl<D: Disk> Partition<D> {
         }
         // A follower's time is the leader's: a later leader's records are not before it.
         self.now = self.now.max(Millis(frame.header.max_ts()));
-        for record in batch::decode(frame)? {
+        for record in decode(frame)? {
             let (offset, time, record) = record?;
             match &record {
                 Decoded::Message(message, queues) => {

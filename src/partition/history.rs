@@ -18,7 +18,7 @@ use fluxmq_log::format::frame::Frame;
 use fluxmq_log::{FileError, IndexedSegment, Log, ReadError, RecordError, SegmentSpan};
 use thiserror::Error;
 
-use super::batch::{self, DecodeError, Decoded};
+use crate::model::frame::{self, DecodeError, Decoded};
 use crate::model::{Filter, QoS, StoredMessage};
 
 /// Decoded frames kept for readers that follow one another.
@@ -280,7 +280,7 @@ impl<D: Disk> History<D> {
                 self.alone_at = Some(at);
                 let message = message?;
                 let qos = QoS::from_bits(message.qos)?;
-                Some(batch::to_stored(message, qos))
+                Some(frame::to_stored(message, qos))
             }
             Err(error) => {
                 self.distrust(span, &error);
@@ -486,7 +486,7 @@ fn cut(offsets: &mut Vec<Offset>, before: usize, end: Offset) {
 
 fn decode(frame: &Frame) -> Result<DecodedFrame, DecodeError> {
     let records: Result<Vec<Decoded>, DecodeError> =
-        batch::decode(frame)?.map(|record| record.map(|(_, _, decoded)| decoded)).collect();
+        frame::decode(frame)?.map(|record| record.map(|(_, _, decoded)| decoded)).collect();
     Ok(DecodedFrame { base: frame.header.base_offset, records: records? })
 }
 

@@ -37,7 +37,6 @@ use fluxmq_log::disk::Disk;
 use fluxmq_log::{Flush, Flushed, HardStateError, Log, ReadError, SnapshotAt, SnapshotError};
 use thiserror::Error;
 
-use self::batch::DecodeError;
 use self::dead_letters::Letters;
 pub use self::fenced::{FenceStatus, Fenced, Opened};
 use self::fresh::Fresh;
@@ -52,6 +51,7 @@ use self::sessions::{Holders, Opening};
 use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
 use self::will::Announcer;
+use crate::model::frame::DecodeError;
 use crate::model::{Millis, PartitionId, Refusal};
 use crate::planted::{PlantedBug, is_planted};
 pub use crate::raft::{GovernError, Member, MemberChange, Members, PeerError, ReplicaId, Role};

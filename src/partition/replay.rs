@@ -7,7 +7,8 @@ use fluxmq_log::disk::Disk;
 
 use super::history::HistoryError;
 use super::request::{Attach, ConnectionId, Event, Newest, Outbox, Position};
-use super::{Partition, RECORDS_PER_TURN_MAX, batch};
+use super::{Partition, RECORDS_PER_TURN_MAX};
+use crate::model::frame::decode;
 use crate::model::{
     Delivery, DeliveryId, DeliverySource, Filter, Millis, Refusal, Subscription, Topic,
 };
@@ -144,7 +145,7 @@ impl<D: Disk> Partition<D> {
         let at = self.log().offset_at_time(time.0)?;
         // The log finds the frame that reaches this time; it may have begun earlier.
         for frame in self.log().read(at, 1)? {
-            for record in batch::decode(&frame)? {
+            for record in decode(&frame)? {
                 let (offset, recorded, _) = record?;
                 if recorded >= time {
                     return Ok(offset);
