@@ -54,6 +54,11 @@ impl Dedup {
         self.open.get(&(publisher, key.incarnation, key.seq)).map(|entry| entry.offset)
     }
 
+    /// Returns how many are open.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// Returns true when nothing is open.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()

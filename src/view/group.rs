@@ -169,6 +169,12 @@ impl Group {
         waits.map(|(entry, returned)| (*entry, Millis(returned.until)))
     }
 
+    /// Lists the entries that came back, each with how often and the log time before which it must wait; 0 is none.
+    pub fn returned(&self) -> impl Iterator<Item = (Offset, u32, Millis)> {
+        let returned = self.released.iter();
+        returned.map(|(entry, returned)| (*entry, returned.count, Millis(returned.until)))
+    }
+
     /// How many entries above [`committed`](Group::committed) are finished.
     pub fn finished_count(&self) -> u64 {
         self.finished.len()

@@ -16,13 +16,14 @@ pub use dedup::Dedup;
 pub use group::{Claim, Group, GroupKey, Groups, Member};
 pub use queue::{Queue, Queues};
 pub use retained::{Retained, RetainedMessage};
-pub use section::SectionError;
+pub use section::{SectionError, section_name};
 pub use session::{Away, Session, Sessions, StoredSubscription};
 pub use topology::Topology;
 pub use will::{KeptWill, Wills};
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::model::{Control, Millis, Record};
 
@@ -113,4 +114,15 @@ impl Views {
             &mut self.wills,
         ]
     }
+}
+
+/// Returns a digest of what [`Views::snapshot`] encoded: equal states have equal digests, on every replica and in every release that
+/// writes the same schema.
+pub fn digest(sections: &[Bytes]) -> u128 {
+    let mut digest = Xxh3Default::new();
+    for section in sections {
+        digest.update(&(section.len() as u64).to_le_bytes());
+        digest.update(section);
+    }
+    digest.digest128()
 }

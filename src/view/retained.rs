@@ -36,6 +36,11 @@ impl RetainedMessage {
         u64::from(self.bytes)
     }
 
+    /// Log time from which on it is not delivered any more; `None` is never.
+    pub fn expires_at(&self) -> Option<Millis> {
+        self.expires_at.map(Millis)
+    }
+
     /// Its record.
     pub fn offset(&self) -> Offset {
         Offset(self.offset)
@@ -61,6 +66,11 @@ impl Retained {
     /// Returns a topic's.
     pub fn get(&self, topic: &[u8]) -> Option<&RetainedMessage> {
         self.by_topic.get(topic)
+    }
+
+    /// Lists all of them by topic, expired ones that nothing has replaced included.
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &RetainedMessage)> {
+        self.by_topic.iter()
     }
 
     /// Lists the records of unexpired retained messages that match, oldest first [MQTT-3.3.1-9].

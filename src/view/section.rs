@@ -61,6 +61,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(&str, &[u8]), SectionError> {
     Ok((name, body))
 }
 
+/// Returns whose section it is, whatever its schema; `None` for bytes that are no section.
+pub fn section_name(bytes: &[u8]) -> Option<&str> {
+    let (length, rest) = bytes.split_first()?;
+    std::str::from_utf8(rest.get(..usize::from(*length))?).ok()
+}
+
 /// Encodes a view's rows.
 pub(super) fn encode_rows<T: Serialize>(rows: &T) -> Vec<u8> {
     let encoded = bincode::serde::encode_to_vec(rows, bincode::config::standard());

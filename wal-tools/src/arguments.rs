@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fluxmq_index::Offset;
 
+use crate::fold::To;
 use crate::time;
 
 /// Inspects the segments of a FluxMQ data directory.
@@ -35,7 +36,20 @@ pub enum Command {
     ///
     /// Exit codes: 0 one is equal to a part of the other, 2 they differ or one is damaged, 3 usage.
     Diff(DiffArguments),
+    /// Print what the broker knew at any offset or time: a session, a queue, a group, retained messages, or how much of each.
+    ///
+    /// Folds the log with the broker's own views, from the newest snapshot before that place. Reads only. Exit codes: 0 printed,
+    /// 1 nothing of that name, 2 damage before the place that was asked for (the state before it is printed), 3 usage.
+    #[command(after_help = STATE_EXAMPLES)]
+    State(StateArguments),
 }
+
+const STATE_EXAMPLES: &str = "Examples:
+  wal-tools state data                                        how much there is of everything, now
+  wal-tools state data --session thermostat-7                 a session: subscriptions, cursors, what is out
+  wal-tools state data --queue orders --at 2026-11-21T08:00:00Z   a queue and its groups as of then
+  wal-tools state data/p0001 --group workers --at 40150       a group with everything up to that offset
+  wal-tools state data --retained 'sensors/+/temp' --format json";
 
 /// What to print, and how.
 #[derive(Debug, Args)]
@@ -115,6 +129,42 @@ pub struct DiffArguments {
     pub json: bool,
 }
 
+/// Which state to print.
+#[derive(Debug, Args)]
+pub struct StateArguments {
+    /// A data directory, or a partition's directory.
+    pub path: PathBuf,
+    /// As of when: end, an offset, timestamp=<ms>, or an RFC 3339 time; each with the records of that offset or time.
+    #[arg(long, value_name = "POSITION", default_value = "end")]
+    pub at: To,
+    /// The session of this client id, and its wills.
+    #[arg(long, value_name = "CLIENT_ID", conflicts_with_all = ["queue", "group", "retained"])]
+    pub session: Option<String>,
+    /// The queue of this name, and its groups.
+    #[arg(long, value_name = "NAME", conflicts_with = "retained")]
+    pub queue: Option<String>,
+    /// The groups of this name: of the queue, when that is given too.
+    #[arg(long, value_name = "NAME", conflicts_with = "retained")]
+    pub group: Option<String>,
+    /// The retained messages of topics that match this filter.
+    #[arg(long, value_name = "FILTER")]
+    pub retained: Option<String>,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// How to print payloads of retained messages.
+    #[arg(long, value_enum, default_value_t = PayloadFormat::Text)]
+    pub payload: PayloadFormat,
+}
+
+impl StateArguments {
+    /// Returns true when one thing is asked for, not all of them.
+    pub fn is_selective(&self) -> bool {
+        let named = [&self.session, &self.queue, &self.group, &self.retained];
+        named.into_iter().any(Option::is_some)
+    }
+}
+
 /// How a record is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -169,9 +219,39 @@ impl FromStr for From {
     }
 }
 
+/// Why a place is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected end, an offset, timestamp=<ms> or a time like 2026-11-21T08:00:00Z")]
+pub struct ToError;
+
+impl FromStr for To {
+    type Err = ToError;
+
+    fn from_str(text: &str) -> Result<To, ToError> {
+        if text == "end" {
+            return Ok(To::End);
+        }
+        match text.parse() {
+            Ok(From::Offset(offset)) => Ok(To::Offset(offset)),
+            Ok(From::Time(time)) => Ok(To::Time(time)),
+            Ok(From::Earliest) | Err(FromError) => Err(ToError),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_is_as_of_the_end_an_offset_or_a_time() {
+        assert_eq!("end".parse(), Ok(To::End));
+        assert_eq!("17".parse(), Ok(To::Offset(Offset(17))));
+        assert_eq!("timestamp=5".parse(), Ok(To::Time(5)));
+        for wrong in ["", "earliest", "now"] {
+            assert_eq!(wrong.parse::<To>(), Err(ToError), "{wrong}");
+        }
+    }
 
     #[test]
     fn positions_are_read_as_documented() {

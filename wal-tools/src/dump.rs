@@ -102,14 +102,7 @@ impl<W: Write> Dump<'_, W> {
             return Ok(ControlFlow::Continue(()));
         }
         walk.records(listed, placed, batch, |offset, record| {
-            let place = Place {
-                partition: listed.header.partition,
-                segment: listed.header.segment_no,
-                index: header.index,
-                term: header.term,
-                offset,
-            };
-            self.record(place, record, routes)
+            self.record(Place::of(listed, header, offset), record, routes)
         })
     }
 

@@ -7,16 +7,20 @@ mod arguments;
 mod diff;
 mod dump;
 mod finding;
+mod fold;
 mod index;
 mod link;
+mod log_files;
 mod names;
 mod record_line;
 mod scan;
 mod side;
 mod source;
 mod stat;
+mod state;
 mod text;
 mod time;
+mod tree;
 mod verify;
 mod walk;
 
@@ -27,6 +31,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use arguments::{Arguments, Command};
+use fold::FoldError;
 use source::SourceError;
 
 const EXIT_CORRUPTION: u8 = 2;
@@ -37,8 +42,23 @@ const EXIT_USAGE: u8 = 3;
 enum CommandError {
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Fold(#[from] FoldError),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+}
+
+impl CommandError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            CommandError::Fold(FoldError::NoSnapshot { .. } | FoldError::Decode { .. }) => {
+                EXIT_CORRUPTION
+            }
+            CommandError::Fold(FoldError::Alone { .. } | FoldError::Before { .. })
+            | CommandError::Source(_)
+            | CommandError::Output(_) => EXIT_USAGE,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -59,7 +79,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             warn(&error);
-            ExitCode::from(EXIT_USAGE)
+            ExitCode::from(error.exit_code())
         }
     }
 }
@@ -71,6 +91,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<u8, CommandError> {
         Command::Verify(arguments) => verify::run(&arguments, out),
         Command::Stat(arguments) => stat::run(&arguments, out),
         Command::Index(arguments) => index::run(&arguments, out),
+        Command::State(arguments) => state::run(&arguments, out),
     }
 }
 

@@ -20,6 +20,10 @@ const CONTROL_NAMES: &[(u8, &str)] = &[
     (16, "member-joined"),
     (17, "member-left"),
     (18, "claimed"),
+    (19, "queue-deleted"),
+    (20, "queue-trimmed"),
+    (21, "queue-removed"),
+    (22, "postponed"),
 ];
 
 /// Returns the name of a control record's opcode.

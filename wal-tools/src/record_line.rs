@@ -8,11 +8,12 @@ use std::fmt::Write;
 use bytes::Bytes;
 use fluxmq::model::{Properties, Property};
 use fluxmq_index::Offset;
-use fluxmq_log::format::{Message, Producer, Retain};
+use fluxmq_log::format::{FrameHeader, Message, Producer, Retain};
 use serde::Serialize;
 
 use crate::arguments::{Format, PayloadFormat};
 use crate::names::control_name;
+use crate::walk::Listed;
 use crate::{text, time};
 
 /// Where a record is.
@@ -28,6 +29,19 @@ pub struct Place {
     pub term: u64,
     /// Its offset.
     pub offset: Offset,
+}
+
+impl Place {
+    /// Returns the place of a record in a frame of a segment.
+    pub fn of(listed: &Listed, header: &FrameHeader, offset: Offset) -> Place {
+        Place {
+            partition: listed.header.partition,
+            segment: listed.header.segment_no,
+            index: header.index,
+            term: header.term,
+            offset,
+        }
+    }
 }
 
 /// How to print records.

@@ -15,7 +15,7 @@ use slots::Slots;
 
 pub mod manifest;
 mod slots;
-mod snapshot;
+pub mod snapshot;
 mod spare;
 
 const HARD_STATE_MAGIC: &[u8; 8] = b"FluxHst\x01";
@@ -42,12 +42,7 @@ impl SideFiles {
         let mut files = SideFiles::default();
         files.manifest = files.read_manifest(dir)?;
         let hard_state = dir.join("hs.bin");
-        // The layout: term, vote, commit. The commit on disk is never beyond what is durable here.
-        let commit =
-            files.read_slots(&hard_state, HARD_STATE_MAGIC, Advice::JoinAgain, |input| {
-                let (_term, _vote) = (input.u64()?, input.u64()?);
-                input.u64()
-            })?;
+        let commit = files.read_commit(dir)?;
         if files.manifest.is_some() && !hard_state.exists() {
             files.report(&hard_state, 0, Advice::JoinAgain, "is missing, although there is a log");
         }
@@ -71,6 +66,14 @@ impl SideFiles {
     /// Returns the cut that a crash left unfinished.
     pub fn truncation(&self) -> Option<Truncation> {
         self.manifest.as_ref()?.truncation
+    }
+
+    /// Reads the hard state: term, vote, commit. The commit on disk is never beyond what is durable here.
+    fn read_commit(&mut self, dir: &Path) -> Result<Option<u64>, SourceError> {
+        self.read_slots(&dir.join("hs.bin"), HARD_STATE_MAGIC, Advice::JoinAgain, |input| {
+            let (_term, _vote) = (input.u64()?, input.u64()?);
+            input.u64()
+        })
     }
 
     fn read_manifest(&mut self, dir: &Path) -> Result<Option<Manifest>, SourceError> {
@@ -155,7 +158,7 @@ impl SideFiles {
             })),
         }
         for index in indexes {
-            let path = snapshot_dir.join(format!("{index:020}.snap"));
+            let path = snapshot_path(dir, index);
             let Some(file) = SourceFile::open(&path)? else {
                 if self.is_still_listed(dir, index)? {
                     let what = "is missing, although the manifest lists it";
@@ -217,9 +220,25 @@ impl SideFiles {
     }
 }
 
+/// Reads the manifest of a partition's directory alone; `None` when there is none that can be read.
+pub fn read_manifest(dir: &Path) -> Result<Option<Manifest>, SourceError> {
+    SideFiles::default().read_manifest(dir)
+}
+
+/// Returns the index up to which the hard state says that entries are committed, which may be older than what was known; `None` when
+/// it cannot be read.
+pub fn read_commit(dir: &Path) -> Result<Option<u64>, SourceError> {
+    SideFiles::default().read_commit(dir)
+}
+
+/// Returns where a snapshot is.
+pub fn snapshot_path(dir: &Path, index: u64) -> PathBuf {
+    dir.join("snap").join(format!("{index:020}.snap"))
+}
+
 /// Tells whether the manifest of a directory, read again, still lists a segment.
 pub fn is_segment_listed(dir: &Path, segment_no: u64) -> Result<bool, SourceError> {
-    let manifest = SideFiles::default().read_manifest(dir)?;
+    let manifest = read_manifest(dir)?;
     Ok(manifest.is_some_and(|manifest| manifest.segments.contains_key(&segment_no)))
 }
 

@@ -1,4 +1,4 @@
-//! The real binary against segments built frame by frame.
+//! The real binary against segments built frame by frame, and against directories that the log engine wrote.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,6 +8,8 @@ mod engine;
 mod fixture;
 mod index;
 mod stat;
+mod state;
+mod stored;
 mod usage;
 mod verify;
 
