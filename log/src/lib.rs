@@ -58,6 +58,6 @@ pub use range::{RangeAnswer, RangeRequest};
 pub use read::ReadError;
 pub use recovery::{Cut, Damage, OpenError, Proof, Recovery, Wiped};
 pub use slot::SlotError;
-pub use snapshot_store::{Origin, SnapshotAt, SnapshotReadError};
+pub use snapshot_store::{Origin, SnapshotAt, SnapshotReadError, write_snapshot};
 pub use spare::{PreparedSpare, SpareError, SpareJob};
 pub use truncate::TruncateError;

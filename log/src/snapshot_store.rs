@@ -81,8 +81,9 @@ pub enum SnapshotReadError {
     },
 }
 
-/// Writes a snapshot durably, then reads it back.
-pub(crate) fn write_snapshot<D: Disk>(
+/// Writes a snapshot durably into a partition's directory, in place of the one at the same entry if there is one, then reads it back. Whether
+/// it counts is the manifest's business.
+pub fn write_snapshot<D: Disk>(
     disk: &D,
     dir: &Path,
     at: SnapshotAt,

@@ -42,7 +42,18 @@ pub enum Command {
     /// 1 nothing of that name, 2 damage before the place that was asked for (the state before it is printed), 3 usage.
     #[command(after_help = STATE_EXAMPLES)]
     State(StateArguments),
+    /// Derive snapshots and indexes from the log again, compare them with what is there, and write what is different.
+    ///
+    /// Holds the data directory's lock: no broker may run there. Exit codes: 0 equal, or written, 1 something is different and stays
+    /// so, 2 the log is damaged and nothing was written, 3 usage, or the directory is in use.
+    #[command(after_help = REBUILD_EXAMPLES)]
+    Rebuild(RebuildArguments),
 }
+
+const REBUILD_EXAMPLES: &str = "Examples:
+  wal-tools rebuild --verify data     compare only; the state of the whole log with that of the newest snapshot and the rest
+  wal-tools rebuild data              write snapshots and indexes that are not what the log makes
+  wal-tools rebuild --verify --json data/p0001 | jq .outcome";
 
 const STATE_EXAMPLES: &str = "Examples:
   wal-tools state data                                        how much there is of everything, now
@@ -124,6 +135,19 @@ pub struct DiffArguments {
     /// The same of another replica.
     #[arg(value_name = "DIR_B")]
     pub other: PathBuf,
+    /// One JSON object for each partition.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to derive again.
+#[derive(Debug, Args)]
+pub struct RebuildArguments {
+    /// A data directory, or a partition's directory.
+    pub path: PathBuf,
+    /// Compare only, write nothing.
+    #[arg(long)]
+    pub verify: bool,
     /// One JSON object for each partition.
     #[arg(long)]
     pub json: bool,

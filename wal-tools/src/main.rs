@@ -1,6 +1,7 @@
 //! Inspects the segments of a FluxMQ data directory, of a stopped or a running broker.
 //!
-//! Read-only but for `index --rebuild`: takes no lock and writes nothing but its output. Exit codes: 0 clean, 1 only a torn
+//! Reads only, without a lock, but for two commands: `index --rebuild` puts indexes in place, which is safe at any time; `rebuild` holds
+//! the data directory's lock. Exit codes: 0 clean, 1 only a torn
 //! tail or rot where nothing is stored, 2 corruption, 3 usage or a path that cannot be read.
 
 mod arguments;
@@ -10,8 +11,10 @@ mod finding;
 mod fold;
 mod index;
 mod link;
+mod lock;
 mod log_files;
 mod names;
+mod rebuild;
 mod record_line;
 mod scan;
 mod side;
@@ -26,12 +29,15 @@ mod walk;
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use arguments::{Arguments, Command};
+use fluxmq_log::SnapshotReadError;
 use fold::FoldError;
+use lock::LockError;
 use source::SourceError;
 
 const EXIT_CORRUPTION: u8 = 2;
@@ -44,6 +50,12 @@ enum CommandError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Fold(#[from] FoldError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("cannot write the snapshot: {0}")]
+    Snapshot(#[from] SnapshotReadError),
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -56,6 +68,9 @@ impl CommandError {
             }
             CommandError::Fold(FoldError::Alone { .. } | FoldError::Before { .. })
             | CommandError::Source(_)
+            | CommandError::Lock(_)
+            | CommandError::Snapshot(_)
+            | CommandError::Write { .. }
             | CommandError::Output(_) => EXIT_USAGE,
         }
     }
@@ -91,6 +106,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<u8, CommandError> {
         Command::Verify(arguments) => verify::run(&arguments, out),
         Command::Stat(arguments) => stat::run(&arguments, out),
         Command::Index(arguments) => index::run(&arguments, out),
+        Command::Rebuild(arguments) => rebuild::run(&arguments, out),
         Command::State(arguments) => state::run(&arguments, out),
     }
 }

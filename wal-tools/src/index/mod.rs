@@ -17,7 +17,7 @@ use crate::{CommandError, EXIT_CORRUPTION, text, warn};
 
 mod state;
 
-pub use state::{Making, State, index_path, read_index};
+pub use state::{Making, State, index_path, judge, read_index};
 
 /// How many shapes are listed, those with the most topics first.
 const SHAPES_SHOWN: usize = 10;
@@ -64,7 +64,7 @@ impl<W: Write> Listing<'_, W> {
 
     fn segment(&mut self, segment: &Segment, is_last: bool) -> Result<(), CommandError> {
         let path = index_path(segment.path());
-        let judged = state::judge(segment)?;
+        let judged = judge(segment)?;
         if is_last && !judged.is_sealed {
             writeln!(self.out, "  {}: not sealed yet", name(&path))?;
             return Ok(());
@@ -145,7 +145,7 @@ fn describe(bytes: &Vec<u8>, all: bool) -> Result<String, SealedError<std::conve
 }
 
 /// Puts an index in place, durably.
-fn write_index(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write_index(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("six.tmp");
     let mut file = File::create(&temporary)?;
     file.write_all(bytes)?;

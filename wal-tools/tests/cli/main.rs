@@ -7,6 +7,7 @@ mod dump;
 mod engine;
 mod fixture;
 mod index;
+mod rebuild;
 mod stat;
 mod state;
 mod stored;
