@@ -17,7 +17,7 @@ use crate::fence_scan::{Link, SegmentScan, scan_segment};
 use crate::format::{
     FRAME_HEADER_BYTES, FrameHeader, SEGMENT_CAPACITY_UNIT, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
-use crate::hard_state::{HardState, HardStateFile};
+use crate::hard_state::{HardState, HardStateFile, Life};
 use crate::housekeeping::{Found, quarantine};
 use crate::layout::{AtPath, FileError, segment_path, snapshot_path, write_zeros};
 use crate::log::{Log, LogOptions, Position, TailDamage};
@@ -84,12 +84,12 @@ pub(crate) struct Span {
 }
 
 impl<D: Disk> Fenced<D> {
-    /// Opens what is there. `life` is the number of this life, at least.
+    /// Opens what is there, in a life that begins at `now`; see [`Life::next`].
     pub fn open(
         disk: D,
         dir: PathBuf,
         options: LogOptions,
-        life: u64,
+        (now, draw): (u64, u64),
     ) -> Result<Fenced<D>, OpenError> {
         let place = Place { disk: &disk, dir: &dir, options };
         let mut recovery = Recovery::default();
@@ -120,7 +120,7 @@ impl<D: Disk> Fenced<D> {
         let manifest = settle_manifest(&place, &found, manifest, state, &recovery)?;
         // The commit stays: it is evidence of what must be repaired.
         let commit = hard_state.state().commit;
-        hard_state.begin_life(life.max(hard_state.life() + 1), commit)?;
+        hard_state.begin_life(hard_state.life().next(now, draw), commit)?;
         let spans = manifest.state().segments.keys().map(|segment_no| Span::unread(*segment_no));
         let spans = spans.collect();
         Ok(Fenced {
@@ -164,7 +164,7 @@ impl<D: Disk> Fenced<D> {
     }
 
     /// Which life this is.
-    pub fn life(&self) -> u64 {
+    pub fn life(&self) -> Life {
         self.hard_state.life()
     }
 

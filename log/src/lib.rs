@@ -47,7 +47,7 @@ pub use entry::{AppendError, Entry, SealDifference};
 pub use fence::{Fenced, Hole};
 pub use flush::{Flush, FlushError, Flushed};
 pub use fluxmq_index::{Offset, OffsetRange};
-pub use hard_state::HardState;
+pub use hard_state::{HardState, Life};
 pub use index_file::{BuildIndexError, BuiltIndex, IndexFile, IndexJob, LogIndex, SegmentSpan};
 pub use indexed_segment::{IndexedSegment, RecordError};
 pub use layout::FileError;

@@ -1,20 +1,21 @@
 //! What a replica remembers of itself between two lives: how many it had, and what it may have promised and lost.
 
 use crate::disk::Disk;
+use crate::hard_state::Life;
 use crate::log::{HardStateError, Log};
 
 impl<D: Disk> Log<D> {
     /// Returns which life of this replica this is, so that its peers can tell what it said before a crash from what it says after.
-    pub fn life(&self) -> u64 {
+    pub fn life(&self) -> Life {
         self.hard_state.life()
     }
 
-    /// Begins a later life, durably.
-    pub fn begin_life(&mut self, life: u64) -> Result<(), HardStateError> {
+    /// Begins a later life at `now`, in milliseconds of the wall clock, durably; see [`Life::next`].
+    pub fn begin_life(&mut self, now: u64, draw: u64) -> Result<(), HardStateError> {
         if self.writer.is_poisoned {
             return Err(HardStateError::Poisoned);
         }
-        let saved = self.hard_state.begin_life(life.max(self.life() + 1), self.durable.index);
+        let saved = self.hard_state.begin_life(self.life().next(now, draw), self.durable.index);
         self.writer.is_poisoned |= saved.is_err();
         Ok(saved?)
     }

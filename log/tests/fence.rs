@@ -42,7 +42,7 @@ fn replicas() -> [SimDisk; 3] {
 }
 
 fn fence(disk: &SimDisk) -> Fenced<SimDisk> {
-    let mut fenced = Fenced::open(disk.clone(), PathBuf::from(DIR), options(), 5).unwrap();
+    let mut fenced = Fenced::open(disk.clone(), PathBuf::from(DIR), options(), (5, 0)).unwrap();
     while fenced.check_next().unwrap() {}
     fenced
 }
@@ -266,7 +266,7 @@ fn a_crash_anywhere_in_a_repair_leaves_what_is_found_and_repaired_again() {
         disk
     };
     let repair_all = |disk: &SimDisk| -> Result<(), String> {
-        let mut fenced = Fenced::open(disk.clone(), PathBuf::from(DIR), options(), 5)
+        let mut fenced = Fenced::open(disk.clone(), PathBuf::from(DIR), options(), (5, 0))
             .map_err(|error| error.to_string())?;
         while fenced.check_next().map_err(|error| error.to_string())? {}
         while let Some(hole) = fenced.holes().first().cloned() {

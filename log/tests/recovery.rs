@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use fluxmq_log::disk::{Disk, DiskFile};
 use fluxmq_log::sim_disk::{Crash, Faults, NameFault, SimDisk, SyncFault, WriteFault};
 use fluxmq_log::{
-    AppendError, Damage, FlushError, HardState, HardStateError, Log, LogOptions,
+    AppendError, Damage, FlushError, HardState, HardStateError, Life, Log, LogOptions,
     ManifestUnreadable, Offset, OpenError, Proof, Recovery, SnapshotAt, TailDamage, TruncateError,
 };
 use support::*;
@@ -723,11 +723,11 @@ fn a_later_life_claims_no_more_than_is_durable() {
     let mut log = open(&disk);
     append(&mut log, 5);
     log.save_hard_state(HardState { term: 1, vote: 0, commit: 15 }).unwrap();
-    log.begin_life(1_000).unwrap();
+    log.begin_life(1_000, 7).unwrap();
     drop(log);
 
     let (log, recovery) = try_open(&disk.crash_image(Crash::LoseUnsynced)).unwrap();
 
     assert_eq!(recovery.cut, None);
-    assert_eq!((log.last_index(), log.life()), (10, 1_000));
+    assert_eq!((log.last_index(), log.life()), (10, Life { number: 1_000, draw: 7 }));
 }

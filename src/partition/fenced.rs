@@ -96,7 +96,8 @@ impl<D: Disk> Fenced<D> {
         member: &Member,
         now: Millis,
     ) -> Result<Fenced<D>, PartitionError> {
-        let log = FencedLog::open(disk, dir, log_options, now.0).map_err(RepairError::from)?;
+        let life = (now.0, member.draw(now.0));
+        let log = FencedLog::open(disk, dir, log_options, life).map_err(RepairError::from)?;
         let repair = Repair::open(log, member)?;
         tracing::error!(
             partition = id.0,

@@ -4,6 +4,8 @@ use bytes::{Buf, BufMut, Bytes};
 use raft::eraftpb::ConfState;
 use thiserror::Error;
 
+use super::random::mix;
+
 /// One replica of a partition. Not 0, and never given to another replica of the same partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u64);
@@ -26,7 +28,8 @@ pub struct Member {
     /// True for a replica that takes a place in a group that lives already, on an empty disk: that it knows nothing is no evidence,
     /// so it neither votes nor stands until it has what a leader has. Means nothing once there is a log.
     pub joins: bool,
-    /// Election timeouts follow from it; each replica should have another.
+    /// Election timeouts follow from it, and what tells lives apart that begin at one time: each replica should have another, and
+    /// draw it anew whenever its process starts.
     pub seed: u64,
 }
 
@@ -35,6 +38,11 @@ impl Member {
     pub fn alone() -> Member {
         let id = ReplicaId(1);
         Member { id, voters: vec![id], learners: Vec::new(), joins: false, seed: 0 }
+    }
+
+    /// Returns what tells a life that begins at `now` from others that do (ADR 0025).
+    pub(crate) fn draw(&self, now: u64) -> u64 {
+        mix(&[self.seed, self.id.0, now])
     }
 
     /// Returns true when it has no peers to begin with, and does not join some.

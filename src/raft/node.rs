@@ -33,14 +33,11 @@ use crate::planted::{PlantedBug, is_planted};
 const HEARTBEAT_TICKS: usize = 2;
 const ELECTION_TICKS: usize = 10;
 
-/// Lives whose clock is behind the one before are numbered from that on, this far apart at most.
-const LIFE_SPREAD: u64 = 1 << 16;
-
 /// One member of the group.
 pub struct Node<D: Disk> {
     pub(super) raw: RawNode<Store<D>>,
     pub(super) address: Address,
-    seed: u64,
+    pub(super) seed: u64,
     /// How often this replica's patience has ended: the next one differs.
     elections: u64,
     unflushed: VecDeque<Unflushed>,
@@ -129,10 +126,7 @@ impl<D: Disk> Node<D> {
         applied: u64,
         now: u64,
     ) -> Result<Node<D>, NodeError> {
-        // By the clock, because an image of a disk counts on from where it was taken: two lives must not have one number. Where the
-        // clock has gone back, how far it has tells them apart.
-        let next = log.life() + 1 + mix(&[member.seed, now]) % LIFE_SPREAD;
-        log.begin_life(now.max(next))?;
+        log.begin_life(now, member.draw(now))?;
         let is_new = log.last_index() == 0 && log.hard_state() == HardState::default();
         if member.joins && is_new && !is_planted(PlantedBug::ForgetfulVotes) {
             log.require(u64::MAX)?;

@@ -1,9 +1,11 @@
 //! Messages between the replicas of a partition, as bytes: an envelope of ours around what the library says.
 //!
 //! ```text
-//! message  := u8 version | u8 kind | cluster [16] | u32 partition | u64 from | u64 to | u64 life of the sender | body
+//! message  := u8 version | u8 kind | cluster [16] | u32 partition | u64 from | u64 to | life of the sender | body
 //!             | u32 crc of all before
-//! body     := kind 0: raft | kind 1, rejoin: u64 last, u8 muted | kind 2, welcome: u64 of_life, u64 life, u8 is_confirmed, u8 is_whole
+//! life     := u64 number | u64 draw
+//! body     := kind 0: raft | kind 1, rejoin: u64 term, u64 last, u64 term of last, u8 is_muted
+//!             | kind 2, welcome: u64 term, life of_life, life, u8 is_confirmed, u8 is_whole
 //!             | kind 3, fetch: u64 index, u64 offset | kind 4, chunk: u64 index, u64 offset, bytes
 //!             | kind 5, ask: range | kind 6, range: range, u64 term that the sender leads or 0, u8 answer, bytes
 //! range    := u64 segment | u64 from | u64 skip | u64 to | u64 index | u32 chain
@@ -18,15 +20,15 @@
 //! recurse or allocate by what the sender claims, and bodies of frames are slices of what was received.
 
 use bytes::{Buf, BufMut, Bytes};
-use fluxmq_log::{RangeAnswer, RangeRequest};
+use fluxmq_log::{Life, RangeAnswer, RangeRequest};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 use thiserror::Error;
 
 use super::member::{Members, ReplicaId};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes of an envelope before its body.
-const HEAD_BYTES: usize = 46;
+const HEAD_BYTES: usize = 54;
 const CRC_BYTES: usize = 4;
 
 /// Which partition of which cluster messages belong to, and whose they are.
@@ -36,14 +38,14 @@ pub(super) struct Address {
     pub(super) partition: u32,
     pub(super) me: ReplicaId,
     /// Which life of this replica speaks.
-    pub(super) life: u64,
+    pub(super) life: Life,
 }
 
 /// A message as it came.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Envelope {
     pub(super) from: ReplicaId,
-    pub(super) life: u64,
+    pub(super) life: Life,
     pub(super) body: Body,
 }
 
@@ -54,9 +56,9 @@ pub(super) enum Body {
     Raft(Box<Message>),
     /// To the leader, until it has answered: this life begins with a log up to `last`, an index and its term.
     Rejoin { term: u64, last: (u64, u64), is_muted: bool },
-    /// The leader's answer to what a life said: go on as `life`; it may answer once a majority has confirmed the leader since, and vote
-    /// once it is whole.
-    Welcome { term: u64, of_life: u64, life: u64, is_confirmed: bool, is_whole: bool },
+    /// The leader's answer to what a life said: `life` is the latest there is; that life may answer once a majority has confirmed the
+    /// leader since, and vote once it is whole.
+    Welcome { term: u64, of_life: Life, life: Life, is_confirmed: bool, is_whole: bool },
     /// Asks for the snapshot that was offered, from `offset` on.
     Fetch { index: u64, offset: u64 },
     /// Part of a snapshot.
@@ -108,9 +110,9 @@ pub enum PeerError {
         /// Who.
         from: ReplicaId,
         /// Which life.
-        life: u64,
+        life: Life,
         /// The latest one that was heard of.
-        known: u64,
+        known: Life,
     },
     /// An answer of a replica that is not a member.
     #[error("replica {from} is not a member of the group")]
@@ -160,7 +162,7 @@ pub(super) fn encode(address: &Address, to: ReplicaId, body: &Body) -> Bytes {
     out.put_u32_le(address.partition);
     out.put_u64_le(address.me.0);
     out.put_u64_le(to.0);
-    out.put_u64_le(address.life);
+    put_life(&mut out, address.life);
     match body {
         Body::Raft(message) => put_message(&mut out, message),
         Body::Rejoin { term, last, is_muted } => {
@@ -171,8 +173,8 @@ pub(super) fn encode(address: &Address, to: ReplicaId, body: &Body) -> Bytes {
         }
         Body::Welcome { term, of_life, life, is_confirmed, is_whole } => {
             out.put_u64_le(*term);
-            out.put_u64_le(*of_life);
-            out.put_u64_le(*life);
+            put_life(&mut out, *of_life);
+            put_life(&mut out, *life);
             out.put_u8(u8::from(*is_confirmed));
             out.put_u8(u8::from(*is_whole));
         }
@@ -225,7 +227,7 @@ pub(super) fn decode(
     if from != via || to != address.me || from == to || from.0 == 0 {
         return Err(PeerError::Misdirected { from, to, me: address.me, via });
     }
-    let life = head.get_u64_le();
+    let life = Life { number: head.get_u64_le(), draw: head.get_u64_le() };
     let mut input = bytes.slice(HEAD_BYTES..len - CRC_BYTES);
     let mut body = take_body(kind, &mut input).filter(|_| input.is_empty()).ok_or_else(damaged)?;
     if let Body::Raft(message) = &mut body {
@@ -244,8 +246,8 @@ fn take_body(kind: u8, input: &mut Bytes) -> Option<Body> {
         },
         2 => Body::Welcome {
             term: input.try_get_u64_le().ok()?,
-            of_life: input.try_get_u64_le().ok()?,
-            life: input.try_get_u64_le().ok()?,
+            of_life: take_life(input)?,
+            life: take_life(input)?,
             is_confirmed: take_bool(input)?,
             is_whole: take_bool(input)?,
         },
@@ -266,6 +268,15 @@ fn take_body(kind: u8, input: &mut Bytes) -> Option<Body> {
         },
         _ => return None,
     })
+}
+
+fn put_life(out: &mut Vec<u8>, life: Life) {
+    out.put_u64_le(life.number);
+    out.put_u64_le(life.draw);
+}
+
+fn take_life(input: &mut Bytes) -> Option<Life> {
+    Some(Life { number: input.try_get_u64_le().ok()?, draw: input.try_get_u64_le().ok()? })
 }
 
 fn put_range(out: &mut Vec<u8>, request: &RangeRequest) {

@@ -6,11 +6,12 @@
 //!
 //! Every opening of a log is another *life*. To each new leader a life says with `Rejoin` where its log ends; the leader compares
 //! that with what the life before acknowledged and answers with `Welcome`. A life that peers know to be over is refused, so that
-//! neither a delayed answer of it nor an old disk that believes to be it is counted.
+//! neither a delayed answer of it nor an old disk that believes to be it is counted; told of the later one, it begins another.
 //!
 //! A muted replica has also forgotten which terms there were: a leader that was deposed and does not know it would have its answers
 //! for a majority. So it is silent, as if it were down, until a majority without it has confirmed a leader (ADR 0033).
 
+use fluxmq_log::Life;
 use fluxmq_log::disk::Disk;
 use raft::ReadState;
 use raft::eraftpb::{Message, MessageType};
@@ -18,39 +19,36 @@ use raft::eraftpb::{Message, MessageType};
 use super::member::ReplicaId;
 use super::node::{Node, NodeError, Role};
 use super::peer::{Body, PeerError};
+use super::random::mix;
 use crate::planted::{PlantedBug, is_planted};
 
 /// What is known of a peer's lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lives {
-    latest: u64,
+    latest: Life,
     /// What earlier lives had acknowledged to the leader of this term.
     acknowledged: (u64, u64),
     /// Term and life of the last `Rejoin`, and what that life must acknowledge to be whole.
-    rejoined: (u64, u64),
+    rejoined: (u64, Life),
     target: Option<u64>,
     /// Term and life for which a majority was asked whether this replica leads, and those for which it said so.
-    asked: (u64, u64),
-    confirmed: (u64, u64),
+    asked: (u64, Life),
+    confirmed: (u64, Life),
 }
 
 impl<D: Disk> Node<D> {
     /// Hears from a life of a peer. One that is over is refused, and told so: it may be all that its disk remembers.
-    pub(super) fn meet(&mut self, from: ReplicaId, life: u64) -> Result<(), PeerError> {
+    pub(super) fn meet(&mut self, from: ReplicaId, life: Life) -> Result<(), PeerError> {
         let (leads, term) = (self.role() == Role::Leader, self.term());
         let known = self.lives.entry(from).or_default();
         if life < known.latest {
-            let (next, error) =
-                (known.latest + 1, PeerError::EarlierLife { from, life, known: known.latest });
+            let latest = known.latest;
             if leads {
-                let (is_confirmed, is_whole) = (false, false);
-                let of_life = life;
-                let body = Body::Welcome { term, of_life, life: next, is_confirmed, is_whole };
-                self.post(from, &body);
+                self.post(from, &over(term, life, latest));
             }
-            return Err(error);
+            return Err(PeerError::EarlierLife { from, life, known: latest });
         }
-        if life > known.latest && known.latest > 0 && leads {
+        if life > known.latest && known.latest > Life::default() && leads {
             // What the life before acknowledged, this one may not have.
             if let Some(progress) = self.raw.raft.mut_prs().get_mut(from.0) {
                 // Several lives may pass before one says where its log ends.
@@ -87,7 +85,7 @@ impl<D: Disk> Node<D> {
     /// any more: it may be muted by now.
     pub(super) fn on_rejoin(
         &mut self,
-        (from, life): (ReplicaId, u64),
+        (from, life): (ReplicaId, Life),
         term: u64,
         last: (u64, u64),
         is_muted: bool,
@@ -126,7 +124,7 @@ impl<D: Disk> Node<D> {
             let is_due = known.asked != (term, life) && self.raw.raft.commit_to_current_term();
             if is_due {
                 known.asked = (term, life);
-                self.raw.read_index([from.0.to_le_bytes(), life.to_le_bytes()].concat());
+                self.raw.read_index(context(from, life));
             }
             return self.advance();
         }
@@ -148,11 +146,9 @@ impl<D: Disk> Node<D> {
     /// whole, because it asked for a vote, would be muted again, or refused by the one whose vote it needs.
     pub(super) fn object(&mut self, question: &Message) {
         let Some((of, life)) = asked_for(&question.context) else { return };
-        let latest = self.lives.get(&of).map_or(0, |known| known.latest);
+        let latest = self.lives.get(&of).map_or(Life::default(), |known| known.latest);
         if life < latest && of != self.address.me {
-            let (is_confirmed, is_whole) = (false, false);
-            let (term, of_life, life) = (question.term, life, latest + 1);
-            self.post(of, &Body::Welcome { term, of_life, life, is_confirmed, is_whole });
+            self.post(of, &over(question.term, life, latest));
         }
     }
 
@@ -166,7 +162,7 @@ impl<D: Disk> Node<D> {
     pub(super) fn on_welcome(
         &mut self,
         term: u64,
-        (of_life, life): (u64, u64),
+        (of_life, life): (Life, Life),
         is_confirmed: bool,
         is_whole: bool,
     ) -> Result<(), NodeError> {
@@ -176,8 +172,10 @@ impl<D: Disk> Node<D> {
         if life > self.address.life {
             // Others know more of this replica than its disk does: whatever that is, it is lost.
             self.log_mut().require(u64::MAX)?;
-            self.log_mut().begin_life(life)?;
-            self.address.life = life;
+            // A number of its own: another image may be told of the same life.
+            let draw = mix(&[self.seed, self.address.life.draw, life.draw]);
+            self.log_mut().begin_life(life.number.saturating_add(1), draw)?;
+            self.address.life = self.log().life();
             (self.welcomed, self.introduced) = (0, 0);
             return Ok(());
         }
@@ -195,11 +193,22 @@ impl<D: Disk> Node<D> {
     }
 }
 
+/// What a life is told that is over.
+fn over(term: u64, of_life: Life, latest: Life) -> Body {
+    Body::Welcome { term, of_life, life: latest, is_confirmed: false, is_whole: false }
+}
+
+/// Names a question by the life of the peer that it is asked for.
+fn context(of: ReplicaId, life: Life) -> Vec<u8> {
+    [of.0, life.number, life.draw].iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
 /// Reads for which life of which peer a question is asked.
-fn asked_for(context: &[u8]) -> Option<(ReplicaId, u64)> {
-    let (from, life) = context.split_first_chunk()?;
-    let life = u64::from_le_bytes(life.try_into().ok()?);
-    Some((ReplicaId(u64::from_le_bytes(*from)), life))
+fn asked_for(context: &[u8]) -> Option<(ReplicaId, Life)> {
+    let (numbers, rest) = context.as_chunks();
+    let [of, number, draw] = numbers else { return None };
+    let life = Life { number: u64::from_le_bytes(*number), draw: u64::from_le_bytes(*draw) };
+    rest.is_empty().then_some((ReplicaId(u64::from_le_bytes(*of)), life))
 }
 
 /// Returns true for what only a leader says. It holds whatever the number of its life: a majority elected it, and it vouches for nothing

@@ -55,6 +55,8 @@ pub struct Cluster {
     pub options: Options,
     /// Replicas whose disk was replaced, or that are new to the group.
     pub joining: BTreeSet<ReplicaId>,
+    /// What replicas that start draw from.
+    pub seed: u64,
     /// Says which messages are lost.
     pub is_lost: Option<fn(&Bytes) -> bool>,
     next_token: u64,
@@ -81,6 +83,7 @@ impl Cluster {
             refused: Vec::new(),
             options,
             joining: BTreeSet::new(),
+            seed: 7,
             is_lost: None,
             next_token: 0,
         };
@@ -106,7 +109,8 @@ impl Cluster {
 
     fn member(&self, id: ReplicaId) -> Member {
         let joins = self.joining.contains(&id);
-        Member { id, voters: self.voters.clone(), learners: Vec::new(), joins, seed: 7 }
+        let (voters, seed) = (self.voters.clone(), self.seed);
+        Member { id, voters, learners: Vec::new(), joins, seed }
     }
 
     /// Starts a replica on what its disk holds.

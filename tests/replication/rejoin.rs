@@ -126,6 +126,78 @@ fn an_old_image_of_a_disk_is_told_what_it_forgot() {
     }
 }
 
+/// Starts a replica while its clock stands at a time, which may be long ago or far ahead.
+fn start_at(cluster: &mut Cluster, id: ReplicaId, at: Millis) {
+    let now = std::mem::replace(&mut cluster.now, at);
+    cluster.start(id);
+    cluster.now = now;
+}
+
+/// Seed 400001297: both count on from the life of the image, and the clock, which has gone back, does not tell them apart.
+#[test]
+fn an_image_and_its_original_that_start_at_one_time_are_told_apart() {
+    for seed in 1..=6 {
+        let mut cluster = Cluster::new(3);
+        let leader = cluster.elect();
+        let old = others(&cluster, &[leader])[0];
+        cluster.publish(leader, 5, 200);
+        let image = cluster.replicas[&old].disk.crash(1);
+        cluster.kill(old, None);
+        start_at(&mut cluster, old, Millis(500_000));
+        cluster.ticks(10);
+        cluster.publish(leader, 30, 200);
+        cluster.ticks(5);
+
+        cluster.kill(old, None);
+        cluster.replicas.get_mut(&old).expect("known").disk = image;
+        cluster.seed = seed;
+        start_at(&mut cluster, old, Millis(500_000));
+
+        assert!(!cluster.partition(old).status().muted, "it cannot know");
+        let mut was_muted = false;
+        for _ in 0..20 {
+            cluster.tick();
+            was_muted |= cluster.partition(old).status().muted;
+        }
+        assert!(was_muted, "its leader tells it, with seed {seed}");
+        assert!(!cluster.partition(old).status().muted);
+        cluster.assert_identical();
+    }
+}
+
+/// What its disk remembers is ahead of every clock from then on, and lives count on from it.
+#[test]
+fn a_clock_that_was_wrong_once_leaves_lives_in_order() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let wrong = others(&cluster, &[leader])[0];
+    cluster.publish(leader, 5, 200);
+    cluster.kill(wrong, None);
+    start_at(&mut cluster, wrong, Millis(32_503_680_000_000));
+    cluster.ticks(10);
+    let image = cluster.replicas[&wrong].disk.crash(1);
+    for _ in 0..3 {
+        cluster.kill(wrong, None);
+        cluster.start(wrong);
+        cluster.publish(leader, 10, 200);
+        cluster.ticks(10);
+    }
+    let is_of_an_earlier_life = |refusal: &String| refusal.contains("speaks in its life");
+    assert!(!cluster.refused.iter().any(is_of_an_earlier_life), "{:?}", cluster.refused);
+    assert!(!cluster.partition(wrong).status().muted);
+
+    cluster.kill(wrong, None);
+    cluster.add(wrong, image);
+    let mut was_muted = false;
+    for _ in 0..20 {
+        cluster.tick();
+        was_muted |= cluster.partition(wrong).status().muted;
+    }
+
+    assert!(was_muted && !cluster.partition(wrong).status().muted);
+    cluster.assert_identical();
+}
+
 /// Seed 200000332: it was muted again by what was said before it was whole, and told nobody of its life in that term any more.
 #[test]
 fn what_a_leader_said_of_a_life_before_it_was_whole_may_come_late() {

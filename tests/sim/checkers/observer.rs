@@ -505,7 +505,7 @@ fn quorums(members: &Members) -> Quorums {
 }
 
 /// Bytes of a message before its body: version, kind, cluster, partition, from, to, life.
-pub const HEAD_BYTES: usize = 46;
+pub const HEAD_BYTES: usize = 54;
 /// Where it says to whom it goes.
 const TO_AT: usize = 30;
 /// The kind of what is the library's own.
