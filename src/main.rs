@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         eprintln!("fluxmq: {error}");
         return ExitCode::from(2);
     }
+    raise_open_files();
     for line in banner(&config).lines() {
         tracing::info!("{line}");
     }
@@ -62,6 +63,18 @@ fn start(config: Config) -> anyhow::Result<()> {
         }
         server.run(stop, reload).await
     })
+}
+
+/// Takes as many open files as the system lets a process have: what is usual for a shell is little for a broker.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::info!(%error, ?current, "the limit of open files stays as it is");
+    }
 }
 
 /// Listens for SIGHUP from here on; every one of them is a change.

@@ -84,7 +84,7 @@ impl Server {
         let placement = Placement::new(u16::try_from(count - 1)?);
         let (shards, threads, owners) = spawn_shards(partitions, &placement, config)?;
         let broker = Arc::new(Broker::new(placement, shards.clone(), owners));
-        let listeners = Listeners::bind(config)?;
+        let listeners = Listeners::bind(config, count)?;
         let (stopping, stopped) = watch::channel(false);
         let limits = &config.limits;
         Ok(Server {

@@ -139,7 +139,8 @@ pub struct Limits {
     pub connect_timeout_s: u32,
     /// Seconds that each of PROXY header, TLS and WebSocket handshake may take. Default 5, minimum 1.
     pub handshake_timeout_s: u32,
-    /// Connections at a time; lowered to eight tenths of the open files that the system allows. Default 100000, minimum 1.
+    /// Connections at a time; lowered to eight tenths of the open files that the system allows, and to what leaves the logs theirs. Default
+    /// 100000, minimum 1.
     pub connections_max: u32,
     /// Connections of one address at a time, this machine's own excepted. Default 256, minimum 1.
     pub connections_per_address_max: u32,

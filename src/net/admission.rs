@@ -17,8 +17,6 @@ use crate::model::Refusal;
 
 /// Time between two lines of the log about the same breach.
 const QUIET: Duration = Duration::from_secs(10);
-/// Connections over a limit that are told so at a time; the others are closed without a word.
-const TOLD_MAX: usize = 128;
 /// Addresses without connections that are remembered for their rate; beyond, those are swept whose burst is whole again.
 const IDLE_ADDRESSES_MAX: usize = 4096;
 
@@ -35,6 +33,8 @@ pub struct AdmissionLimits {
     pub address_rate_max: u32,
     /// New connections of one address at once.
     pub address_burst: u32,
+    /// Connections over a limit that are told so at a time; the others are closed without a word.
+    pub told_max: u32,
 }
 
 /// The limit that a connection is over.
@@ -55,6 +55,9 @@ pub enum Breach {
     /// Not a limit: the connection did not get through its handshakes.
     #[error("handshake failed")]
     Handshake,
+    /// Not a limit of ours: the system has no socket for another connection, which waits. In most cases the open files are too many.
+    #[error("cannot accept connections")]
+    Accept,
 }
 
 /// What was turned away, since the start.
@@ -70,6 +73,8 @@ pub struct TurnedAway {
     pub address_rate: u64,
     /// By [`Breach::Handshake`].
     pub handshake: u64,
+    /// How often [`Breach::Accept`] made the others wait.
+    pub accept: u64,
 }
 
 /// Who may come in.
@@ -80,7 +85,7 @@ pub struct Admission {
     started: Instant,
     node: AtomicBucket,
     addresses: Mutex<HashMap<IpAddr, Address>>,
-    turned_away: [Burst; 5],
+    turned_away: [Burst; 6],
 }
 
 /// A place among the node's connections; free again when dropped.
@@ -103,7 +108,7 @@ impl Admission {
         Arc::new(Admission {
             limits,
             places: Arc::new(Semaphore::new(limits.connections_max as usize)),
-            telling: Arc::new(Semaphore::new(TOLD_MAX)),
+            telling: Arc::new(Semaphore::new(limits.told_max as usize)),
             started: Instant::now(),
             node: AtomicBucket::default(),
             addresses: Mutex::default(),
@@ -170,6 +175,7 @@ impl Admission {
             address_connections: count(Breach::AddressConnections),
             address_rate: count(Breach::AddressRate),
             handshake: count(Breach::Handshake),
+            accept: count(Breach::Accept),
         }
     }
 
@@ -207,7 +213,7 @@ impl Breach {
     /// What a client is told.
     pub fn refusal(self) -> Refusal {
         match self {
-            Breach::Connections | Breach::Handshake => Refusal::Busy,
+            Breach::Connections | Breach::Handshake | Breach::Accept => Refusal::Busy,
             Breach::Rate => Refusal::ConnectionRate { limit: "limits.connect_rate_max" },
             Breach::AddressConnections => {
                 Refusal::Quota { limit: "limits.connections_per_address_max" }
@@ -307,6 +313,7 @@ mod tests {
         rate_max: 1000,
         address_rate_max: 50,
         address_burst: 200,
+        told_max: 1,
     };
 
     #[test]
@@ -317,6 +324,15 @@ mod tests {
         assert_eq!(admission.admit(true).err(), Some(Breach::Connections));
         drop(places);
         assert!(admission.admit(true).is_ok());
+    }
+
+    #[test]
+    fn only_so_many_are_told_why_they_may_not_stay() {
+        let admission = Admission::new(LIMITS);
+        let told = admission.tell();
+        assert!(told.is_some() && admission.tell().is_none());
+        drop(told);
+        assert!(admission.tell().is_some());
     }
 
     #[test]

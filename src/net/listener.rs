@@ -64,7 +64,8 @@ pub async fn accept(
     mut stopping: watch::Receiver<bool>,
     serve: impl Fn(Accepted),
 ) {
-    let mut is_failing = false;
+    // The log knows that there is something wrong.
+    let mut is_reported = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -72,7 +73,7 @@ pub async fn accept(
         };
         match accepted {
             Ok((stream, address)) => {
-                if std::mem::take(&mut is_failing) {
+                if std::mem::take(&mut is_reported) {
                     tracing::info!("accepting connections again");
                 }
                 let is_local = !is_proxied && address.ip().to_canonical().is_loopback();
@@ -87,18 +88,41 @@ pub async fn accept(
                 };
                 serve(Accepted { stream, address, place });
             }
+            Err(error) if is_the_peers(&error) => {}
             Err(error) => {
-                if !std::mem::replace(&mut is_failing, true) {
+                if let Some(count) = admission.count(Breach::Accept) {
+                    is_reported = true;
                     tracing::warn!(
                         %error,
-                        "cannot accept connections; trying again until it works. When these are too many open files, raise the \
-                         limit of the process or lower limits.connections_max"
+                        count,
+                        "cannot accept connections; they wait, and it is tried again until it works. When these are too many open \
+                         files, raise the limit of the process (LimitNOFILE, ulimit -n) or lower limits.connections_max"
                     );
                 }
-                tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
+                tokio::select! {
+                    () = tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE) => {}
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                }
             }
         }
     }
+}
+
+/// Returns true when a connection ended before it was accepted: the next one is none the worse for it.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
+        NetworkUnreachable,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+    )
 }
 
 /// Counts a connection that was turned away; the log hears of a burst once, and then of how many there were.
@@ -110,5 +134,39 @@ pub fn report(
 ) {
     if let Some(count) = admission.count(breach) {
         tracing::warn!(%address, count, "connections turned away, the last one because: {why}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_have_the_options_of_their_listener() {
+        for (nodelay, silence) in [(true, Some(77)), (false, None)] {
+            let keepalive = silence.map(Duration::from_secs);
+            let options = SocketOptions { backlog: 8, nodelay, keepalive };
+            let listener = bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+
+            let (accepted, _) = listener.accept().await.unwrap();
+
+            let socket = SockRef::from(&accepted);
+            assert_eq!(accepted.nodelay().unwrap(), nodelay);
+            assert_eq!(socket.keepalive().unwrap(), silence.is_some());
+            if let Some(silence) = keepalive {
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), silence);
+                assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_EVERY);
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_a_peer_did_is_no_reason_to_pause() {
+        let kind = |kind: io::ErrorKind| is_the_peers(&kind.into());
+        assert!(kind(io::ErrorKind::ConnectionAborted) && kind(io::ErrorKind::ConnectionReset));
+        assert!(!kind(io::ErrorKind::OutOfMemory) && !kind(io::ErrorKind::PermissionDenied));
+        // EMFILE.
+        assert!(!is_the_peers(&io::Error::from_raw_os_error(24)));
     }
 }

@@ -19,6 +19,11 @@ use crate::net::transport::Transport;
 use crate::net::websocket::{Origins, WebOptions};
 use crate::protocol::mqtt::{MqttConnection, Settings};
 
+/// Open files that are kept from connections: for each partition its logs and indexes, and for everything else.
+const FILES_PER_PARTITION: u64 = 16;
+const FILES_BESIDE: u64 = 32;
+/// Connections over a limit that are told so at a time, where the open files allow it.
+const TOLD_MAX: u32 = 128;
 /// Time that a connection over a limit has for its CONNECT, to be told so.
 const TURNING_AWAY_MS: u64 = 2_000;
 
@@ -41,13 +46,13 @@ struct Open {
 pub type ListeningAt = (SocketAddr, &'static str);
 
 impl Listeners {
-    /// Reads certificates and binds; nothing is accepted.
-    pub(super) fn bind(config: &Config) -> anyhow::Result<Listeners> {
+    /// Reads certificates and binds; nothing is accepted. `partitions` have files open, too.
+    pub(super) fn bind(config: &Config, partitions: usize) -> anyhow::Result<Listeners> {
         let listeners = &config.listeners;
         let mut bound = Listeners {
             open: Vec::new(),
             keepers: Vec::new(),
-            admission: Admission::new(admission_limits(config)),
+            admission: Admission::new(admission_limits(config, partitions)),
             settings: Arc::new(mqtt_settings(config)),
         };
         let timeout = Duration::from_secs(config.limits.handshake_timeout_s.into());
@@ -257,12 +262,14 @@ impl Door {
     }
 }
 
-/// The configured limits, and what the system allows: eight tenths of its open files may be connections.
-fn admission_limits(config: &Config) -> AdmissionLimits {
+/// The configured limits, and what the system allows.
+fn admission_limits(config: &Config, partitions: usize) -> AdmissionLimits {
     let limits = &config.limits;
     let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let allowed = open_files.current.map_or(u64::MAX, |files| files / 10 * 8);
-    let allowed = u32::try_from(allowed).unwrap_or(u32::MAX).max(1);
+    let (allowed, told_max) = match open_files.current {
+        None => (u32::MAX, TOLD_MAX),
+        Some(files) => share_of_connections(files, partitions as u64),
+    };
     let connections_max = limits.connections_max.min(allowed);
     if connections_max < limits.connections_max {
         tracing::info!(
@@ -277,7 +284,18 @@ fn admission_limits(config: &Config) -> AdmissionLimits {
         rate_max: limits.connect_rate_max,
         address_rate_max: limits.connect_rate_per_address_max,
         address_burst: limits.connect_burst_per_address,
+        told_max,
     }
+}
+
+/// How many of so many open files may be connections, and how many more those that are told why they may not stay.
+///
+/// Eight tenths and half a tenth, less where that would leave too few for the logs: a log that cannot open its next segment stops.
+fn share_of_connections(files: u64, partitions: u64) -> (u32, u32) {
+    let told_max = u32::try_from(files / 20).unwrap_or(u32::MAX).clamp(1, TOLD_MAX);
+    let kept = FILES_BESIDE + partitions * FILES_PER_PARTITION + u64::from(told_max);
+    let allowed = (files / 10 * 8).min(files.saturating_sub(kept)).max(1);
+    (u32::try_from(allowed).unwrap_or(u32::MAX), told_max)
 }
 
 fn tls_options(tls: &config::Tls, is_web: bool) -> TlsOptions {
@@ -305,4 +323,19 @@ fn web_options(web: &config::Web, address: SocketAddr) -> WebOptions {
         }
     };
     WebOptions { path: web.path.clone(), origins }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_to_the_logs() {
+        assert_eq!(share_of_connections(1_000_000, 5), (800_000, 128));
+        assert_eq!(share_of_connections(1024, 5), (816, 51));
+        assert_eq!(share_of_connections(256, 5), (132, 12));
+        assert_eq!(share_of_connections(256, 2), (180, 12));
+        assert_eq!(share_of_connections(16, 5), (1, 1));
+        assert_eq!(share_of_connections(u64::MAX, 5), (u32::MAX, 128));
+    }
 }

@@ -105,6 +105,8 @@ pub struct Snapshot {
     pub passed_on_dropped: u64,
     /// Sessions that came back to more than they may have missed.
     pub backlogs_cut: u64,
+    /// How often the system had no socket for a connection, which then waited.
+    pub accept_failures: u64,
     /// Connections that were turned away, by the limit's name.
     pub turned_away: Vec<(&'static str, u64)>,
 }
@@ -179,7 +181,7 @@ impl Loads {
 }
 
 /// Names of single counts below `$SYS/broker/`. What mosquitto has under two names has both here.
-const NAMES: [(&str, Counted); 31] = [
+const NAMES: [(&str, Counted); 32] = [
     ("clients/connected", |now| now.connected),
     ("clients/active", |now| now.connected),
     ("clients/disconnected", |now| now.sessions_away),
@@ -207,6 +209,7 @@ const NAMES: [(&str, Counted); 31] = [
     ("retained/count", |now| now.retained),
     ("retained/bytes", |now| now.retained_bytes),
     ("limits/backlogs/cut", |now| now.backlogs_cut),
+    ("limits/connections/accept_failures", |now| now.accept_failures),
     ("limits/messages/no_room", Snapshot::without_room),
     ("limits/messages/expired_or_too_large", |now| now.get(Count::DeliveriesDropped)),
     ("sockets/total", |now| now.get(Count::Sockets)),
@@ -266,6 +269,7 @@ mod tests {
             sessions_away: 4,
             retained: 5,
             passed_on_dropped: 6,
+            accept_failures: 8,
             turned_away: vec![("rate", 7)],
             ..Snapshot::of(&statistics)
         };
@@ -281,6 +285,7 @@ mod tests {
         assert_eq!((says("retained messages/count"), says("retained/count")), ("5", "5"));
         assert_eq!((says("messages/dropped"), says("limits/messages/no_room")), ("7", "6"));
         assert_eq!(says("limits/connections/refused/rate"), "7");
+        assert_eq!(says("limits/connections/accept_failures"), "8");
         drop(kept);
         assert_eq!(Snapshot::of(&statistics).connected, 0);
     }

@@ -3,7 +3,7 @@
 //! The child is killed by its pid when the value is dropped. What it logged is kept, and printed when the test fails.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
@@ -34,15 +34,24 @@ pub struct Ended {
 /// What to start it with, beside the data directory.
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// The address to listen on.
+    /// The address to listen on; empty leaves it to the file.
     pub listen: String,
+    /// The file to read.
+    pub config: Option<PathBuf>,
+    /// Open files that it may have.
+    pub open_files: Option<u64>,
     /// `FLUXMQ_…` variables, in addition to those of the test's own environment.
     pub variables: Vec<(&'static str, String)>,
 }
 
 impl Default for Start {
     fn default() -> Start {
-        Start { listen: "127.0.0.1:0".to_owned(), variables: Vec::new() }
+        Start {
+            listen: "127.0.0.1:0".to_owned(),
+            config: None,
+            open_files: None,
+            variables: Vec::new(),
+        }
     }
 }
 
@@ -102,15 +111,56 @@ impl BrokerProcess {
     /// Where it listens for another kind of connection, as its log names it.
     #[allow(dead_code, reason = "tests/interop uses it")]
     pub fn address_of(&mut self, protocol: &str) -> String {
+        self.addresses_of(protocol, 1).remove(0)
+    }
+
+    /// Where its first `count` listeners of a kind are, in the order of the configuration.
+    #[allow(dead_code, reason = "tests/listeners uses it")]
+    pub fn addresses_of(&mut self, protocol: &str, count: usize) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         let protocol = format!("protocol=\"{protocol}\"");
         let of_it = |line: &str| listening(line).filter(|_| line.contains(&protocol));
         loop {
-            if let Some(address) = self.log.text().lines().find_map(of_it) {
-                return address;
+            let found: Vec<String> = self.log.text().lines().filter_map(of_it).collect();
+            if found.len() >= count {
+                return found;
             }
             self.log.next(deadline).expect("it says where it listens");
         }
+    }
+
+    /// Its process.
+    #[allow(dead_code, reason = "tests/listeners uses it")]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How many lines of its log say so.
+    #[allow(dead_code, reason = "tests/listeners uses it")]
+    pub fn says(&self, words: &str) -> usize {
+        self.log.text().lines().filter(|line| line.contains(words)).count()
+    }
+
+    /// Waits until `count` lines of its log say so.
+    #[allow(dead_code, reason = "tests/listeners uses it")]
+    pub fn expect(&mut self, words: &str, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.says(words) < count {
+            let next = self.log.next(deadline);
+            assert!(next.is_ok(), "{} of {count} lines say '{words}'", self.says(words));
+        }
+    }
+
+    /// Sends SIGHUP.
+    #[allow(dead_code, reason = "tests/listeners uses it")]
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(sent.success(), "cannot signal process {pid}");
     }
 
     /// Bytes of memory that it occupies.
@@ -138,9 +188,7 @@ impl BrokerProcess {
 
     /// Sends SIGTERM and comes back at once.
     pub fn ask_to_end(&mut self) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        assert!(sent.success(), "cannot signal process {pid}");
+        self.signal("-TERM");
     }
 
     /// Waits until it has ended.
@@ -165,10 +213,24 @@ impl Drop for BrokerProcess {
 }
 
 fn spawn(data: &Path, start: &Start) -> (Child, Log) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fluxmq"))
+    let program = env!("CARGO_BIN_EXE_fluxmq");
+    let mut command = match start.open_files {
+        None => Command::new(program),
+        Some(count) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {count} && exec \"$0\" \"$@\""), program]);
+            shell
+        }
+    };
+    if !start.listen.is_empty() {
+        command.args(["--mqtt", &start.listen]);
+    }
+    if let Some(config) = &start.config {
+        command.arg("--config").arg(config);
+    }
+    let mut child = command
         .arg("--data")
         .arg(data)
-        .args(["--mqtt", &start.listen])
         .envs(start.variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,10 +1,18 @@
-//! Listeners over real sockets on loopback: TLS, WebSocket, the PROXY protocol, limits. Certificates are made for each test.
+//! Listeners over real sockets on loopback: TLS, WebSocket, the PROXY protocol, limits; `program` has the real binary. Certificates are
+//! made for each test.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
 mod client;
 mod limits;
+#[cfg(target_os = "linux")]
+mod program;
 mod proxy;
 mod support;
 mod tls;
 mod websocket;
+
+#[cfg(target_os = "linux")]
+#[path = "../durability/process.rs"]
+#[allow(dead_code, reason = "the durability tests use all of it")]
+mod process;
