@@ -175,7 +175,7 @@ impl<C: Connection> Driver<C> {
                 Woken::Events(events) => self.give(events),
                 Woken::Time => self.on_time(),
                 Woken::Verdict(verdict) => self.judge(verdict),
-                Woken::Rules => {}
+                Woken::Rules => self.take_rules(),
                 Woken::Stopping => {
                     self.told_to_stop = true;
                     self.client.handle_shutdown();
@@ -422,9 +422,14 @@ impl<C: Connection> Driver<C> {
     /// New rules hold before anything else is handed over.
     fn heed_rules(&mut self) {
         if self.shared.rules_may_change && self.shared.authority.has_changed().unwrap_or(false) {
-            let authority = self.shared.authority.borrow_and_update().clone();
-            self.client.handle_authority(authority);
+            self.take_rules();
         }
+    }
+
+    /// Takes the rules in force. Who waits for a change has seen it when it comes: it is not to be asked for again.
+    fn take_rules(&mut self) {
+        let authority = self.shared.authority.borrow_and_update().clone();
+        self.client.handle_authority(authority);
     }
 
     fn on_time(&mut self) {

@@ -1,11 +1,12 @@
-//! The real binary: no file descriptors left, more connections than it may have, and peers that never finish what they began.
+//! The real binary: no file descriptors left, more connections than it may have, SIGHUP, and peers that never finish what they began.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fluxmq::auth::Credential;
 use fluxmq::model::QoS;
-use fluxmq::protocol::mqtt::types::{Ack, Packet, Publish, Subscribe, SubscribeFilter};
+use fluxmq::protocol::mqtt::types::{Ack, Connect, Packet, Publish, Subscribe, SubscribeFilter};
 use fluxmq::protocol::mqtt::{PropertyList, ReasonCode};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -220,6 +221,125 @@ async fn connections_take_no_file_from_the_logs() {
     // Their places come back.
     client_in_the_end(&address, "later").await;
     exchange(&mut publisher, &mut subscriber, 620..640).await;
+    assert_eq!(broker.terminate().code, Some(0));
+}
+
+/// Replaces a file so that nobody sees it from outside: same length, same time.
+fn replace_unseen(file: &Path, content: &[u8]) {
+    let before = file.metadata().unwrap();
+    assert_eq!(content.len() as u64, before.len(), "{}", file.display());
+    let time = before.modified().unwrap();
+    std::fs::write(file, content).unwrap();
+    let file = std::fs::File::options().write(true).open(file).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+/// A certificate of another authority, in files as long as these.
+fn renewed_as_long_as(authority: &Authority, files: &(PathBuf, PathBuf)) -> (PathBuf, PathBuf) {
+    let length = |path: &PathBuf| path.metadata().unwrap().len();
+    for _ in 0..200 {
+        let new = authority.sign("broker");
+        if (length(&new.0), length(&new.1)) == (length(&files.0), length(&files.1)) {
+            return new;
+        }
+    }
+    panic!("signatures differ by a byte or two, half of the time");
+}
+
+fn users(alice: &[u8]) -> String {
+    let of = |password: &[u8]| Credential::argon2id(password, [1; 16]).unwrap();
+    format!("alice:{}\nbob:{}\n", of(alice), of(b"bobs"))
+}
+
+fn as_user(user: &str, password: &str) -> Packet {
+    let Packet::Connect(connect) = connect(user) else { unreachable!() };
+    Packet::Connect(Box::new(Connect {
+        username: Some(Bytes::from(user.to_owned())),
+        password: Some(Bytes::from(password.to_owned())),
+        ..*connect
+    }))
+}
+
+async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
+    peer: &mut Peer<S>,
+    user: &str,
+    password: &str,
+) -> ReasonCode {
+    peer.send(&as_user(user, password)).await;
+    match peer.receive().await {
+        Some(Packet::ConnAck(connack)) => connack.reason,
+        other => panic!("no CONNACK: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_takes_certificates_users_and_rights_anew() {
+    let data = tempfile::tempdir().unwrap();
+    let file = |name: &str| data.path().join(name);
+    let (old, new) = (Authority::new(data.path(), "old"), Authority::new(data.path(), "new"));
+    let files = old.sign("broker");
+    std::fs::write(file("users"), users(b"one")).unwrap();
+    std::fs::write(file("acl"), "pattern read a\n").unwrap();
+    let text = format!(
+        "listeners:\n  mqtt:\n    - address: 127.0.0.1:0\n  mqtts:\n    - address: 127.0.0.1:0\n      \
+         certificate: {}\n      key: {}\nauthentication:\n  users_file: {}\nauthorization:\n  acl_file: {}\n",
+        files.0.display(),
+        files.1.display(),
+        file("users").display(),
+        file("acl").display(),
+    );
+    let mut broker = start_on(data.path(), &text, &[]);
+    let address = broker.address_of("mqtt");
+    let secure = broker.address_of("mqtts").parse().unwrap();
+    let (mut alice, mut bob) = (dial(&address).await, dial(&address).await);
+    assert_eq!(log_in(&mut alice, "alice", "one").await, ReasonCode::SUCCESS);
+    assert_eq!(log_in(&mut bob, "bob", "bobs").await, ReasonCode::SUCCESS);
+    assert_eq!(subscribe(&mut bob, "a").await, ReasonCode::GRANTED_QOS_1);
+    assert_eq!(subscribe(&mut bob, "b").await, ReasonCode::NOT_AUTHORIZED);
+    let mut encrypted = Peer::on(old.client(None).connect(secure).await.unwrap());
+    encrypted.send(&as_user("bob", "bobs")).await;
+    // Bob over TLS takes the session of Bob over TCP: one client id.
+    assert!(matches!(encrypted.receive().await, Some(Packet::ConnAck(_))));
+    assert!(matches!(bob.receive().await, Some(Packet::Disconnect(_))));
+
+    let renewed = renewed_as_long_as(&new, &files);
+    replace_unseen(&files.0, &std::fs::read(renewed.0).unwrap());
+    replace_unseen(&files.1, &std::fs::read(renewed.1).unwrap());
+    replace_unseen(&file("users"), users(b"two").as_bytes());
+    replace_unseen(&file("acl"), b"pattern read b\n");
+    // Longer than the broker takes to notice files that changed: nothing is to be seen of these.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(subscribe(&mut encrypted, "b").await, ReasonCode::NOT_AUTHORIZED);
+    alice.ping().await;
+
+    broker.hang_up();
+    broker.expect("users and access list read again", 1);
+    broker.expect("certificate reloaded", 1);
+
+    // Who has another password now is told; the others stay, with the rights that hold now.
+    match alice.receive().await {
+        Some(Packet::Disconnect(goodbye)) => assert_eq!(goodbye.reason, ReasonCode::NOT_AUTHORIZED),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(subscribe(&mut encrypted, "b").await, ReasonCode::GRANTED_QOS_1);
+    assert_eq!(subscribe(&mut encrypted, "a").await, ReasonCode::NOT_AUTHORIZED);
+    let refused = log_in(&mut dial(&address).await, "alice", "one").await;
+    assert_eq!(refused, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+    let mut alice = dial(&address).await;
+    assert_eq!(log_in(&mut alice, "alice", "two").await, ReasonCode::SUCCESS);
+    assert!(old.client(None).connect(secure).await.is_err(), "another authority's by now");
+    let mut renewed = Peer::on(new.client(None).connect(secure).await.unwrap());
+    assert_eq!(log_in(&mut renewed, "alice", "two").await, ReasonCode::SUCCESS);
+
+    // Files that are wrong change nothing, and the log says which.
+    std::fs::write(file("users"), "nonsense\n").unwrap();
+    std::fs::write(&files.1, "no key\n").unwrap();
+    broker.hang_up();
+    broker.expect("the rules before it stay in force", 1);
+    broker.expect("certificate not reloaded", 1);
+    let mut again = Peer::on(new.client(None).connect(secure).await.unwrap());
+    assert_eq!(log_in(&mut again, "alice", "two").await, ReasonCode::SUCCESS);
+    encrypted.ping().await;
     assert_eq!(broker.terminate().code, Some(0));
 }
 
