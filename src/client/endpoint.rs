@@ -1,5 +1,6 @@
 //! Where a broker is and what carries the bytes there, as a URL says it or field by field.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -15,6 +16,8 @@ pub struct Endpoint {
     pub tls: Option<TlsOptions>,
     /// The path of a WebSocket, if any.
     pub web_path: Option<String>,
+    /// The address of this machine to connect from; the system chooses by default.
+    pub local_address: Option<IpAddr>,
 }
 
 /// How a client does TLS.
@@ -30,6 +33,17 @@ pub struct TlsOptions {
     pub server_name: Option<String>,
     /// The protocol to name (ALPN); none by default, `http/1.1` with WebSocket.
     pub application: Option<String>,
+    /// The one version to speak; by default the newest that both know.
+    pub version: Option<TlsVersion>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    V1_2,
+    /// RFC 8446.
+    V1_3,
 }
 
 /// What a URL says.
@@ -69,7 +83,7 @@ pub enum UrlError {
 impl Endpoint {
     /// Returns an endpoint over plain TCP.
     pub fn tcp(host: &str, port: u16) -> Endpoint {
-        Endpoint { host: host.to_owned(), port, tls: None, web_path: None }
+        Endpoint { host: host.to_owned(), port, tls: None, web_path: None, local_address: None }
     }
 }
 
@@ -108,6 +122,7 @@ impl Url {
             port,
             tls: is_encrypted.then(TlsOptions::default),
             web_path: is_web.then(|| path.to_owned()),
+            local_address: None,
         };
         Ok(Url { endpoint, username, password })
     }
@@ -169,7 +184,7 @@ mod tests {
             ("ws://broker:8083/bus?x=1", "broker", 8083, false, Some("/bus?x=1")),
             ("wss://broker/", "broker", 443, true, Some("/mqtt")),
         ] {
-            let Endpoint { host: found, port: at, tls, web_path } =
+            let Endpoint { host: found, port: at, tls, web_path, .. } =
                 Url::parse(text, 7).unwrap().endpoint;
             assert_eq!((&*found, at), (host, port), "{text}");
             assert_eq!((tls.is_some(), web_path.as_deref()), (is_encrypted, path), "{text}");

@@ -29,6 +29,10 @@ pub struct ConnectOptions {
     pub packet_bytes_max: u32,
     /// Topic aliases the server may use. 5.0 only. Default 0.
     pub topic_alias_max: u16,
+    /// False asks the server to leave reason strings out. 5.0 only. Default true.
+    pub wants_problem_information: bool,
+    /// Asks for a beginning of response topics that nobody else has [MQTT-3.1.2-28]. 5.0 only. Default false.
+    pub wants_response_information: bool,
     /// The message for when the client is gone.
     pub will: Option<WillOptions>,
     /// Who.
@@ -67,6 +71,8 @@ impl Default for ConnectOptions {
             inflight_max: 64,
             packet_bytes_max: 16 << 20,
             topic_alias_max: 0,
+            wants_problem_information: true,
+            wants_response_information: false,
             will: None,
             username: None,
             password: None,
@@ -111,6 +117,12 @@ impl ConnectOptions {
         if self.topic_alias_max > 0 {
             list.push(Property::TopicAliasMaximum(self.topic_alias_max));
         }
+        if !self.wants_problem_information {
+            list.push(Property::RequestProblemInformation(false));
+        }
+        if self.wants_response_information {
+            list.push(Property::RequestResponseInformation(true));
+        }
         list.extend(user(&self.user_properties));
         list.into_iter().collect()
     }
@@ -133,6 +145,8 @@ mod tests {
             session_expiry_s: 60,
             receive_maximum: 5,
             topic_alias_max: 3,
+            wants_problem_information: false,
+            wants_response_information: true,
             packet_bytes_max: 1000,
             user_properties: vec![("a".to_owned(), "b".to_owned())],
             will: Some(WillOptions {
@@ -151,6 +165,8 @@ mod tests {
             Property::ReceiveMaximum(5),
             Property::MaximumPacketSize(1000),
             Property::TopicAliasMaximum(3),
+            Property::RequestProblemInformation(false),
+            Property::RequestResponseInformation(true),
             Property::User(Bytes::from_static(b"a"), Bytes::from_static(b"b")),
         ];
         assert_eq!(five.properties.iter().collect::<Vec<_>>(), expected);

@@ -1,6 +1,7 @@
 //! The client's bytes: over TCP, TLS, WebSocket, or WebSocket over TLS.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,9 +13,12 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+    version,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -22,7 +26,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use super::endpoint::{Endpoint, TlsOptions};
+use super::endpoint::{Endpoint, TlsOptions, TlsVersion};
 use super::error::ClientError;
 
 /// Where systems keep the authorities that they believe.
@@ -32,6 +36,9 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+static ONLY_1_2: [&SupportedProtocolVersion; 1] = [&version::TLS12];
+static ONLY_1_3: [&SupportedProtocolVersion; 1] = [&version::TLS13];
 
 /// One connection's bytes.
 pub(super) enum Stream {
@@ -45,7 +52,10 @@ impl Stream {
     /// Connects and does the handshakes of the layers.
     pub(super) async fn connect(endpoint: &Endpoint) -> Result<Stream, ClientError> {
         let (host, port) = (endpoint.host.as_str(), endpoint.port);
-        let connected = TcpStream::connect((host, port)).await;
+        let connected = match endpoint.local_address {
+            None => TcpStream::connect((host, port)).await,
+            Some(local) => connect_from(local, host, port).await,
+        };
         let stream = connected.map_err(|source| {
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
             ClientError::Connect { address: format!("{host}:{port}"), source }
@@ -80,6 +90,27 @@ impl Stream {
             Stream::SecureWeb(stream) => Pin::new(&mut **stream),
         }
     }
+}
+
+/// Connects from one address of this machine to the first of the host's that is of its kind and answers.
+async fn connect_from(local: IpAddr, host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(
+        io::ErrorKind::AddrNotAvailable,
+        format!("{host} has no address of the kind of {local}"),
+    );
+    for address in lookup_host((host, port)).await? {
+        let socket = match (local, address) {
+            (IpAddr::V4(_), SocketAddr::V4(_)) => TcpSocket::new_v4()?,
+            (IpAddr::V6(_), SocketAddr::V6(_)) => TcpSocket::new_v6()?,
+            _ => continue,
+        };
+        socket.bind(SocketAddr::new(local, 0))?;
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Unpin {}
@@ -131,7 +162,12 @@ fn configuration(options: &TlsOptions, is_web: bool) -> Result<ClientConfig, Cli
     let provider = Arc::new(ring::default_provider());
     let failed = |error: rustls::Error| ClientError::Tls(error.to_string());
     let builder = ClientConfig::builder_with_provider(provider.clone());
-    let builder = builder.with_safe_default_protocol_versions().map_err(failed)?;
+    let versions: &[&SupportedProtocolVersion] = match options.version {
+        None => rustls::DEFAULT_VERSIONS,
+        Some(TlsVersion::V1_2) => &ONLY_1_2,
+        Some(TlsVersion::V1_3) => &ONLY_1_3,
+    };
+    let builder = builder.with_protocol_versions(versions).map_err(failed)?;
     let builder = match options.is_insecure {
         true => {
             let believes_all = Arc::new(BelievesAll(provider));

@@ -25,6 +25,8 @@ pub(crate) struct Behaviour {
     pub subscribe_reason: ReasonCode,
     /// Delivered after SUBACK, whatever the filter.
     pub stored: Vec<Publish>,
+    /// Delivered to a publisher for its PUBLISH, behind the answer, whatever it subscribed to.
+    pub respond: Option<fn(&Publish) -> Vec<Publish>>,
     /// The connection is dropped instead of answering this many PUBLISH packets and all later ones.
     pub publishes_max: Option<usize>,
 }
@@ -181,6 +183,8 @@ impl Peer {
             QoS::AtLeastOnce => self.say(&Packet::PubAck(ack)),
             QoS::ExactlyOnce => self.say(&Packet::PubRec(ack)),
         }
+        let responses = self.behaviour.respond.map(|respond| respond(&publish));
+        responses.into_iter().flatten().for_each(|response| self.deliver(response));
         true
     }
 

@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::time::timeout;
 
 use super::error::CtlError;
-use crate::client::endpoint::{Endpoint, TlsOptions, Url};
+use crate::client::endpoint::{Endpoint, TlsOptions, TlsVersion, Url};
 use crate::client::{
     Client, ConnectOptions, Connected, Event, Session, SubscribeRequest, WillOptions, reason_words,
     user,
@@ -39,6 +39,12 @@ pub(super) struct ConnectionArguments {
     /// Client id; by default the broker chooses one.
     #[arg(short = 'i', long, default_value = "", hide_default_value = true, value_name = "ID")]
     pub client_id: String,
+    /// Client id of this and the number of this process.
+    #[arg(long, value_name = "PREFIX", conflicts_with = "client_id")]
+    pub client_id_prefix: Option<String>,
+    /// Address of this machine to connect from.
+    #[arg(short = 'A', long, value_name = "ADDRESS")]
+    pub bind: Option<std::net::IpAddr>,
     /// User name.
     #[arg(short = 'u', long)]
     pub username: Option<String>,
@@ -66,6 +72,9 @@ pub(super) struct ConnectionArguments {
     /// Largest packet in bytes that the broker may send (5.0).
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_packet_size: Option<u32>,
+    /// Wants no reason strings (5.0, Request Problem Information 0).
+    #[arg(long)]
+    pub no_problem_information: bool,
     #[command(flatten)]
     pub will: WillArguments,
 }
@@ -92,6 +101,9 @@ pub(super) struct LayerArguments {
     /// Name that the broker's certificate must have, and that we ask for (SNI); the host by default.
     #[arg(long, value_name = "NAME")]
     pub server_name: Option<String>,
+    /// The one TLS version to speak, 1.2 or 1.3; by default whichever the broker prefers.
+    #[arg(long, value_name = "VERSION", value_parser = parse_tls_version)]
+    pub tls_version: Option<TlsVersion>,
     /// Protocol to name in the TLS handshake, such as mqtt.
     #[arg(long, value_name = "PROTOCOL", visible_alias = "tls-alpn")]
     pub alpn: Option<String>,
@@ -122,7 +134,8 @@ impl WillArguments {
 impl LayerArguments {
     fn is_encrypted(&self) -> bool {
         let is_implied = self.cafile.is_some() || self.cert.is_some() || self.alpn.is_some();
-        self.tls || is_implied || self.insecure || self.server_name.is_some()
+        let is_named = self.server_name.is_some() || self.tls_version.is_some();
+        self.tls || is_implied || self.insecure || is_named
     }
 
     fn tls_options(&self) -> TlsOptions {
@@ -132,6 +145,7 @@ impl LayerArguments {
             is_insecure: self.insecure,
             server_name: self.server_name.clone(),
             application: self.alpn.clone(),
+            version: self.tls_version,
         }
     }
 }
@@ -146,6 +160,7 @@ pub(super) struct WillArguments {
     /// Its payload.
     #[arg(
         long,
+        visible_alias = "will-payload",
         requires = "will_topic",
         default_value = "",
         hide_default_value = true,
@@ -210,6 +225,7 @@ impl ConnectionArguments {
         if let Some(path) = &layers.ws_path {
             url.endpoint.web_path = Some(path.clone());
         }
+        url.endpoint.local_address = self.bind;
         Ok(url)
     }
 
@@ -220,6 +236,7 @@ impl ConnectionArguments {
             ("--session-expiry", self.session_expiry > 0),
             ("--connect-property", !self.connect_property.is_empty()),
             ("--max-packet-size", self.max_packet_size.is_some()),
+            ("--no-problem-information", self.no_problem_information),
             ("--will-delay", will.will_delay > 0),
             ("--will-expiry", will.will_expiry.is_some()),
             ("--will-content-type", will.will_content_type.is_some()),
@@ -260,8 +277,9 @@ impl ConnectionArguments {
         });
         let url = self.url()?;
         // MQTT 3.1 has no empty client ids.
-        let client_id = match self.mqtt_version {
-            Version::V31 if self.client_id.is_empty() => {
+        let client_id = match (&self.client_id_prefix, self.mqtt_version) {
+            (Some(prefix), _) => format!("{prefix}{}", std::process::id()),
+            (None, Version::V31) if self.client_id.is_empty() => {
                 format!("mqttctl-{:x}", std::process::id())
             }
             _ => self.client_id.clone(),
@@ -279,6 +297,7 @@ impl ConnectionArguments {
             password: password.or(url.password).map(Bytes::from),
             user_properties: self.connect_property.clone(),
             packet_bytes_max: self.max_packet_size.unwrap_or(defaults.packet_bytes_max),
+            wants_problem_information: !self.no_problem_information,
             ..defaults
         })
     }
@@ -315,13 +334,38 @@ impl ConnectionArguments {
             if reason.is_error() {
                 let filter = String::from_utf8_lossy(&filter.filter);
                 let refusal = refusal(reason, &text);
-                return Err(CtlError::Refused(format!("'{filter}' refused: {refusal}")));
+                let said = format!("'{filter}' refused: {refusal}");
+                return Err(CtlError::Refused { said, reason: Some(reason) });
             }
         }
         Ok(properties)
     }
 
-    fn patience(&self) -> Duration {
+    /// Takes subscriptions back and waits for the answer; one that was not there is no error.
+    pub(super) async fn unsubscribe(
+        &self,
+        client: &mut Client,
+        filters: &[String],
+    ) -> Result<(), CtlError> {
+        client.unsubscribe(0, filters.iter().cloned().map(Bytes::from).collect())?;
+        let answer = client.wait_for(|event| match event {
+            Event::Unsubscribed { reasons, .. } => Some(reasons.clone()),
+            _ => None,
+        });
+        let Ok(answer) = timeout(self.patience(), answer).await else {
+            let seconds = self.patience().as_secs();
+            return Err(CtlError::Timeout(format!("no answer to UNSUBSCRIBE within {seconds} s")));
+        };
+        for (filter, reason) in filters.iter().zip(answer?) {
+            if reason.is_error() {
+                let said = format!("'{filter}' is not unsubscribed: {}", refusal(reason, ""));
+                return Err(CtlError::Refused { said, reason: Some(reason) });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn patience(&self) -> Duration {
         Duration::from_secs(self.connect_timeout.max(1))
     }
 }
@@ -339,6 +383,15 @@ fn parse_version(text: &str) -> Result<Version, String> {
         "4" | "311" | "3.1.1" => Ok(Version::V311),
         "3" | "31" | "3.1" => Ok(Version::V31),
         _ => Err("write 5, 3.1.1 or 3.1".to_owned()),
+    }
+}
+
+/// Reads a version of TLS.
+fn parse_tls_version(text: &str) -> Result<TlsVersion, String> {
+    match text.strip_prefix("tlsv").unwrap_or(text) {
+        "1.2" => Ok(TlsVersion::V1_2),
+        "1.3" => Ok(TlsVersion::V1_3),
+        _ => Err("write 1.2 or 1.3".to_owned()),
     }
 }
 

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::client::{ClientError, RequestError};
+use crate::protocol::mqtt::reason::ReasonCode;
 
 /// Why a command ended early.
 #[derive(Debug, Error)]
@@ -17,8 +18,13 @@ pub enum CtlError {
     #[error("{0}")]
     Request(#[from] RequestError),
     /// The broker refused what was asked.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{said}")]
+    Refused {
+        /// What, and why.
+        said: String,
+        /// The code it gave; none where the refusal is ours.
+        reason: Option<ReasonCode>,
+    },
     /// It did not happen in time.
     #[error("{0}")]
     Timeout(String),
@@ -32,7 +38,7 @@ impl CtlError {
     pub fn exit_code(&self) -> u8 {
         match self {
             CtlError::Request(_)
-            | CtlError::Refused(_)
+            | CtlError::Refused { .. }
             | CtlError::Timeout(_)
             | CtlError::Output(_) => 1,
             CtlError::Connection(_) => 2,
@@ -40,8 +46,29 @@ impl CtlError {
         }
     }
 
+    /// Returns a refusal without a code.
+    pub(super) fn refused(said: String) -> CtlError {
+        CtlError::Refused { said, reason: None }
+    }
+
+    /// Returns the code that the broker gave, in CONNACK, DISCONNECT or an answer.
+    fn reason(&self) -> Option<ReasonCode> {
+        match self {
+            CtlError::Refused { reason, .. } => *reason,
+            CtlError::Connection(
+                ClientError::Refused { reason, .. } | ClientError::Disconnected { reason, .. },
+            ) => Some(*reason),
+            _ => None,
+        }
+    }
+
     /// Returns the error as one JSON object.
     pub fn to_json(&self) -> serde_json::Value {
-        serde_json::json!({ "error": self.to_string(), "exit_code": self.exit_code() })
+        let mut object =
+            serde_json::json!({ "error": self.to_string(), "exit_code": self.exit_code() });
+        if let Some(reason) = self.reason() {
+            object["reason_code"] = reason.0.into();
+        }
+        object
     }
 }

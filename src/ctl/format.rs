@@ -1,6 +1,7 @@
 //! How a received message is printed.
 
 use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
@@ -30,7 +31,7 @@ pub(super) enum Piece {
 }
 
 /// What may stand behind `%`.
-const PLACES: &str = "%tpqrdlxXjCRDEFPS";
+const PLACES: &str = "%tpqrdlxXjCRDEFPSIU";
 
 /// Reads the name of a format, or a template: anything with a `%`.
 pub(super) fn parse_format(text: &str) -> Result<Format, String> {
@@ -122,6 +123,8 @@ fn print_place(message: &Incoming, place: char, output: &mut impl Write) -> std:
         'x' => output.write_all(hex(false).as_bytes()),
         'X' => output.write_all(hex(true).as_bytes()),
         'j' => write!(output, "{}", to_json(message)),
+        'I' => write!(output, "{:.0}", jiff::Timestamp::now()),
+        'U' => write!(output, "{:.6}", seconds_since_1970()),
         '%' => output.write_all(b"%"),
         _ => {
             let of_it = |property: Property| value_at(place, &property);
@@ -129,6 +132,11 @@ fn print_place(message: &Incoming, place: char, output: &mut impl Write) -> std:
             output.write_all(&values.join(&b' '))
         }
     }
+}
+
+fn seconds_since_1970() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
 }
 
 /// Returns a property's value where it is what the letter stands for; several have blanks between them.
@@ -320,6 +328,11 @@ mod tests {
             shown("%x|%X%%\\t%C|%P|%S|%R", false),
             b"6869ff|6869FF%\ttext/plain|offset:7 offset:8|3|"
         );
+        let times = String::from_utf8(shown("%I %U", false)).unwrap();
+        let (day, seconds) = times.split_once(' ').unwrap();
+        let day: jiff::Timestamp = day.parse().unwrap();
+        let seconds: f64 = seconds.parse().unwrap();
+        assert!((day.as_second() as f64 - seconds).abs() < 2.0, "{times}");
         for (wrong, said) in [("xml", "text, json, payload"), ("%t %z", "'%z'"), ("100%", "'%'")] {
             let error = parse_format(wrong).unwrap_err();
             assert!(error.contains(said), "{error}");

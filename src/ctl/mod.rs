@@ -11,9 +11,12 @@ mod progress;
 mod properties;
 mod publish;
 mod replay;
+mod request;
 mod subscribe;
 mod users;
 
+#[cfg(test)]
+mod request_tests;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +42,7 @@ Exit codes: 0 done · 1 refused, or not in time · 2 no connection, or a lost on
 Examples:
   mqttctl publish sensors/1 -m 21.5 -q 1
   mqttctl subscribe 'sensors/#' -v
+  mqttctl request ask/time -m now
   mqttctl subscribe '$queue/orders' --from earliest --group billing --format json
   mqttctl replay 'sensors/#' --from=-24h --format json
   mqttctl bench --publishers 4 --subscribers 2 --seconds 10 --json"
@@ -62,6 +66,9 @@ enum Command {
     /// Prints messages as they come in.
     #[command(visible_alias = "sub")]
     Subscribe(subscribe::Arguments),
+    /// Publishes a request and prints its responses.
+    #[command(visible_alias = "rr")]
+    Request(request::Arguments),
     /// Prints what is stored, and ends where history does.
     Replay(replay::Arguments),
     /// Measures throughput and latency, and stops by itself.
@@ -106,6 +113,7 @@ fn run(arguments: Arguments) -> Result<(), CtlError> {
         match arguments.command {
             Command::Publish(arguments) => publish::run(&arguments, json, &mut output).await,
             Command::Subscribe(arguments) => subscribe::run(&arguments, json, &mut output).await,
+            Command::Request(arguments) => request::run(&arguments, json, &mut output).await,
             Command::Replay(arguments) => replay::run(&arguments, json, &mut output).await,
             Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
             Command::Users(arguments) => users::run(&arguments, &mut output),

@@ -1,5 +1,6 @@
 //! `mqttctl publish`: one message, the same message many times, or one for each line of standard input.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use tokio::time::{Instant, sleep_until};
 use super::connection::{ConnectionArguments, parse_qos, refusal};
 use super::error::CtlError;
 use super::properties::PropertyArguments;
-use crate::client::{Client, Event, PublishRequest};
+use crate::client::{Client, Connected, Event, PublishRequest, reason_words};
 use crate::model::QoS;
+use crate::protocol::mqtt::property::Property;
 use crate::protocol::mqtt::reason::ReasonCode;
 
 /// Bytes waiting for the socket before a QoS 0 publisher waits, too.
@@ -60,6 +62,7 @@ pub(super) struct Arguments {
     #[arg(
         short = 'c',
         long,
+        visible_alias = "repeat",
         default_value_t = 1,
         value_name = "N",
         conflicts_with = "stdin_lines"
@@ -69,12 +72,15 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 0, value_name = "MS")]
     pub delay_ms: u64,
     /// QoS 1 and 2 messages under way at a time.
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(short = 'M', long, default_value_t = 64, value_name = "N")]
     pub inflight: u16,
+    /// Names the topic once, with this alias, and the alias alone from then on (5.0).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub topic_alias: Option<u16>,
     /// Seconds without an answer before giving up.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub timeout: u64,
-    /// Says on standard error what was published.
+    /// Says on standard error what was published, and how often the broker gave which reason code.
     #[arg(short = 'v', long)]
     pub verbose: bool,
     #[command(flatten)]
@@ -112,8 +118,10 @@ pub(super) struct Summary {
     /// Confirmed, and nobody subscribes.
     pub unmatched_count: u64,
     pub refused_count: u64,
-    /// The first refusal, in words.
-    pub refusal: Option<String>,
+    /// The first refusal: its code, and in words.
+    pub refusal: Option<(ReasonCode, String)>,
+    /// How often each code came; QoS 0 has none.
+    pub reasons: BTreeMap<u8, u64>,
 }
 
 /// The messages, one after the other.
@@ -130,7 +138,7 @@ pub(super) async fn run(
     json: bool,
     output: &mut impl Write,
 ) -> Result<(), CtlError> {
-    let source = open(arguments)?;
+    let source = open(&arguments.source, arguments.count)?;
     let started = Instant::now();
     let summary = publish(arguments, source).await?;
     let elapsed_ms = started.elapsed().as_millis() as u64;
@@ -139,28 +147,27 @@ pub(super) async fn run(
             "published": summary.published_count,
             "no_subscribers": summary.unmatched_count,
             "refused": summary.refused_count,
+            "reason_codes": summary.reasons_by_code(),
             "elapsed_ms": elapsed_ms,
         });
         writeln!(output, "{line}").map_err(CtlError::Output)?;
     } else if arguments.verbose {
-        let Summary { published_count, unmatched_count, .. } = summary;
-        let _ = writeln!(
-            std::io::stderr(),
-            "published {published_count} in {elapsed_ms} ms, {unmatched_count} of them to nobody"
-        );
+        let _ = writeln!(std::io::stderr(), "{}", summary.in_words(elapsed_ms));
     }
     match summary.refusal {
         None => Ok(()),
-        Some(refusal) if summary.refused_count == 1 => Err(CtlError::Refused(refusal)),
-        Some(refusal) => {
-            let count = summary.refused_count;
-            Err(CtlError::Refused(format!("{count} messages refused, the first: {refusal}")))
+        Some((reason, said)) => {
+            let said = match summary.refused_count {
+                1 => said,
+                count => format!("{count} messages refused, the first: {said}"),
+            };
+            Err(CtlError::Refused { said, reason: Some(reason) })
         }
     }
 }
 
-fn open(arguments: &Arguments) -> Result<Source, CtlError> {
-    let source = &arguments.source;
+/// Opens what is to be published; what is no stream of lines is repeated `count` times.
+pub(super) fn open(source: &SourceArguments, count: u64) -> Result<Source, CtlError> {
     let unreadable = |what: &str, error| CtlError::Usage(format!("cannot read {what}: {error}"));
     let payload = if source.stdin_lines {
         return Ok(Source::Lines(read_lines(std::io::stdin())));
@@ -175,7 +182,7 @@ fn open(arguments: &Arguments) -> Result<Source, CtlError> {
     } else {
         Bytes::from(source.message.clone().unwrap_or_default())
     };
-    Ok(Source::Repeated { payload, left: arguments.count })
+    Ok(Source::Repeated { payload, left: count })
 }
 
 /// Reads lines in a thread of their own: nothing else waits for a standard input that says nothing.
@@ -208,7 +215,7 @@ pub(super) fn read_lines(
 
 impl Source {
     /// Returns the next message; may be dropped while it waits.
-    async fn next(&mut self) -> Result<Option<Bytes>, CtlError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, CtlError> {
         match self {
             Source::Repeated { left: 0, .. } => Ok(None),
             Source::Repeated { payload, left } => {
@@ -227,16 +234,24 @@ impl Source {
 /// Connects, publishes everything, waits for the confirmations and leaves.
 pub(super) async fn publish(arguments: &Arguments, source: Source) -> Result<Summary, CtlError> {
     let topic = arguments.topic.as_ref().or(arguments.topic_flag.as_ref());
-    let request = PublishRequest {
+    let mut request = PublishRequest {
         topic: Bytes::from(topic.cloned().unwrap_or_default()),
         payload: Bytes::new(),
         qos: arguments.qos,
         retain: arguments.retain,
         properties: arguments.properties.list(arguments.connection.mqtt_version)?,
     };
+    if arguments.topic_alias.is_some() && !arguments.connection.mqtt_version.is_v5() {
+        return Err(CtlError::Usage("only MQTT 5 has --topic-alias".to_owned()));
+    }
     let mut options = arguments.connection.options()?;
     options.inflight_max = arguments.inflight.max(1);
-    let (mut client, _) = arguments.connection.connect(&options).await?;
+    let (mut client, connected) = arguments.connection.connect(&options).await?;
+    if let Some(alias) = arguments.topic_alias {
+        check_alias(alias, &connected)?;
+        let alias = Property::TopicAlias(alias);
+        request.properties = std::iter::once(alias).chain(request.properties.iter()).collect();
+    }
     let patience = Duration::from_secs(arguments.timeout.max(1));
     let delay = Duration::from_millis(arguments.delay_ms);
     let summary = send(&mut client, request, source, patience, delay).await;
@@ -246,6 +261,21 @@ pub(super) async fn publish(arguments: &Arguments, source: Source) -> Result<Sum
         left?;
     }
     Ok(summary)
+}
+
+/// Refuses an alias that the broker does not take [MQTT-3.2.2-17].
+fn check_alias(alias: u16, connected: &Connected) -> Result<(), CtlError> {
+    let most = connected.properties.find(|property| match property {
+        Property::TopicAliasMaximum(most) => Some(most),
+        _ => None,
+    });
+    match most.unwrap_or(0) {
+        0 => Err(CtlError::Usage("the broker takes no topic aliases".to_owned())),
+        most if alias > most => {
+            Err(CtlError::Usage(format!("the broker takes topic aliases up to {most}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// QoS 0 messages are only known to be written once the goodbye behind them is.
@@ -262,6 +292,8 @@ async fn send(
 ) -> Result<Summary, CtlError> {
     let mut summary = Summary::default();
     let (mut token, mut exhausted) = (0u64, false);
+    let is_alias = |property| matches!(property, Property::TopicAlias(_));
+    let is_aliased = request.properties.iter().any(is_alias);
     let mut next_at = Instant::now();
     let mut deadline = Instant::now() + patience;
     loop {
@@ -284,6 +316,9 @@ async fn send(
                     request.payload = payload;
                     client.publish(token, &request)?;
                     token += 1;
+                    if is_aliased {
+                        request.topic = Bytes::new();
+                    }
                     if !is_stateful {
                         summary.published_count += 1;
                         client.flush(OUTPUT_BYTES_MAX).await?;
@@ -311,13 +346,29 @@ async fn send(
 
 impl Summary {
     fn count(&mut self, reason: ReasonCode, text: &str) {
+        *self.reasons.entry(reason.0).or_default() += 1;
         if !reason.is_error() {
             self.published_count += 1;
             self.unmatched_count += u64::from(reason == ReasonCode::NO_MATCHING_SUBSCRIBERS);
             return;
         }
         self.refused_count += 1;
-        let refusal = format!("publish refused: {}", refusal(reason, text));
-        self.refusal.get_or_insert(refusal);
+        let said = format!("publish refused: {}", refusal(reason, text));
+        self.refusal.get_or_insert((reason, said));
+    }
+
+    /// The codes as `0x00`, in their order, with how often each came.
+    fn reasons_by_code(&self) -> serde_json::Map<String, serde_json::Value> {
+        let reasons = self.reasons.iter();
+        reasons.map(|(code, count)| (ReasonCode(*code).to_string(), (*count).into())).collect()
+    }
+
+    fn in_words(&self, elapsed_ms: u64) -> String {
+        let mut said = format!("published {} in {elapsed_ms} ms", self.published_count);
+        for (code, count) in &self.reasons {
+            let reason = ReasonCode(*code);
+            said.push_str(&format!(", {count} × {reason} {}", reason_words(reason)));
+        }
+        said
     }
 }

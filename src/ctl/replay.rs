@@ -168,7 +168,7 @@ impl Course {
         }
         match is_said {
             true => Ok(course),
-            false => Err(CtlError::Refused(
+            false => Err(CtlError::refused(
                 "the broker does not say where history ends: use 'mqttctl subscribe --from' with --idle".to_owned(),
             )),
         }
@@ -319,6 +319,6 @@ mod tests {
     #[test]
     fn nothing_stored_is_over_at_once_and_silence_is_another_broker() {
         assert!(Course::of(&said(&["none"])).unwrap().is_over());
-        assert!(matches!(Course::of(&said(&[])), Err(CtlError::Refused(_))));
+        assert!(matches!(Course::of(&said(&[])), Err(CtlError::Refused { .. })));
     }
 }

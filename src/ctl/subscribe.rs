@@ -1,19 +1,21 @@
 //! `mqttctl subscribe`: prints messages as they come in, and settles each once it is printed.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connection::{ConnectionArguments, parse_qos};
+use super::connection::{ConnectionArguments, parse_qos, refusal};
 use super::error::CtlError;
 use super::format::{Format, Style, parse_format, print};
 use super::progress::Progress;
-use crate::client::{Client, Event, SubscribeRequest, user};
-use crate::model::QoS;
+use crate::auth::filter::covers;
+use crate::client::{Client, Event, Incoming, PublishRequest, SubscribeRequest, user};
 use crate::model::command::RetainHandling;
+use crate::model::{Filter, QoS};
 use crate::protocol::mqtt::property::{Property, PropertyList};
 use crate::protocol::mqtt::reason::ReasonCode;
 use crate::protocol::mqtt::types::{SubscribeFilter, Version};
@@ -30,14 +32,24 @@ Examples:
   mqttctl subscribe 'sensors/#' -v
   mqttctl subscribe 'sensors/#' --from=-15m --idle 2 --format json    what was said, then the end
   mqttctl subscribe '$queue/orders' -q 1 --group billing --from earliest
-  mqttctl subscribe '$share/workers/jobs/+' -q 1 --count 10 --timeout 30")]
+  mqttctl subscribe '$share/workers/jobs/+' -q 1 --count 10 --timeout 30
+  mqttctl subscribe 'config/#' --retained-only --idle 1 -v             what is retained, then the end
+  mqttctl subscribe 'old/#' --remove-retained --idle 1                 removes it
+  mqttctl subscribe 'jobs/#' -q 1 -i worker --resume --session-expiry 86400 -E
+                                                                       makes a session, and leaves")]
 pub(super) struct Arguments {
     /// Filters to subscribe to; + is one level, # the rest.
-    #[arg(value_name = "FILTER", required_unless_present = "filter_flags")]
+    #[arg(value_name = "FILTER", required_unless_present_any = ["filter_flags", "unsubscribe"])]
     pub filters: Vec<String>,
     /// A filter, for those used to it.
     #[arg(short = 't', long = "topic", value_name = "FILTER", hide = true)]
     pub filter_flags: Vec<String>,
+    /// Takes a subscription of this session back first; repeat for several.
+    #[arg(long, value_name = "FILTER")]
+    pub unsubscribe: Vec<String>,
+    /// Does not print what this filter matches; repeat for several.
+    #[arg(short = 'T', long, value_name = "FILTER", value_parser = parse_filter)]
+    pub filter_out: Vec<Filter>,
     /// The most wanted: 0, 1 or 2. Queues need 1 or 2.
     #[arg(short = 'q', long, default_value = "0", value_parser = parse_qos)]
     pub qos: QoS,
@@ -56,6 +68,15 @@ pub(super) struct Arguments {
     /// Which retained messages to send at the beginning (5.0).
     #[arg(long, value_enum, default_value_t = Retained::Always)]
     pub retained: Retained,
+    /// Does not print retained messages, in any version.
+    #[arg(short = 'R', long, conflicts_with_all = ["retained_only", "remove_retained"])]
+    pub no_retained: bool,
+    /// Prints retained messages only, and ends when the first other one comes.
+    #[arg(long)]
+    pub retained_only: bool,
+    /// Removes each retained message that is printed.
+    #[arg(long)]
+    pub remove_retained: bool,
     /// User property of SUBSCRIBE (5.0); repeat for several.
     #[arg(short = 'U', long = "user-property", value_name = "KEY=VALUE", value_parser = super::properties::parse_pair)]
     pub user: Vec<(String, String)>,
@@ -68,12 +89,15 @@ pub(super) struct Arguments {
     /// Stops after this many seconds; with --count, exit code 1 when there were fewer.
     #[arg(short = 'W', long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
+    /// Leaves as soon as the broker has confirmed the subscriptions.
+    #[arg(short = 'E', long, conflicts_with_all = ["count", "timeout", "idle"])]
+    pub exit_after_subscribe: bool,
     /// Stops when nothing came in for this many seconds.
     #[arg(long, value_name = "SECONDS")]
     pub idle: Option<u64>,
     /// How to print: text, json (also --json), payload, or a template as of mosquitto_sub: %t topic, %p payload, %x in hex,
     /// %l its length, %q QoS, %r retain, %d dup, %j JSON, %C content type, %R response topic, %D correlation data, %E expiry,
-    /// %F payload format, %P user properties, %S subscription ids, %% a percent sign, \n \t \r \0.
+    /// %F payload format, %P user properties, %S subscription ids, %I time (UTC), %U seconds since 1970, %% a percent sign, \n \t \r \0.
     #[arg(short = 'F', long, default_value = "text", value_parser = parse_format)]
     pub format: Format,
     /// Prints the topic, too; -vv also QoS, flags and properties.
@@ -118,12 +142,18 @@ pub(super) async fn run(
     let format = if json { Format::Json } else { arguments.format.clone() };
     let style = Style { format, verbosity: arguments.verbose, newline: !arguments.no_newline };
     let progress = Progress::new(arguments.progress, arguments.from.is_some(), arguments.count);
-    let mut reading = Reading { arguments, style, progress, count: 0 };
+    let removals = Removals::default();
+    let mut reading = Reading { arguments, style, progress, count: 0, is_over: false, removals };
     let result = match subscribe(arguments, &mut client, &requests).await {
+        Ok(()) if arguments.exit_after_subscribe => Ok(()),
         Ok(()) => reading.read(&mut client, started, output).await,
         Err(error) => Err(error),
     };
     reading.progress.finish();
+    let result = match result {
+        Ok(()) => reading.removals.finish(&mut client, arguments.connection.patience()).await,
+        Err(error) => Err(error),
+    };
     // The goodbye carries the last acknowledgements out.
     let (_, left) = client.disconnect(ReasonCode::SUCCESS, None).await;
     result?;
@@ -184,6 +214,9 @@ async fn subscribe(
     client: &mut Client,
     requests: &[SubscribeRequest],
 ) -> Result<(), CtlError> {
+    if !arguments.unsubscribe.is_empty() {
+        arguments.connection.unsubscribe(client, &arguments.unsubscribe).await?;
+    }
     for request in requests {
         arguments.connection.subscribe(client, request).await?;
     }
@@ -195,6 +228,9 @@ struct Reading<'a> {
     style: Style,
     progress: Progress,
     count: u64,
+    /// Nothing more is to be printed, however many were asked for.
+    is_over: bool,
+    removals: Removals,
 }
 
 impl Reading<'_> {
@@ -210,7 +246,7 @@ impl Reading<'_> {
         let ends_at = seconds_after(started, self.arguments.timeout);
         let mut last_message = Instant::now();
         let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-        while self.arguments.count.is_none_or(|count| self.count < count) {
+        while !self.is_enough() {
             let idle_at = seconds_after(last_message, self.arguments.idle);
             let wakes_at = [ends_at, idle_at, self.progress.due()].into_iter().flatten().min();
             tokio::select! {
@@ -246,20 +282,48 @@ impl Reading<'_> {
     ) -> Result<(), CtlError> {
         let (mut next, mut printed) = (Some(event), Vec::new());
         while let Some(event) = next {
-            if let Event::Message(message) = event {
-                let print = || print(&message, &self.style, output);
-                self.progress.aside(print).map_err(CtlError::Output)?;
-                printed.extend(message.handle);
-                self.count += 1;
+            match event {
+                Event::Message(message) => {
+                    if self.is_wanted(&message) {
+                        let print = || print(&message, &self.style, output);
+                        self.progress.aside(print).map_err(CtlError::Output)?;
+                        self.count += 1;
+                        if self.arguments.remove_retained && message.retain {
+                            self.removals.waiting.push_back(message.topic.clone());
+                        }
+                    }
+                    if !self.is_over {
+                        printed.extend(message.handle);
+                    }
+                }
+                Event::Published { reason, text, .. } => self.removals.settle(reason, &text)?,
+                _ => {}
             }
-            let is_enough = self.arguments.count.is_some_and(|count| self.count >= count);
-            next = if is_enough { None } else { client.try_next() };
+            next = if self.is_enough() { None } else { client.try_next() };
         }
         output.flush().map_err(CtlError::Output)?;
         for handle in printed {
             client.acknowledge(handle, ReasonCode::SUCCESS);
         }
-        Ok(())
+        self.removals.send(client)
+    }
+
+    fn is_enough(&self) -> bool {
+        self.is_over || self.arguments.count.is_some_and(|count| self.count >= count)
+    }
+
+    /// Whether a message is printed; what is not is acknowledged all the same, but for the one that ends it all.
+    fn is_wanted(&mut self, message: &Incoming) -> bool {
+        let arguments = self.arguments;
+        if arguments.retained_only && !message.retain {
+            self.is_over = true;
+            return false;
+        }
+        let is_matched = |filter: &Filter| {
+            str::from_utf8(&message.topic).is_ok_and(|topic| covers(filter.as_str(), topic))
+        };
+        let is_stale = arguments.no_retained && message.retain;
+        !is_stale && !arguments.filter_out.iter().any(is_matched)
     }
 
     fn timed_out(&self) -> Result<(), CtlError> {
@@ -267,6 +331,64 @@ impl Reading<'_> {
         let (count, seconds) = (self.count, self.arguments.timeout.unwrap_or_default());
         Err(CtlError::Timeout(format!("{count} of {wanted} messages within {seconds} s")))
     }
+}
+
+/// Retained messages that are to be removed, each by an empty one in its place [MQTT-3.3.1-6].
+#[derive(Default)]
+struct Removals {
+    waiting: VecDeque<Bytes>,
+    unconfirmed_count: u64,
+    next_token: u64,
+}
+
+impl Removals {
+    /// Sends what the window has room for.
+    fn send(&mut self, client: &mut Client) -> Result<(), CtlError> {
+        while client.window() > 0
+            && let Some(topic) = self.waiting.pop_front()
+        {
+            let qos = QoS::AtLeastOnce;
+            let request = PublishRequest { topic, qos, retain: true, ..PublishRequest::default() };
+            client.publish(self.next_token, &request)?;
+            self.next_token += 1;
+            self.unconfirmed_count += 1;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, reason: ReasonCode, text: &str) -> Result<(), CtlError> {
+        self.unconfirmed_count -= 1;
+        match reason.is_error() {
+            false => Ok(()),
+            true => {
+                let refusal = refusal(reason, text);
+                let said = format!("a retained message is not removed: {refusal}");
+                Err(CtlError::Refused { said, reason: Some(reason) })
+            }
+        }
+    }
+
+    /// Waits until all are confirmed.
+    async fn finish(&mut self, client: &mut Client, patience: Duration) -> Result<(), CtlError> {
+        self.send(client)?;
+        while self.unconfirmed_count > 0 {
+            let Ok(event) = timeout(patience, client.next()).await else {
+                let (count, seconds) = (self.unconfirmed_count, patience.as_secs());
+                let said = format!("{count} removals not confirmed within {seconds} s");
+                return Err(CtlError::Timeout(said));
+            };
+            if let Event::Published { reason, text, .. } = event? {
+                self.settle(reason, &text)?;
+            }
+            self.send(client)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a filter, as the broker would.
+fn parse_filter(text: &str) -> Result<Filter, String> {
+    Filter::new(Bytes::from(text.to_owned())).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -34,6 +34,15 @@ fn help_and_version_are_answers_and_everything_unknown_is_wrong_usage() {
         "mqttctl publish t -m x -a h:1 --port 2",
         "mqttctl subscribe",
         "mqttctl subscribe a --format xml",
+        "mqttctl subscribe a --exit-after-subscribe --count 1",
+        "mqttctl subscribe a --no-retained --retained-only",
+        "mqttctl subscribe a --filter-out a#",
+        "mqttctl request a",
+        "mqttctl request a -m x --count 0",
+        "mqttctl request a -m x --all --count 2",
+        "mqttctl publish t -m x --topic-alias 0",
+        "mqttctl publish t -m x -i a --client-id-prefix b",
+        "mqttctl publish t -m x --tls-version 1.1",
         "mqttctl bench --size 8",
         "mqttctl bench --seconds 0",
     ] {
@@ -55,6 +64,7 @@ fn an_address_is_written_in_any_usual_way() {
         ("--url mqtts://broker", "broker", 8883, "tls"),
         ("--tls -H broker", "broker", 8883, "tls"),
         ("--cafile ca.pem -a broker", "broker", 8883, "tls"),
+        ("--tls-version 1.2 -a broker", "broker", 8883, "tls"),
         ("--ws", "127.0.0.1", 8083, "/mqtt"),
         ("--ws --insecure -p 9 --ws-path /bus", "127.0.0.1", 9, "tls/bus"),
         ("--url ws://broker/bus", "broker", 80, "/bus"),
@@ -181,12 +191,7 @@ async fn qos_0_messages_have_left_when_publish_ends() {
     let broker = TinyBroker::start(Behaviour::default()).await;
 
     run_on(&broker, "mqttctl publish t -m x --count 2000").await.unwrap();
-    let mut rounds = 0;
-    while !matches!(broker.received().last(), Some(Packet::Disconnect(_))) {
-        tokio::task::yield_now().await;
-        rounds += 1;
-        assert!(rounds < 1_000_000, "DISCONNECT did not arrive");
-    }
+    all_until_disconnect(&broker).await;
 
     assert_eq!(broker.publishes().len(), 2_000);
 }
@@ -201,6 +206,39 @@ async fn a_refused_publish_is_exit_code_1_and_says_the_reason() {
     assert_eq!(error.exit_code(), 1);
     assert_eq!(error.to_string(), "publish refused: 0x97 quota exceeded");
     assert_eq!(error.to_json()["exit_code"], 1);
+    assert_eq!(error.to_json()["reason_code"], 0x97);
+}
+
+#[tokio::test]
+async fn publish_counts_what_the_broker_answered_by_reason_code() {
+    let publish_reason = ReasonCode::NO_MATCHING_SUBSCRIBERS;
+    let broker = TinyBroker::start(Behaviour { publish_reason, ..Behaviour::default() }).await;
+
+    let said = run_on(&broker, "mqttctl publish t -m x -q 1 --count 3 --json").await.unwrap();
+
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["reason_codes"], serde_json::json!({ "0x10": 3 }));
+    assert_eq!((&said["published"], &said["no_subscribers"]), (&Value::from(3), &Value::from(3)));
+}
+
+#[tokio::test]
+async fn an_alias_stands_for_the_topic_from_the_second_message_on() {
+    let properties = [Property::TopicAliasMaximum(5)].into_iter().collect();
+    let connack = ConnAck { properties, ..ConnAck::default() };
+    let broker = TinyBroker::start(Behaviour { connack, ..Behaviour::default() }).await;
+
+    run_on(&broker, "mqttctl publish a/b -m x -q 1 --count 3 --topic-alias 5").await.unwrap();
+    let above = run_on(&broker, "mqttctl publish a/b -m x --topic-alias 6").await.unwrap_err();
+    let none = TinyBroker::start(Behaviour::default()).await;
+    let refused = run_on(&none, "mqttctl publish a/b -m x --topic-alias 1").await.unwrap_err();
+
+    let publishes = broker.publishes();
+    let topics: Vec<&[u8]> = publishes.iter().map(|publish| &publish.topic[..]).collect();
+    assert_eq!(topics, [&b"a/b"[..], b"", b""]);
+    let alias = [Property::TopicAlias(5)].into_iter().collect();
+    assert!(publishes.iter().all(|publish| publish.properties == alias));
+    assert_eq!(above.to_string(), "the broker takes topic aliases up to 5");
+    assert_eq!(refused.to_string(), "the broker takes no topic aliases");
 }
 
 #[tokio::test]
@@ -232,6 +270,10 @@ async fn properties_need_version_5_and_are_wrong_usage_before() {
         "mqttctl subscribe t -V 3.1 --group g",
         "mqttctl subscribe t -V 3.1.1 --session-expiry 9",
         "mqttctl subscribe t -V 3.1.1 --max-packet-size 1000",
+        "mqttctl subscribe t -V 3.1.1 --no-problem-information",
+        "mqttctl publish t -m x -V 3.1.1 --topic-alias 1",
+        "mqttctl request t -m x -V 3.1.1",
+        "mqttctl request t -m x -V 3.1.1 --response-topic r --correlation-data c",
         "mqttctl publish t -m x -V 3.1.1 --connect-property a=b",
         "mqttctl publish t -m x -V 3.1 --will-topic w --will-delay 1",
         "mqttctl publish t -m x -V 3.1.1 --will-topic w --will-property a=b",
@@ -250,16 +292,9 @@ async fn subscribe_prints_counts_and_acknowledges() {
     let said = run_on(&broker, "mqttctl subscribe a/# -q 1 -v --count 2").await.unwrap();
 
     assert_eq!(said, "a/b one\na/b two\n");
-    let acknowledged = |packets: Vec<Packet>| {
-        packets.iter().filter(|packet| matches!(packet, Packet::PubAck(_))).count()
-    };
-    let mut rounds = 0;
-    while !matches!(broker.received().last(), Some(Packet::Disconnect(_))) {
-        tokio::task::yield_now().await;
-        rounds += 1;
-        assert!(rounds < 1_000_000, "DISCONNECT did not arrive");
-    }
-    assert_eq!(acknowledged(broker.received()), 2, "the third was not printed");
+    let packets = all_until_disconnect(&broker).await;
+    let acknowledged = packets.iter().filter(|packet| matches!(packet, Packet::PubAck(_)));
+    assert_eq!(acknowledged.count(), 2, "the third was not printed");
 }
 
 #[tokio::test]
@@ -316,6 +351,76 @@ async fn too_few_messages_in_time_are_exit_code_1_and_silence_ends_a_replay() {
 }
 
 #[tokio::test]
+async fn what_is_filtered_out_is_acknowledged_and_neither_printed_nor_counted() {
+    let mut behaviour = stored(&["one", "two", "three"]);
+    behaviour.stored[1].topic = Bytes::from_static(b"a/secret/x");
+    let broker = TinyBroker::start(behaviour).await;
+
+    let line = "mqttctl subscribe a/# -q 1 --count 2 --filter-out +/secret/#";
+    let said = run_on(&broker, line).await.unwrap();
+
+    assert_eq!(said, "one\nthree\n");
+    let packets = all_until_disconnect(&broker).await;
+    let acknowledged = packets.iter().filter(|packet| matches!(packet, Packet::PubAck(_)));
+    assert_eq!(acknowledged.count(), 3);
+}
+
+#[tokio::test]
+async fn retained_messages_are_left_out_or_all_there_is_or_removed() {
+    let mut behaviour = stored(&["kept", "live", "later"]);
+    behaviour.stored[0].retain = true;
+    let broker = TinyBroker::start(behaviour).await;
+
+    let without = run_on(&broker, "mqttctl subscribe a/# --no-retained --count 2").await.unwrap();
+    let only = run_on(&broker, "mqttctl subscribe a/# --retained-only").await.unwrap();
+    assert_eq!((&*without, &*only), ("live\nlater\n", "kept\n"));
+    assert_eq!(broker.publishes(), []);
+
+    let removed = "mqttctl subscribe a/# --retained-only --remove-retained";
+    assert_eq!(run_on(&broker, removed).await.unwrap(), "kept\n");
+    let publishes = broker.publishes();
+    assert_eq!(publishes.len(), 1);
+    assert_eq!((&publishes[0].topic[..], publishes[0].payload.len()), (&b"a/b"[..], 0));
+    assert_eq!((publishes[0].qos, publishes[0].retain), (QoS::AtLeastOnce, true));
+}
+
+#[tokio::test]
+async fn a_removal_that_is_refused_is_exit_code_1() {
+    let mut behaviour = stored(&["kept"]);
+    behaviour.stored[0].retain = true;
+    behaviour.publish_reason = ReasonCode::NOT_AUTHORIZED;
+    let broker = TinyBroker::start(behaviour).await;
+
+    let line = "mqttctl subscribe a/# --remove-retained --count 1";
+    let error = run_on(&broker, line).await.unwrap_err();
+
+    assert_eq!(error.to_string(), "a retained message is not removed: 0x87 not authorized");
+    assert_eq!(error.exit_code(), 1);
+}
+
+#[tokio::test]
+async fn a_session_is_prepared_and_left() {
+    let broker = TinyBroker::start(stored(&["one"])).await;
+
+    let line = "mqttctl subscribe a/# b --unsubscribe old/# --unsubscribe older -i me --resume -E";
+    assert_eq!(run_on(&broker, line).await.unwrap(), "");
+
+    let packets = all_until_disconnect(&broker).await;
+    let [
+        Packet::Connect(_),
+        Packet::Unsubscribe(old),
+        Packet::Subscribe(a),
+        Packet::Subscribe(b),
+        Packet::Disconnect(_),
+    ] = &packets[..]
+    else {
+        panic!("{packets:?}")
+    };
+    assert_eq!(old.filters, [Bytes::from_static(b"old/#"), Bytes::from_static(b"older")]);
+    assert_eq!((&a.filters[0].filter[..], &b.filters[0].filter[..]), (&b"a/#"[..], &b"b"[..]));
+}
+
+#[tokio::test]
 async fn bench_counts_what_it_sent_and_what_arrived() {
     let broker = TinyBroker::start(Behaviour::default()).await;
     let line = "mqttctl bench -x 2 -y 3 --topics 4 -q 2 --count 200 --inflight 8 --size 64 --json";
@@ -355,6 +460,18 @@ async fn bench_keeps_to_its_rate_and_time() {
     assert_eq!(said["expected"], 0);
 }
 
+/// Waits until the client has said goodbye; returns everything it said.
+async fn all_until_disconnect(broker: &TinyBroker) -> Vec<Packet> {
+    for _ in 0..1_000_000 {
+        let packets = broker.received();
+        if matches!(packets.last(), Some(Packet::Disconnect(_))) {
+            return packets;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("DISCONNECT did not arrive");
+}
+
 fn stored(payloads: &[&'static str]) -> Behaviour {
     let publish = |payload: &&'static str| Publish {
         topic: Bytes::from_static(b"a/b"),
@@ -378,7 +495,7 @@ fn publish_arguments(line: &str) -> publish::Arguments {
     }
 }
 
-async fn run_on(broker: &TinyBroker, line: &str) -> Result<String, CtlError> {
+pub(super) async fn run_on(broker: &TinyBroker, line: &str) -> Result<String, CtlError> {
     run_line(&on(broker, line)).await
 }
 
@@ -390,6 +507,7 @@ async fn run_line(line: &str) -> Result<String, CtlError> {
     match arguments.command {
         Command::Publish(arguments) => publish::run(&arguments, json, &mut output).await,
         Command::Subscribe(arguments) => subscribe::run(&arguments, json, &mut output).await,
+        Command::Request(arguments) => request::run(&arguments, json, &mut output).await,
         Command::Replay(arguments) => replay::run(&arguments, json, &mut output).await,
         Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
         Command::Users(arguments) => users::run(&arguments, &mut output),

@@ -10,6 +10,7 @@ mod mosquitto;
 mod mosquitto_durable;
 mod mosquitto_five;
 mod mosquitto_replay;
+mod mqttctl;
 mod paho;
 mod program;
 mod rumqttc;

@@ -110,7 +110,7 @@ pub(super) async fn run(
     writeln!(output, "{text}").map_err(CtlError::Output)?;
     match report.complaint() {
         None => Ok(()),
-        Some(complaint) => Err(CtlError::Refused(complaint)),
+        Some(complaint) => Err(CtlError::refused(complaint)),
     }
 }
 
