@@ -163,6 +163,7 @@ impl Stepped {
             outbound: Vec::new(),
             publisher: reader.0,
             credit: CREDIT,
+            keeps_place: false,
             retained: vec![false],
             token: Token(0),
         };

@@ -54,6 +54,7 @@ bugs! {
     HandedOutTwice: "partition: an entry goes to two members",
     TakenBackAtOnce: "partition: members lose what they hold at every tick",
     NeighbourSettled: "partition: settling an entry settles the next one",
+    RetainedQos0Waits: "partition: a retained message of QoS 0 reaches those who listen when it is stored",
     DispatchedWhenBehind: "partition: a reader that is behind gets what is new first",
     ClosedAtEnd: "partition: a reader that is behind says that it has read everything",
     FollowerSkipsProgress: "partition: followers do not fold sessions' progress",

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fluxmq_log::disk::Disk;
 use fluxmq_log::{BuiltIndex, Flush, Flushed, IndexJob, PreparedSpare, SpareJob};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::model::{Delivery, Filter, Millis, PartitionId};
 pub use crate::partition::Gauges;
@@ -92,9 +92,13 @@ impl ShardHandle {
 
     /// Sends requests, waiting for a place while the shard is behind.
     pub async fn submit(&self, connection: ConnectionId, requests: Requests) {
-        let place = self.places.acquire().await.expect("the semaphore is never closed");
-        place.forget();
-        self.send(Input::Requests(connection, requests));
+        self.place().await.submit(connection, requests);
+    }
+
+    /// Waits for a place while the shard is behind. Given back unless something is sent to it.
+    pub async fn place(&self) -> Place<'_> {
+        let permit = self.places.acquire().await.expect("the semaphore is never closed");
+        Place { shard: self, permit }
     }
 
     /// How much its partitions had together at its last tick.
@@ -115,6 +119,21 @@ impl ShardHandle {
     fn send(&self, input: Input) {
         // A shard ends only when the server stops: then nobody is left to miss what is not delivered.
         let _ = self.inbox.send(input);
+    }
+}
+
+/// Room for one connection's requests.
+pub struct Place<'a> {
+    shard: &'a ShardHandle,
+    permit: SemaphorePermit<'a>,
+}
+
+impl Place<'_> {
+    /// Sends requests, without waiting.
+    pub fn submit(self, connection: ConnectionId, requests: Requests) {
+        // The shard gives it back when it takes them.
+        self.permit.forget();
+        self.shard.send(Input::Requests(connection, requests));
     }
 }
 
@@ -291,7 +310,12 @@ impl<D: Disk> Shard<D> {
         });
         if self.limits.durability == Durability::QuorumMem {
             let now = log_time();
-            self.each(|partition, post| partition.persist_in_memory(now, post));
+            self.each(|partition, post| {
+                partition.persist_in_memory(now, post)?;
+                // What that has answered may have more to come with it.
+                busy |= partition.has_more_for_readers();
+                Ok(())
+            });
         }
         for (id, owned) in &mut self.partitions {
             self.post.from = *id;

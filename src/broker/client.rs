@@ -6,6 +6,7 @@
 mod admission;
 mod close;
 mod groups;
+mod held;
 mod open;
 mod outbound;
 mod publish;
@@ -20,6 +21,7 @@ use fluxmq_index::Offset;
 
 use self::admission::{Admitting, Standing};
 use self::groups::Membership;
+use self::held::Held;
 use self::open::Opening;
 use self::outbound::Outbound;
 use self::replay::{Last, Replays};
@@ -28,8 +30,8 @@ use super::Placement;
 use crate::auth::{Authority, Reach};
 use crate::model::message::publisher_id;
 use crate::model::{
-    Command, Control, DeliveryId, DeliverySource, Effect, Filter, Millis, Outcome, PartitionId,
-    ReaderId, Refusal, Token,
+    Command, Control, Delivery, DeliveryId, DeliverySource, Effect, Filter, Millis, Outcome,
+    PartitionId, ReaderId, Refusal, Token,
 };
 use crate::partition::request::{ConnectionId, Event, Request};
 
@@ -64,6 +66,10 @@ pub struct Client {
     groups: groups::Sharing,
     /// Partitions that this connection has a reader in.
     attached: BTreeMap<PartitionId, ()>,
+    /// What is passed on and waits, while subscriptions begin.
+    held: Option<Box<Held>>,
+    /// Of it, what had no room, since it was asked last.
+    dropped: u32,
     outbound: Outbound,
     /// Where the client's unreleased QoS 2 publishes are.
     inbound: HashMap<u16, publish::Open>,
@@ -177,6 +183,8 @@ impl Client {
             replays: Replays::default(),
             groups: groups::Sharing::default(),
             attached: BTreeMap::new(),
+            held: None,
+            dropped: 0,
             outbound: Outbound::default(),
             inbound: HashMap::new(),
             publishing: publish::Publishing::default(),
@@ -229,24 +237,7 @@ impl Client {
     /// Takes an event of a partition.
     pub fn handle_event(&mut self, from: PartitionId, event: Event) {
         match event {
-            Event::Deliver(delivery) => {
-                if self.replays.is_over(delivery.id.source) {
-                    return;
-                }
-                // What a reader hands out before it lets go is below the place it reports: unsent, it holds the cursor back.
-                if self.identity.stored && self.is_reading() {
-                    self.outbound.handed(&delivery);
-                }
-                if matches!(self.phase, Phase::Open) {
-                    if let DeliverySource::Reader(reader) = delivery.id.source {
-                        self.credits.entry((from, reader)).or_default().out += 1;
-                    }
-                    match self.standing.may_receive(&delivery.message.topic) {
-                        true => self.effects.push_back(Effect::Deliver(delivery)),
-                        false => self.withhold(&delivery),
-                    }
-                }
-            }
+            Event::Deliver(delivery) => self.take_delivery(from, delivery),
             Event::Confirm { token, result } if is_ours(token) => {
                 self.copy_confirmed(token, result);
             }
@@ -260,11 +251,15 @@ impl Client {
                 if let Some(cut) = cut {
                     self.outbound.cut(from, cut);
                 }
-                if let Ok(start) = &start {
-                    self.outbound.attached((reader, from), *start);
+                match &start {
+                    Ok(start) => self.outbound.attached((reader, from), *start),
+                    Err(_) if reader == ReaderId::SESSION => self.is_through(from),
+                    Err(_) => {}
                 }
                 self.part_done(from, token, start.map(Some));
             }
+            Event::Level => self.is_through(from),
+            Event::Passed { next } => self.outbound.passed((ReaderId::SESSION, from), next),
             Event::Detached { next, replayed } => self.detached(from, next, replayed),
             Event::Newest { token, result } => self.found_newest(from, token, result),
             Event::Outbound(found) => self.found_outbound(from, found),
@@ -277,6 +272,32 @@ impl Client {
             Event::Joined { token, result } => {
                 self.part_done(from, token, result.map(|()| None));
             }
+        }
+    }
+
+    fn take_delivery(&mut self, from: PartitionId, delivery: Delivery) {
+        if self.replays.is_over(delivery.id.source) {
+            return;
+        }
+        // What a reader hands out before it lets go is below the place it reports: unsent, it holds the cursor back.
+        if self.identity.stored && self.is_reading() {
+            self.outbound.handed(&delivery);
+        }
+        if !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        let delivery = match delivery.id.source {
+            DeliverySource::Reader(reader) => {
+                self.credits.entry((from, reader)).or_default().out += 1;
+                Some(delivery)
+            }
+            DeliverySource::Live => self.hold(delivery),
+            DeliverySource::Group(_) => Some(delivery),
+        };
+        let Some(delivery) = delivery else { return };
+        match self.standing.may_receive(&delivery.message.topic) {
+            true => self.effects.push_back(Effect::Deliver(delivery)),
+            false => self.withhold(&delivery),
         }
     }
 
@@ -302,6 +323,9 @@ impl Client {
 
     /// The next effect for the protocol.
     pub fn poll_effect(&mut self) -> Option<Effect> {
+        if self.effects.is_empty() && self.held.is_some() {
+            self.release_held();
+        }
         let effect = self.effects.pop_front();
         if effect.is_none() {
             self.effects = VecDeque::new();
@@ -314,8 +338,14 @@ impl Client {
         #[cfg(feature = "planted-bugs")]
         self.requests.extend(self.kept_back.drain(..));
         if matches!(self.phase, Phase::Open) {
+            self.give_up_missed();
             self.write_progress();
         }
+    }
+
+    /// Takes the number of messages that had no room here.
+    pub fn take_dropped(&mut self) -> u64 {
+        u64::from(std::mem::take(&mut self.dropped))
     }
 
     /// Returns true when nothing is left to do for this connection, or nothing was begun.

@@ -1,15 +1,18 @@
-//! Who listens right now, and handing them what nothing stores.
+//! Who listens right now, and handing them what is not waited for: QoS 0.
 //!
 //! A message that nothing stores has no place in a partition, so it does not go there: the task that reads it finds who listens and
 //! puts it into their mailboxes itself. Filters come from the very requests that attach a connection to partitions, on their way
 //! ([`Live::route`]): nobody can be in one and not in the other. Finding takes a lock for reading, and only when the topic or the
 //! subscriptions changed since the connection's last message.
+//!
+//! A retained message of QoS 0 is given to the same listeners at once, and goes to its partition as well, which does not give it to
+//! them again. So both must see it on the same side of every change of who listens: [`Turn`] (ADR 0044).
 
 mod table;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
@@ -35,13 +38,18 @@ pub struct Live {
 /// Holds on to those who listened to its last topic: drop it when the connection falls silent.
 #[derive(Default)]
 pub struct Passing {
-    version: u64,
+    looked: Looked,
     topic: Option<Topic>,
     hits: Vec<Hit>,
     /// Groups that listen: one member of each gets it.
     shares: Vec<(Arc<AtomicUsize>, Vec<Hit>)>,
     outgoing: Vec<Outgoing>,
 }
+
+/// What the table was when it was looked at, and for what: twice its version, and one more for a message that is stored too. Who
+/// reads stored messages in their order waits for the record of such a one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Looked(u64);
 
 struct Hit {
     outgoing: usize,
@@ -77,46 +85,36 @@ impl Live {
         request: Request,
         passing: &mut Passing,
     ) -> Option<Request> {
-        let request = match request {
-            Request::Publish(publish) if !publish.is_stored() => {
-                self.pass_on(passing, publish.message);
-                return None;
+        self.begin([&request]).route(connection, request, passing)
+    }
+
+    /// Begins to hand these requests over, and no others.
+    pub fn begin<'a>(&self, requests: impl IntoIterator<Item = &'a Request>) -> Turn<'_> {
+        let needs = requests.into_iter().map(Need::of).max().unwrap_or(Need::Nothing);
+        let held = match needs {
+            Need::Nothing => Guard::None,
+            Need::Order => Guard::Read(self.table.read().unwrap_or_else(PoisonError::into_inner)),
+            Need::Change => {
+                Guard::Write(self.table.write().unwrap_or_else(PoisonError::into_inner))
             }
-            request => request,
         };
-        match &request {
-            Request::Attach(attach) => self.change(|table| {
-                for (subscription, _) in &attach.subscriptions {
-                    table.subscribe(connection, attach.publisher, subscription);
-                }
-                self.show_at_once(table, connection, attach);
-            }),
-            Request::DetachFilter { filter } => {
-                self.change(|table| table.unsubscribe(connection, filter));
-            }
-            Request::EndReplay { reader } => {
-                self.change(|table| table.end_replay(connection, *reader));
-            }
-            Request::Detach => self.change(|table| table.unsubscribe_all(connection)),
-            Request::Join(join) => self.change(|table| table.share(connection, join)),
-            Request::Leave { membership, .. } => {
-                self.change(|table| table.unshare(connection, *membership));
-            }
-            _ => {}
-        }
-        Some(request)
+        Turn { live: self, held }
+    }
+
+    /// Returns true for what must come to its partition before anything else changes who listens.
+    pub fn is_in_order(request: &Request) -> bool {
+        Need::of(request) != Need::Nothing
     }
 
     /// Offers a message to everyone who listens to its topic, once each, whatever matched [MQTT-3.3.4-2..5].
-    fn pass_on(&self, passing: &mut Passing, message: Arc<Message>) {
-        self.find(passing, &message);
+    fn offer(&self, passing: &mut Passing, message: &Arc<Message>) {
         let Passing { hits, shares, outgoing, .. } = passing;
-        let mut dropped = hits.iter().filter(|hit| !hit.offer(&message, outgoing)).count();
+        let mut dropped = hits.iter().filter(|hit| !hit.offer(message, outgoing)).count();
         for (turn, members) in shares {
             // To the next that has room, beginning with the one whose turn it is.
             let first = turn.fetch_add(1, Ordering::Relaxed) % members.len();
             let mut next = members.iter().cycle().skip(first).take(members.len());
-            dropped += usize::from(!next.any(|hit| hit.offer(&message, outgoing)));
+            dropped += usize::from(!next.any(|hit| hit.offer(message, outgoing)));
         }
         if dropped > 0 {
             self.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
@@ -163,7 +161,10 @@ impl Live {
             changed.extend(table.statistics.values().filter(is_changed).cloned());
         }
         let mut passing = Passing::default();
-        changed.into_iter().for_each(|message| self.pass_on(&mut passing, message));
+        for message in changed {
+            self.find(&mut passing, &message, false);
+            self.offer(&mut passing, &message);
+        }
         self.send(&mut passing);
     }
 
@@ -195,22 +196,44 @@ impl Live {
     }
 
     fn change(&self, change: impl FnOnce(&mut Table)) {
-        change(&mut self.table.write().unwrap_or_else(PoisonError::into_inner));
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut table);
+        self.changed();
+    }
+
+    /// Under the lock: whoever reads the table knows which version it is.
+    fn changed(&self) {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    fn find(&self, passing: &mut Passing, message: &Message) {
-        let version = self.version.load(Ordering::Acquire);
-        if passing.topic.as_ref() == Some(&message.topic) && passing.version == version {
-            return;
+    /// Finds who gets a message, unless that is known from the last one.
+    fn find(&self, passing: &mut Passing, message: &Message, is_stored: bool) {
+        if !self.is_known(passing, message, is_stored) {
+            let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+            self.look(&table, passing, message, is_stored);
         }
-        if passing.version != version {
+    }
+
+    fn is_known(&self, passing: &Passing, message: &Message, is_stored: bool) -> bool {
+        passing.looked == self.looked(is_stored) && passing.topic.as_ref() == Some(&message.topic)
+    }
+
+    fn looked(&self, is_stored: bool) -> Looked {
+        Looked(self.version.load(Ordering::Acquire) << 1 | u64::from(is_stored))
+    }
+
+    fn look(&self, table: &Table, passing: &mut Passing, message: &Message, is_stored: bool) {
+        let looked = self.looked(is_stored);
+        if passing.looked.0 >> 1 != looked.0 >> 1 {
             self.send(passing);
             passing.outgoing.clear();
         }
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let mut listeners = Vec::new();
-        table.filters.for_each_match(message.topic.as_bytes(), |found| listeners.push(*found));
+        table.filters.for_each_match(message.topic.as_bytes(), |found| {
+            if !(is_stored && found.reader.is_replay()) {
+                listeners.push(*found);
+            }
+        });
         listeners.sort_unstable_by_key(|listener| (listener.slot, listener.subscription_id));
         passing.hits.clear();
         for group in listeners.chunk_by(|left, right| left.slot == right.slot) {
@@ -227,21 +250,106 @@ impl Live {
             passing.hits.push(Hit { outgoing, subscription_ids, keeps_retain });
         }
         passing.shares.clear();
-        table.shared.for_each_match(message.topic.as_bytes(), |share| {
-            let Some(members) = table.shares.get(share) else { return };
-            let hit = |member: &Listener| {
-                let slot = table.slots[member.slot as usize].as_ref()?;
-                let outgoing = passing.outgoing_to(member.slot, &slot.receiver);
-                let subscription_ids = ids([member.subscription_id]);
-                Some(Hit { outgoing, subscription_ids, keeps_retain: member.retain_as_published })
-            };
-            let hits: Vec<Hit> = members.by_member.values().filter_map(hit).collect();
-            if !hits.is_empty() {
-                passing.shares.push((members.turn.clone(), hits));
-            }
-        });
+        if !is_stored {
+            // What is stored a group reads where it is stored.
+            passing.look_for_shares(table, &message.topic);
+        }
         passing.topic = Some(message.topic.clone());
-        passing.version = version;
+        passing.looked = looked;
+    }
+}
+
+/// What becomes of a connection's requests between two moments in which nobody else changes who listens.
+///
+/// Whoever hands requests to other threads does it before the turn ends: then partitions take what changes who listens, and what is
+/// both passed on and stored, in the order in which it happened here.
+pub struct Turn<'a> {
+    live: &'a Live,
+    held: Guard<'a>,
+}
+
+enum Guard<'a> {
+    None,
+    Read(RwLockReadGuard<'a, Table>),
+    Write(RwLockWriteGuard<'a, Table>),
+}
+
+/// What a request needs of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    /// That it is looked at, if at all.
+    Nothing,
+    /// That it does not change meanwhile.
+    Order,
+    /// To change it.
+    Change,
+}
+
+impl Need {
+    fn of(request: &Request) -> Need {
+        match request {
+            Request::Publish(publish) if publish.is_passed_on() && publish.is_stored() => {
+                Need::Order
+            }
+            Request::Attach(_)
+            | Request::DetachFilter { .. }
+            | Request::EndReplay { .. }
+            | Request::Detach
+            | Request::Join(_)
+            | Request::Leave { .. } => Need::Change,
+            _ => Need::Nothing,
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// As [`Live::route`].
+    pub fn route(
+        &mut self,
+        connection: ConnectionId,
+        request: Request,
+        passing: &mut Passing,
+    ) -> Option<Request> {
+        match &request {
+            Request::Publish(publish) if publish.is_passed_on() => {
+                let is_stored = publish.is_stored();
+                self.find(passing, &publish.message, is_stored);
+                self.live.offer(passing, &publish.message);
+                return is_stored.then_some(request);
+            }
+            request => self.note(connection, request),
+        }
+        Some(request)
+    }
+
+    fn find(&self, passing: &mut Passing, message: &Message, is_stored: bool) {
+        let table = match &self.held {
+            Guard::None => return self.live.find(passing, message, is_stored),
+            Guard::Read(table) => &**table,
+            Guard::Write(table) => &**table,
+        };
+        if !self.live.is_known(passing, message, is_stored) {
+            self.live.look(table, passing, message, is_stored);
+        }
+    }
+
+    fn note(&mut self, connection: ConnectionId, request: &Request) {
+        let Guard::Write(table) = &mut self.held else { return };
+        match request {
+            Request::Attach(attach) => {
+                for (subscription, _) in &attach.subscriptions {
+                    table.subscribe(connection, attach.publisher, subscription);
+                }
+                self.live.show_at_once(table, connection, attach);
+            }
+            Request::DetachFilter { filter } => table.unsubscribe(connection, filter),
+            Request::EndReplay { reader } => table.end_replay(connection, *reader),
+            Request::Detach => table.unsubscribe_all(connection),
+            Request::Join(join) => table.share(connection, join),
+            Request::Leave { membership, .. } => table.unshare(connection, *membership),
+            _ => return,
+        }
+        self.live.changed();
     }
 }
 
@@ -278,6 +386,22 @@ impl Hit {
 }
 
 impl Passing {
+    fn look_for_shares(&mut self, table: &Table, topic: &Topic) {
+        table.shared.for_each_match(topic.as_bytes(), |share| {
+            let Some(members) = table.shares.get(share) else { return };
+            let hit = |member: &Listener| {
+                let slot = table.slots[member.slot as usize].as_ref()?;
+                let outgoing = self.outgoing_to(member.slot, &slot.receiver);
+                let subscription_ids = ids([member.subscription_id]);
+                Some(Hit { outgoing, subscription_ids, keeps_retain: member.retain_as_published })
+            };
+            let hits: Vec<Hit> = members.by_member.values().filter_map(hit).collect();
+            if !hits.is_empty() {
+                self.shares.push((members.turn.clone(), hits));
+            }
+        });
+    }
+
     fn outgoing_to(&mut self, slot: u32, receiver: &Arc<dyn Receiver>) -> usize {
         let known = self.outgoing.iter().position(|outgoing| outgoing.slot == slot);
         known.unwrap_or_else(|| {

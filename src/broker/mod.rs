@@ -22,7 +22,7 @@ pub use wills::WillPublisher;
 
 use crate::model::{Filter, PartitionId};
 use crate::partition::request::{ConnectionId, Request};
-use crate::shard::{Binder, Gauges, Receiver, Requests, ShardHandle};
+use crate::shard::{Binder, Gauges, Place, Receiver, Requests, ShardHandle};
 
 /// Messages that nothing stores, passed on before their receivers are looked at again.
 const PASSED_ON_AT_ONCE_MAX: usize = 256;
@@ -104,7 +104,7 @@ impl Broker {
         }
     }
 
-    /// Sends a turn's requests to their partitions, waiting while a shard is behind, and what nothing stores to those who listen. Takes
+    /// Sends a turn's requests to their partitions, waiting while a shard is behind, and what is passed on to those who listen. Takes
     /// all of `requests`.
     pub async fn submit(
         &self,
@@ -112,6 +112,10 @@ impl Broker {
         requests: &mut Vec<(PartitionId, Request)>,
         passing: &mut Passing,
     ) {
+        if requests.iter().any(|(_, request)| Live::is_in_order(request)) {
+            // Rare enough for an allocation: its state would be a part of every quiet connection.
+            return Box::pin(self.submit_in_order(connection, requests, passing)).await;
+        }
         let mut by_shard: Vec<Requests> = self.shards.iter().map(|_| Vec::new()).collect();
         let mut passed_on = 0;
         for (partition, request) in requests.drain(..) {
@@ -133,5 +137,50 @@ impl Broker {
                 shard.submit(connection, requests).await;
             }
         }
+    }
+
+    /// The same for requests of which some change who listens, or are passed on and stored: nobody else's come between what [`Live`]
+    /// makes of them and their places in the shards' inboxes. What could wait is waited for before.
+    async fn submit_in_order(
+        &self,
+        connection: ConnectionId,
+        requests: &mut Vec<(PartitionId, Request)>,
+        passing: &mut Passing,
+    ) {
+        while !requests.is_empty() {
+            let count = requests.len().min(PASSED_ON_AT_ONCE_MAX);
+            let mut places: Vec<Option<Place<'_>>> = Vec::with_capacity(self.shards.len());
+            for (number, shard) in self.shards.iter().enumerate() {
+                let is_for = |partition: &PartitionId| self.by_partition[partition] == number;
+                let is_asked = requests[..count].iter().any(|(partition, _)| is_for(partition));
+                places.push(if is_asked { Some(shard.place().await) } else { None });
+            }
+            self.hand_over(connection, requests.drain(..count).collect(), places, passing);
+            if self.live.send(passing) {
+                self.give_way(passing).await;
+            }
+        }
+    }
+
+    fn hand_over(
+        &self,
+        connection: ConnectionId,
+        requests: Requests,
+        places: Vec<Option<Place<'_>>>,
+        passing: &mut Passing,
+    ) {
+        let mut by_shard: Vec<Requests> = self.shards.iter().map(|_| Vec::new()).collect();
+        let mut turn = self.live.begin(requests.iter().map(|(_, request)| request));
+        for (partition, request) in requests {
+            if let Some(request) = turn.route(connection, request, passing) {
+                by_shard[self.by_partition[&partition]].push((partition, request));
+            }
+        }
+        for (place, requests) in places.into_iter().zip(by_shard) {
+            if let Some(place) = place.filter(|_| !requests.is_empty()) {
+                place.submit(connection, requests);
+            }
+        }
+        drop(turn);
     }
 }

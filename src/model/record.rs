@@ -65,6 +65,12 @@ impl StoredMessage {
         self.topic.len() + self.properties.len() + self.payload.len()
     }
 
+    /// Returns true for what those who listened were passed on when it came: a retained message of QoS 0 that is no will. Its record is
+    /// for those who come later (ADR 0044).
+    pub fn was_passed_on(&self) -> bool {
+        self.qos == QoS::AtMostOnce && self.retain != Retain::No && self.dedup.seq == 0
+    }
+
     /// Returns true when it must not be delivered at `now` any more.
     pub fn is_expired(&self, now: Millis) -> bool {
         self.expires_at().is_some_and(|at| at <= now)

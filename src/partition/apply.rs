@@ -62,12 +62,13 @@ impl<D: Disk> Partition<D> {
                     self.history.add(offset, &message.topic, queues);
                     self.groups.applied(offset, &message.topic);
                     if self.readers.len() > 0 {
-                        self.readers.dispatch(offset, time, &to_message_at(message, time), out);
+                        let (at, passed_on) = ((offset, time), message.was_passed_on());
+                        self.readers.dispatch(at, &to_message_at(message, time), passed_on, out);
                     }
                     self.overlay.applied(message.publisher, message.dedup);
                     self.overlay.came(queues, message.len_bytes());
                     if message.retain != Retain::No {
-                        self.overlay.retained(message.len_bytes() as u64);
+                        self.overlay.retained(message);
                     }
                 }
                 Decoded::Control(Control::SessionProgress(_))

@@ -2,9 +2,13 @@
 //!
 //! They wait until a majority has said that this replica leads (Raft §8), one question for all that have come, and for the views to
 //! be as far as the log was when it was asked. Alone that is at once. What a connection asks after one of them waits behind it.
+//!
+//! So do those that change who listens, while a message is on its way into the log that was passed on to those who listened before: they
+//! see it applied (ADR 0044).
 
 use std::collections::{BTreeSet, VecDeque};
 
+use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
 use super::lead::is_in_order;
@@ -16,12 +20,21 @@ use crate::model::Refusal;
 /// Requests that wait, and the question that is asked for them.
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
-    waiting: VecDeque<(ConnectionId, Request)>,
+    waiting: VecDeque<Held>,
     /// The question under way: its name, and how many of the waiting it was asked for.
     asked: Option<(u64, usize)>,
     /// The index that must be applied before they are answered, once a majority has.
     confirmed: Option<u64>,
     next: u64,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+struct Held {
+    from: ConnectionId,
+    request: Request,
+    /// Where it came: records below are applied first.
+    at: Offset,
 }
 
 impl Fresh {
@@ -37,11 +50,11 @@ impl Fresh {
                 | Request::Join(_)
                 | Request::Queue(_)
         );
-        reads || self.waiting.iter().any(|(waits, _)| *waits == from)
+        reads || self.waiting.iter().any(|held| held.from == from)
     }
 
-    pub(super) fn push(&mut self, from: ConnectionId, request: Request) {
-        self.waiting.push_back((from, request));
+    pub(super) fn push(&mut self, from: ConnectionId, request: Request, at: Offset) {
+        self.waiting.push_back(Held { from, request, at });
     }
 
     /// Refuses all that wait; returns those who publish.
@@ -51,7 +64,7 @@ impl Fresh {
         out: &mut impl Outbox,
     ) -> BTreeSet<ConnectionId> {
         let mut publishers = BTreeSet::new();
-        for (from, request) in self.waiting.drain(..) {
+        for Held { from, request, .. } in self.waiting.drain(..) {
             refuse(from, &request, refusal, out);
             publishers.extend(is_in_order(&request).then_some(from));
         }
@@ -61,6 +74,30 @@ impl Fresh {
 }
 
 impl<D: Disk> Partition<D> {
+    /// Where a request comes among the records: what was admitted before a change of who listens comes before it, if any of it was passed
+    /// on to those who listened.
+    pub(super) fn comes_at(&mut self, from: ConnectionId, request: &Request) -> Offset {
+        let changes = matches!(request, Request::Attach(_) | Request::Detach);
+        if !changes {
+            return self.applied.end;
+        }
+        let mut at = self.applied.end;
+        if self.overlay.passed_on > 0 {
+            // What gathers gets its offsets now.
+            if let Err(error) = self.propose() {
+                // Whoever waits is told when `persist` reports this and the partition stops.
+                self.failed.get_or_insert(error);
+            }
+            at = self.log().last().end;
+        }
+        if matches!(request, Request::Detach)
+            && let Some(listening) = self.readers.listening_of(from)
+        {
+            listening.end(at);
+        }
+        at
+    }
+
     /// Asks for what has come, and answers what may be answered.
     pub(super) fn refresh(&mut self, out: &mut impl Outbox) -> Result<(), PartitionError> {
         while self.leading.is_some() && !self.fresh.waiting.is_empty() {
@@ -75,11 +112,16 @@ impl<D: Disk> Partition<D> {
                     self.fresh.confirmed = Some(index);
                 }
             }
-            let ready = self.fresh.confirmed.is_some_and(|index| self.applied.index >= index);
-            let (Some((_, count)), true) = (self.fresh.asked, ready) else { return Ok(()) };
+            let Some((_, count)) = self.fresh.asked else { return Ok(()) };
+            let end = self.applied.end;
+            let ready = self.fresh.confirmed.is_some_and(|index| self.applied.index >= index)
+                && self.fresh.waiting.iter().take(count).all(|held| held.at <= end);
+            if !ready {
+                return Ok(());
+            }
             (self.fresh.asked, self.fresh.confirmed) = (None, None);
-            for (from, request) in self.fresh.waiting.drain(..count).collect::<Vec<_>>() {
-                self.take(from, request, out);
+            for held in self.fresh.waiting.drain(..count).collect::<Vec<_>>() {
+                self.take(held.from, held.request, held.at, out);
             }
         }
         Ok(())

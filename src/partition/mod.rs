@@ -16,6 +16,7 @@ mod group;
 mod history;
 mod jobs;
 mod lead;
+mod listening;
 mod manage;
 mod peers;
 mod reader;
@@ -27,6 +28,7 @@ mod session;
 mod sessions;
 mod stage;
 mod stop;
+mod subscriptions;
 mod will;
 mod window;
 
@@ -350,18 +352,19 @@ impl<D: Disk> Partition<D> {
             refuse(from, &request, &refusal, out);
             return self.part_with(from, &request, refusal, out);
         }
-        if !self.fresh.holds(from, &request) {
-            return self.take(from, request, out);
+        let at = self.comes_at(from, &request);
+        if at <= self.applied.end && !self.fresh.holds(from, &request) {
+            return self.take(from, request, at, out);
         }
-        self.fresh.push(from, request);
+        self.fresh.push(from, request, at);
         if let Err(error) = self.refresh(out) {
             // Whoever waits is told when `persist` reports this and the partition stops.
             self.failed.get_or_insert(error);
         }
     }
 
-    /// Takes a request that may be answered.
-    fn take(&mut self, from: ConnectionId, request: Request, out: &mut impl Outbox) {
+    /// Takes a request that may be answered; `at` is where it came.
+    fn take(&mut self, from: ConnectionId, request: Request, at: Offset, out: &mut impl Outbox) {
         match request {
             Request::Publish(publish) => self.publish(from, publish, out),
             Request::Write { token, control } => {
@@ -382,14 +385,19 @@ impl<D: Disk> Partition<D> {
                 self.letters.register(from);
             }
             Request::LetterArrived { id, result } => self.letter_arrived(&id, result, out),
-            Request::Attach(attach) => self.attach(from, *attach, out),
+            Request::Attach(attach) => self.attach(from, *attach, at, out),
+            Request::GiveUpMissed => {
+                if let Some(listening) = self.readers.listening_of(from) {
+                    listening.give_up();
+                }
+            }
             Request::DetachFilter { filter } => self.readers.unsubscribe(from, &filter),
             Request::EndReplay { reader } => self.readers.end_replay(from, reader),
             Request::ListNewest { filter, before, count, token } => {
                 let result = self.newest(&filter, before, count);
                 out.send(from, Event::Newest { token, result });
             }
-            Request::Detach => self.detach(from, out),
+            Request::Detach => self.detach(from, at, out),
             Request::Credit { reader, count } => self.readers.credit((from, reader), count),
             Request::FetchOutbound { entries } => {
                 let found = entries.into_iter().map(|entry| self.fetch_outbound(entry)).collect();

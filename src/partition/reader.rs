@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use fluxmq_index::{Offset, OffsetSet, TopicTrie, topic_trie};
 
+use super::listening::Listening;
 use super::replay::{Gap, Replay};
 use super::request::{ConnectionId, Event, Outbox};
+use super::subscriptions::{Placed, Subscriptions};
 use super::window::Window;
 use crate::model::record::Retain;
 use crate::model::{
@@ -30,6 +32,8 @@ pub struct Readers {
     filters: TopicTrie<Hit>,
     /// Readers that are behind; ordered, so that a simulation repeats.
     behind: BTreeSet<u32>,
+    /// Readers whose connections are to be told something beside deliveries.
+    untold: BTreeSet<u32>,
     /// The replay whose turn it is: they share what a turn has for them.
     turn: u32,
     /// The readers of the topic dispatched last: a batch often repeats it.
@@ -58,6 +62,7 @@ pub struct Reader {
     publisher: u64,
     subscriptions: Subscriptions,
     place: Place,
+    listening: Listening,
     window: Window,
     /// Retained messages still to be handed out, with the subscription that asked.
     retained: VecDeque<(Offset, u32)>,
@@ -65,20 +70,6 @@ pub struct Reader {
     skip: OffsetSet,
     /// What is only a replay's; of the others there are many.
     replay: Option<Box<Replay>>,
-}
-
-/// A reader's subscriptions, by a number that is free again once its subscription is gone. A client may have ten thousand in
-/// every partition: each costs a place in a list, and the rest is shared.
-#[derive(Debug, Default)]
-struct Subscriptions {
-    slots: Vec<Option<Placed>>,
-    free: Vec<u32>,
-}
-
-#[derive(Debug)]
-struct Placed {
-    subscription: Arc<Subscription>,
-    start: Offset,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +105,7 @@ impl Readers {
             by_connection: BTreeMap::new(),
             filters: TopicTrie::default(),
             behind: BTreeSet::new(),
+            untold: BTreeSet::new(),
             turn: 0,
             matched: Matched::default(),
         }
@@ -129,9 +121,11 @@ impl Readers {
         self.slots.iter().flatten().map(|reader| reader.connection)
     }
 
-    /// Returns true when no reader is behind with credit to go on.
+    /// Returns true when no reader is behind with credit to go on, and none has anything to tell.
     pub fn is_idle(&self) -> bool {
+        let has_news = |reader: &Reader| reader.listening.has_news(reader.is_level());
         !self.behind.iter().any(|slot| self.reader(*slot).is_some_and(Reader::has_work))
+            && !self.untold.iter().any(|slot| self.reader(*slot).is_some_and(has_news))
     }
 
     /// Adds a reader, or returns the one that is there.
@@ -150,6 +144,7 @@ impl Readers {
             publisher,
             subscriptions: Subscriptions::default(),
             place: Place::Live,
+            listening: Listening::default(),
             window: Window::new(credit),
             retained: VecDeque::new(),
             skip: OffsetSet::default(),
@@ -220,6 +215,29 @@ impl Readers {
         reader.window.spend_unknown(outbound.len());
     }
 
+    /// How a reader's connection listens, to be changed: it is told what comes of it.
+    pub fn listening_mut(&mut self, slot: u32) -> Option<&mut Listening> {
+        let reader = self.slots.get_mut(slot as usize)?.as_mut()?;
+        self.untold.insert(slot);
+        Some(&mut reader.listening)
+    }
+
+    /// The same, of a connection's plain subscriptions.
+    pub fn listening_of(&mut self, connection: ConnectionId) -> Option<&mut Listening> {
+        let slot = *self.by_connection.get(&(connection, ReaderId::SESSION))?;
+        self.listening_mut(slot)
+    }
+
+    /// Tells connections what they are to know beside deliveries.
+    pub fn tell(&mut self, out: &mut impl Outbox) {
+        let slots = &mut self.slots;
+        self.untold.retain(|slot| {
+            let Some(reader) = slots[*slot as usize].as_mut() else { return false };
+            reader.listening.tell(reader.is_level(), reader.connection, out);
+            reader.listening.is_untold()
+        });
+    }
+
     /// Queues retained messages for a subscription.
     pub fn queue_retained(&mut self, slot: u32, subscription: u32, offsets: Vec<Offset>) {
         let Some(reader) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else {
@@ -256,6 +274,7 @@ impl Readers {
         let slot = self.by_connection.remove(&name)?;
         self.matched.topic = None;
         self.behind.remove(&slot);
+        self.untold.remove(&slot);
         let reader = self.slots[slot as usize].take()?;
         for placed in reader.subscriptions.iter() {
             self.filters.remove(placed.subscription.filter.as_bytes(), &Hit::of(slot));
@@ -268,12 +287,12 @@ impl Readers {
         })
     }
 
-    /// Hands a message that was just applied at `offset` to every live reader that wants it.
+    /// Hands a message that was just applied at `offset` to every live reader that wants it, and does not have it already.
     pub fn dispatch(
         &mut self,
-        offset: Offset,
-        time: Millis,
+        (offset, time): (Offset, Millis),
         message: &Arc<Message>,
+        was_passed_on: bool,
         out: &mut impl Outbox,
     ) {
         self.find(&message.topic);
@@ -282,6 +301,12 @@ impl Readers {
             let slot = group[0].reader;
             let Some(reader) = self.slots[slot as usize].as_mut() else { continue };
             if reader.place != Place::Live && !is_planted(PlantedBug::DispatchedWhenBehind) {
+                continue;
+            }
+            if was_passed_on && reader.listening.has(offset) {
+                if reader.listening.is_untold() {
+                    self.untold.insert(slot);
+                }
                 continue;
             }
             let wanted = group.iter().filter_map(|hit| reader.subscriptions.get(hit.subscription));
@@ -398,6 +423,12 @@ impl Readers {
         if message.is_expired(now) || reader.skip.contains(offset) {
             return true;
         }
+        if message.was_passed_on() && reader.listening.has(offset) {
+            if reader.listening.is_untold() {
+                self.untold.insert(slot);
+            }
+            return true;
+        }
         let wanted = reader.subscriptions.iter().filter(|placed| {
             placed.start <= offset
                 && topic_trie::matches(placed.subscription.filter.as_bytes(), &message.topic)
@@ -445,38 +476,6 @@ impl Readers {
     }
 }
 
-impl Subscriptions {
-    fn insert(&mut self, placed: Placed) -> u32 {
-        let id = self.free.pop().unwrap_or(self.slots.len() as u32);
-        match self.slots.get_mut(id as usize) {
-            Some(free) => *free = Some(placed),
-            None => self.slots.push(Some(placed)),
-        }
-        id
-    }
-
-    fn remove(&mut self, id: u32) {
-        self.slots[id as usize] = None;
-        self.free.push(id);
-    }
-
-    fn get(&self, id: u32) -> Option<&Placed> {
-        self.slots.get(id as usize)?.as_ref()
-    }
-
-    fn get_mut(&mut self, id: u32) -> Option<&mut Placed> {
-        self.slots.get_mut(id as usize)?.as_mut()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Placed> {
-        self.slots.iter().flatten()
-    }
-
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Placed> {
-        self.slots.iter_mut().flatten()
-    }
-}
-
 impl Hit {
     /// Finds what a reader has under a filter.
     fn of(reader: u32) -> Hit {
@@ -514,6 +513,15 @@ impl Reader {
         if let Some(replay) = &mut self.replay {
             replay.annotate(delivery, time);
         }
+    }
+
+    /// Returns true when it has handed out what its subscriptions began with.
+    fn is_level(&self) -> bool {
+        let has_read = match self.place {
+            Place::Live => true,
+            Place::Behind(next) => next >= self.listening.from(),
+        };
+        has_read && self.retained.is_empty()
     }
 
     fn has_work(&self) -> bool {

@@ -15,6 +15,7 @@ use crate::model::{
     Control, Delivery, Filter, Message, Millis, OutboundEntry, Outcome, PartitionId, Principal,
     QoS, QueueName, ReaderId, Refusal, Selection, Subscription, Token, Topic,
 };
+use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Session, StoredSubscription};
 
 pub use queue::{
@@ -69,6 +70,9 @@ pub enum Request {
         /// Exactly as attached.
         filter: Filter,
     },
+    /// The connection does not wait any longer for what its plain subscriptions begin with: what the session missed of QoS 0 and was
+    /// not handed is given up. Answered by the `Level` that are due.
+    GiveUpMissed,
     /// Ends a replay: takes its reader away.
     EndReplay {
         /// Which.
@@ -216,6 +220,25 @@ impl Publish {
             || self.dedup.seq != 0
     }
 
+    /// Returns true when those who listen are given the message at once, whether it is stored or not: QoS 0, but for what goes to one
+    /// queue, for copies, and for wills.
+    pub fn is_passed_on(&self) -> bool {
+        self.message.qos == QoS::AtMostOnce
+            && self.queue.is_none()
+            && !self.is_copy
+            && self.dedup.seq == 0
+            && !(self.message.retain && is_planted(PlantedBug::RetainedQos0Waits))
+    }
+
+    /// Returns true when its record is one of which [`StoredMessage::was_passed_on`] says so. One that goes to a queue is among them,
+    /// and no filter matches it.
+    ///
+    /// [`StoredMessage::was_passed_on`]: crate::model::StoredMessage::was_passed_on
+    pub fn is_recorded_as_passed_on(&self) -> bool {
+        let Publish { message, is_copy, dedup, .. } = self;
+        message.qos == QoS::AtMostOnce && message.retain && !is_copy && dedup.seq == 0
+    }
+
     /// Returns true for a QoS 2 publish that an earlier copy may be stored of. A refusal would end the exchange for its client, which
     /// may give the number to another message [MQTT-4.3.3-9]; that copy would keep it open here, and the other message be taken for it.
     pub fn may_be_copy(&self) -> bool {
@@ -241,6 +264,8 @@ pub struct Attach {
     pub publisher: u64,
     /// Unsettled deliveries at a time, at most; counts for a new reader only.
     pub credit: u32,
+    /// The session is stored: it is told of what it has without having read it. See [`Event::Passed`].
+    pub keeps_place: bool,
     /// Send matching retained messages first; parallel to `subscriptions`.
     pub retained: Vec<bool>,
     /// Echoed in `Attached`.
@@ -326,6 +351,14 @@ pub enum Event {
         start: Result<Offset, Refusal>,
         /// Where the session goes on when it had missed more than it may; what is below is given up.
         cut: Option<Offset>,
+    },
+    /// What the plain subscriptions begin with, retained messages and what the session missed, is handed out. One for each `Attach`
+    /// of them.
+    Level,
+    /// Records below were handed out to the plain subscriptions of a stored session, or passed on to it as they came.
+    Passed {
+        /// After the last of them.
+        next: Offset,
     },
     /// The readers are gone.
     Detached {

@@ -21,6 +21,7 @@ impl<D: Disk> Partition<D> {
         for wanted in self.readers.wanted(RECORDS_PER_TURN_MAX) {
             self.serve(wanted, out)?;
         }
+        self.readers.tell(out);
         let queues = &self.views.queues;
         let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
         for next in self.groups.next(RECORDS_PER_TURN_MAX, self.options.pending_max, end) {
@@ -28,8 +29,13 @@ impl<D: Disk> Partition<D> {
         }
         let queues = &self.views.queues;
         let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
-        Ok(!self.readers.is_idle()
+        Ok(self.has_more_for_readers()
             || !self.groups.next(1, self.options.pending_max, end).is_empty())
+    }
+
+    /// Returns true when [`pump`](Partition::pump) would have something for readers.
+    pub fn has_more_for_readers(&self) -> bool {
+        !self.readers.is_idle()
     }
 
     pub(super) fn serve(
@@ -40,6 +46,11 @@ impl<D: Disk> Partition<D> {
         let log = self.node.log();
         for (offset, subscription) in &wanted.retained {
             let message = self.history.fetch(log, *offset)?;
+            // One that was replaced meanwhile is not what is retained: its successor came, or comes, for the subscription.
+            let message = message.filter(|message| {
+                let newest = self.views.retained.get(&message.topic);
+                wanted.is_replay || newest.is_some_and(|newest| newest.offset() == *offset)
+            });
             let asked = (wanted.reader, *subscription);
             self.readers.send_retained(asked, *offset, message.as_ref(), self.now, out);
         }

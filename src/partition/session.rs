@@ -166,7 +166,15 @@ impl<D: Disk> Partition<D> {
         self.end_orphaned_wills();
     }
 
-    pub(super) fn attach(&mut self, from: ConnectionId, attach: Attach, out: &mut impl Outbox) {
+    /// Adds a reader, or subscriptions to it, that begin `at`: what was passed on before comes as a retained message or as what was
+    /// missed, what is passed on from there the connection has.
+    pub(super) fn attach(
+        &mut self,
+        from: ConnectionId,
+        attach: Attach,
+        at: Offset,
+        out: &mut impl Outbox,
+    ) {
         if attach.reader.is_replay() {
             return self.attach_replay(from, attach, out);
         }
@@ -186,22 +194,27 @@ impl<D: Disk> Partition<D> {
             attach.subscriptions.into_iter().zip(attach.retained)
         {
             let filter = subscription.filter.clone();
-            let start = start.map_or(end, |start| start.max(cursor));
+            let start = start.map_or(at, |start| start.max(cursor));
             let id = self.readers.subscribe(slot, subscription, start, end);
             if retained {
-                let offsets = self.views.retained.matching(&filter, self.now);
+                let mut offsets = self.views.retained.matching(&filter, self.now);
+                // What came behind the subscription comes for it.
+                offsets.retain(|offset| *offset < at);
                 self.readers.queue_retained(slot, id, offsets);
             }
+        }
+        if let Some(listening) = self.readers.listening_mut(slot) {
+            listening.begin(at, attach.keeps_place);
         }
         if !attach.outbound.is_empty() {
             self.readers.resume(slot, cursor, &attach.outbound);
         }
-        out.send(from, Event::Attached { reader, token, start: Ok(end), cut });
+        out.send(from, Event::Attached { reader, token, start: Ok(at), cut });
     }
 
-    /// Ends the readers of a connection and says how far each was.
-    pub(super) fn detach(&mut self, from: ConnectionId, out: &mut impl Outbox) {
-        let mut replayed = self.readers.close(from, self.applied.end);
+    /// Ends the readers of a connection and says how far each was. What came behind `at` was not passed on to it.
+    pub(super) fn detach(&mut self, from: ConnectionId, at: Offset, out: &mut impl Outbox) {
+        let mut replayed = self.readers.close(from, at);
         let plain = replayed.extract_if(.., |(reader, _)| !reader.is_replay()).next();
         // The reader of an earlier term is gone with it: how far it was nobody knows here.
         let next = plain.map_or(Offset::ZERO, |(_, next)| next);

@@ -15,7 +15,8 @@ use super::will::Fate;
 use super::{Partition, PartitionError};
 use crate::model::record::{DedupKey, queue_id};
 use crate::model::{
-    Control, Filter, Message, Properties, Property, QueueName, QueueSettings, Refusal, Token,
+    Control, Filter, Message, Properties, Property, QueueName, QueueSettings, Refusal,
+    StoredMessage, Token,
 };
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::GroupKey;
@@ -68,6 +69,8 @@ pub(super) struct Overlay {
     pub(super) publishes: BTreeSet<(u64, DedupKey)>,
     /// Retained messages that are proposed and not applied, and their bytes.
     pub(super) retained: (usize, u64),
+    /// Messages that were passed on, and whose records are not applied.
+    pub(super) passed_on: usize,
     /// Sessions that are about to be members, and the filters they share.
     pub(super) joining: BTreeMap<(GroupKey, Bytes), Filter>,
     /// What was decided last of a will, and how many records that say so are on their way.
@@ -114,7 +117,7 @@ impl<D: Disk> Partition<D> {
         }
         #[cfg(feature = "planted-bugs")]
         if self.options.deliver_before_commit || is_planted(PlantedBug::DeliverBeforeCommit) {
-            self.readers.dispatch(self.applied.end, self.now, &publish.message, out);
+            self.readers.dispatch((self.applied.end, self.now), &publish.message, false, out);
         }
         if let Some(token) = publish.token.filter(|_| is_planted(PlantedBug::ConfirmBeforeCommit)) {
             out.send(from, Event::Confirm { token, result: Ok(true) });
@@ -131,6 +134,7 @@ impl<D: Disk> Partition<D> {
             self.overlay.retained.0 += 1;
             self.overlay.retained.1 += message.len_bytes() as u64;
         }
+        self.overlay.passed_on += usize::from(publish.is_recorded_as_passed_on());
         let routes = self.routes(&publish);
         self.overlay_routes(&routes, message.len_bytes());
         let delay = if routes.is_empty() { None } else { delay_of(&publish.message.properties) };
@@ -362,9 +366,11 @@ impl Overlay {
     }
 
     /// A retained message is in the views now. Another leader's was never in here.
-    pub(super) fn retained(&mut self, bytes: u64) {
+    pub(super) fn retained(&mut self, message: &StoredMessage) {
         let (count, all) = self.retained;
+        let bytes = message.len_bytes() as u64;
         self.retained = (count.saturating_sub(1), all.saturating_sub(bytes));
+        self.passed_on = self.passed_on.saturating_sub(usize::from(message.was_passed_on()));
     }
 
     pub(super) fn fate(&self, client_id: &Bytes, epoch: Offset) -> Option<Fate> {

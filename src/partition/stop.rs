@@ -76,6 +76,7 @@ pub(super) fn refuse(
         | Request::CarryLetters
         | Request::LetterArrived { .. }
         | Request::DetachFilter { .. }
+        | Request::GiveUpMissed
         | Request::EndReplay { .. }
         | Request::Credit { .. }
         | Request::Leave { .. }

@@ -8,6 +8,7 @@ mod dead_letters;
 mod exchange;
 mod expiry;
 mod limits;
+mod passed_on;
 mod queue_rules;
 mod queues;
 mod replay;

@@ -322,7 +322,6 @@ impl World {
                 connection: it.connection.expect("its machine is connected"),
                 topic,
                 qos,
-                retain,
                 invoked: self.now,
                 outcome: Outcome::Open,
                 done: u64::MAX,

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use fluxmq::broker::{Client, ClientLimits};
 use fluxmq::model::peer::{PeerInfo, Transport};
-use fluxmq::model::{Effect, Millis, PartitionId, QoS};
+use fluxmq::model::{Effect, Millis, PartitionId};
 use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
 use fluxmq::protocol::Connection as _;
 use fluxmq::protocol::mqtt::{MqttConnection, Settings};
+use fluxmq::shard::{Events, Receiver};
 
 use crate::checkers::Invariant;
 use crate::history::MessageId;
@@ -42,9 +43,33 @@ pub struct Connection {
     /// Nodes to which there is no stream any more.
     lost: BTreeSet<usize>,
     publishes_sent: u64,
+    passed_on: Arc<PassedOn>,
+}
+
+/// What was passed on to a connection and is not on its way yet.
+#[derive(Default)]
+struct PassedOn(Mutex<Events>);
+
+impl Receiver for PassedOn {
+    fn send(&self, events: Events) {
+        self.0.lock().expect("one thread").extend(events);
+    }
+
+    fn has_room(&self, _more: usize) -> bool {
+        true
+    }
+
+    fn wants_time(&self) -> bool {
+        false
+    }
 }
 
 impl Connection {
+    /// Takes what was passed on to it.
+    pub fn take_passed_on(&self) -> impl Iterator<Item = (PartitionId, Said)> + use<> {
+        std::mem::take(&mut *self.passed_on.0.lock().expect("one thread")).into_iter()
+    }
+
     /// When what a node says arrives; `None` when the stream from there is broken.
     pub fn told_at(&mut self, node: usize, wanted: u64) -> Option<u64> {
         if self.lost.contains(&node) {
@@ -109,7 +134,9 @@ impl World {
             routes: BTreeMap::new(),
             lost: BTreeSet::new(),
             publishes_sent: 0,
+            passed_on: Arc::default(),
         };
+        self.live.connect(id, connection.passed_on.clone());
         self.connections.insert(id, connection);
         self.schedule.at(self.now + CHECKPOINT_EVERY, Event::Checkpoint { to: id });
         Some(id)
@@ -252,11 +279,8 @@ impl World {
             connection.broker.handle_command(now, command);
         }
         let mut requests = Vec::new();
-        while let Some((to, request)) = connection.broker.poll_request() {
-            // What nothing stores does not reach partitions: it goes from task to task.
-            if !is_passed_on(&request) {
-                requests.push((to, request));
-            }
+        while let Some(request) = connection.broker.poll_request() {
+            requests.push(request);
         }
         let mut by_node: BTreeMap<usize, Vec<(PartitionId, Request)>> = BTreeMap::new();
         for (partition, request) in requests {
@@ -289,6 +313,7 @@ impl World {
     /// The connection is over: what it held goes to others.
     fn finish(&mut self, id: ConnectionId) {
         let Some(mut connection) = self.connections.remove(&id) else { return };
+        self.live.disconnect(id);
         for node in connection.asked_nodes() {
             let delay = 20 + self.random.below(200);
             let at = in_order(connection.asked.entry(node).or_default(), self.now + delay);
@@ -344,21 +369,13 @@ impl World {
         served.into_iter().for_each(|id| self.break_stream(id, node));
         for id in gone {
             let connection = self.connections.remove(&id).expect("just listed");
+            self.live.disconnect(id);
             for other in connection.asked_nodes().into_iter().filter(|other| *other != node) {
                 self.forget_at(id, other, self.now + notice);
             }
             self.history.connection_ends.entry(id).or_insert(self.now);
             self.schedule.at(self.now + notice, Event::Closed { from: id });
         }
-    }
-}
-
-fn is_passed_on(request: &Request) -> bool {
-    match request {
-        Request::Publish(it) => {
-            it.message.qos == QoS::AtMostOnce && !it.message.retain && it.queue.is_none()
-        }
-        _ => false,
     }
 }
 

@@ -29,7 +29,6 @@ pub struct Publish {
     pub connection: ConnectionId,
     pub topic: String,
     pub qos: QoS,
-    pub retain: bool,
     /// When it was first sent.
     pub invoked: u64,
     pub outcome: Outcome,

@@ -51,6 +51,7 @@ const PLANTED: &[(Bug, &[Invariant])] = &[
     (Bug::Broker(B::DispatchedWhenBehind), &[I10]),
     (Bug::Broker(B::BacklogReversed), &[I12]),
     (Bug::Broker(B::NewestFirst), &[I12]),
+    (Bug::Broker(B::RetainedQos0Waits), &[I12]),
     (Bug::Broker(B::DeliverBeforeCommit), &[I13]),
     (Bug::Broker(B::PromiseBeforeFlush), &[I13]),
     (Bug::Broker(B::CommitAlone), &[I13]),

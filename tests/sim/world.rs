@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use fluxmq::broker::Placement;
+use fluxmq::broker::{Live, Passing, Placement};
 use fluxmq::model::PartitionId;
 use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
 use fluxmq::partition::{Opened, Options};
@@ -111,6 +111,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub group: Group,
     pub connections: BTreeMap<ConnectionId, Connection>,
+    /// Who listens, anywhere: what is passed on goes from the node that leads to whoever it is for.
+    pub live: Live,
     pub next_connection: u64,
     pub clients: Vec<SimClient>,
     pub history: History,
@@ -152,6 +154,7 @@ impl World {
             network: Network::new(),
             group: Group::default(),
             connections: BTreeMap::new(),
+            live: Live::default(),
             next_connection: 1,
             clients: SimClient::all(&plan, &mut random),
             history: History::default(),
@@ -427,11 +430,12 @@ impl World {
         requests: Vec<(PartitionId, Request)>,
     ) {
         let wall = self.nodes[node].wall(self.now);
-        let mut post = Post::default();
+        let (mut post, mut passing) = (Post::default(), Passing::default());
         for (partition, request) in requests {
             self.trace.note(self.now, "request", &[node as u64, from.0], || {
                 format!("{node} p{} c{} {}", partition.0, from.0, brief(&request))
             });
+            let Some(request) = self.live.route(from, request, &mut passing) else { continue };
             self.observer.requested(from, partition, &request);
             if let Some(fenced) = self.nodes[node].fenced.get(&partition) {
                 post.from = partition;
@@ -440,6 +444,10 @@ impl World {
             let Some(owned) = self.nodes[node].owned.get_mut(&partition) else { continue };
             post.from = partition;
             owned.partition.handle(from, request, wall, &mut post);
+        }
+        self.live.send(&mut passing);
+        for (to, connection) in &self.connections {
+            post.sent.extend(connection.take_passed_on().map(|(from, event)| (*to, from, event)));
         }
         self.deliver(node, post);
         self.turn(node);

@@ -90,6 +90,7 @@ impl Client {
             }
             Phase::Open => {
                 self.attached.remove(&from);
+                self.is_through_with(from);
                 self.effects.push_back(Effect::ShuttingDown);
             }
             Phase::Closing { detaching } => {

@@ -8,7 +8,9 @@ use fluxmq_index::{Offset, topic_trie};
 use super::{Client, Identity, Phase, Waiting, identity_of};
 use crate::model::command::Open;
 use crate::model::effect::{Opened, Outbound as Resend};
-use crate::model::{Delivery, Effect, Message, OutboundEntry, PartitionId, ReaderId, Refusal};
+use crate::model::{
+    Delivery, Effect, Message, OutboundEntry, PartitionId, ReaderId, Refusal, Token,
+};
 use crate::partition::request::{Attach, Claimed, OpenedSession, Request};
 use crate::planted::{PlantedBug, is_planted};
 
@@ -272,18 +274,11 @@ impl Client {
             let subscription = Arc::new(subscription.clone());
             for (partition, start) in &stored.starts {
                 let attach = attaches.entry(*partition).or_insert_with(|| Attach {
-                    reader: ReaderId::SESSION,
-                    position: None,
-                    subscriptions: Vec::new(),
                     cursor: cursors
                         .get(partition)
                         .copied()
                         .filter(|_| !is_planted(PlantedBug::ResumedAtStart)),
-                    outbound: Vec::new(),
-                    publisher: self.identity.publisher,
-                    credit: self.limits.credit,
-                    retained: Vec::new(),
-                    token: crate::model::Token(0),
+                    ..self.new_attach(Token(0))
                 });
                 attach.subscriptions.push((subscription.clone(), Some(*start)));
                 attach.retained.push(false);
@@ -299,8 +294,7 @@ impl Client {
             let start = attach.subscriptions.iter().filter_map(|(_, start)| *start).min();
             let cursor = attach.cursor.or(start).unwrap_or(Offset::ZERO);
             self.outbound.resumed((ReaderId::SESSION, partition), cursor);
-            self.attached.insert(partition, ());
-            self.request(partition, Request::Attach(Box::new(attach)));
+            self.begin_reading(partition, attach);
         }
     }
 }

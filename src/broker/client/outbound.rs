@@ -110,6 +110,15 @@ impl Outbound {
         self.unsent.insert(delivery.id, unsent);
     }
 
+    /// Everything that matches below `next` was handed over, or passed on as it came.
+    pub(super) fn passed(&mut self, place: Place, next: Offset) {
+        if let Some(reading) = self.places.get_mut(&place).filter(|reading| reading.next < next) {
+            reading.next = next;
+            self.moved.insert(place);
+            self.settled += 1;
+        }
+    }
+
     /// Deliveries go out under packet ids.
     pub(super) fn assign(&mut self, entries: &[(u16, DeliveryId)]) {
         for (packet_id, id) in entries {

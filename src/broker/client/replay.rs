@@ -158,8 +158,7 @@ impl Client {
             retained: vec![replay.retained],
             ..self.new_attach(token)
         };
-        self.attached.insert(partition, ());
-        self.request(partition, Request::Attach(Box::new(attach)));
+        self.begin_reading(partition, attach);
     }
 
     /// A partition has listed its newest messages.
@@ -315,8 +314,7 @@ impl Client {
                 ..self.new_attach(token)
             };
             self.outbound.resumed((reader, *partition), *start);
-            self.attached.insert(*partition, ());
-            self.request(*partition, Request::Attach(Box::new(attach)));
+            self.begin_reading(*partition, attach);
         }
     }
 

@@ -99,8 +99,7 @@ impl Client {
             for index in &indexes {
                 parts[*index].starts.push((partition, Offset(u64::MAX)));
             }
-            self.attached.insert(partition, ());
-            self.request(partition, Request::Attach(Box::new(attach)));
+            self.begin_reading(partition, attach);
             missing += 1;
         }
         let pending_subscribe = PendingSubscribe { token, parts, missing, ends };
@@ -382,6 +381,7 @@ impl Client {
             outbound: Vec::new(),
             publisher: self.identity.publisher,
             credit: self.limits.credit,
+            keeps_place: self.identity.stored,
             retained: Vec::new(),
             token,
         }

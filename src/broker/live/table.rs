@@ -54,7 +54,7 @@ pub(super) struct Members {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Listener {
     pub(super) slot: u32,
-    reader: ReaderId,
+    pub(super) reader: ReaderId,
     pub(super) no_local: bool,
     pub(super) retain_as_published: bool,
     pub(super) subscription_id: u32,

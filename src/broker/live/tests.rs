@@ -77,6 +77,7 @@ impl World {
             outbound: Vec::new(),
             publisher: id,
             credit: 1,
+            keeps_place: false,
             retained: vec![false],
             token: Token(0),
         };

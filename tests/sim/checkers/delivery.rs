@@ -84,8 +84,10 @@ fn in_order(world: &World, places: &Places) -> Result<(), Violation> {
         if world.observer.is_refused(it.id) {
             continue;
         }
-        // A retained message of QoS 0 is stored first, while others of QoS 0 are passed on at once.
-        let kind = history.publish(it.id).map_or((it.qos, false), |it| (it.qos, it.retain));
+        // What is passed on comes from any node, and what a connection said last may come after what the next one says.
+        let publish = history.publish(it.id);
+        let connection = publish.filter(|it| it.qos == QoS::AtMostOnce).map(|it| it.connection);
+        let kind = (publish.map_or(it.qos, |it| it.qos), connection);
         let key = (it.client, it.life, it.id >> 32, it.topic.as_str(), kind);
         if let Some(before) = last.insert(key, it.id)
             && before > it.id

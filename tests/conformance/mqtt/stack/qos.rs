@@ -140,6 +140,31 @@ fn mqtt_4_6_0_5_and_6_each_subscriber_sees_the_order_of_each_publisher() {
 }
 
 #[test]
+fn mqtt_4_6_0_5_a_retained_message_keeps_its_place_among_the_others() {
+    for version in VERSIONS {
+        let mut stack = Stack::new();
+        let watcher = stack.client(version, "w");
+        stack.subscribe(watcher, "t", AT_LEAST);
+        let publisher = stack.client(version, "p");
+        // All in one write of the client: nothing is stored before the last is read.
+        let mut bytes = BytesMut::new();
+        for number in 0..20u8 {
+            let mut packet = publish(AT_MOST, 0);
+            packet.topic = text("t");
+            packet.payload = Bytes::from(number.to_string());
+            packet.retain = number % 3 == 0;
+            encode(&Packet::Publish(packet), version, &mut bytes).expect("it is short");
+        }
+        stack.send_bytes(publisher, &bytes);
+        assert_eq!(stack.texts(watcher), numbers(20), "{version:?}");
+
+        let late = stack.client(version, "l");
+        stack.subscribe(late, "t", AT_LEAST);
+        assert_eq!(stack.texts(late), ["18"], "{version:?}");
+    }
+}
+
+#[test]
 fn mqtt_4_6_0_1_what_comes_again_comes_in_its_order_and_before_the_rest() {
     for version in VERSIONS {
         for qos in [AT_LEAST, EXACTLY] {
