@@ -222,6 +222,7 @@ fn message(number: u64, retain: Retain) -> StoredMessage {
         time: NOW,
         expiry_s: None,
         deliver_at: None,
+        priority: 0,
         publisher: 7,
         dedup: DedupKey::default(),
     }

@@ -73,6 +73,7 @@ fn message() -> impl Strategy<Value = Said> {
                 time: Millis(0),
                 expiry_s,
                 deliver_at: None,
+                priority: 0,
                 publisher: 7,
                 dedup: DedupKey { incarnation: 1, seq: packet_id },
             };
@@ -210,6 +211,7 @@ fn settings() -> impl Strategy<Value = QueueSettings> {
                 single_active,
                 exclusive,
                 primary_group: is_stream.then_some(group),
+                priority_max: if is_stream { 0 } else { (deliveries_max % 10) as u8 },
             }
         },
     )

@@ -56,6 +56,8 @@ pub struct DeclaredQueue {
     pub exclusive: bool,
     /// Every reader of a stream is told how far this group is. Default none.
     pub primary_group: String,
+    /// The highest priority that entries are told apart by. Default 0, one order for all.
+    pub priority_max: u32,
 }
 
 /// How a queue is read.
@@ -109,6 +111,7 @@ impl Default for DeclaredQueue {
             single_active: false,
             exclusive: false,
             primary_group: String::new(),
+            priority_max: 0,
         }
     }
 }
@@ -143,6 +146,7 @@ impl Section for DeclaredQueue {
             single_active,
             exclusive,
             primary_group,
+            priority_max,
         } = self;
         walk.leaf("name", &mut Text(name, "a queue's name"));
         walk.leaf("type", &mut Choice(kind));
@@ -161,6 +165,7 @@ impl Section for DeclaredQueue {
         walk.leaf("single_active", &mut Flag(single_active));
         walk.leaf("exclusive", &mut Flag(exclusive));
         walk.leaf("primary_group", &mut Text(primary_group, "a group's name, or nothing"));
+        walk.leaf("priority_max", &mut Number(priority_max, 0..=9));
     }
 }
 

@@ -97,6 +97,7 @@ pub fn to_stored(message: fluxmq_log::format::Message, qos: QoS) -> StoredMessag
         time: Millis(message.ts),
         expiry_s: message.expiry_s,
         deliver_at: message.deliver_at.map(Millis),
+        priority: message.priority,
         publisher: producer.map_or(0, |producer| producer.id),
         dedup: producer.map_or(DedupKey::default(), |producer| DedupKey {
             incarnation: producer.epoch,

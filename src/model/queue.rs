@@ -20,6 +20,8 @@ use super::{AddressError, Filter, QueueName};
 pub const DELIVERIES_MAX: u32 = 20;
 /// Bindings of one queue.
 pub const BINDINGS_MAX: usize = 1024;
+/// The highest priority of a message.
+pub const PRIORITY_MAX: u8 = 9;
 /// Steps of a backoff.
 pub const BACKOFF_STEPS_MAX: usize = 32;
 
@@ -48,6 +50,8 @@ pub struct QueueSettings {
     pub exclusive: bool,
     /// Every reader of a stream is told how far this group is.
     pub primary_group: Option<QueueName>,
+    /// The highest priority that entries are told apart by; 0 is one order for all.
+    pub priority_max: u8,
 }
 
 /// How a queue is read.
@@ -133,6 +137,12 @@ pub enum SettingsError {
         /// Which.
         field: &'static str,
     },
+    /// More than messages can have.
+    #[error("priority_max is {max}, and priorities go from 0 to {PRIORITY_MAX}")]
+    Priority {
+        /// What was asked for.
+        max: u8,
+    },
     /// A rule of another kind of queue.
     #[error("{field} means nothing to a {kind} queue")]
     Kind {
@@ -161,6 +171,7 @@ impl Default for QueueSettings {
             single_active: false,
             exclusive: false,
             primary_group: None,
+            priority_max: 0,
         }
     }
 }
@@ -206,6 +217,7 @@ impl QueueSettings {
             ("single_active", self.single_active == other.single_active),
             ("exclusive", self.exclusive == other.exclusive),
             ("primary_group", self.primary_group == other.primary_group),
+            ("priority_max", self.priority_max == other.priority_max),
         ];
         fields.into_iter().find(|(_, is_same)| !is_same).map(|(field, _)| field)
     }
@@ -254,14 +266,25 @@ impl QueueSettings {
         if let Some((field, _)) = numbers.iter().find(|(_, value)| *value == Some(0)) {
             return Err(SettingsError::Zero { field });
         }
+        if self.priority_max > PRIORITY_MAX {
+            return Err(SettingsError::Priority { max: self.priority_max });
+        }
         self.check_kind()?;
         Ok(self)
     }
 
     fn check_kind(&self) -> Result<(), SettingsError> {
         let (kind, foreign) = match self.kind {
-            QueueKind::Classic => ("classic", [("primary_group", self.primary_group.is_some())]),
-            QueueKind::Stream => ("stream", [("backoff_ms", !self.backoff_ms.is_empty())]),
+            QueueKind::Classic => {
+                ("classic", vec![("primary_group", self.primary_group.is_some())])
+            }
+            QueueKind::Stream => (
+                "stream",
+                vec![
+                    ("backoff_ms", !self.backoff_ms.is_empty()),
+                    ("priority_max", self.priority_max > 0),
+                ],
+            ),
         };
         match foreign.into_iter().find(|(_, is_set)| *is_set) {
             Some((field, _)) => Err(SettingsError::Kind { field, kind }),
@@ -314,6 +337,7 @@ impl QueueSettings {
             out.push(17);
             put_bytes(out, group.as_bytes());
         }
+        number(out, 18, Some(u64::from(self.priority_max)).filter(|max| *max > 0));
     }
 
     /// Encodes it as its record has it.
@@ -368,6 +392,7 @@ impl QueueSettings {
             15 => self.single_active = true,
             16 => self.exclusive = true,
             17 => self.primary_group = Some(QueueName::new(take_bytes(input)?).ok()?),
+            18 => self.priority_max = input.input.varint()?.try_into().ok()?,
             _ => return None,
         }
         Some(())

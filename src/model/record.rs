@@ -34,6 +34,8 @@ pub struct StoredMessage {
     pub expiry_s: Option<u32>,
     /// Log time before which queues must not hand it out.
     pub deliver_at: Option<Millis>,
+    /// What queues with priorities order it by; 0 is the lowest.
+    pub priority: u8,
     /// Who published; 0 is nobody.
     pub publisher: u64,
     /// With the publisher, what a second copy is known by; see [`DedupKey`].
@@ -367,6 +369,12 @@ pub enum ControlError {
 /// Returns the id of the queue with this name: the same everywhere, needing no counter.
 pub fn queue_id(name: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(name, 0x7175_6575)
+}
+
+/// Returns the id under which the index lists the entries of a queue that have one priority. It stands beside the queue's own in the
+/// route set of a message; no view knows it.
+pub fn lane_id(queue: u64, priority: u8) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(&queue.to_le_bytes(), 0x6c61_6e65 + u64::from(priority))
 }
 
 /// Returns the id of a topic filter as what a group reads; see [`queue_id`].

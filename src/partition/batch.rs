@@ -14,13 +14,15 @@ use crate::planted::{PlantedBug, is_planted};
 /// Bytes at which a batch is proposed without waiting for the flush before it.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// The log times of a message.
+/// What the leader says of a message beside what its publisher did.
 #[derive(Clone, Copy, Debug)]
-pub struct LogTimes {
-    /// Its own.
+pub struct Stamp {
+    /// Its log time.
     pub now: Millis,
     /// Before which queues must not hand it out.
     pub deliver_at: Option<Millis>,
+    /// What queues with priorities order it by.
+    pub priority: u8,
 }
 
 /// A batch in the making.
@@ -49,9 +51,9 @@ impl Building {
             || self.builder.count() + 16 > RECORDS_PER_BATCH_MAX
     }
 
-    /// Adds a message that goes to these queues, ascending.
-    pub fn message(&mut self, publish: &Publish, queues: &[u64], at: LogTimes) {
-        let LogTimes { now, deliver_at } = at;
+    /// Adds a message that goes to these queues and lanes of queues, ascending.
+    pub fn message(&mut self, publish: &Publish, queues: &[u64], stamp: Stamp) {
+        let Stamp { now, deliver_at, priority } = stamp;
         let message = &publish.message;
         let route_set = self.route(queues);
         let captured = publish.is_copy.then(|| captured_topic(message.topic.as_bytes()));
@@ -72,7 +74,7 @@ impl Building {
             ts: now.0,
             producer,
             expiry_s: message.expiry_s,
-            priority: 0,
+            priority,
             deliver_at: deliver_at.map(|at| at.0),
             key: None,
             props: message.properties.as_bytes(),

@@ -337,6 +337,9 @@ impl<D: Disk> Partition<D> {
     }
 
     fn hand_out_queue(&mut self, next: &Next, out: &mut impl Outbox) -> Result<(), PartitionError> {
+        if self.consumers(next).lanes.is_some() {
+            return self.hand_out_by_priority(next, out);
+        }
         let (id, name) = &next.key;
         let end = self.views.queues.get(*id).map_or(Offset::ZERO, |queue| queue.end());
         let fresh = (next.cursor.0..end.0).map(Offset).take(next.credit);
@@ -404,7 +407,7 @@ impl<D: Disk> Partition<D> {
     }
 
     /// Hands out the entry whose record is at `offset`; false when nobody has credit for it.
-    fn hand_out_one(
+    pub(super) fn hand_out_one(
         &mut self,
         next: &Next,
         entry: Offset,
@@ -457,7 +460,7 @@ impl<D: Disk> Partition<D> {
         Ok(self.consumers(next).hand_out(handed, out))
     }
 
-    fn consumers(&mut self, next: &Next) -> &mut Consumers {
+    pub(super) fn consumers(&mut self, next: &Next) -> &mut Consumers {
         self.groups.get_mut(&next.key).expect("listed by the groups")
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq_index::{Offset, topic_trie};
 
+use super::priority::Lanes;
 use super::reader::to_message_at;
 use super::request::{ConnectionId, Event, Join, Outbox};
 use super::window::Window;
@@ -39,6 +40,8 @@ pub struct Consumers {
     pub(super) claimed: BTreeMap<Offset, Bytes>,
     /// Came back; to be handed out before the cursor moves on.
     pub(super) returned: BTreeSet<Offset>,
+    /// Of a queue with priorities, where all of this is by priority.
+    pub(super) lanes: Option<Lanes>,
     /// Times an entry was handed out by this process and came back.
     pub(super) returns: BTreeMap<Offset, u32>,
     pub(super) turn: usize,
@@ -86,6 +89,7 @@ impl Consumers {
         end: Offset,
     ) -> Consumers {
         let claimed = stored.claimed().iter();
+        let priority_max = settings.priority_max;
         Consumers {
             reads,
             settings,
@@ -96,6 +100,7 @@ impl Consumers {
             pending: BTreeMap::new(),
             claimed: claimed.map(|(entry, claim)| (*entry, claim.client_id.clone())).collect(),
             returned: BTreeSet::new(),
+            lanes: (priority_max > 0).then(|| Lanes::new(priority_max)),
             returns: BTreeMap::new(),
             turn: 0,
             delayed: stored.postponed().collect(),
@@ -169,13 +174,22 @@ impl Consumers {
         let due = self.delayed.iter().filter(|(_, until)| **until <= now);
         for entry in due.map(|(entry, _)| *entry).collect::<Vec<_>>() {
             self.delayed.remove(&entry);
-            self.returned.insert(entry);
+            self.put_back(entry);
+        }
+    }
+
+    /// An entry is to be handed out again.
+    fn put_back(&mut self, entry: Offset) {
+        match &mut self.lanes {
+            Some(lanes) => lanes.put_back(entry),
+            None => drop(self.returned.insert(entry)),
         }
     }
 
     /// An entry left the queue, or is a dead letter now.
     pub(super) fn forget(&mut self, entry: Offset) {
         self.give_credit_back(entry);
+        self.lanes.iter_mut().for_each(|lanes| lanes.forget(entry));
         self.returned.remove(&entry);
         self.returns.remove(&entry);
         self.delayed.remove(&entry);
@@ -236,7 +250,7 @@ impl Consumers {
         self.hint = Some((entry, offset));
         if is_planted(PlantedBug::HandedOutTwice) && returns == 0 {
             self.returns.insert(entry, 1);
-            self.returned.insert(entry);
+            self.put_back(entry);
         }
         true
     }
@@ -258,6 +272,7 @@ impl Consumers {
             }
             Outcome::Accepted | Outcome::Rejected => {
                 self.returns.remove(&entry);
+                self.lanes.iter_mut().for_each(|lanes| lanes.forget(entry));
                 self.finished.push(entry);
                 if is_planted(PlantedBug::NeighbourSettled) {
                     self.finished.push(entry.next());
@@ -278,7 +293,7 @@ impl Consumers {
             (Selection::Queue(_), false) => self.come_back(entry, Some(0), now),
             (Selection::Queue(_), true) | (Selection::Topics(_), _) => {
                 *self.returns.entry(entry).or_default() += 1;
-                self.returned.insert(entry);
+                self.put_back(entry);
             }
         }
     }
@@ -295,7 +310,7 @@ impl Consumers {
         }
         match delay_ms.map_or_else(|| self.settings.backoff(count), u64::from) {
             0 => {
-                self.returned.insert(entry);
+                self.put_back(entry);
                 self.released.push(entry);
             }
             delay => {

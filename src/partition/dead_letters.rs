@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fluxmq_index::{Offset, topic_trie};
 use fluxmq_log::disk::Disk;
 
-use super::batch::LogTimes;
+use super::batch::Stamp;
 use super::consumers::Death;
 use super::history::HistoryError;
 use super::manage::Managed;
@@ -209,8 +209,11 @@ impl<D: Disk> Partition<D> {
             is_copy: false,
         };
         let now = self.now;
+        // What it waited for is over; what it goes before is not.
+        let stamp = Stamp { deliver_at: None, ..self.stamp(&publish.message.properties) };
+        let routes = self.with_lanes(routes.to_vec(), stamp.priority);
         let pending = self.pending();
-        pending.building.message(&publish, &routes, LogTimes { now, deliver_at: None });
+        pending.building.message(&publish, &routes, stamp);
         pending.building.control(control, now);
         self.relieve();
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use fluxmq_index::{Offset, TopicTrie};
 
 use super::consumers::{Consumers, Member};
+use super::priority::Lanes;
 use super::request::{ConnectionId, Join};
 use crate::model::{Control, Millis, Outcome, QueueSettings, Selection};
 use crate::planted::{PlantedBug, is_planted};
@@ -199,6 +200,7 @@ impl Groups {
             consumers.hint = None;
             consumers.returned.clear();
             consumers.returns.clear();
+            consumers.lanes.iter_mut().for_each(Lanes::restart);
             for entry in consumers.pending.keys().copied().collect::<Vec<_>>() {
                 consumers.give_credit_back(entry);
             }
@@ -219,6 +221,7 @@ impl Groups {
                 consumers.give_credit_back(entry);
             }
             consumers.returned = consumers.returned.split_off(&to);
+            consumers.lanes.iter_mut().for_each(|lanes| lanes.trim(to));
             consumers.returns = consumers.returns.split_off(&to);
             consumers.cursor = consumers.cursor.max(to);
         }
@@ -324,7 +327,10 @@ impl Groups {
                 Selection::Queue(_) => end(key.0),
                 Selection::Topics(_) => consumers.end,
             };
-            let more = !consumers.returned.is_empty() || consumers.cursor < end;
+            let more = match &consumers.lanes {
+                Some(lanes) => lanes.has_more(end),
+                None => !consumers.returned.is_empty() || consumers.cursor < end,
+            };
             let room = pending_max.saturating_sub(consumers.held_count());
             (credit > 0 && more && room > 0).then(|| Next {
                 key: key.clone(),

@@ -19,6 +19,7 @@ mod lead;
 mod listening;
 mod manage;
 mod peers;
+mod priority;
 mod reader;
 mod replay;
 pub mod request;

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
-use super::batch::{Building, LogTimes};
+use super::batch::{Building, Stamp};
 use super::request::{ConnectionId, Event, Join, Outbox, Publish, QueueAnswer};
 use super::will::Fate;
 use super::{Partition, PartitionError};
-use crate::model::record::{DedupKey, queue_id};
+use crate::model::queue::PRIORITY_MAX;
+use crate::model::record::{DedupKey, lane_id, queue_id};
 use crate::model::{
     Control, Filter, Message, Properties, Property, QueueName, QueueSettings, Refusal,
     StoredMessage, Token,
@@ -137,11 +138,13 @@ impl<D: Disk> Partition<D> {
         self.overlay.passed_on += usize::from(publish.is_recorded_as_passed_on());
         let routes = self.routes(&publish);
         self.overlay_routes(&routes, message.len_bytes());
-        let delay = if routes.is_empty() { None } else { delay_of(&publish.message.properties) };
-        let now = self.now;
-        let times = LogTimes { now, deliver_at: delay.map(|delay| now.plus(delay)) };
+        let stamp = match routes.is_empty() {
+            true => Stamp { now: self.now, deliver_at: None, priority: 0 },
+            false => self.stamp(&publish.message.properties),
+        };
+        let routes = self.with_lanes(routes, stamp.priority);
         let pending = self.pending();
-        pending.building.message(&publish, &routes, times);
+        pending.building.message(&publish, &routes, stamp);
         pending.waiting.extend(waiting);
         self.relieve();
     }
@@ -282,6 +285,43 @@ impl<D: Disk> Partition<D> {
         routes
     }
 
+    /// Adds the lanes of the queues that order their entries by priority: the index finds the highest without looking at the others.
+    pub(super) fn with_lanes(&self, mut routes: Vec<u64>, priority: u8) -> Vec<u64> {
+        for at in 0..routes.len() {
+            let max = self.queue(routes[at]).map_or(0, |(_, settings)| settings.priority_max);
+            if max > 0 {
+                routes.push(lane_id(routes[at], priority.min(max)));
+            }
+        }
+        routes.sort_unstable();
+        routes
+    }
+
+    /// What a publisher says about how queues hand its message out: `x-delay`, in milliseconds, and `x-priority`, 0 to 9. What is no
+    /// number says nothing.
+    pub(super) fn stamp(&self, properties: &Properties) -> Stamp {
+        let mut stamp = Stamp { now: self.now, deliver_at: None, priority: 0 };
+        if properties.is_empty() {
+            return stamp;
+        }
+        let number =
+            |value: &[u8]| std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        for property in properties.iter() {
+            let Property::User(key, value) = property else { continue };
+            match &key[..] {
+                b"x-delay" if stamp.deliver_at.is_none() => {
+                    stamp.deliver_at = number(&value).map(|delay: u64| self.now.plus(delay));
+                }
+                b"x-priority" if stamp.priority == 0 => {
+                    let priority: u64 = number(&value).unwrap_or(0);
+                    stamp.priority = priority.min(u64::from(PRIORITY_MAX)) as u8;
+                }
+                _ => {}
+            }
+        }
+        stamp
+    }
+
     pub(super) fn pending(&mut self) -> &mut Pending {
         let now = self.now;
         self.building
@@ -312,18 +352,6 @@ impl<D: Disk> Partition<D> {
         last.index = index;
         Ok(())
     }
-}
-
-/// What a publisher says about when queues may hand its message out: `x-delay`, in milliseconds.
-fn delay_of(properties: &Properties) -> Option<u64> {
-    if properties.is_empty() {
-        return None;
-    }
-    let delay = properties.iter().find_map(|property| match property {
-        Property::User(key, value) if key == "x-delay" => Some(value),
-        _ => None,
-    });
-    std::str::from_utf8(&delay?).ok()?.parse().ok()
 }
 
 impl Overlay {

@@ -87,6 +87,7 @@ fn declaration(queue: &DeclaredQueue) -> anyhow::Result<Declaration> {
         single_active: queue.single_active,
         exclusive: queue.exclusive,
         primary_group,
+        priority_max: queue.priority_max.try_into().context("priority_max")?,
     };
     Ok((QueueName::from_text(bytes(&queue.name)).context("name")?, settings.checked()?))
 }

@@ -14,7 +14,7 @@ mod will;
 
 pub use dedup::Dedup;
 pub use group::{Claim, Group, GroupKey, Groups, Member};
-pub use queue::{Queue, Queues};
+pub use queue::{MARK_EVERY, Queue, Queues};
 pub use retained::{Retained, RetainedMessage};
 pub use section::{SectionError, section_name};
 pub use session::{Away, Session, Sessions, StoredSubscription};

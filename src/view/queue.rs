@@ -166,6 +166,12 @@ impl Queue {
         Some((Offset((self.marks_begin + mark) * MARK_EVERY), self.marks[mark as usize]))
     }
 
+    /// Returns the last remembered entry that is stored at or before a partition offset: its queue offset and its partition offset.
+    pub fn mark_at(&self, offset: Offset) -> Option<(Offset, Offset)> {
+        let mark = self.marks.partition_point(|mark| *mark <= offset).checked_sub(1)?;
+        Some((Offset((self.marks_begin + mark as u64) * MARK_EVERY), self.marks[mark]))
+    }
+
     fn add(&mut self, at: Offset, bytes: u64) {
         if self.count.is_multiple_of(MARK_EVERY) {
             if self.marks.is_empty() {

@@ -9,6 +9,7 @@ mod exchange;
 mod expiry;
 mod limits;
 mod passed_on;
+mod priorities;
 mod queue_rules;
 mod queues;
 mod replay;

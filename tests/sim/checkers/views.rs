@@ -103,6 +103,7 @@ fn to_stored(message: &Message) -> StoredMessage {
         time: Millis(message.ts),
         expiry_s: message.expiry_s,
         deliver_at: message.deliver_at.map(Millis),
+        priority: message.priority,
         publisher: message.producer.map_or(0, |producer| producer.id),
         dedup: message.producer.map_or(DedupKey::default(), |producer| DedupKey {
             incarnation: producer.epoch,
