@@ -211,6 +211,7 @@ fn settings() -> impl Strategy<Value = QueueSettings> {
                 single_active,
                 exclusive,
                 primary_group: is_stream.then_some(group),
+                retroactive: false,
                 priority_max: if is_stream { 0 } else { (deliveries_max % 10) as u8 },
             }
         },
@@ -226,6 +227,11 @@ fn queue_control() -> impl Strategy<Value = Control> {
             Control::QueueDeclared { name, settings }
         }),
         queue().prop_map(|queue| Control::QueueDeleted { queue }),
+        (queue(), partition(), offset()).prop_map(|(queue, source, next)| Control::QueueFollowed {
+            queue,
+            source,
+            next
+        }),
         (queue(), offset(), 0u64..20).prop_map(|(queue, to, bytes)| Control::QueueTrimmed {
             queue,
             to,

@@ -263,8 +263,12 @@ impl Client {
             Event::Detached { next, replayed } => self.detached(from, next, replayed),
             Event::Newest { token, result } => self.found_newest(from, token, result),
             Event::Outbound(found) => self.found_outbound(from, found),
-            // Only whoever asks hears of wills, of letters and of what became of queues.
-            Event::WillDue { .. } | Event::Letter(_) | Event::Queue { .. } => {}
+            // Only whoever asks hears of wills, of letters, of what became of queues, and of what they follow.
+            Event::WillDue { .. }
+            | Event::Letter(_)
+            | Event::Queue { .. }
+            | Event::Follow(_)
+            | Event::ReadOn { .. } => {}
             Event::OpenIds(packet_ids) => self.found_inbound(from, packet_ids),
             // What it read and held there is gone: the peer comes back, to whoever leads then, and its session goes on.
             Event::Resigned(refusal) => self.resigned(from, refusal),

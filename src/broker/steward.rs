@@ -1,5 +1,5 @@
-//! What is done for queues and no client asks for: dead letters go to queues in other partitions, and administrators' requests to
-//! their homes.
+//! What is done for queues and no client asks for: dead letters go to queues in other partitions, histories to the queues that follow
+//! them, and administrators' requests to their homes.
 //!
 //! Pure, a connection's machine like [`Client`](super::Client): one in each process, serving all partitions. It keeps nothing that
 //! matters: a letter is announced by where it died until this machine has said that it is stored.
@@ -7,11 +7,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use fluxmq_index::Offset;
+
 use super::Placement;
 use crate::model::record::DedupKey;
-use crate::model::{PartitionId, QueueName, Refusal, Token};
+use crate::model::{PartitionId, QueueName, QueueSettings, Refusal, Token};
 use crate::partition::request::{
-    Event, Letter, LetterId, Publish, QueueAction, QueueAnswer, QueueRequest, Request,
+    Event, Followed, Following, Letter, LetterId, Publish, QueueAction, QueueAnswer, QueueRequest,
+    ReadHistory, ReadOn, Request,
 };
 
 /// Carries letters, and asks for administrators.
@@ -20,11 +23,23 @@ pub struct Steward {
     carries: bool,
     /// Letters that their targets are storing, with where they died.
     carried: BTreeMap<Token, (PartitionId, PartitionId, LetterId)>,
+    /// What is under way for retroactive queues, and the request that each waits for.
+    following: BTreeMap<(QueueName, PartitionId), Token>,
+    asked_for: BTreeMap<Token, Course>,
     /// Requests that are not answered, with whom they were asked.
     asked: BTreeMap<Token, PartitionId>,
     next_token: u64,
     requests: VecDeque<(PartitionId, Request)>,
     answers: VecDeque<(Token, Result<QueueAnswer, Refusal>)>,
+}
+
+/// One partition's history on its way to a queue.
+struct Course {
+    queue: QueueName,
+    settings: Arc<QueueSettings>,
+    source: PartitionId,
+    /// Where the queue is when the request is done.
+    next: Offset,
 }
 
 impl Steward {
@@ -34,6 +49,8 @@ impl Steward {
             placement,
             carries: false,
             carried: BTreeMap::new(),
+            following: BTreeMap::new(),
+            asked_for: BTreeMap::new(),
             asked: BTreeMap::new(),
             next_token: 0,
             requests: VecDeque::new(),
@@ -65,8 +82,12 @@ impl Steward {
                 if let Some((_, home, id)) = self.carried.remove(&token) {
                     let result = result.map(|_| ());
                     self.requests.push_back((home, Request::LetterArrived { id, result }));
+                } else {
+                    self.history_arrived(token, result.is_ok());
                 }
             }
+            Event::Follow(following) => self.follow(&following),
+            Event::ReadOn { token, found } => self.bring(token, found),
             Event::Queue { token, result } if self.asked.remove(&token).is_some() => {
                 self.answers.push_back((token, result));
             }
@@ -76,6 +97,7 @@ impl Steward {
                     self.requests.push_back((from, Request::CarryLetters));
                 }
                 self.carried.retain(|_, (target, ..)| *target != from);
+                self.give_up(from);
                 let asked = std::mem::take(&mut self.asked);
                 let (lost, kept) = asked.into_iter().partition(|(_, home)| *home == from);
                 self.asked = kept;
@@ -109,6 +131,81 @@ impl Steward {
             is_copy: false,
         };
         self.requests.push_back((to, Request::Publish(publish)));
+    }
+
+    /// Begins to read for a queue that follows, where nothing is under way.
+    fn follow(&mut self, following: &Following) {
+        let Following { queue, settings, places } = following;
+        for source in self.placement.data() {
+            let key = (queue.clone(), source);
+            let course = self.following.get(&key).and_then(|token| self.asked_for.get(token));
+            if course.is_some_and(|course| course.settings.bindings == settings.bindings) {
+                continue;
+            }
+            let place = places.iter().find(|(of, _)| *of == source);
+            let next = place.map_or(Offset::ZERO, |(_, next)| *next);
+            let (queue, settings) = (queue.clone(), settings.clone());
+            self.read_on(Course { queue, settings, source, next });
+        }
+    }
+
+    fn read_on(&mut self, course: Course) {
+        let token = self.token();
+        let read = ReadOn { token, settings: course.settings.clone(), from: course.next };
+        self.requests.push_back((course.source, Request::ReadOn(Box::new(read))));
+        self.wait_for(token, course);
+    }
+
+    /// Brings what a history has to the queue.
+    fn bring(&mut self, read: Token, found: ReadHistory) {
+        let Some(course) = self.take_course(read) else { return };
+        let Course { queue, settings, source, next: from } = course;
+        let (token, home) = (self.token(), self.placement.queue(&queue));
+        let next = found.next;
+        let followed = Followed {
+            token,
+            queue: queue.clone(),
+            settings: settings.clone(),
+            source,
+            from,
+            found,
+        };
+        self.requests.push_back((home, Request::Follow(Box::new(followed))));
+        self.wait_for(token, Course { queue, settings, source, next });
+    }
+
+    /// The queue has it, and wants what comes next. Where it has not, its home says again where it is.
+    fn history_arrived(&mut self, token: Token, is_stored: bool) {
+        if let Some(course) = self.take_course(token).filter(|_| is_stored) {
+            self.read_on(course);
+        }
+    }
+
+    /// What was under way from or to a partition is lost.
+    fn give_up(&mut self, partition: PartitionId) {
+        let placement = &self.placement;
+        let following = &mut self.following;
+        self.asked_for.retain(|_, course| {
+            let is_kept = course.source != partition && placement.queue(&course.queue) != partition;
+            if !is_kept {
+                following.remove(&(course.queue.clone(), course.source));
+            }
+            is_kept
+        });
+    }
+
+    fn wait_for(&mut self, token: Token, course: Course) {
+        let key = (course.queue.clone(), course.source);
+        if let Some(before) = self.following.insert(key, token) {
+            self.asked_for.remove(&before);
+        }
+        self.asked_for.insert(token, course);
+    }
+
+    fn take_course(&mut self, token: Token) -> Option<Course> {
+        let course = self.asked_for.remove(&token)?;
+        self.following.remove(&(course.queue.clone(), course.source));
+        Some(course)
     }
 
     fn token(&mut self) -> Token {

@@ -19,7 +19,7 @@ pub use listeners::{
     ClientCertificates, Listener, Listeners, SecureWebListener, Tls, TlsListener, TlsVersion, Web,
     WebListener,
 };
-pub use queues::{DeclaredQueue, OverflowPolicy, QueueType, Queues};
+pub use queues::{DeclaredQueue, OverflowPolicy, QueueStart, QueueType, Queues};
 pub use sections::{
     Anonymous, Authentication, Authorization, DeniedPublish, DeniedSubscribe, Durability, Limits,
     Log, LogFormat, Partitions, Shards, Statistics, Storage, TlsIdentity,

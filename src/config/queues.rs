@@ -58,6 +58,18 @@ pub struct DeclaredQueue {
     pub primary_group: String,
     /// The highest priority that entries are told apart by. Default 0, one order for all.
     pub priority_max: u32,
+    /// Whether it holds what was published before it was declared, too. Default `latest`.
+    pub from: QueueStart,
+}
+
+/// Where a queue begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueStart {
+    /// With what is published from its declaration on.
+    #[default]
+    Latest,
+    /// With what history still has of its bindings.
+    Earliest,
 }
 
 /// How a queue is read.
@@ -112,6 +124,7 @@ impl Default for DeclaredQueue {
             exclusive: false,
             primary_group: String::new(),
             priority_max: 0,
+            from: QueueStart::Latest,
         }
     }
 }
@@ -147,6 +160,7 @@ impl Section for DeclaredQueue {
             exclusive,
             primary_group,
             priority_max,
+            from,
         } = self;
         walk.leaf("name", &mut Text(name, "a queue's name"));
         walk.leaf("type", &mut Choice(kind));
@@ -166,12 +180,18 @@ impl Section for DeclaredQueue {
         walk.leaf("exclusive", &mut Flag(exclusive));
         walk.leaf("primary_group", &mut Text(primary_group, "a group's name, or nothing"));
         walk.leaf("priority_max", &mut Number(priority_max, 0..=9));
+        walk.leaf("from", &mut Choice(from));
     }
 }
 
 impl Named for QueueType {
     const NAMES: &'static [(&'static str, QueueType)] =
         &[("classic", QueueType::Classic), ("stream", QueueType::Stream)];
+}
+
+impl Named for QueueStart {
+    const NAMES: &'static [(&'static str, QueueStart)] =
+        &[("latest", QueueStart::Latest), ("earliest", QueueStart::Earliest)];
 }
 
 impl Named for OverflowPolicy {

@@ -22,6 +22,7 @@ impl Control {
             | Control::QueueDeleted { .. }
             | Control::QueueTrimmed { .. }
             | Control::QueueRemoved { .. }
+            | Control::QueueFollowed { .. }
             | Control::GroupCreated { .. }
             | Control::CursorSet { .. }
             | Control::Postponed { .. } => put_queue_control(out, self),
@@ -86,7 +87,7 @@ impl Control {
 
     /// Reads what [`encode`](Control::encode) wrote.
     pub fn decode(opcode: u8, body: &Bytes) -> Result<Control, ControlError> {
-        if !(1..=22).contains(&opcode) {
+        if !(1..=23).contains(&opcode) {
             return Err(ControlError::UnknownOpcode(opcode));
         }
         let mut input = Source::new(body);
@@ -222,6 +223,10 @@ fn put_queue_control(out: &mut Vec<u8>, control: &Control) {
             put_list(out, entries, |out, entry| varint::put(out, entry.0));
             varint::put(out, *bytes);
         }
+        Control::QueueFollowed { queue, source, next } => {
+            out.extend_from_slice(&queue.to_le_bytes());
+            put_position(out, &(*source, *next));
+        }
         Control::Postponed { queue, group, entries } => {
             put_group(out, *queue, group);
             put_list(out, entries, |out, (entry, until)| {
@@ -250,6 +255,11 @@ fn take_queue_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
             entries: take_list(input, |input| Some(Offset(input.input.varint()?)))?,
             bytes: input.input.varint()?,
         },
+        23 => {
+            let queue = input.input.u64()?;
+            let (source, next) = take_position(input)?;
+            Control::QueueFollowed { queue, source, next }
+        }
         22 => Control::Postponed {
             queue: input.input.u64()?,
             group: take_bytes(input)?,

@@ -52,6 +52,8 @@ pub struct QueueSettings {
     pub primary_group: Option<QueueName>,
     /// The highest priority that entries are told apart by; 0 is one order for all.
     pub priority_max: u8,
+    /// It holds what history still has of its bindings, and follows it from there.
+    pub retroactive: bool,
 }
 
 /// How a queue is read.
@@ -143,6 +145,14 @@ pub enum SettingsError {
         /// What was asked for.
         max: u8,
     },
+    /// Nothing to look back at.
+    #[error(
+        "a queue that begins at the earliest needs bindings: name the topics whose history it holds"
+    )]
+    NothingToFollow,
+    /// What it holds was published already.
+    #[error("a queue that begins at the earliest cannot refuse publishers: use drop_head")]
+    CannotReject,
     /// A rule of another kind of queue.
     #[error("{field} means nothing to a {kind} queue")]
     Kind {
@@ -172,6 +182,7 @@ impl Default for QueueSettings {
             exclusive: false,
             primary_group: None,
             priority_max: 0,
+            retroactive: false,
         }
     }
 }
@@ -218,8 +229,14 @@ impl QueueSettings {
             ("exclusive", self.exclusive == other.exclusive),
             ("primary_group", self.primary_group == other.primary_group),
             ("priority_max", self.priority_max == other.priority_max),
+            ("from", self.retroactive == other.retroactive),
         ];
         fields.into_iter().find(|(_, is_same)| !is_same).map(|(field, _)| field)
+    }
+
+    /// Returns true when a publish to this topic is in the queue as it is stored; a retroactive one follows history instead.
+    pub fn captures(&self, topic: &[u8]) -> bool {
+        !self.retroactive && self.is_bound_to(topic)
     }
 
     /// Returns true when a publish to this topic is in the queue.
@@ -268,6 +285,12 @@ impl QueueSettings {
         }
         if self.priority_max > PRIORITY_MAX {
             return Err(SettingsError::Priority { max: self.priority_max });
+        }
+        if self.retroactive && self.bindings.is_empty() {
+            return Err(SettingsError::NothingToFollow);
+        }
+        if self.retroactive && self.limits.overflow == Overflow::RejectPublish {
+            return Err(SettingsError::CannotReject);
         }
         self.check_kind()?;
         Ok(self)
@@ -338,6 +361,7 @@ impl QueueSettings {
             put_bytes(out, group.as_bytes());
         }
         number(out, 18, Some(u64::from(self.priority_max)).filter(|max| *max > 0));
+        flag(out, 19, self.retroactive);
     }
 
     /// Encodes it as its record has it.
@@ -393,6 +417,7 @@ impl QueueSettings {
             16 => self.exclusive = true,
             17 => self.primary_group = Some(QueueName::new(take_bytes(input)?).ok()?),
             18 => self.priority_max = input.input.varint()?.try_into().ok()?,
+            19 => self.retroactive = true,
             _ => return None,
         }
         Some(())

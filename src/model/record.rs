@@ -135,6 +135,16 @@ pub enum Control {
         /// Queue offsets, each with its log time.
         entries: Vec<(Offset, Millis)>,
     },
+    /// A retroactive queue has everything of one partition's history below an offset: what was new of it is before this record, in the
+    /// same frame.
+    QueueFollowed {
+        /// The queue's id.
+        queue: u64,
+        /// Whose history.
+        source: PartitionId,
+        /// Where it goes on, an offset of that partition.
+        next: Offset,
+    },
     /// A consumer group exists from here on.
     GroupCreated {
         /// The queue's id.
@@ -408,6 +418,7 @@ impl Control {
             Control::QueueTrimmed { .. } => 20,
             Control::QueueRemoved { .. } => 21,
             Control::Postponed { .. } => 22,
+            Control::QueueFollowed { .. } => 23,
         }
     }
 }

@@ -61,6 +61,7 @@ impl<D: Disk> Partition<D> {
                     self.views.apply(offset, time, Record::Message(message, queues));
                     self.history.add(offset, &message.topic, queues);
                     self.groups.applied(offset, &message.topic);
+                    self.follows.applied(&message.topic);
                     if self.readers.len() > 0 {
                         let (at, passed_on) = ((offset, time), message.was_passed_on());
                         self.readers.dispatch(at, &to_message_at(message, time), passed_on, out);
@@ -92,8 +93,16 @@ impl<D: Disk> Partition<D> {
 
     pub(super) fn after_control(&mut self, offset: Offset, control: &Control) {
         match control {
-            Control::QueueDeclared { name, .. } => self.overlay.queue_applied(queue_id(name)),
+            Control::QueueDeclared { name, settings } => {
+                self.overlay.queue_applied(queue_id(name));
+                if settings.retroactive {
+                    self.follows.call();
+                }
+            }
             Control::QueueDeleted { queue } => self.overlay.queue_applied(*queue),
+            Control::QueueFollowed { queue, source, .. } => {
+                self.overlay.following.remove(&(*queue, *source));
+            }
             Control::GroupCreated { queue, group, .. } => {
                 self.overlay.groups.remove(&(*queue, group.clone()));
             }
@@ -140,7 +149,9 @@ impl<D: Disk> Partition<D> {
     /// Says what queues are bound to since a record, before anybody is answered who waited for it.
     fn announce_bindings(&self, control: &Control, gone: &[Filter], out: &mut impl Outbox) {
         let queues = &self.views.queues;
-        if let Control::QueueDeclared { settings, .. } = control {
+        if let Control::QueueDeclared { settings, .. } = control
+            && !settings.retroactive
+        {
             settings.bindings.iter().for_each(|filter| out.bound(filter, true));
         }
         for filter in gone.iter().filter(|filter| !queues.is_bound(filter)) {

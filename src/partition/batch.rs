@@ -51,6 +51,11 @@ impl Building {
             || self.builder.count() + 16 > RECORDS_PER_BATCH_MAX
     }
 
+    /// Returns true when so many more records fit into it.
+    pub fn has_room_for(&self, records: usize) -> bool {
+        self.builder.count() as usize + records <= RECORDS_PER_BATCH_MAX as usize
+    }
+
     /// Adds a message that goes to these queues and lanes of queues, ascending.
     pub fn message(&mut self, publish: &Publish, queues: &[u64], stamp: Stamp) {
         let Stamp { now, deliver_at, priority } = stamp;

@@ -53,6 +53,11 @@ impl Letters {
         self.due.values_mut().for_each(|due| due.announced = None);
     }
 
+    /// Who carries.
+    pub(super) fn courier(&self) -> Option<ConnectionId> {
+        self.courier
+    }
+
     /// Leadership is gone, and with it the part of telling.
     pub(super) fn resign(&mut self) -> Vec<ConnectionId> {
         let due = std::mem::take(&mut self.due);

@@ -118,6 +118,7 @@ impl<D: Disk> Partition<D> {
         self.overlay = Overlay::default();
         self.announcer.resign();
         let rejecters = self.letters.resign();
+        connections.extend(self.follows.resign());
         let readers = std::mem::replace(&mut self.readers, Readers::new(self.id));
         let groups = std::mem::take(&mut self.groups);
         let holders = std::mem::take(&mut self.holders);

@@ -10,6 +10,7 @@ mod consume;
 mod consumers;
 mod dead_letters;
 mod fenced;
+mod follow;
 mod fresh;
 mod gauges;
 mod group;
@@ -42,6 +43,7 @@ use thiserror::Error;
 
 use self::dead_letters::Letters;
 pub use self::fenced::{FenceStatus, Fenced, Opened};
+use self::follow::Follows;
 use self::fresh::Fresh;
 pub use self::gauges::Gauges;
 use self::group::Groups;
@@ -164,6 +166,7 @@ pub struct Partition<D: Disk> {
     parted: BTreeSet<ConnectionId>,
     announcer: Announcer,
     letters: Letters,
+    follows: Follows,
     heads: Heads,
     fresh: Fresh,
     now: Millis,
@@ -287,6 +290,7 @@ impl<D: Disk> Partition<D> {
             parted: BTreeSet::new(),
             announcer: Announcer::default(),
             letters: Letters::default(),
+            follows: Follows::default(),
             heads: Heads::default(),
             fresh: Fresh::default(),
             now,
@@ -384,6 +388,7 @@ impl<D: Disk> Partition<D> {
                 // Letters have no order: what it lost here it is told again.
                 self.parted.remove(&from);
                 self.letters.register(from);
+                self.follows.call();
             }
             Request::LetterArrived { id, result } => self.letter_arrived(&id, result, out),
             Request::Attach(attach) => self.attach(from, *attach, at, out),
@@ -417,6 +422,8 @@ impl<D: Disk> Partition<D> {
             | Request::SettleEntry { .. }
             | Request::CommitCursor { .. }) => self.handle_group(from, request, out),
             Request::Queue(request) => self.manage(from, request, out),
+            Request::ReadOn(read) => self.read_on(from, *read),
+            Request::Follow(followed) => self.follow(from, *followed, out),
             Request::Forget => self.forget(from, out),
         }
     }

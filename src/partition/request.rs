@@ -19,7 +19,8 @@ use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Session, StoredSubscription};
 
 pub use queue::{
-    GroupStats, Letter, LetterId, Peeked, QueueAction, QueueAnswer, QueueRequest, QueueStats,
+    Followed, Following, GroupStats, Letter, LetterId, Peeked, QueueAction, QueueAnswer,
+    QueueRequest, QueueStats, ReadHistory, ReadOn,
 };
 
 /// One connection of this process; never reused.
@@ -179,7 +180,8 @@ pub enum Request {
     },
     /// Declares, ends, empties, counts a queue. Answered by `Queue`.
     Queue(QueueRequest),
-    /// Carries letters to queues elsewhere for this connection's process: told by `Letter`, any number of times.
+    /// Carries letters to queues elsewhere for this connection's process, and reads other partitions' histories for queues here: told by
+    /// `Letter` and `Follow`, any number of times.
     CarryLetters,
     /// A letter is stored in its queue, or was refused there.
     LetterArrived {
@@ -188,6 +190,10 @@ pub enum Request {
         /// What became of it.
         result: Result<(), Refusal>,
     },
+    /// Reads the partition's history for a retroactive queue. Answered by `ReadOn` once there is something.
+    ReadOn(Box<ReadOn>),
+    /// Stores what was read for a retroactive queue that lives here. Answered by `Confirm`.
+    Follow(Box<Followed>),
     /// The connection is gone: forget it.
     Forget,
 }
@@ -405,6 +411,15 @@ pub enum Event {
     },
     /// A message is to be stored in a queue that lives elsewhere. Storing it is up to the receiver, and so is saying that it is.
     Letter(Box<Letter>),
+    /// A queue that lives there follows histories. Reading them for it is up to the receiver; told again every few seconds.
+    Follow(Box<Following>),
+    /// What a partition's history has.
+    ReadOn {
+        /// Echoed.
+        token: Token,
+        /// What there is.
+        found: ReadHistory,
+    },
     /// The membership stands, or not.
     Joined {
         /// Echoed.

@@ -17,7 +17,9 @@ impl<D: Disk> Partition<D> {
         self.announce_wills(out);
         if self.leading.is_some() {
             self.bury_all(out)?;
+            self.call_for_history(out);
         }
+        let is_behind = self.serve_followers(out)?;
         for wanted in self.readers.wanted(RECORDS_PER_TURN_MAX) {
             self.serve(wanted, out)?;
         }
@@ -29,7 +31,8 @@ impl<D: Disk> Partition<D> {
         }
         let queues = &self.views.queues;
         let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
-        Ok(self.has_more_for_readers()
+        Ok(is_behind
+            || self.has_more_for_readers()
             || !self.groups.next(1, self.options.pending_max, end).is_empty())
     }
 

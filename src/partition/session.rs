@@ -136,6 +136,7 @@ impl<D: Disk> Partition<D> {
         }
         self.announcer.forget(connection);
         self.letters.forget(connection);
+        self.follows.forget(connection);
         if let Some(client_id) = self.holders.held_by(connection)
             && !self.holders.vanishes_opening(&client_id, connection)
         {

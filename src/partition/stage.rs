@@ -16,7 +16,7 @@ use super::{Partition, PartitionError};
 use crate::model::queue::PRIORITY_MAX;
 use crate::model::record::{DedupKey, lane_id, queue_id};
 use crate::model::{
-    Control, Filter, Message, Properties, Property, QueueName, QueueSettings, Refusal,
+    Control, Filter, Message, PartitionId, Properties, Property, QueueName, QueueSettings, Refusal,
     StoredMessage, Token,
 };
 use crate::planted::{PlantedBug, is_planted};
@@ -63,6 +63,8 @@ pub(super) struct Overlay {
     pub(super) groups: BTreeSet<(u64, Bytes)>,
     /// Entries that leave their queues for everybody.
     pub(super) leaving: BTreeSet<(u64, Offset)>,
+    /// Retroactive queues that are being given more of a partition's history.
+    pub(super) following: BTreeSet<(u64, PartitionId)>,
     /// Queues whose oldest entries leave.
     pub(super) trimming: BTreeSet<u64>,
     /// Messages and bytes on their way to queues that may be full.
@@ -277,7 +279,7 @@ impl<D: Disk> Partition<D> {
             let changes = &self.overlay.queues;
             routes.retain(|id| !changes.contains_key(id));
             let becomes = changes.iter().filter_map(|(id, it)| Some((*id, it.becomes.as_ref()?)));
-            let bound = becomes.filter(|(_, (_, settings))| settings.is_bound_to(topic));
+            let bound = becomes.filter(|(_, (_, settings))| settings.captures(topic));
             routes.extend(bound.map(|(id, _)| id));
         }
         routes.sort_unstable();

@@ -61,6 +61,11 @@ pub(super) fn refuse(
         Request::Queue(QueueRequest { token, .. }) => {
             out.send(from, Event::Queue { token: *token, result: Err(refusal) });
         }
+        Request::Follow(followed) => {
+            out.send(from, Event::Confirm { token: followed.token, result: Err(refusal) });
+        }
+        // Its queue says again that it follows.
+        Request::ReadOn(_) => out.send(from, Event::Resigned(refusal)),
         Request::ListClaimed { .. } => out.send(from, Event::Claimed(Err(refusal))),
         // What waits for a group to let go has nothing more to wait for here.
         Request::Leave { token: Some(token), .. } => {

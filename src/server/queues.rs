@@ -4,7 +4,7 @@ use anyhow::Context;
 use bytes::Bytes;
 
 use crate::broker::Broker;
-use crate::config::{DeclaredQueue, OverflowPolicy, QueueType};
+use crate::config::{DeclaredQueue, OverflowPolicy, QueueStart, QueueType};
 use crate::model::queue::{
     DeadLetterTarget, DeadLetters, Overflow, QueueKind, QueueLimits, QueueSettings,
 };
@@ -88,6 +88,7 @@ fn declaration(queue: &DeclaredQueue) -> anyhow::Result<Declaration> {
         exclusive: queue.exclusive,
         primary_group,
         priority_max: queue.priority_max.try_into().context("priority_max")?,
+        retroactive: queue.from == QueueStart::Earliest,
     };
     Ok((QueueName::from_text(bytes(&queue.name)).context("name")?, settings.checked()?))
 }

@@ -4,6 +4,7 @@
 //! a snapshot and applying the rest equals applying everything, and both snapshots are byte-equal.
 
 mod dedup;
+mod follow;
 mod group;
 mod queue;
 mod retained;
@@ -13,6 +14,7 @@ mod topology;
 mod will;
 
 pub use dedup::Dedup;
+pub use follow::Follows;
 pub use group::{Claim, Group, GroupKey, Groups, Member};
 pub use queue::{MARK_EVERY, Queue, Queues};
 pub use retained::{Retained, RetainedMessage};
@@ -58,6 +60,8 @@ pub struct Views {
     pub topology: Topology,
     /// Wills that are not over.
     pub wills: Wills,
+    /// How far retroactive queues are.
+    pub follows: Follows,
 }
 
 impl Views {
@@ -91,7 +95,7 @@ impl Views {
         Ok(views)
     }
 
-    fn all(&self) -> [&dyn View; 7] {
+    fn all(&self) -> [&dyn View; 8] {
         [
             &self.sessions,
             &self.retained,
@@ -100,10 +104,11 @@ impl Views {
             &self.dedup,
             &self.topology,
             &self.wills,
+            &self.follows,
         ]
     }
 
-    fn all_mut(&mut self) -> [&mut dyn View; 7] {
+    fn all_mut(&mut self) -> [&mut dyn View; 8] {
         [
             &mut self.sessions,
             &mut self.retained,
@@ -112,6 +117,7 @@ impl Views {
             &mut self.dedup,
             &mut self.topology,
             &mut self.wills,
+            &mut self.follows,
         ]
     }
 }

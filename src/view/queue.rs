@@ -28,6 +28,8 @@ pub struct Queues {
     bound: BTreeMap<Filter, u32>,
     /// Derived: queues whose entries leave by number or age.
     limited: BTreeSet<u64>,
+    /// Derived: queues that follow history.
+    retroactive: BTreeSet<u64>,
 }
 
 /// One queue.
@@ -73,6 +75,11 @@ impl Queues {
         self.bound.contains_key(filter)
     }
 
+    /// Lists the queues that follow history.
+    pub fn retroactive(&self) -> impl Iterator<Item = u64> {
+        self.retroactive.iter().copied()
+    }
+
     /// Lists the queues whose entries leave by number or age.
     pub fn limited(&self) -> impl Iterator<Item = u64> {
         self.limited.iter().copied()
@@ -80,7 +87,10 @@ impl Queues {
 
     fn insert(&mut self, queue: Queue) {
         let id = queue_id(&queue.name);
-        for filter in &queue.settings.bindings {
+        if queue.settings.retroactive {
+            self.retroactive.insert(id);
+        }
+        for filter in captured(&queue) {
             self.bindings.insert(filter.as_bytes(), id);
             *self.bound.entry(filter.clone()).or_default() += 1;
         }
@@ -92,7 +102,7 @@ impl Queues {
 
     fn remove(&mut self, id: u64) {
         let Some(queue) = self.by_id.remove(&id) else { return };
-        for filter in &queue.settings.bindings {
+        for filter in captured(&queue) {
             self.bindings.remove(filter.as_bytes(), &id);
             if let Some(count) = self.bound.get_mut(filter) {
                 *count -= 1;
@@ -102,7 +112,13 @@ impl Queues {
             }
         }
         self.limited.remove(&id);
+        self.retroactive.remove(&id);
     }
+}
+
+/// What a queue is bound to that is routed to it when it is stored.
+fn captured(queue: &Queue) -> &[Filter] {
+    if queue.settings.retroactive { &[] } else { &queue.settings.bindings }
 }
 
 impl Queue {

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use super::Position;
-use crate::model::{Filter, Message, Millis, QueueName, QueueSettings, StoredMessage, Token};
+use crate::model::{
+    Filter, Message, Millis, PartitionId, QueueName, QueueSettings, StoredMessage, Token,
+};
 
 /// One request to the home partition of a queue. Answered by [`Event::Queue`](super::Event::Queue), when what it changed is committed.
 #[derive(Clone, Debug)]
@@ -73,6 +75,54 @@ pub struct Letter {
     pub target: QueueName,
     /// What.
     pub message: Message,
+}
+
+/// A retroactive queue that lives here, and where it goes on in the histories that it follows.
+#[derive(Clone, Debug)]
+pub struct Following {
+    /// Which queue.
+    pub queue: QueueName,
+    /// What it is; its bindings say what it follows.
+    pub settings: Arc<QueueSettings>,
+    /// Where it goes on, by partition; those that are not listed it has nothing of.
+    pub places: Vec<(PartitionId, Offset)>,
+}
+
+/// Asks for the next messages of a partition's history that match a queue's bindings.
+#[derive(Clone, Debug)]
+pub struct ReadOn {
+    /// Echoed.
+    pub token: Token,
+    /// Whose bindings.
+    pub settings: Arc<QueueSettings>,
+    /// From here on, a partition offset.
+    pub from: Offset,
+}
+
+/// Messages of a partition's history, in its order.
+#[derive(Clone, Debug)]
+pub struct ReadHistory {
+    /// At least one.
+    pub messages: Vec<StoredMessage>,
+    /// Everything that matches below this partition offset is among them.
+    pub next: Offset,
+}
+
+/// Messages of a partition's history for a retroactive queue.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// Echoed.
+    pub token: Token,
+    /// Which queue.
+    pub queue: QueueName,
+    /// What it was when they were asked for.
+    pub settings: Arc<QueueSettings>,
+    /// Whose history.
+    pub source: PartitionId,
+    /// Where they begin: refused unless that is where the queue is.
+    pub from: Offset,
+    /// What there was.
+    pub found: ReadHistory,
 }
 
 /// What became of it.

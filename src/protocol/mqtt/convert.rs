@@ -57,13 +57,14 @@ pub(super) fn parts(list: &PropertyList) -> Result<Parts, Violation> {
 
 /// Names of the broker's delivery properties, which publishers cannot set.
 fn is_reserved(key: &[u8]) -> bool {
-    const NAMES: [&[u8]; 18] = [
+    const NAMES: [&[u8]; 19] = [
         b"message-id",
         b"group-id",
         b"queue",
         b"offset",
         b"delivery-count",
         b"x-source-topic",
+        b"x-source-timestamp",
         b"x-stream-offset",
         b"x-stream-partition",
         b"x-gap",

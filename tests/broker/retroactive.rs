@@ -1,0 +1,209 @@
+//! Queues that begin at the earliest: what history has is in them, once and in order, and what is published meanwhile and afterwards.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fluxmq::model::queue::{Overflow, QueueLimits};
+use fluxmq::model::{Delivery, Filter, Properties, Property, QoS, QueueSettings, Refusal};
+use fluxmq::partition::request::{ConnectionId, QueueAction};
+use fluxmq_index::Offset;
+
+use crate::wire::Dice;
+use crate::world::{World, message, text};
+
+const ONCE: QoS = QoS::AtLeastOnce;
+
+fn with_one_and_four(test: impl Fn(World)) {
+    test(World::new(1));
+    test(World::new(4));
+}
+
+fn following(filters: &[&str]) -> QueueSettings {
+    let filter = |text: &&str| Filter::new(Bytes::from((*text).to_owned())).unwrap();
+    let bindings = filters.iter().map(filter).collect();
+    QueueSettings { bindings, retroactive: true, ..QueueSettings::default() }
+}
+
+fn publish(world: &mut World, publisher: ConnectionId, topic: &str, number: usize) {
+    let message = message(topic, number.to_string(), ONCE);
+    assert_eq!(world.publish(publisher, message, None), Some(Ok(true)), "{topic}");
+}
+
+/// Everything in a queue, in its order.
+fn read(world: &mut World, reader: &str, queue: &str) -> Vec<Delivery> {
+    let (reader, _) = world.open(reader, true, 0);
+    let filter = format!("$queue/{queue}/#");
+    world.subscribe(reader, &filter, |s| s.position = Some(Bytes::from("earliest"))).unwrap();
+    let mut all = Vec::new();
+    loop {
+        let some = world.deliveries(reader);
+        if some.is_empty() {
+            break;
+        }
+        for delivery in &some {
+            world.settle(reader, delivery.id, fluxmq::model::Outcome::Accepted);
+        }
+        all.extend(some);
+    }
+    world.close(reader, false);
+    all
+}
+
+/// Numbers by topic, in the order of the queue.
+fn by_topic(entries: &[Delivery]) -> BTreeMap<String, Vec<usize>> {
+    let mut topics: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for entry in entries {
+        let topic = entry.message.topic.as_str().to_owned();
+        topics.entry(topic).or_default().push(text(entry).parse().unwrap());
+    }
+    topics
+}
+
+#[test]
+fn a_queue_declared_today_holds_what_was_published_before_and_what_comes_next() {
+    with_one_and_four(|mut world| {
+        let (publisher, _) = world.open("publisher", true, 0);
+        for number in 0..600 {
+            publish(&mut world, publisher, &format!("site/{}/temp", number % 7), number);
+            publish(&mut world, publisher, "site/1/other", number);
+        }
+        world.publish(publisher, message("site/1/temp", "unstored", QoS::AtMostOnce), None);
+        let published_at = world.now;
+        world.pass(60_000);
+
+        world.declare("temps", following(&["site/+/temp"]));
+        for number in 600..700 {
+            publish(&mut world, publisher, &format!("site/{}/temp", number % 7), number);
+        }
+
+        let entries = read(&mut world, "reader", "temps");
+        let offsets: Vec<u64> = entries.iter().map(|entry| entry.id.offset.0).collect();
+        assert_eq!(offsets, (0..700).collect::<Vec<u64>>());
+        let of = |site: usize| (0..700).filter(|number| number % 7 == site).collect::<Vec<usize>>();
+        let expected: BTreeMap<String, Vec<usize>> =
+            (0..7).map(|site| (format!("$queue/temps/site/{site}/temp"), of(site))).collect();
+        assert_eq!(by_topic(&entries), expected);
+        let user = |name: &str| {
+            let properties = entries[0].message.properties.iter();
+            let mut users = properties.filter_map(|property| match property {
+                Property::User(key, value) if key == name => Some(value),
+                _ => None,
+            });
+            users.next()
+        };
+        assert_eq!(user("x-source-timestamp"), Some(Bytes::from(published_at.0.to_string())));
+    });
+}
+
+/// Cut off anywhere, by the power too, while it fills and others publish.
+#[test]
+fn every_record_is_in_it_once_and_in_order_whatever_comes_between() {
+    for seed in 0..10 {
+        let mut dice = Dice::new(seed);
+        let mut world = World::new(1 + (seed % 2) as u16 * 3);
+        let (mut publisher, _) = world.open("publisher", true, 0);
+        let mut published = 0;
+        let mut some = |world: &mut World, publisher, count: usize| {
+            for _ in 0..count {
+                publish(world, publisher, &format!("site/{}", published % 5), published);
+                published += 1;
+            }
+            published
+        };
+        some(&mut world, publisher, 50 + dice.roll(600));
+        world.declare("all", following(&["site/#", "site/3", "#"]));
+        let mut count = 0;
+        for step in 0..6 {
+            for _ in 0..dice.roll(6) {
+                world.turn(dice.roll(4) > 0);
+            }
+            count = some(&mut world, publisher, dice.roll(40));
+            if dice.roll(2) == 0 {
+                if dice.roll(2) == 0 {
+                    world.snapshot();
+                }
+                world = world.crash(seed * 10 + step);
+                (publisher, _) = world.open("publisher", true, 0);
+            }
+        }
+        world.run();
+
+        let entries = read(&mut world, "reader", "all");
+        assert_eq!(entries.len(), count, "seed {seed}");
+        for (topic, numbers) in by_topic(&entries) {
+            assert!(numbers.is_sorted_by(|one, next| one + 5 == *next), "seed {seed}: {topic}");
+        }
+        assert_eq!(world.stats("all").end, Offset(count as u64), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_queue_that_is_declared_again_begins_again() {
+    with_one_and_four(|mut world| {
+        let (publisher, _) = world.open("publisher", true, 0);
+        (0..30).for_each(|number| publish(&mut world, publisher, "a/1", number));
+        world.declare("q", following(&["a/#"]));
+        world.manage("q", QueueAction::Delete).unwrap();
+        (30..40).for_each(|number| publish(&mut world, publisher, "b/1", number));
+        assert!(world.manage("q", QueueAction::Stats).is_err(), "nothing brings it back");
+
+        world.declare("q", following(&["b/#", "a/1"]));
+        publish(&mut world, publisher, "a/1", 40);
+
+        let topics = by_topic(&read(&mut world, "reader", "q"));
+        let expected_a: Vec<usize> = (0..30).chain([40]).collect();
+        assert_eq!(topics["$queue/q/a/1"], expected_a);
+        assert_eq!(topics["$queue/q/b/1"], (30..40).collect::<Vec<usize>>());
+    });
+}
+
+#[test]
+fn what_is_over_is_not_in_it_and_what_was_delayed_waits_from_when_it_was_published() {
+    with_one_and_four(|mut world| {
+        let (publisher, _) = world.open("publisher", true, 0);
+        for (number, expiry_s) in [("0", Some(10)), ("1", Some(100)), ("2", None)] {
+            let message = fluxmq::model::Message { expiry_s, ..message("a", number, ONCE) };
+            world.publish(publisher, message, None);
+        }
+        let delay = Property::User(Bytes::from("x-delay"), Bytes::from("50000"));
+        let mut delayed = message("a", "3", ONCE);
+        delayed.properties = Properties::encode([&delay]);
+        world.publish(publisher, delayed, None);
+        world.pass(40_000);
+
+        world.declare("q", following(&["a"]));
+
+        let entries = read(&mut world, "reader", "q");
+        assert_eq!(entries.iter().map(text).collect::<Vec<_>>(), ["1", "2"]);
+        let left_s = entries[0].message.expiry_s.unwrap();
+        assert!((50..=60).contains(&left_s), "{left_s}");
+        world.pass(10_100);
+        let later: Vec<String> = read(&mut world, "later", "q").iter().map(text).collect();
+        assert_eq!(later, ["1", "2", "3"]);
+    });
+}
+
+#[test]
+fn a_declaration_that_cannot_look_back_is_refused_and_changes_nothing() {
+    with_one_and_four(|mut world| {
+        let limits = QueueLimits {
+            overflow: Overflow::RejectPublish,
+            messages_max: Some(5),
+            ..Default::default()
+        };
+        let cases = [
+            (following(&[]), "needs bindings"),
+            (QueueSettings { limits, ..following(&["a"]) }, "cannot refuse publishers"),
+        ];
+        for (settings, said) in cases {
+            let refused = world.manage("q", QueueAction::Declare(std::sync::Arc::new(settings)));
+            assert!(refused.clone().unwrap_err().to_string().contains(said), "{refused:?}");
+            assert!(world.manage("q", QueueAction::Stats).is_err());
+        }
+        world.declare("q", following(&["a"]));
+        let otherwise = QueueSettings { retroactive: false, ..following(&["a"]) };
+        let refused = world.manage("q", QueueAction::Declare(std::sync::Arc::new(otherwise)));
+        assert!(matches!(&refused, Err(Refusal::Invalid { reason }) if reason.contains("'from'")));
+        assert!(world.stats("q").settings.retroactive);
+    });
+}
