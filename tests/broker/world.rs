@@ -1,5 +1,9 @@
 //! A broker without sockets, threads or clock: partitions on a simulated disk and the clients of connections, stepped by hand.
 
+#[allow(dead_code, reason = "processes keep directories")]
+#[path = "../kept/mod.rs"]
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -35,6 +39,7 @@ const STEWARD: ConnectionId = ConnectionId(u64::MAX - 1);
 pub struct World {
     options: Options,
     pub disk: SimDisk,
+    _kept: kept::KeptDisk,
     pub partitions: BTreeMap<PartitionId, Partition<SimDisk>>,
     pub now: Millis,
     clients: BTreeMap<ConnectionId, Peer>,
@@ -131,6 +136,7 @@ impl World {
         steward.carry_letters();
         let mut world = World {
             options,
+            _kept: kept::KeptDisk(disk.clone()),
             disk,
             partitions: BTreeMap::new(),
             now,

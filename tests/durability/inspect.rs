@@ -1,4 +1,4 @@
-//! `wal-tools verify` on the directory of a broker, run as users run it.
+//! `wal-tools` on the directory of a broker that has ended, run as users run it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -16,7 +16,7 @@ pub fn wal_tools() -> &'static Path {
         let broker = Path::new(env!("CARGO_BIN_EXE_fluxmq"));
         let dir = broker.parent().unwrap();
         let path = dir.join("wal-tools");
-        if !path.exists() {
+        if is_stale(&path) {
             let name = dir.file_name().unwrap().to_str().unwrap();
             let profile = if name == "debug" { "dev" } else { name };
             let built = Command::new(env!("CARGO"))
@@ -32,7 +32,16 @@ pub fn wal_tools() -> &'static Path {
     })
 }
 
-/// Panics unless the tool's exit code is one of `codes`.
+/// Returns true when the tool is not there, or older than its sources.
+fn is_stale(tool: &Path) -> bool {
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+    let Some(built) = changed(tool) else { return true };
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("wal-tools/src");
+    let mut sources = std::fs::read_dir(sources).unwrap().map(|entry| entry.unwrap().path());
+    sources.any(|source| changed(&source).is_some_and(|changed| changed > built))
+}
+
+/// Panics unless the tool's exit code is one of `codes`, and what is derived from the log is what the log makes.
 pub fn assert_verifies(data: &Path, codes: &[i32]) {
     let output = verify(data);
     let code = output.status.code();
@@ -42,4 +51,19 @@ pub fn assert_verifies(data: &Path, codes: &[i32]) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
     );
+    assert_rebuilds(data);
+}
+
+/// Panics unless snapshots, the state that the next start begins with, and indexes are those that the whole log makes.
+fn assert_rebuilds(data: &Path) {
+    let output =
+        Command::new(wal_tools()).args(["rebuild", "--verify"]).arg(data).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "wal-tools rebuild --verify:\n{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(text.lines().any(|line| line.contains(": equal: state ")), "{text}");
 }

@@ -10,6 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+#[path = "../kept/mod.rs"]
+#[allow(dead_code, reason = "simulated disks are kept by other suites")]
+mod kept;
+
 /// How long anything that must happen may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Lines of the log that a failed test prints.
@@ -20,6 +24,7 @@ pub struct BrokerProcess {
     child: Child,
     address: String,
     log: Log,
+    data: PathBuf,
 }
 
 /// How a broker ended by itself.
@@ -80,7 +85,8 @@ impl BrokerProcess {
             match log.next(deadline) {
                 Ok(line) => {
                     if let Some(address) = listening(&line) {
-                        return Ok(BrokerProcess { child, address, log });
+                        let data = data.to_owned();
+                        return Ok(BrokerProcess { child, address, log, data });
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -203,6 +209,7 @@ impl BrokerProcess {
 impl Drop for BrokerProcess {
     fn drop(&mut self) {
         let (_, _) = (self.child.kill(), self.child.wait());
+        kept::keep_directory(&self.data);
         if std::thread::panicking() {
             let text = self.log.text();
             let lines: Vec<&str> = text.lines().collect();
