@@ -50,6 +50,12 @@ pub struct IndexFile<F> {
     path: PathBuf,
 }
 
+impl<F: DiskFile> IndexFile<F> {
+    pub(crate) fn new(file: F, path: PathBuf) -> IndexFile<F> {
+        IndexFile { file, path }
+    }
+}
+
 /// The index of a segment of a log.
 pub type LogIndex<D> = SealedIndex<IndexFile<<D as Disk>::File>>;
 

@@ -3,22 +3,25 @@
 //! A frame's checksum covers all of its body, so what is read in part is checked against the index's checksums of blocks instead:
 //! each block that a record lies in, whole. What the index does not have, producers, is in the frame's tables, a block more.
 
+use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use fluxmq_index::sealed::{BLOCK_BYTES, FrameEntry, SealedError};
+use fluxmq_index::sealed::{BLOCK_BYTES, Binding, Fault, FrameEntry, SealedError};
 use fluxmq_index::{Offset, SealedIndex};
 
 use crate::disk::{Disk, DiskFile};
 use crate::format::frame::LOCAL_AT;
 use crate::format::{
-    BatchError, BatchMeta, BatchReader, FRAME_HEADER_BYTES, FrameKind, Message, Producer,
-    SEGMENT_HEADER_BYTES,
+    BatchError, BatchMeta, BatchReader, FRAME_HEADER_BYTES, Frame, FrameHeader, FrameKind, Message,
+    Producer, SEGMENT_HEADER_BYTES,
 };
 use crate::index_file::IndexFile;
 use crate::layout::{AtPath, FileError, segment_path};
 use crate::log::Log;
+use crate::scan::read_segment_header;
+use crate::segment_indexer::bind;
 
 /// A segment and its index, open.
 #[derive(Debug)]
@@ -67,6 +70,56 @@ impl<D: Disk> Log<D> {
 }
 
 impl<F: DiskFile> IndexedSegment<F> {
+    /// Opens a segment and its index without their log, as tools do; `None` when there is no index. What the log knows of the segment is
+    /// read from it: its header, its last frame, and that none follows.
+    pub fn open_alone<D: Disk<File = F>>(
+        disk: &D,
+        segment: &Path,
+        index: &Path,
+    ) -> Result<Option<IndexedSegment<F>>, SealedError<FileError>> {
+        let failed =
+            |path: &Path, source| SealedError::Source(FileError { path: path.to_owned(), source });
+        let index_file = match disk.open_read(index) {
+            Ok(file) => IndexFile::new(file, index.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(index, error)),
+        };
+        let index = SealedIndex::open(index_file)?;
+        let file = disk.open_read(segment).map_err(|error| failed(segment, error))?;
+        let Binding { segment_no, chain, .. } = index.header().binding;
+        let found = bound_by(&index, &file).map_err(|error| failed(segment, error))?;
+        index.header().check(&found.ok_or(Fault::Foreign { segment_no, chain })?)?;
+        let path = segment.to_owned();
+        Ok(Some(IndexedSegment { index, file, path, producers: None, bytes_read: 0 }))
+    }
+
+    /// Reads the header of a frame.
+    pub fn read_header(&mut self, frame: &FrameEntry) -> Result<FrameHeader, RecordError> {
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        self.file.read_exact_at(&mut bytes, frame.bytes.start).at(&self.path)?;
+        self.bytes_read += bytes.len() as u64;
+        let salt = self.index.header().binding.salt;
+        FrameHeader::decode_canonical(&bytes, salt).map_err(|_| self.damaged(frame.bytes.start))
+    }
+
+    /// Reads a whole frame.
+    pub fn read_frame(&mut self, frame: &FrameEntry) -> Result<Frame, RecordError> {
+        let header = self.read_header(frame)?;
+        if header.frame_bytes() != frame.bytes.end - frame.bytes.start {
+            return Err(self.damaged(frame.bytes.start));
+        }
+        let mut body = vec![0; header.body_len as usize];
+        let position = frame.bytes.start + FRAME_HEADER_BYTES as u64;
+        self.file.read_exact_at(&mut body, position).at(&self.path)?;
+        self.bytes_read += body.len() as u64;
+        header.check_body(&body).map_err(|_| self.damaged(frame.bytes.start))?;
+        Ok(Frame { header, body: body.into() })
+    }
+
+    fn damaged(&self, position: u64) -> RecordError {
+        RecordError::Block { path: self.path.clone(), position }
+    }
+
     /// The index.
     pub fn index(&self) -> &SealedIndex<IndexFile<F>> {
         &self.index
@@ -120,9 +173,8 @@ impl<F: DiskFile> IndexedSegment<F> {
         let end_bytes = self.index.header().binding.end_bytes;
         let start = range.start / BLOCK * BLOCK;
         let end = range.end.next_multiple_of(BLOCK).min(end_bytes);
-        let damaged = |position| RecordError::Block { path: self.path.clone(), position };
         if start < SEGMENT_HEADER_BYTES as u64 || range.end > end_bytes {
-            return Err(damaged(range.start));
+            return Err(self.damaged(range.start));
         }
         let mut bytes = vec![0; (end - start) as usize];
         self.file.read_exact_at(&mut bytes, start).at(&self.path)?;
@@ -136,11 +188,34 @@ impl<F: DiskFile> IndexedSegment<F> {
         let first = (start - SEGMENT_HEADER_BYTES as u64) / BLOCK;
         for (number, block) in (first..).zip(bytes.chunks(BLOCK_BYTES)) {
             if self.index.block_crc(number)? != Some(crc32c::crc32c(block)) {
-                return Err(damaged(SEGMENT_HEADER_BYTES as u64 + number * BLOCK));
+                return Err(self.damaged(SEGMENT_HEADER_BYTES as u64 + number * BLOCK));
             }
         }
         self.bytes_read += bytes.len() as u64;
         let (from, to) = (range.start - start, range.end - start);
         Ok(Bytes::from(bytes).slice(from as usize..to as usize))
     }
+}
+
+/// Returns what binds an index to the segment as it is in a file; `None` where the file is none, or ends otherwise than the index says.
+fn bound_by<F: DiskFile>(
+    index: &SealedIndex<IndexFile<F>>,
+    file: &F,
+) -> io::Result<Option<Binding>> {
+    let end_bytes = index.header().binding.end_bytes;
+    let Ok(segment) = read_segment_header(file)? else { return Ok(None) };
+    let last = index.frames_in(end_bytes.saturating_sub(1)..end_bytes).ok();
+    let last = last.and_then(|frames| frames.into_iter().rfind(|it| it.bytes.end == end_bytes));
+    let Some(last) = last else { return Ok(None) };
+    let header_at = |position: u64| -> io::Result<Option<FrameHeader>> {
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        match file.read_exact_at(&mut bytes, position) {
+            Ok(()) => Ok(FrameHeader::decode_canonical(&bytes, segment.salt()).ok()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    let Some(header) = header_at(last.bytes.start)? else { return Ok(None) };
+    let follows = header_at(end_bytes)?.is_some_and(|next| next.index == header.index + 1);
+    Ok((!follows).then(|| bind(&segment, &header, last.bytes.end)))
 }

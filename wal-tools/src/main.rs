@@ -9,6 +9,7 @@ mod diff;
 mod dump;
 mod finding;
 mod fold;
+mod grep;
 mod index;
 mod link;
 mod lock;
@@ -17,6 +18,7 @@ mod names;
 mod rebuild;
 mod record_line;
 mod scan;
+mod search;
 mod side;
 mod source;
 mod stat;
@@ -105,6 +107,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<u8, CommandError> {
         Command::Dump(arguments) => dump::run(&arguments, out),
         Command::Verify(arguments) => verify::run(&arguments, out),
         Command::Stat(arguments) => stat::run(&arguments, out),
+        Command::Grep(arguments) => grep::run(&arguments, out),
         Command::Index(arguments) => index::run(&arguments, out),
         Command::Rebuild(arguments) => rebuild::run(&arguments, out),
         Command::State(arguments) => state::run(&arguments, out),

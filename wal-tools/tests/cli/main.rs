@@ -6,6 +6,7 @@ mod diff;
 mod dump;
 mod engine;
 mod fixture;
+mod grep;
 mod index;
 mod rebuild;
 mod stat;
