@@ -6,7 +6,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fluxmq::model::{AddressError, Filter};
-use fluxmq_index::Offset;
+use fluxmq_index::{Offset, OffsetRange};
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::fold::To;
@@ -56,7 +56,20 @@ pub enum Command {
     /// Exit codes: 0, 2 damage had to be stepped over, 3 usage.
     #[command(after_help = GREP_EXAMPLES)]
     Grep(GrepArguments),
+    /// Take messages out of the log into files, byte for byte.
+    ///
+    /// A file that exists is not overwritten, and none appears before it is whole. Exit codes: 0, 1 nothing matches, 2 damage had to
+    /// be stepped over and something may be missing, 3 usage.
+    #[command(after_help = EXTRACT_EXAMPLES)]
+    Extract(ExtractArguments),
 }
+
+const EXTRACT_EXAMPLES: &str = "Examples:
+  wal-tools extract data --partition 1 --offset 40150 -o picture.jpg   one payload
+  wal-tools extract data 'cameras/+/picture' -o pictures/              a file for each, p0001-<offset>.payload
+  wal-tools extract data --queue orders --as json -o orders.jsonl      everything of the messages, payloads in base64
+  wal-tools extract data/p0001 --range 40100..40200 --as frames -o frames.bin
+";
 
 const GREP_EXAMPLES: &str = r#"Examples:
   wal-tools grep data 'sensors/+/temp' --from 2026-11-20T00:00:00Z --to 2026-11-21T00:00:00Z
@@ -156,7 +169,7 @@ pub struct DiffArguments {
 }
 
 /// Which messages to find.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SearchArguments {
     /// A data directory, a partition's directory, or one segment file.
     pub path: PathBuf,
@@ -201,6 +214,40 @@ pub struct GrepArguments {
     /// Say on standard error how much was read.
     #[arg(long)]
     pub stats: bool,
+}
+
+/// What to take out, and where to put it.
+#[derive(Debug, Args)]
+pub struct ExtractArguments {
+    /// Which messages.
+    #[command(flatten)]
+    pub search: SearchArguments,
+    /// Only the message at this offset; of each partition, if several are looked through.
+    #[arg(long, value_name = "N", conflicts_with_all = ["from", "to", "range"])]
+    pub offset: Option<u64>,
+    /// Only messages from offset A on and before offset B.
+    #[arg(long, value_name = "A..B", conflicts_with_all = ["from", "to"], value_parser = parse_range)]
+    pub range: Option<OffsetRange>,
+    /// A file, a directory (one that exists, or a name with `/` at its end), or `-` for standard output.
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub output: PathBuf,
+    /// What to write.
+    #[arg(long = "as", value_enum, default_value_t = ExtractForm::Payload)]
+    pub form: ExtractForm,
+    /// Overwrite files.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What is taken out of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExtractForm {
+    /// The payload and nothing else: into a directory, or of one message.
+    Payload,
+    /// One JSON object a line, as `dump` has it, with the payload in base64.
+    Json,
+    /// The frames that hold the messages, whole, as they lie in the segment.
+    Frames,
 }
 
 /// How a found message is printed.
@@ -292,6 +339,12 @@ pub enum From {
     Offset(Offset),
     /// At the first record of this log time or later, in milliseconds since the Unix epoch.
     Time(u64),
+}
+
+fn parse_range(text: &str) -> Result<OffsetRange, FromError> {
+    let parse = |text: &str| text.parse().map(Offset).map_err(|_| FromError);
+    let (start, end) = text.split_once("..").ok_or(FromError)?;
+    Ok(parse(start)?..parse(end)?)
 }
 
 fn parse_filter(text: &str) -> Result<String, AddressError> {

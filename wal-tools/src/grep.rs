@@ -17,7 +17,7 @@ pub fn run(arguments: &GrepArguments, out: &mut impl Write) -> Result<u8, Comman
     let mut walk = Walk::default();
     let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
     let mut left = arguments.limit.unwrap_or(u64::MAX);
-    search.run(&mut walk, &mut |hit: Hit| {
+    search.run(&mut walk, &mut |hit: Hit<'_>| {
         if left == 0 {
             return Ok(ControlFlow::Break(()));
         }
@@ -56,7 +56,11 @@ pub fn run(arguments: &GrepArguments, out: &mut impl Write) -> Result<u8, Comman
     Ok(if walk.damage_count > 0 { EXIT_CORRUPTION } else { 0 })
 }
 
-fn print(arguments: &GrepArguments, hit: &Hit, out: &mut impl Write) -> Result<(), CommandError> {
+fn print(
+    arguments: &GrepArguments,
+    hit: &Hit<'_>,
+    out: &mut impl Write,
+) -> Result<(), CommandError> {
     let format = match arguments.format {
         GrepFormat::Text => Format::Text,
         GrepFormat::Json => Format::Json,

@@ -7,6 +7,7 @@
 mod arguments;
 mod diff;
 mod dump;
+mod extract;
 mod finding;
 mod fold;
 mod grep;
@@ -37,6 +38,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use arguments::{Arguments, Command};
+use extract::ExtractError;
 use fluxmq_log::SnapshotReadError;
 use fold::FoldError;
 use lock::LockError;
@@ -53,6 +55,8 @@ enum CommandError {
     #[error(transparent)]
     Fold(#[from] FoldError),
     #[error(transparent)]
+    Extract(#[from] ExtractError),
+    #[error(transparent)]
     Lock(#[from] LockError),
     #[error("cannot write the snapshot: {0}")]
     Snapshot(#[from] SnapshotReadError),
@@ -65,10 +69,10 @@ enum CommandError {
 impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
-            CommandError::Fold(FoldError::NoSnapshot { .. } | FoldError::Decode { .. }) => {
-                EXIT_CORRUPTION
-            }
+            CommandError::Fold(FoldError::NoSnapshot { .. } | FoldError::Decode { .. })
+            | CommandError::Extract(ExtractError::Frame { .. }) => EXIT_CORRUPTION,
             CommandError::Fold(FoldError::Alone { .. } | FoldError::Before { .. })
+            | CommandError::Extract(ExtractError::Exists { .. } | ExtractError::Several { .. })
             | CommandError::Source(_)
             | CommandError::Lock(_)
             | CommandError::Snapshot(_)
@@ -107,6 +111,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<u8, CommandError> {
         Command::Dump(arguments) => dump::run(&arguments, out),
         Command::Verify(arguments) => verify::run(&arguments, out),
         Command::Stat(arguments) => stat::run(&arguments, out),
+        Command::Extract(arguments) => extract::run(&arguments, out),
         Command::Grep(arguments) => grep::run(&arguments, out),
         Command::Index(arguments) => index::run(&arguments, out),
         Command::Rebuild(arguments) => rebuild::run(&arguments, out),

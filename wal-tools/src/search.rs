@@ -3,7 +3,7 @@
 //!
 //! An index that gives no answer costs time, never a result: the rest of its segment is read instead. So is damage found and told.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use fluxmq_index::sealed::{FrameEntry, SealedError};
@@ -48,15 +48,19 @@ pub struct Cost {
 }
 
 /// A message that was looked for.
-pub struct Hit {
+pub struct Hit<'a> {
     /// Where it is.
     pub place: Place,
     /// What it says. Its route set is not told.
     pub message: Message,
+    /// The segment's file.
+    pub segment: &'a Path,
+    /// Where its frame is in there.
+    pub frame: Range<u64>,
 }
 
 /// Takes what is found, until it has enough.
-type Visit<'v> = dyn FnMut(Hit) -> Result<ControlFlow<()>, CommandError> + 'v;
+type Visit<'v> = dyn FnMut(Hit<'_>) -> Result<ControlFlow<()>, CommandError> + 'v;
 
 impl<'a> Search<'a> {
     /// Prepares a search.
@@ -202,7 +206,8 @@ impl<'a> Search<'a> {
                 }
                 let place = Place::of(listed, &header, offset);
                 let message = Message { route_set: 0, ..message };
-                match visit(Hit { place, message }) {
+                let frame = frame.bytes.clone();
+                match visit(Hit { place, message, segment: &listed.path, frame }) {
                     Ok(ControlFlow::Continue(())) => {}
                     ended => return Ok(ended),
                 }
@@ -308,7 +313,8 @@ impl<'a> Search<'a> {
             }
             let place = Place::of(listed, header, offset);
             let message = Message { route_set: 0, ..message };
-            visit(Hit { place, message })
+            let frame = placed.position..placed.position + header.frame_bytes();
+            visit(Hit { place, message, segment: &listed.path, frame })
         })
     }
 

@@ -5,6 +5,7 @@
 mod diff;
 mod dump;
 mod engine;
+mod extract;
 mod fixture;
 mod grep;
 mod index;
