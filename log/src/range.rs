@@ -3,6 +3,7 @@
 //! Every frame is checked before it is given away, and again by whoever gets it: what it is worth is decided there.
 
 use std::io;
+use std::path::Path;
 
 use crate::disk::{Disk, DiskFile};
 use crate::format::frame::LOCAL_AT;
@@ -97,6 +98,25 @@ impl<D: Disk> Log<D> {
             Err(_) => Ok(RangeAnswer::Damaged),
         }
     }
+}
+
+/// Returns what a replica's directory holds of the frames that were asked for, whether or not its log could be opened: for repair while
+/// nobody runs. Damage there and another history look the same.
+pub fn range_in_dir<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    request: &RangeRequest,
+    bytes_max: usize,
+) -> Result<RangeAnswer, FileError> {
+    let path = segment_path(dir, request.segment_no);
+    let file = match disk.open_read(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RangeAnswer::Absent),
+        Err(error) => return Err(error).at(&path),
+    };
+    let Ok(header) = read_segment_header(&file).at(&path)? else { return Ok(RangeAnswer::Damaged) };
+    let found = read_range(&file, header.salt(), request, bytes_max).at(&path)?;
+    Ok(found.map_or(RangeAnswer::Damaged, RangeAnswer::Bytes))
 }
 
 /// Reads good frames from where the request says, as long as they link; `None` when not even the first is there.

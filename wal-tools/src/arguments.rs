@@ -62,7 +62,20 @@ pub enum Command {
     /// be stepped over and something may be missing, 3 usage.
     #[command(after_help = EXTRACT_EXAMPLES)]
     Extract(ExtractArguments),
+    /// Put back what a partition lost, from the directory of another replica; without one, say what is damaged and what can be done.
+    ///
+    /// What comes from there is believed when its checksums, its links at both ends and the segment's seal are right, and is written
+    /// only then; what it replaces is kept in quarantine/. Never cuts anything off. Holds the lock of the data directory: no broker may
+    /// run there. Exit codes: 0 nothing is damaged any more, 1 only what the broker mends by itself, 2 damage stays, 3 usage.
+    #[command(after_help = REPAIR_EXAMPLES)]
+    Repair(RepairArguments),
 }
+
+const REPAIR_EXAMPLES: &str = "Examples:
+  wal-tools repair data/p0001                                             what is damaged, and what can be done
+  wal-tools repair data/p0001 --from replica-2/data/p0001 --dry-run       what would be put back
+  wal-tools repair data/p0001 --from replica-2/data/p0001
+";
 
 const EXTRACT_EXAMPLES: &str = "Examples:
   wal-tools extract data --partition 1 --offset 40150 -o picture.jpg   one payload
@@ -239,6 +252,19 @@ pub struct ExtractArguments {
     pub force: bool,
 }
 
+/// What to repair, and with what.
+#[derive(Debug, Args)]
+pub struct RepairArguments {
+    /// A partition's directory.
+    pub path: PathBuf,
+    /// The same partition's directory of another replica, or a backup. Only read; no broker may be writing to it.
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Say what would be done.
+    #[arg(long, requires = "from")]
+    pub dry_run: bool,
+}
+
 /// What is taken out of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExtractForm {
@@ -341,9 +367,14 @@ pub enum From {
     Time(u64),
 }
 
-fn parse_range(text: &str) -> Result<OffsetRange, FromError> {
-    let parse = |text: &str| text.parse().map(Offset).map_err(|_| FromError);
-    let (start, end) = text.split_once("..").ok_or(FromError)?;
+/// Why a range is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected two offsets like 100..200: from the first on, before the second")]
+pub struct RangeError;
+
+fn parse_range(text: &str) -> Result<OffsetRange, RangeError> {
+    let parse = |text: &str| text.parse().map(Offset).map_err(|_| RangeError);
+    let (start, end) = text.split_once("..").ok_or(RangeError)?;
     Ok(parse(start)?..parse(end)?)
 }
 

@@ -1,7 +1,7 @@
 //! Inspects the segments of a FluxMQ data directory, of a stopped or a running broker.
 //!
-//! Reads only, without a lock, but for two commands: `index --rebuild` puts indexes in place, which is safe at any time; `rebuild` holds
-//! the data directory's lock. Exit codes: 0 clean, 1 only a torn
+//! Reads only, without a lock, but for two commands: `index --rebuild` puts indexes in place, which is safe at any time; `rebuild` and
+//! `repair` hold the data directory's lock. Exit codes: 0 clean, 1 only a torn
 //! tail or rot where nothing is stored, 2 corruption, 3 usage or a path that cannot be read.
 
 mod arguments;
@@ -18,6 +18,7 @@ mod log_files;
 mod names;
 mod rebuild;
 mod record_line;
+mod repair;
 mod scan;
 mod search;
 mod side;
@@ -42,6 +43,7 @@ use extract::ExtractError;
 use fluxmq_log::SnapshotReadError;
 use fold::FoldError;
 use lock::LockError;
+use repair::RepairError;
 use source::SourceError;
 
 const EXIT_CORRUPTION: u8 = 2;
@@ -58,6 +60,8 @@ enum CommandError {
     Extract(#[from] ExtractError),
     #[error(transparent)]
     Lock(#[from] LockError),
+    #[error(transparent)]
+    Repair(#[from] RepairError),
     #[error("cannot write the snapshot: {0}")]
     Snapshot(#[from] SnapshotReadError),
     #[error("cannot write {}: {source}", path.display())]
@@ -70,11 +74,15 @@ impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
             CommandError::Fold(FoldError::NoSnapshot { .. } | FoldError::Decode { .. })
-            | CommandError::Extract(ExtractError::Frame { .. }) => EXIT_CORRUPTION,
+            | CommandError::Extract(ExtractError::Frame { .. })
+            | CommandError::Repair(RepairError::HardState { .. } | RepairError::Open(_)) => {
+                EXIT_CORRUPTION
+            }
             CommandError::Fold(FoldError::Alone { .. } | FoldError::Before { .. })
             | CommandError::Extract(ExtractError::Exists { .. } | ExtractError::Several { .. })
             | CommandError::Source(_)
             | CommandError::Lock(_)
+            | CommandError::Repair(_)
             | CommandError::Snapshot(_)
             | CommandError::Write { .. }
             | CommandError::Output(_) => EXIT_USAGE,
@@ -115,6 +123,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<u8, CommandError> {
         Command::Grep(arguments) => grep::run(&arguments, out),
         Command::Index(arguments) => index::run(&arguments, out),
         Command::Rebuild(arguments) => rebuild::run(&arguments, out),
+        Command::Repair(arguments) => repair::run(&arguments, out),
         Command::State(arguments) => state::run(&arguments, out),
     }
 }

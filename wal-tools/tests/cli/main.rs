@@ -10,6 +10,7 @@ mod fixture;
 mod grep;
 mod index;
 mod rebuild;
+mod repair;
 mod stat;
 mod state;
 mod stored;
