@@ -1,6 +1,6 @@
 //! The normative statements of MQTT and the tests that hold us to them: docs/protocol/mqtt-statements.md against the source.
 //!
-//! A row names tests that exist, or says why there is none. A statement that code, documents or the name of a test cite is one of the
+//! Every section of docs/protocol/mqtt.md names tests or statements. A row names tests that exist, or says why there is none. A statement that code, documents or the name of a test cite is one of the
 //! table, so that numbers are right.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Source, TREE, Tree, at};
 
 const TABLE: &str = "docs/protocol/mqtt-statements.md";
+const SECTIONS: &str = "docs/protocol/mqtt.md";
+/// The columns of its table.
+const SECTIONS_HEADING: &str = "| Section | | How | Tests |";
 /// The standards by their headings, and how many statements each numbers.
 const STANDARDS: [(&str, usize); 2] = [("## MQTT 5.0", 251), ("## MQTT 3.1.1", 141)];
 /// What the last column may say instead of naming a test.
@@ -33,12 +36,52 @@ fn every_statement_that_is_cited_exists() {
     assert!(findings.is_empty(), "{} findings:\n{}\n", findings.len(), findings.join("\n"));
 }
 
+#[test]
+fn every_section_of_mqtt_has_its_tests() {
+    let findings = open_sections(&TREE);
+    assert!(findings.is_empty(), "{} findings:\n{}\n", findings.len(), findings.join("\n"));
+}
+
+fn open_sections(tree: &Tree) -> Vec<String> {
+    let (sections, functions) = (tree.file(SECTIONS), functions(tree));
+    let [v5, _] = numbers(tree);
+    let lines = sections.text.lines().enumerate();
+    let table = lines.skip_while(|(_, line)| *line != SECTIONS_HEADING).skip(2);
+    let mut findings = Vec::new();
+    let mut count = 0;
+    for (number, line) in table.take_while(|(_, line)| line.starts_with('|')) {
+        count += 1;
+        let mut report = |what: String| findings.push(at(sections, number + 1, &what));
+        let tests = line.trim_end_matches('|').rsplit('|').next().unwrap_or_default().trim();
+        let named = tests.split('`').skip(1).step_by(2);
+        named.filter(|name| !functions.contains(*name)).for_each(|name| {
+            report(format!("no test {name}"));
+        });
+        let words = tests.split('`').step_by(2).flat_map(|rest| rest.split([' ', ',', ';']));
+        let cited: Vec<&str> = words.filter(|word| word.contains('.')).collect();
+        cited.iter().filter(|it| !v5.contains(**it)).for_each(|it| report(format!("no {it}")));
+        if cited.is_empty() && !tests.contains('`') {
+            report("names no tests".to_owned());
+        }
+    }
+    if count == 0 {
+        findings.push(at(sections, 1, "has no table of sections"));
+    }
+    findings
+}
+
+fn functions(tree: &Tree) -> BTreeSet<String> {
+    let names = tree.rust().flat_map(|source| source.functions().into_iter());
+    names.map(|(name, _, _)| name).collect()
+}
+
+/// The statements of both standards.
+fn numbers(tree: &Tree) -> [BTreeSet<String>; 2] {
+    rows(tree.file(TABLE)).map(|rows| rows.iter().map(|row| row.statement.to_owned()).collect())
+}
+
 fn open_statements(tree: &Tree) -> Vec<String> {
-    let table = tree.file(TABLE);
-    let functions: BTreeSet<String> = tree
-        .rust()
-        .flat_map(|source| source.functions().into_iter().map(|(name, _, _)| name))
-        .collect();
+    let (table, functions) = (tree.file(TABLE), functions(tree));
     let mut findings = Vec::new();
     for ((heading, count), rows) in STANDARDS.iter().zip(rows(table)) {
         let mut seen = BTreeMap::new();
@@ -63,9 +106,7 @@ fn open_statements(tree: &Tree) -> Vec<String> {
 }
 
 fn wrong_citations(tree: &Tree) -> Vec<String> {
-    let [v5, v311] = rows(tree.file(TABLE)).map(|rows| -> BTreeSet<String> {
-        rows.iter().map(|row| row.statement.to_owned()).collect()
-    });
+    let [v5, v311] = numbers(tree);
     let mut findings = Vec::new();
     for source in &tree.files {
         for (number, line) in source.text.lines().enumerate() {
@@ -170,4 +211,17 @@ fn an_open_statement_a_missing_test_and_a_wrong_number_are_found() {
         assert!(findings.contains(words), "'{words}' is not among:\n{findings}");
     }
     assert!(!findings.contains("mqtt_1_5_4_1_a"), "{findings}");
+}
+
+#[test]
+fn a_section_without_tests_and_one_with_wrong_ones_are_found() {
+    let table = "## MQTT 5.0\n| 1.5.4-1 | x | `a` |\n## MQTT 3.1.1\n| 1.5.3-1 | x | `a` |\n";
+    let sections = "| Section | | How | Tests |\n|---|---|---|---|\n| 1 good | s | h | 1.5.4-1 to 3; `a` |\n\
+                    | 2 open | s | h | |\n| 3 gone | s | h | `b` |\n| 4 wrong | s | h | 1.5.3-1 |\n\nend\n";
+    let tree = Tree::of(&[(TABLE, table), (SECTIONS, sections), ("tests/a.rs", "fn a() {}\n")]);
+    let findings = open_sections(&tree).join("\n");
+    for words in ["mqtt.md:4: names no tests", "mqtt.md:5: no test b", "mqtt.md:6: no 1.5.3-1"] {
+        assert!(findings.contains(words), "'{words}' is not among:\n{findings}");
+    }
+    assert_eq!(findings.lines().count(), 3, "{findings}");
 }

@@ -243,6 +243,10 @@ fn mqtt_3_1_3_8_a_client_id_that_is_too_long_is_refused() {
     let mut peer = Peer::new(Version::V5);
     peer.connect(|connect| connect.client_id = text(&long));
     assert_eq!(refusal(&mut peer).reason, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+    // [MQTT-3.1.3-9] of 3.1.1.
+    let mut peer = Peer::new(Version::V311);
+    peer.connect(|connect| connect.client_id = text(&long));
+    assert_eq!(refusal(&mut peer).reason, ReasonCode::V3_IDENTIFIER_REJECTED);
     let mut peer = Peer::new(Version::V311);
     peer.connect(|connect| connect.client_id = text(&long[1..]));
     assert_eq!(peer.open().client_id.len(), 256);
@@ -309,6 +313,15 @@ fn credentials_go_to_the_broker_as_they_are_and_are_never_printed() {
     let mut anonymous = Peer::new(Version::V5);
     anonymous.connect(|_| {});
     assert_eq!(anonymous.open().credentials, Credentials::None);
+}
+
+/// MQTT 5 §3.1.2.9: what 3.1.1 forbids [MQTT-3.1.2-22], 5.0 has for secrets that need no name.
+#[test]
+fn a_password_without_a_user_name_is_taken_in_5_0() {
+    let mut peer = Peer::new(Version::V5);
+    peer.connect(|connect| connect.password = Some(text("token")));
+    let expected = Credentials::Password { user: Bytes::new(), password: text("token").into() };
+    assert_eq!(peer.open().credentials, expected);
 }
 
 #[test]

@@ -6,9 +6,6 @@ fn refused(bytes: &[u8], reason: ReasonCode) {
     let mut peer = Peer::connected(Version::V5);
     peer.send_bytes(bytes);
     peer.assert_disconnected(reason);
-    let mut old = Peer::connected(Version::V311);
-    old.send_bytes(b"\x36\x05\x00\x01a\x00\x01");
-    old.assert_closed_silently();
 }
 
 #[test]

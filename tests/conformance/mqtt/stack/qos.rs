@@ -37,6 +37,30 @@ fn mqtt_3_3_1_1_and_4_4_0_1_an_unfinished_delivery_comes_again_with_dup_and_its_
 }
 
 #[test]
+fn mqtt_3_3_1_3_a_publishers_dup_is_its_own() {
+    for version in VERSIONS {
+        for qos in [AT_LEAST, EXACTLY] {
+            let mut stack = Stack::new();
+            let (stored, _) = stack.lasting(version, "stored");
+            let live = stack.client(version, "live");
+            for id in [stored, live] {
+                stack.subscribe(id, "t", qos);
+            }
+            let publisher = stack.client(version, "p");
+            stack.publish_with(publisher, |publish| {
+                publish.topic = text("t");
+                publish.qos = qos;
+                publish.dup = true;
+            });
+            for id in [stored, live] {
+                let messages = stack.messages(id);
+                assert_eq!((messages.len(), messages[0].dup), (1, false), "{version:?} {qos:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn mqtt_4_3_3_5_and_6_after_pubrec_only_pubrel_comes_again() {
     for version in VERSIONS {
         let mut stack = Stack::new();
