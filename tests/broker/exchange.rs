@@ -47,6 +47,20 @@ enum Point {
     Operation(u64),
 }
 
+impl Point {
+    fn kind(self) -> &'static str {
+        match self {
+            Point::Never => "undisturbed",
+            Point::Move(_, Fault::Kill) => "broker killed",
+            Point::Move(_, Fault::CutPublisher) => "publisher cut off",
+            Point::Move(_, Fault::CutSubscriber) => "subscriber cut off",
+            Point::Move(_, Fault::TakeOverPublisher) => "publisher taken over",
+            Point::Move(_, Fault::TakeOverSubscriber) => "subscriber taken over",
+            Point::Operation(_) => "power cut",
+        }
+    }
+}
+
 /// Moves of a run before everybody is let go on undisturbed.
 const MOVES_MAX: usize = 400;
 /// Messages of a run.
@@ -253,9 +267,24 @@ fn run(seed: u64, point: Point, seen: &mut BTreeSet<(Way, u8)>) -> Result<Size, 
 /// Seeds that a run is spread over at least, unless they have no more points.
 const SEEDS_MIN: usize = 8;
 
-/// Runs so many crash points; returns how many, and the half-steps that were interrupted.
-fn crash_points(count: usize) -> Result<(usize, BTreeSet<(Way, u8)>), String> {
-    let (mut points, mut seen) = (0, BTreeSet::new());
+/// What was run.
+#[derive(Default)]
+struct CrashPoints {
+    /// How many, by what happened there.
+    by_kind: BTreeMap<&'static str, usize>,
+    /// Half-steps that were interrupted.
+    seen: BTreeSet<(Way, u8)>,
+}
+
+impl CrashPoints {
+    fn count(&self) -> usize {
+        self.by_kind.values().sum()
+    }
+}
+
+/// Runs so many crash points.
+fn crash_points(count: usize) -> Result<CrashPoints, String> {
+    let mut points = CrashPoints::default();
     for seed in 0.. {
         let size = run(seed, Point::Never, &mut BTreeSet::new())?;
         let moves = (0..size.moves).flat_map(|at| FAULTS.map(|fault| Point::Move(at, fault)));
@@ -268,22 +297,25 @@ fn crash_points(count: usize) -> Result<(usize, BTreeSet<(Way, u8)>), String> {
         }
         all.truncate(count.div_ceil(SEEDS_MIN));
         for point in all {
-            run(seed, point, &mut seen)?;
-            points += 1;
-            if points >= count {
-                return Ok((points, seen));
+            run(seed, point, &mut points.seen)?;
+            *points.by_kind.entry(point.kind()).or_default() += 1;
+            if points.count() >= count {
+                return Ok(points);
             }
         }
     }
     unreachable!("seeds do not end before the count is reached")
 }
 
-/// Runs at least so many takeovers; returns how many.
-fn takeovers(count: usize) -> Result<usize, String> {
-    let mut total = 0;
+/// Messages of a run of takeovers.
+const MESSAGES_RACED: usize = 60;
+
+/// Runs at least so many takeovers; returns how many, and the messages that went through them.
+fn takeovers(count: usize) -> Result<(usize, usize), String> {
+    let (mut total, mut messages) = (0, 0);
     for seed in 0.. {
         let fail = |error: String| format!("seed {seed}: {error}");
-        let mut run = Run::start(seed, 60).map_err(fail)?;
+        let mut run = Run::start(seed, MESSAGES_RACED).map_err(fail)?;
         while run.takeovers < 100 {
             for _ in 0..run.dice.roll(40) {
                 run.step().map_err(fail)?;
@@ -294,10 +326,11 @@ fn takeovers(count: usize) -> Result<usize, String> {
                 run.takeovers += 1;
             }
         }
-        run.finish(60).map_err(fail)?;
+        run.finish(MESSAGES_RACED).map_err(fail)?;
         total += run.takeovers;
+        messages += MESSAGES_RACED;
         if total >= count {
-            return Ok(total);
+            return Ok((total, messages));
         }
     }
     unreachable!("seeds do not end before the count is reached")
@@ -310,20 +343,22 @@ fn count(variable: &str, quick: usize) -> usize {
 
 #[test]
 fn exactly_once_holds_wherever_the_broker_or_a_client_breaks() {
-    let (points, seen) = crash_points(count("FLUXMQ_CRASH_POINTS", 400)).unwrap();
+    let points = crash_points(count("FLUXMQ_CRASH_POINTS", 400)).unwrap();
 
     for way in [Way::ToBroker, Way::ToDevice] {
         for half_step in 0..8 {
-            assert!(seen.contains(&(way, half_step)), "{way:?} {half_step} was never interrupted");
+            let is_seen = points.seen.contains(&(way, half_step));
+            assert!(is_seen, "{way:?} {half_step} was never interrupted");
         }
     }
-    println!("{points} crash points");
+    let (count, half_steps) = (points.count(), points.seen.len());
+    println!("{count} crash points, {half_steps} half-steps interrupted: {:?}", points.by_kind);
 }
 
 #[test]
 fn one_connection_wins_a_session_and_nothing_is_lost() {
-    let races = takeovers(count("FLUXMQ_TAKEOVERS", 1_000)).unwrap();
-    println!("{races} takeovers");
+    let (races, messages) = takeovers(count("FLUXMQ_TAKEOVERS", 1_000)).unwrap();
+    println!("{races} takeovers, {messages} messages published and each delivered once");
 }
 
 /// The defects that this suite is there for.

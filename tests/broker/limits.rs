@@ -1,6 +1,7 @@
 //! What is refused or given up when there is too much of it.
 
-use fluxmq::model::{Message, QoS, Refusal};
+use bytes::Bytes;
+use fluxmq::model::{Command, Filter, Message, QoS, Refusal, Token};
 use fluxmq::partition::Options;
 use fluxmq::partition::request::ConnectionId;
 use fluxmq_log::sim_disk::SimDisk;
@@ -39,6 +40,26 @@ fn one_topic_too_many_is_refused_and_those_there_are_may_change() {
     reader = world.open("other", true, 0).0;
     world.subscribe(reader, "c", |_| {}).expect("subscribes");
     assert_eq!(world.drain(reader), ["x"]);
+}
+
+#[test]
+fn one_subscription_too_many_is_refused_and_those_there_are_may_change() {
+    let mut world = world(1, Options::default());
+    world.client_limits.subscriptions_max = 3;
+    let (mut id, _) = world.open("c", false, 300);
+    for filter in ["a", "b/#", "$share/g/c", "a"] {
+        world.subscribe(id, filter, |_| {}).expect("subscribes");
+    }
+    let full = Err(Refusal::Quota { limit: "limits.subscriptions_per_client_max" });
+    assert_eq!(world.subscribe(id, "d", |_| {}), full);
+    // The session has them, not the connection.
+    id = world.open("c", false, 300).0;
+    assert_eq!(world.subscribe(id, "d", |_| {}), full);
+
+    let filters = vec![Filter::new(Bytes::from_static(b"a")).expect("a filter")];
+    world.command(id, Command::Unsubscribe { token: Token(900), filters });
+    assert!(world.subscribe(id, "d", |_| {}).is_ok());
+    assert_eq!(world.subscribe(id, "a", |_| {}), full);
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub struct World {
     pub slow: Option<PartitionId>,
     /// Partitions that are to stop.
     failed: BTreeSet<PartitionId>,
+    /// Limits of connections that come.
+    pub client_limits: ClientLimits,
 }
 
 struct Events {
@@ -150,6 +152,7 @@ impl World {
             steward,
             slow: None,
             failed: BTreeSet::new(),
+            client_limits: ClientLimits::default(),
         };
         for id in 1..=data_partitions {
             let id = PartitionId(id);
@@ -229,7 +232,7 @@ impl World {
         let id = ConnectionId(self.next);
         self.next += 1;
         let placement = self.placement.clone();
-        let client = Client::new(id, placement, ClientLimits::default(), self.authority.clone());
+        let client = Client::new(id, placement, self.client_limits, self.authority.clone());
         let passed_on = Arc::new(PassedOn::default());
         self.live.connect(id, passed_on.clone());
         let peer = Peer {

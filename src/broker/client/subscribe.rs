@@ -300,7 +300,7 @@ impl Client {
     ) -> Result<Placed, Refusal> {
         let known = self.subscriptions.contains_key(&subscribe.filter);
         if !known && self.subscriptions.len() >= self.limits.subscriptions_max {
-            return Err(Refusal::Quota { limit: "subscriptions of one client" });
+            return Err(Refusal::Quota { limit: "limits.subscriptions_per_client_max" });
         }
         let address = SubscribeAddress::of(&subscribe.filter)?;
         self.standing.may_subscribe(&address)?;
