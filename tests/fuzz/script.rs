@@ -27,7 +27,7 @@ use world::World;
 const SECRET: &str = "0f61d6f5b2";
 const STEPS_MAX: usize = 150;
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
-const TOPICS: [&str; 10] = [
+const TOPICS: [&str; 16] = [
     "t",
     "t/1",
     "t/1/2",
@@ -38,8 +38,14 @@ const TOPICS: [&str; 10] = [
     "$SYS/x",
     "$own/x",
     "",
+    "$queue/q/$nack",
+    "$queue/q/$reject",
+    "$queue/q/$commit",
+    "$queue/other/k",
+    "$dlq/q",
+    "t/1/\u{e9}",
 ];
-const FILTERS: [&str; 12] = [
+const FILTERS: [&str; 19] = [
     "t",
     "t/#",
     "#",
@@ -52,6 +58,13 @@ const FILTERS: [&str; 12] = [
     "a#",
     "peace/+",
     "$own/#",
+    "$replay/earliest/t/#",
+    "$replay/last=2/#",
+    "$queue/q/#",
+    "$queue/other",
+    "$dlq/q",
+    "$SYS/#",
+    "$share/h/#",
 ];
 
 /// Plays one input.
@@ -447,8 +460,13 @@ fn publish(script: &mut Script<'_>) -> Packet {
         properties.push(Property::MessageExpiry(script.of(&[0, 1, 10])));
     }
     if flags & 4 != 0 {
-        let value = script.bytes(usize::from(flags));
-        properties.push(Property::User(Bytes::from_static(b"message-id"), value));
+        // What $ack and its like name, sometimes of something that is there.
+        let key = script.of(&["message-id", "group-id", "x-delay", "own"]);
+        let value = match script.byte() {
+            few @ 0..8 => Bytes::from(format!("q:{few}")),
+            _ => script.bytes(usize::from(flags)),
+        };
+        properties.push(Property::User(Bytes::from(key), value));
     }
     Packet::Publish(Publish {
         dup: flags & 8 != 0 && qos != QoS::AtMostOnce,
@@ -473,6 +491,9 @@ fn subscribe(script: &mut Script<'_>) -> Packet {
             ("cursor", "latest"),
             ("consumer-group", "g"),
             ("settle", "explicit"),
+            ("replay-from", "earliest"),
+            ("replay-from", "offset=3"),
+            ("cursor", "last=1"),
         ]);
         properties.push(Property::User(Bytes::from(key), Bytes::from(value)));
     }
