@@ -58,6 +58,11 @@ impl Letters {
         self.courier
     }
 
+    /// Returns true while the letter of an entry that leaves its queue is not known to be stored.
+    pub(super) fn is_on_its_way(&self, queue: u64, entry: Offset) -> bool {
+        self.due.contains_key(&LetterId { queue, group: None, entry })
+    }
+
     /// Leadership is gone, and with it the part of telling.
     pub(super) fn resign(&mut self) -> Vec<ConnectionId> {
         let due = std::mem::take(&mut self.due);

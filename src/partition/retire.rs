@@ -32,26 +32,27 @@ impl<D: Disk> Partition<D> {
         if messages == 0 || !self.may_be_due(id, queue, &settings) {
             return Ok(());
         }
-        let (mut to, mut taken) = (head, 0);
+        let (mut to, mut taken, mut is_held) = (head, 0, false);
         for offset in self.positions_of(id, head, RECORDS_PER_TURN_MAX)? {
-            let is_gone = self.views.queues.get(id).is_none_or(|queue| queue.is_removed(to))
-                || self.overlay.leaving.contains(&(id, to));
-            if is_gone {
+            if self.views.queues.get(id).is_none_or(|queue| queue.is_removed(to)) {
                 to = to.next();
                 continue;
             }
             let Some(message) = self.history.fetch(self.node.log(), offset)? else { break };
-            let Some(death) = death(&settings, (messages, bytes), &message, self.now) else {
-                self.heads.insert(id, (to, message.time));
-                break;
-            };
-            if has_letter(&settings, death) {
-                // The letter's frame takes it out by itself.
-                if !self.bury((id, None), to, &message, death) {
+            // What is on its way out is counted by the view, and is no reason for another to leave.
+            if !self.overlay.leaving.contains(&(id, to)) {
+                let Some(death) = death(&settings, (messages, bytes), &message, self.now) else {
+                    self.heads.insert(id, (to, message.time));
                     break;
+                };
+                match has_letter(&settings, death) {
+                    // The letter's frame takes it out by itself, or its arrival elsewhere does.
+                    true if !self.bury((id, None), to, &message, death) => break,
+                    true => is_held |= self.letters.is_on_its_way(id, to),
+                    // Trimming would take out with it what is before and waits for its letter to arrive.
+                    false if is_held => break,
+                    false => taken += message.len_bytes() as u64,
                 }
-            } else {
-                taken += message.len_bytes() as u64;
             }
             messages -= 1;
             bytes = bytes.saturating_sub(message.len_bytes() as u64);
