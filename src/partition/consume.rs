@@ -21,6 +21,7 @@ use crate::model::{
     Control, DeliverySource, Filter, OutboundEntry, QoS, QueueName, QueueSettings, ReaderId,
     Refusal, Selection, StoredMessage, Token, Topic,
 };
+use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Claim, Group, GroupKey};
 
 impl<D: Disk> Partition<D> {
@@ -349,7 +350,9 @@ impl<D: Disk> Partition<D> {
             let Some(group) = self.views.groups.get(*id, name) else { break };
             let consumers = self.groups.get_mut(&next.key).expect("listed by the groups");
             let is_leaving = self.overlay.leaving.contains(&(*id, entry));
-            if group.is_finished(entry) || is_leaving || consumers.is_held_back(entry) {
+            let is_finished =
+                group.is_finished(entry) && !is_planted(PlantedBug::FinishedHandedOut);
+            if is_finished || is_leaving || consumers.is_held_back(entry) {
                 consumers.step_over(entry, false);
                 continue;
             }

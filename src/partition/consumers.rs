@@ -171,7 +171,10 @@ impl Consumers {
 
     /// Lets entries go on whose time has come.
     pub(super) fn wake(&mut self, now: Millis) {
-        let due = self.delayed.iter().filter(|(_, until)| **until <= now);
+        let due = self
+            .delayed
+            .iter()
+            .filter(|(_, until)| **until <= now || is_planted(PlantedBug::WokenAtOnce));
         for entry in due.map(|(entry, _)| *entry).collect::<Vec<_>>() {
             self.delayed.remove(&entry);
             self.put_back(entry);
@@ -304,7 +307,14 @@ impl Consumers {
         *returns += 1;
         let count = *returns;
         let QueueSettings { deliveries_max, .. } = *self.settings;
+        if is_planted(PlantedBug::ReturnUncounted) {
+            self.returned.insert(entry);
+            return;
+        }
         if deliveries_max > 0 && count >= deliveries_max {
+            if is_planted(PlantedBug::DiedUnwritten) {
+                return self.finished.push(entry);
+            }
             self.dying.insert(entry, Death::Deliveries);
             return self.released.push(entry);
         }

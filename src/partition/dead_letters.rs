@@ -24,6 +24,7 @@ use crate::model::{
     Control, Filter, Message, Millis, Outcome, Properties, Property, QoS, QueueName, QueueSettings,
     Refusal, StoredMessage, Token, Topic,
 };
+use crate::planted::{PlantedBug, is_planted};
 use crate::view::GroupKey;
 
 /// Time after which a letter that was announced and not answered is announced again.
@@ -102,6 +103,9 @@ impl<D: Disk> Partition<D> {
             return out.send(from, Event::Confirm { token, result: Err(refusal) });
         }
         let is_pending = self.groups.settle_entry(key, entry, outcome, self.now);
+        if is_planted(PlantedBug::VerbUnstored) {
+            return out.send(from, Event::Confirm { token, result: Ok(is_pending) });
+        }
         if is_pending && outcome == Outcome::Rejected {
             if let Err(error) = self.bury_dying(key) {
                 // Whoever waits is told when `persist` reports this and the partition stops.
@@ -248,6 +252,9 @@ impl<D: Disk> Partition<D> {
     fn send_letter(&mut self, id: LetterId, target: QueueName, message: Message) -> bool {
         if self.letters.due.len() >= LETTERS_MAX {
             return false;
+        }
+        if is_planted(PlantedBug::LetterUnawaited) {
+            self.end_entry(&id, message.len_bytes() as u64);
         }
         let due = Due { target, message, announced: None, waiting: Vec::new() };
         self.letters.due.insert(id, due);

@@ -10,6 +10,7 @@ use super::consumers::Death;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
 use crate::model::queue::{Overflow, QueueLimits};
 use crate::model::{Control, Millis, QueueSettings, Refusal, StoredMessage};
+use crate::planted::{PlantedBug, is_planted};
 use crate::view::Queue;
 
 impl<D: Disk> Partition<D> {
@@ -135,7 +136,12 @@ fn death(
 
 /// Returns true for an entry that must not be delivered any more.
 pub(super) fn is_expired(settings: &QueueSettings, message: &StoredMessage, now: Millis) -> bool {
-    message.is_expired(now) || settings.ttl_ms.is_some_and(|ttl| message.time.plus(ttl) <= now)
+    let ttl_ms = match settings.ttl_ms {
+        Some(_) if is_planted(PlantedBug::NeverExpires) => None,
+        Some(ttl_ms) if is_planted(PlantedBug::ExpiresLate) => Some(4 * ttl_ms),
+        ttl_ms => ttl_ms,
+    };
+    message.is_expired(now) || ttl_ms.is_some_and(|ttl| message.time.plus(ttl) <= now)
 }
 
 /// Returns true where a letter is written of an entry that leaves the queue.

@@ -209,7 +209,9 @@ impl Group {
         for (first, count) in runs {
             let end = first.plus(*count);
             self.finished.insert_range(*first..end);
-            remove_range(&mut self.released, *first..end);
+            if !is_planted(PlantedBug::ReturnsKept) {
+                remove_range(&mut self.released, *first..end);
+            }
             remove_range(&mut self.claimed, *first..end);
         }
         self.advance();
@@ -424,7 +426,9 @@ fn from_row(row: Row) -> (GroupKey, Group) {
         let ClaimRow { entry, client_id, packet_id, received } = row;
         (Offset(entry), Claim { client_id: Bytes::from(client_id), packet_id, received })
     };
-    let released = row.released.into_iter().map(|(entry, returned)| (Offset(entry), returned));
+    let is_forgotten = is_planted(PlantedBug::RestoreForgetsReturns);
+    let released = row.released.into_iter().filter(|_| !is_forgotten);
+    let released = released.map(|(entry, returned)| (Offset(entry), returned));
     let group = Group {
         filter: row.filter.map(|filter| Filter::from_stored(Bytes::from(filter))),
         committed: Offset(row.committed),

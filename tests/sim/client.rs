@@ -1,5 +1,7 @@
 //! A client program: our own MQTT machine, its session kept over lost connections, and a will of its own.
 
+mod ending;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
@@ -11,14 +13,16 @@ use fluxmq::model::effect::{Opened, Outbound};
 use fluxmq::model::{Millis, QoS, RetainHandling};
 use fluxmq::partition::request::ConnectionId;
 use fluxmq::protocol::mqtt::ReasonCode;
-use fluxmq::protocol::mqtt::property::{Property, PropertyList};
 use fluxmq::protocol::mqtt::types::SubscribeFilter;
 
 use crate::checkers::Invariant;
 use crate::coverage::{Coverage, Point};
-use crate::history::{Delivery, MessageId, Outcome, Publish, Subscription, id_of, payload};
+use crate::history::{
+    Delivery, EntryName, MessageId, Outcome, Publish, Subscription, Verb, id_of, payload,
+};
 use crate::plan::{Plan, SECOND};
 use crate::random::Random;
+use crate::worker::{Said, Task, delay, entry_of, is_topic_of, is_verb};
 use crate::world::{Event, World};
 
 /// Publishes of QoS 1 and 2 a client has unanswered, at most.
@@ -32,6 +36,7 @@ pub enum Role {
     Publisher { topics: Vec<String>, is_stored: bool },
     Subscriber { filters: Vec<(String, QoS)> },
     Consumer { filter: String, qos: QoS },
+    Worker { filter: String, group: String, is_explicit: bool, is_stored: bool },
 }
 
 /// A client.
@@ -44,12 +49,15 @@ pub struct SimClient {
     /// An earlier connection that was not closed when the present one was opened.
     zombie: Option<ConnectionId>,
     input: BytesMut,
-    random: Random,
-    next: u64,
+    pub random: Random,
+    pub next: u64,
     /// By the machine's token.
     publishing: BTreeMap<u64, MessageId>,
     /// Handed to the program and not acknowledged, with its place in the history.
     unacked: Vec<(AckHandle, usize)>,
+    /// What a worker has to settle, and the verbs that are not answered.
+    pub tasks: Vec<Task>,
+    pub verbs: BTreeMap<u64, Said>,
     /// Which life of the session.
     pub life: u32,
     is_open: bool,
@@ -70,7 +78,9 @@ impl SimClient {
         let topics: Vec<String> = (0..plan.topics).map(|number| format!("t/{number}")).collect();
         let queues: Vec<String> =
             (0..plan.queues).map(|number| format!("$queue/q{number}/x")).collect();
-        let addresses: Vec<String> = topics.iter().chain(&queues).cloned().collect();
+        let declared = plan.worked().map(|it| format!("$queue/{}/x", it.name));
+        let addresses: Vec<String> =
+            topics.iter().chain(&queues).cloned().chain(declared).collect();
         for number in 0..plan.publishers {
             let is_stored = random.chance(700);
             let role = Role::Publisher { topics: addresses.clone(), is_stored };
@@ -94,6 +104,14 @@ impl SimClient {
             let role = Role::Consumer { filter, qos };
             clients.push(SimClient::new(format!("con{number}"), role, random));
         }
+        let worked: Vec<String> = plan.worked().map(|it| it.name.clone()).collect();
+        for number in 0..plan.workers {
+            let filter = format!("$queue/{}/#", random.pick(&worked));
+            let group = (*random.pick(&["g", "g", "h"])).to_owned();
+            let (is_explicit, is_stored) = (random.chance(700), random.chance(500));
+            let role = Role::Worker { filter, group, is_explicit, is_stored };
+            clients.push(SimClient::new(format!("work{number}"), role, random));
+        }
         clients
     }
 
@@ -110,6 +128,8 @@ impl SimClient {
             next: 0,
             publishing: BTreeMap::new(),
             unacked: Vec::new(),
+            tasks: Vec::new(),
+            verbs: BTreeMap::new(),
             life: 0,
             is_open: false,
             is_subscribed: false,
@@ -124,7 +144,7 @@ impl SimClient {
     /// Returns true when its session outlives its connections.
     pub fn is_stored(&self) -> bool {
         match &self.role {
-            Role::Publisher { is_stored, .. } => *is_stored,
+            Role::Publisher { is_stored, .. } | Role::Worker { is_stored, .. } => *is_stored,
             Role::Subscriber { .. } | Role::Consumer { .. } => true,
         }
     }
@@ -146,13 +166,16 @@ impl SimClient {
             Role::Publisher { .. } => Vec::new(),
             Role::Subscriber { filters } => filters.clone(),
             Role::Consumer { filter, qos } => vec![(filter.clone(), *qos)],
+            Role::Worker { filter, .. } => vec![(filter.clone(), QoS::AtLeastOnce)],
         }
     }
 
     /// Returns true when everything it began has ended.
     pub fn is_finished(&self) -> bool {
         let session = self.machine.as_ref().map(Machine::session).or(self.session.as_ref());
-        self.unacked.is_empty() && session.is_none_or(|session| session.unfinished_count() == 0)
+        self.unacked.is_empty()
+            && self.tasks.is_empty()
+            && session.is_none_or(|session| session.unfinished_count() == 0)
     }
 
     /// Notes in which half-step each QoS 2 exchange is that a resumed session goes on with.
@@ -209,6 +232,7 @@ impl World {
         it.machine.as_mut().expect("just seen").handle_timeout(now);
         self.acknowledge(client);
         self.subscribe(client);
+        self.work(client);
         self.publish(client);
         self.hear(client);
     }
@@ -246,13 +270,30 @@ impl World {
                 kept.push((handle, place));
                 continue;
             }
-            machine.acknowledge(handle, ReasonCode::SUCCESS);
-            self.history.deliveries[place].acked = Some(self.now);
+            let is_refused = match &it.role {
+                Role::Worker { .. } => !resting && it.random.chance(60),
+                _ => false,
+            };
+            let (reason, verb) = match is_refused {
+                true => (ReasonCode::UNSPECIFIED_ERROR, Verb::Reject),
+                false => (ReasonCode::SUCCESS, Verb::Ack),
+            };
+            machine.acknowledge(handle, reason);
+            let delivery = &mut self.history.deliveries[place];
+            delivery.acked = Some(self.now);
+            if let Some(name) = &delivery.name {
+                self.queues.say(name, verb, self.now);
+            }
         }
         it.unacked = kept;
     }
 
     fn subscribe(&mut self, client: usize) {
+        let filters = self.clients[client].filters();
+        if filters.iter().any(|(filter, _)| self.is_undeclared(filter)) {
+            return;
+        }
+        let properties = self.subscription_properties(client);
         let it = &mut self.clients[client];
         if it.is_subscribed || it.is_subscribing {
             return;
@@ -264,16 +305,11 @@ impl World {
             retain_as_published: false,
             retain_handling: RetainHandling::DontSend,
         };
-        let filters: Vec<SubscribeFilter> = it.filters().into_iter().map(filter).collect();
+        let filters: Vec<SubscribeFilter> = filters.into_iter().map(filter).collect();
         if filters.is_empty() {
             it.is_subscribed = true;
             return;
         }
-        let group = Property::User(Bytes::from_static(b"consumer-group"), Bytes::from_static(b"g"));
-        let properties: PropertyList = match &it.role {
-            Role::Consumer { .. } => [group].into_iter().collect(),
-            Role::Publisher { .. } | Role::Subscriber { .. } => PropertyList::default(),
-        };
         let request = SubscribeRequest { filters, properties };
         let Some(machine) = &mut it.machine else { return };
         it.is_subscribing = machine.subscribe(0, &request).is_ok();
@@ -287,13 +323,17 @@ impl World {
         let burst = 1 + self.clients[client].random.spread(2);
         for _ in 0..burst {
             let it = &mut self.clients[client];
-            let Some(machine) = &mut it.machine else { return };
-            if machine.window() == 0 {
+            if it.machine.as_ref().is_none_or(|machine| machine.window() == 0) {
                 return;
             }
             it.next += 1;
             let id = ((client as u64 + 1) << 32) | it.next;
             let topic = it.random.pick(&topics).clone();
+            if self.is_undeclared(&topic) {
+                continue;
+            }
+            let it = &mut self.clients[client];
+            let Some(machine) = &mut it.machine else { return };
             let qos = *it.random.pick(&[
                 QoS::AtMostOnce,
                 QoS::AtLeastOnce,
@@ -306,7 +346,7 @@ impl World {
                 payload: payload(id, self.plan.filling_max),
                 qos,
                 retain,
-                properties: PropertyList::default(),
+                properties: delay(&topic, &mut it.random),
             };
             if machine.publish(id, &request).is_err() {
                 return;
@@ -408,10 +448,14 @@ impl World {
             Heard::SessionLost { unfinished } => {
                 for token in unfinished {
                     self.clients[client].publishing.remove(&token);
+                    self.clients[client].verbs.remove(&token);
                 }
             }
             Heard::Published { token, reason, .. } => {
-                self.published(client, token, reason);
+                match is_verb(token) {
+                    true => self.settled(client, token, reason),
+                    false => self.published(client, token, reason),
+                }
                 if reason == ReasonCode::UNSPECIFIED_ERROR
                     || reason == ReasonCode::SERVER_UNAVAILABLE
                 {
@@ -425,6 +469,10 @@ impl World {
                     return self.hang_up(client);
                 }
                 it.is_subscribed = true;
+                if matches!(it.role, Role::Worker { .. }) {
+                    // What its queue does with what it does not take is for the checkers of queues.
+                    return;
+                }
                 let (life, granted) = (it.life, self.now);
                 let grant =
                     |(filter, _)| Subscription { client, life, filter, granted, ended: None };
@@ -441,7 +489,11 @@ impl World {
         self.trace
             .note(now, "published", &[id, u64::from(reason.0)], || format!("{id:x} {reason:?}"));
         if reason == ReasonCode::QUOTA_EXCEEDED {
-            self.coverage.hit(Point::WatermarkRefused);
+            let publish = self.history.publish(id);
+            self.coverage.hit(match publish.is_some_and(|it| self.plan.may_be_full(&it.topic)) {
+                true => Point::QueueFull,
+                false => Point::WatermarkRefused,
+            });
         }
         let connection = self.clients[client].connection;
         let publish = self.history.publish_mut(id);
@@ -469,12 +521,8 @@ impl World {
         self.trace.note(self.now, "received", &[id, client as u64], || {
             format!("{name} {id:x} {:?} dup {}", incoming.qos, incoming.dup)
         });
-        let entry = incoming.properties.find(|property| match property {
-            Property::User(name, value) if &name[..] == b"message-id" => {
-                Some(String::from_utf8_lossy(&value).into_owned())
-            }
-            _ => None,
-        });
+        let entry = entry_of(incoming);
+        let is_explicit = matches!(it.role, Role::Worker { is_explicit: true, .. });
         let delivery = Delivery {
             id,
             client,
@@ -485,70 +533,30 @@ impl World {
             qos: incoming.qos,
             dup: incoming.dup,
             retain: incoming.retain,
-            entry,
+            entry: entry.as_ref().map(EntryName::message_id),
+            name: entry,
             acked: None,
         };
-        let place = self.history.deliveries.len();
-        if let Some(handle) = incoming.handle {
-            it.unacked.push((handle, place));
-        }
-        self.history.deliveries.push(delivery);
         let known = self.history.publish(id).is_some_and(|publish| {
-            publish.topic == self.history.deliveries[place].topic
+            is_topic_of(&publish.topic, &delivery.topic, delivery.name.is_some())
                 && incoming.payload == payload(id, self.plan.filling_max)
         });
+        let place = self.history.deliveries.len();
+        let task = delivery.name.clone().filter(|_| is_explicit);
+        self.history.deliveries.push(delivery);
+        match (task, incoming.handle) {
+            (Some(task), handle) => {
+                // To have it is one thing, to settle it another.
+                if let (Some(handle), Some(machine)) = (handle, &mut it.machine) {
+                    machine.acknowledge(handle, ReasonCode::SUCCESS);
+                }
+                self.take_task(client, task);
+            }
+            (None, Some(handle)) => it.unacked.push((handle, place)),
+            (None, None) => {}
+        }
         if !known {
             self.violate(Invariant::I2, format!("{name}: {id:x} is not what anybody published"));
         }
-    }
-
-    /// The client's end of its connection closes.
-    pub fn hang_up(&mut self, client: usize) {
-        let it = &mut self.clients[client];
-        let Some(machine) = it.machine.take() else { return };
-        it.session = Some(machine.into_session());
-        // What a QoS 1 delivery of this connection is acknowledged with means nothing on the next: it comes again.
-        it.unacked.retain(|(_, place)| self.history.deliveries[*place].qos == QoS::ExactlyOnce);
-        let Some(connection) = it.connection.take() else { return };
-        self.history.connection_ends.entry(connection).or_insert(self.now);
-        if !it.is_open {
-            it.node = (it.node + 1) % self.nodes.len();
-        }
-        it.is_open = false;
-        it.away_until = self.now + it.random.below(SECOND);
-        self.schedule.at(self.now + 300, Event::Hangup { to: connection });
-    }
-
-    /// Connects again while the old connection stands.
-    pub fn take_over(&mut self, client: usize) {
-        let it = &mut self.clients[client];
-        if !it.is_open || it.zombie.is_some() {
-            return;
-        }
-        it.is_open = false;
-        let (machine, old) = (it.machine.take(), it.connection.take());
-        it.session = machine.map(Machine::into_session);
-        it.unacked.retain(|(_, place)| self.history.deliveries[*place].qos == QoS::ExactlyOnce);
-        it.zombie = old;
-        it.away_until = 0;
-        if let Some(old) = old {
-            self.history.connection_ends.entry(old).or_insert(self.now);
-            // It is closed at last, if the broker has not done so before.
-            self.schedule.at(self.now + 2 * SECOND, Event::Hangup { to: old });
-        }
-        self.coverage.hit(Point::TakeOver);
-        self.connect(client);
-    }
-
-    /// Says goodbye and stays away for a while.
-    pub fn leave(&mut self, client: usize) {
-        let it = &mut self.clients[client];
-        let Some(machine) = &mut it.machine else { return };
-        machine.disconnect(ReasonCode::SUCCESS, None);
-        self.hear(client);
-        let it = &mut self.clients[client];
-        let away = it.random.below(8 * SECOND);
-        self.hang_up(client);
-        self.clients[client].away_until = self.now + away;
     }
 }

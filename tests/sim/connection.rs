@@ -156,7 +156,7 @@ impl World {
     }
 
     pub fn told(&mut self, to: ConnectionId, events: Vec<(PartitionId, Said)>) {
-        if self.living(to).is_none() {
+        if self.told_service(to, &events) || self.living(to).is_none() {
             return;
         }
         for (from, event) in events {

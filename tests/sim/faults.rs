@@ -150,7 +150,9 @@ impl World {
         state.waiting.clear();
         let notice = if by_power { self.random.between(1000, 3 * SECOND) } else { 500 };
         self.drop_connections(node, notice);
+        self.end_service(node, notice);
         self.observer.crashed(node);
+        self.queues.restarted(node);
     }
 
     /// A process one of whose partitions stopped is started anew: nothing else looks at the disk again.

@@ -38,6 +38,36 @@ pub struct Publish {
     pub is_idempotent: bool,
 }
 
+/// Names an entry of a queue as one group has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EntryName {
+    pub queue: String,
+    pub group: String,
+    pub entry: u64,
+}
+
+/// What a client says of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Ack,
+    /// With milliseconds to wait, or as the queue says.
+    Nack(Option<u64>),
+    Reject,
+}
+
+impl EntryName {
+    /// Reads it out of what a delivery says of itself.
+    pub fn from_properties(find: impl Fn(&str) -> Option<String>) -> Option<EntryName> {
+        let (queue, group) = (find("queue")?, find("group-id")?);
+        Some(EntryName { queue, group, entry: find("offset")?.parse().ok()? })
+    }
+
+    /// As `message-id` has it.
+    pub fn message_id(&self) -> String {
+        format!("{}:{}", self.queue, self.entry)
+    }
+}
+
 /// One message that a client's program was handed.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -53,6 +83,8 @@ pub struct Delivery {
     pub retain: bool,
     /// For an entry of a queue, its `message-id`.
     pub entry: Option<String>,
+    /// The same, with its group.
+    pub name: Option<EntryName>,
     /// When the acknowledgement went out.
     pub acked: Option<u64>,
 }

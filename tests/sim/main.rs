@@ -11,6 +11,7 @@ mod client;
 mod connection;
 mod coverage;
 mod disks;
+mod entries;
 mod faults;
 mod group;
 mod history;
@@ -24,8 +25,10 @@ mod replicas;
 mod rot;
 mod run;
 mod schedule;
+mod steward;
 mod trace;
 mod trims;
+mod worker;
 mod world;
 
 use std::time::Instant;

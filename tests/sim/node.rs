@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use fluxmq::model::{Millis, PartitionId};
+use fluxmq::model::{Filter, Millis, PartitionId};
 use fluxmq::partition::request::{ConnectionId, Event, Outbox};
 use fluxmq::partition::{Fenced, Member, Opened, Options, Partition, PartitionError, ReplicaId};
 use fluxmq_log::sim_disk::SimDisk;
@@ -59,11 +59,17 @@ pub struct Owned {
 pub struct Post {
     pub from: PartitionId,
     pub sent: Vec<(ConnectionId, PartitionId, Event)>,
+    /// What queues of partitions are bound to, or not any more.
+    pub bound: Vec<(PartitionId, Filter, bool)>,
 }
 
 impl Outbox for Post {
     fn send(&mut self, to: ConnectionId, event: Event) {
         self.sent.push((to, self.from, event));
+    }
+
+    fn bound(&mut self, filter: &Filter, is_bound: bool) {
+        self.bound.push((self.from, filter.clone(), is_bound));
     }
 }
 

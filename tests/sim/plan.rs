@@ -1,5 +1,9 @@
 //! What one seed is about: how many nodes, partitions and clients, what goes wrong, and how hard.
 
+use bytes::Bytes;
+use fluxmq::model::queue::{DeadLetterTarget, DeadLetters, Overflow, QueueLimits};
+use fluxmq::model::{Filter, QueueName, QueueSettings};
+
 use crate::random::Random;
 
 /// Simulated microseconds.
@@ -113,6 +117,18 @@ impl Fault {
     }
 }
 
+/// A queue that somebody declares.
+#[derive(Clone, Debug)]
+pub struct Declared {
+    pub name: String,
+    pub settings: QueueSettings,
+    /// When.
+    pub at: u64,
+}
+
+/// Where dead letters go that do not stay with their queue.
+const DEAD: &str = "dead";
+
 /// The plan of one seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -138,6 +154,10 @@ pub struct Plan {
     pub spares: usize,
     /// Bytes of a snapshot in one message.
     pub chunk_bytes: usize,
+    /// Queues with rules; none in most seeds.
+    pub declared: Vec<Declared>,
+    /// Clients that read those and settle by verbs.
+    pub workers: usize,
 }
 
 impl Plan {
@@ -171,8 +191,10 @@ impl Plan {
             queues: random.between(1, 2) as usize,
             spares: 0,
             chunk_bytes: 256 << 10,
+            declared: Vec::new(),
+            workers: 0,
         };
-        plan.with_groups()
+        plan.with_groups().with_queues()
     }
 
     /// Adds what happens to groups, in half of the seeds.
@@ -213,5 +235,78 @@ impl Plan {
         self.act_every = random.between(80, 200) * 1000;
         self.filling_max = random.between(4_000, 12_000);
         self.snapshot_every_bytes = random.between(8, 48) << 10;
+    }
+
+    /// Adds queues with rules, in a part of the seeds in which anybody reads.
+    fn with_queues(mut self) -> Plan {
+        let mut random = Random::new(self.seed ^ 0x0_9e0e);
+        let trims = self.faults.iter().any(|(fault, _)| *fault == Fault::Trim);
+        if trims || random.chance(600) {
+            return self;
+        }
+        // As its first use would declare it: a letter may come before anybody has.
+        let dead = QueueSettings::default();
+        self.declared.push(Declared { name: DEAD.to_owned(), settings: dead, at: 0 });
+        for number in 0..random.between(1, 2) {
+            let settings = rules(&mut random).checked().expect("rules that make sense");
+            let at = random.below(5 * SECOND);
+            self.declared.push(Declared { name: format!("w{number}"), settings, at });
+        }
+        self.workers = random.between(2, 4) as usize;
+        self
+    }
+
+    /// The declared queues that clients publish to and read.
+    pub fn worked(&self) -> impl Iterator<Item = &Declared> {
+        self.declared.iter().filter(|it| it.name != DEAD)
+    }
+
+    /// Returns true when a declared queue that may refuse it holds what is published to a topic.
+    pub fn may_be_full(&self, topic: &str) -> bool {
+        self.declared.iter().any(|it| {
+            it.settings.limits.messages_max.is_some()
+                && (it.settings.is_bound_to(topic.as_bytes())
+                    || topic.starts_with(&format!("$queue/{}/", it.name)))
+        })
+    }
+
+    /// Returns true when a declared queue is bound to a topic.
+    pub fn is_bound(&self, topic: &str) -> bool {
+        self.declared.iter().any(|it| it.settings.is_bound_to(topic.as_bytes()))
+    }
+}
+
+/// Some rules for a queue.
+fn rules(random: &mut Random) -> QueueSettings {
+    let filter = |text: &&str| Filter::new(Bytes::from(text.to_string())).expect("a filter");
+    const BINDINGS: [&[&str]; 4] = [&[], &["t/#"], &["t/0"], &["t/+", "t/0"]];
+    const BACKOFFS: [&[u64]; 3] = [&[], &[], &[300, 1_500]];
+    let (bindings, backoff_ms) = (*random.pick(&BINDINGS), *random.pick(&BACKOFFS));
+    let dead = QueueName::new(Bytes::from_static(DEAD.as_bytes())).expect("a name");
+    let target = match random.below(3) {
+        0 => DeadLetterTarget::Queue(dead),
+        _ => DeadLetterTarget::Own,
+    };
+    let ttl_ms = *random.pick(&[None, None, Some(4_000), Some(12_000)]);
+    // Where nothing ever leaves, a queue that is full stays so.
+    let rejects = ttl_ms.is_some() && random.chance(500);
+    QueueSettings {
+        bindings: bindings.iter().map(filter).collect(),
+        visibility_timeout_ms: Some(*random.pick(&[1_000, 2_500])),
+        deliveries_max: *random.pick(&[0, 2, 3, 5]),
+        backoff_ms: backoff_ms.to_vec(),
+        dead_letters: DeadLetters {
+            target,
+            with_expired: random.chance(500),
+            with_overflow: random.chance(500),
+        },
+        ttl_ms,
+        limits: QueueLimits {
+            messages_max: *random.pick(&[None, None, Some(15), Some(40)]),
+            overflow: if rejects { Overflow::RejectPublish } else { Overflow::DropHead },
+            ..QueueLimits::default()
+        },
+        single_active: random.chance(150),
+        ..QueueSettings::default()
     }
 }

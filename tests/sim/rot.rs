@@ -134,6 +134,8 @@ impl World {
             self.count_repairs(&fenced);
             match fenced.finish(wall) {
                 Ok((partition_again, _)) => {
+                    self.bind(&partition_again);
+                    self.queues.restarted(node);
                     let again = Owned {
                         partition: partition_again,
                         flush: None,

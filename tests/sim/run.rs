@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-use crate::checkers::{Invariant, Violation, delivery, group, stored, views};
+use crate::checkers::{Invariant, Violation, delivery, group, queues, stored, views};
 use crate::coverage::{Coverage, Point};
 use crate::node::replica;
 use crate::plan::{Fault, Plan, REST, SECOND, WORK};
@@ -111,13 +111,13 @@ fn stay_calm(world: &mut World) {
 fn check(world: &mut World) {
     let places = stored::places(&world.ledger);
     let (history, ledger) = (&world.history, &world.ledger);
-    let mut found =
-        stored::check(history, ledger, &places, &world.observer, world.plan.filling_max);
+    let mut found = stored::check(history, ledger, &places, &world.observer, &world.plan);
     let nodes = world.nodes.iter().enumerate();
     found.extend(nodes.map(|(number, node)| world.observer.compare(number, node, ledger)));
     found.extend(delivery::check(world, &places));
     found.extend(views::check(world));
     found.extend(group::check(world));
+    found.extend(queues::check(world));
     found.into_iter().for_each(|found| world.accept(found));
 }
 
@@ -147,6 +147,13 @@ impl World {
                     return Some(format!("node {number} p{} has not come to rest", partition.0));
                 }
             }
+        }
+        let worked = self.plan.worked().map(|declared| declared.name.as_str());
+        // After a jump back of the clock, log time waits until the clock is there again, and so does what waits for it.
+        if !self.observer.has_clock_jumped
+            && let Some(what) = self.queues.unfinished(worked)
+        {
+            return Some(what);
         }
         let places = |id| self.observer.places(id).to_vec();
         let stored = self.history.publishes.iter().map(|publish| (publish.id, places(publish.id)));

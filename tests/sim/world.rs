@@ -8,6 +8,7 @@ use fluxmq::model::PartitionId;
 use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
 use fluxmq::partition::{Opened, Options};
 
+use crate::checkers::queues::Queues;
 use crate::checkers::{Invariant, Observer, Violation};
 use crate::client::SimClient;
 use crate::connection::Connection;
@@ -20,6 +21,7 @@ use crate::node::{Node, Owned, Post, State, member, open};
 use crate::plan::{Fault, Plan};
 use crate::random::Random;
 use crate::schedule::Schedule;
+use crate::steward::{Admin, Service};
 use crate::trace::Trace;
 
 /// Time between ticks of a node's partitions, as in the shard.
@@ -99,6 +101,8 @@ pub enum Event {
     },
     /// An image of a disk is put back.
     PutBack,
+    /// Whoever administers queues looks at them.
+    Manage,
 }
 
 /// The cluster and everybody around it.
@@ -118,6 +122,9 @@ pub struct World {
     pub history: History,
     pub ledger: Ledger,
     pub observer: Observer,
+    pub queues: Queues,
+    pub services: BTreeMap<ConnectionId, Service>,
+    pub admin: Admin,
     pub coverage: Coverage,
     pub trace: Trace,
     pub options: Options,
@@ -160,6 +167,9 @@ impl World {
             history: History::default(),
             ledger: Ledger::default(),
             observer: Observer::default(),
+            queues: Queues::default(),
+            services: BTreeMap::new(),
+            admin: Admin::new(plan.declared.len()),
             coverage: Coverage::default(),
             trace: Trace::new(is_read),
             options,
@@ -180,6 +190,9 @@ impl World {
 
     fn begin(&mut self) {
         (0..self.nodes.len()).for_each(|node| self.schedule.at(0, Event::Start { node }));
+        if !self.plan.declared.is_empty() {
+            self.schedule.at(0, Event::Manage);
+        }
         for client in 0..self.clients.len() {
             let at = self.random.below(self.plan.act_every);
             self.schedule.at(at, Event::Act { client });
@@ -229,6 +242,7 @@ impl World {
             Event::Checkpoint { to } => self.checkpoint_session(to),
             Event::Crash { node } => self.crash(node, false),
             Event::PutBack => self.put_back(),
+            Event::Manage => self.manage(),
             Event::Message { to, from, partition, bytes } => {
                 self.receive(to, from, partition, bytes);
             }
@@ -253,12 +267,18 @@ impl World {
             | Event::Upstream { to, .. }
             | Event::Hangup { to }
             | Event::Checkpoint { to } => {
-                let connection = self.connections.get(to)?;
-                Some(connection.node).filter(|node| self.is_alive(*node, connection.life))
+                let (node, life) = self.process_of(*to)?;
+                Some(node).filter(|node| self.is_alive(*node, life))
             }
             _ => None,
         }?;
         (self.nodes[node].state == State::Paused).then_some(node)
+    }
+
+    /// The node and the process that have a connection, or a steward.
+    fn process_of(&self, id: ConnectionId) -> Option<(usize, u32)> {
+        let connection = self.connections.get(&id).map(|it| (it.node, it.life));
+        connection.or_else(|| self.services.get(&id).map(|it| (it.node, it.life)))
     }
 
     /// A stopped process goes on, with what came for it meanwhile.
@@ -309,6 +329,7 @@ impl World {
                             continue;
                         }
                     };
+                    self.bind(&opened);
                     let fresh =
                         Owned { partition: opened, flush: None, failed: None, served: None };
                     owned.insert(partition, fresh);
@@ -341,7 +362,9 @@ impl World {
         let found =
             self.observer.started(node, &self.nodes[node], &mut self.ledger, &mut self.coverage);
         self.accept(found);
+        self.learn();
         self.note_image(node);
+        self.start_service(node);
         self.turn(node);
     }
 
@@ -367,6 +390,7 @@ impl World {
         self.tick_fenced(node);
         self.tick_connections(node);
         self.look_at_group(node);
+        self.look_at_queues(node, true);
         self.turn(node);
     }
 
@@ -505,6 +529,7 @@ impl World {
                     )
                 });
                 owned.served = serves;
+                serves.into_iter().for_each(|term| self.queues.serves(*partition, term));
             }
         }
         let found = self.observer.observe(
@@ -518,6 +543,8 @@ impl World {
         for violation in std::mem::take(&mut self.observer.found) {
             self.accept(Err(violation));
         }
+        self.learn();
+        self.look_at_queues(node, false);
         self.send_messages(node);
     }
 
@@ -536,12 +563,20 @@ impl World {
     /// Sends events on to connections, in order, a little later.
     pub fn deliver(&mut self, node: usize, post: Post) {
         let mut by_connection: BTreeMap<ConnectionId, Vec<(PartitionId, Said)>> = BTreeMap::new();
+        for (partition, filter, is_bound) in post.bound {
+            self.placement.bindings().change(partition, &filter, is_bound);
+        }
         for (to, from, event) in post.sent {
             let found = self.observer.sent(to, from, &event, self.plan.credit, self.now);
             self.accept(found);
+            self.look_at_entry(node, from, &event);
             by_connection.entry(to).or_default().push((from, event));
         }
         for (to, events) in by_connection {
+            if self.services.contains_key(&to) {
+                self.deliver_to_service(node, to, events);
+                continue;
+            }
             let delay = 20 + self.random.below(200);
             let Some(connection) = self.connections.get(&to) else { continue };
             if !self.is_linked(node, connection.node) {

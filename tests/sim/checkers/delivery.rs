@@ -9,7 +9,7 @@ use fluxmq_index::Offset;
 use super::observer::HandedOut;
 use super::stored::Places;
 use super::{Invariant, Violation, matches, wrong};
-use crate::history::{Delivery, History, MessageId};
+use crate::history::{Delivery, EntryName, History, MessageId};
 use crate::plan::{Fault, SECOND};
 use crate::world::World;
 
@@ -143,14 +143,17 @@ fn no_skips(world: &World, places: &Places) -> Result<(), Violation> {
 /// By when partitions hand out, not by when clients receive: what waits for a client's window, or in a process that is stopped, is out.
 fn one_member(world: &World) -> Result<(), Violation> {
     let history = &world.history;
-    let visible_again = world.plan.visibility_timeout_ms.saturating_sub(300) * 1000;
-    let mut holder: BTreeMap<(PartitionId, &str), &HandedOut> = BTreeMap::new();
+    let mut holder: BTreeMap<(PartitionId, &EntryName), &HandedOut> = BTreeMap::new();
     for it in &world.observer.handed {
-        let Some(before) = holder.insert((it.partition, &it.entry), it) else { continue };
+        let Some(before) = holder.insert((it.partition, &it.name), it) else { continue };
+        let timeout_ms = world.queues.visibility_timeout_ms(&it.name);
+        let timeout_ms = timeout_ms.unwrap_or(world.plan.visibility_timeout_ms);
+        let visible_again = timeout_ms.saturating_sub(300) * 1000;
         let ended = history.connection_ends.get(&before.to);
         let forgotten = world.observer.forgotten.get(&(before.to, it.partition));
         let is_gone = ended.into_iter().chain(forgotten).any(|at| *at <= it.at);
         let is_late = it.at - before.at >= visible_again;
+        let is_given_back = world.queues.is_given_back(&it.name, (before.at, it.at));
         // A leader that was deposed and does not know it yet hands out what the next one hands out too.
         let may_sleep = world.plan.faults.iter().any(|(fault, _)| *fault == Fault::Pause);
         let doubt = match world.nodes.len() {
@@ -162,7 +165,8 @@ fn one_member(world: &World) -> Result<(), Violation> {
         let resets = &world.observer.resets;
         let is_reset = resets.iter().any(|(of, at)| *of == it.partition && span.contains(at));
         // Log time follows the wall clock, jumps and all.
-        if !is_gone && !is_late && !is_reset && !world.observer.has_clock_jumped {
+        let may_be_due = is_gone || is_late || is_given_back || is_reset;
+        if !may_be_due && !world.observer.has_clock_jumped {
             let HandedOut { entry, to, at, .. } = it;
             let what = format!(
                 "{entry} was handed to connection {} at {} and to {} at {at}",

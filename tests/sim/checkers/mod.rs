@@ -5,6 +5,7 @@
 pub mod delivery;
 pub mod group;
 pub mod observer;
+pub mod queues;
 pub mod stored;
 pub mod views;
 
@@ -53,10 +54,18 @@ pub enum Invariant {
     I19,
     /// An entry of a queue is at one member at a time.
     I20,
+    /// Nothing is handed out after its time.
+    I21,
     /// Nothing grows beyond its bound.
     I24,
     /// Once nothing goes wrong any more, everything ends and replicas are equal.
     I25,
+    /// An entry of a queue that is settled is never handed out again to that group.
+    I27,
+    /// What a queue captured ends by a client's word, by a rule that was due, or as a dead letter, once.
+    I28,
+    /// A group's numbers agree with one another and with the log after every step: committed, finished, how often, when again.
+    I29,
 }
 
 /// What was found.

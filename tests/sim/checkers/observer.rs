@@ -6,14 +6,15 @@ use fluxmq::model::{DeliverySource, PartitionId, Refusal, Token};
 use fluxmq::partition::request::{ConnectionId, Event, Publish, Request};
 use fluxmq::partition::{Members, ReplicaId};
 use fluxmq_index::Offset;
-use fluxmq_log::format::frame::FrameKind;
+use fluxmq_log::format::frame::{Frame, FrameKind};
 use fluxmq_log::sim_disk::{Crash, SimDisk};
 use fluxmq_log::{Log, Recovery};
 
+use super::stored::is_copy;
 use super::{Invariant, Violation, wrong};
 use crate::connection::delivered_id;
 use crate::coverage::{Coverage, Point};
-use crate::history::{MessageId, id_of};
+use crate::history::{EntryName, MessageId, id_of};
 use crate::ledger::{Ledger, Record, canonical, records};
 use crate::node::{Node, Owned, dir, log_options, node_of};
 
@@ -39,6 +40,7 @@ pub struct HandedOut {
     pub partition: PartitionId,
     /// As its annotation names it.
     pub entry: String,
+    pub name: EntryName,
     pub to: ConnectionId,
     pub at: u64,
 }
@@ -49,6 +51,10 @@ pub struct Observer {
     seen: BTreeMap<(usize, PartitionId), Seen>,
     /// Where each committed message is; more than once if it was published again.
     committed: BTreeMap<MessageId, Vec<(PartitionId, Offset)>>,
+    /// Messages of which queues have copies.
+    copied: BTreeSet<MessageId>,
+    /// Entries that were seen committed for the first time since somebody took them.
+    pub frames: Vec<(PartitionId, Frame)>,
     /// The newest connection that was told that it has the session, by client.
     opened: BTreeMap<usize, (ConnectionId, usize)>,
     leaders: BTreeMap<(PartitionId, u64), usize>,
@@ -190,6 +196,7 @@ impl Observer {
                 let found = self.commit(partition, frame.header.index, frame.header.term, owned);
                 self.found.extend(found.err());
                 self.note(partition, frame);
+                self.frames.push((partition, frame.clone()));
             }
         }
         self.seen.entry(key).or_default().applied = applied;
@@ -289,7 +296,7 @@ impl Observer {
         Ok(())
     }
 
-    fn note(&mut self, partition: PartitionId, frame: &fluxmq_log::format::frame::Frame) {
+    fn note(&mut self, partition: PartitionId, frame: &Frame) {
         if frame.header.kind == FrameKind::Seal {
             self.segments_sealed += 1;
         }
@@ -297,7 +304,10 @@ impl Observer {
             if let Record::Message { message, .. } = record
                 && let Some(id) = id_of(&message.payload)
             {
-                self.committed.entry(id).or_default().push((partition, offset));
+                match is_copy(&message) {
+                    true => drop(self.copied.insert(id)),
+                    false => self.committed.entry(id).or_default().push((partition, offset)),
+                }
             }
         }
     }
@@ -423,13 +433,16 @@ impl Observer {
         if delivery.id.source == DeliverySource::Live {
             return Ok(());
         }
-        if !self.is_committed(id) {
+        if !self.is_committed(id) && !self.copied.contains(&id) {
             return wrong(Invariant::I13, format!("{id:x} is handed out and not committed"));
         }
-        let entry = delivery.annotations.iter().find(|(name, _)| *name == "message-id");
-        if let Some((_, entry)) = entry {
-            let entry = entry.clone();
-            self.handed.push(HandedOut { partition: from, entry, to, at: now });
+        let name = EntryName::from_properties(|wanted| {
+            let annotation = delivery.annotations.iter().find(|(name, _)| *name == wanted);
+            annotation.map(|(_, value)| value.clone())
+        });
+        if let Some(name) = name {
+            let entry = name.message_id();
+            self.handed.push(HandedOut { partition: from, entry, name, to, at: now });
         }
         if delivery.id.source == DeliverySource::SESSION {
             let is_there = self.places(id).contains(&(from, delivery.id.offset));

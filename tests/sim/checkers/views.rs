@@ -157,6 +157,20 @@ impl Oracle {
                     entries.extend(first.0..first.0 + count);
                 }
             }
+            Control::GroupCreated { queue, group, start } => {
+                let begun = (0..start.0).collect();
+                self.finished.entry((queue, group)).or_insert(begun);
+            }
+            Control::QueueTrimmed { queue, to, .. } => {
+                for (_, finished) in self.finished.iter_mut().filter(|((of, _), _)| *of == queue) {
+                    finished.extend(0..to.0);
+                }
+            }
+            Control::QueueRemoved { queue, entries, .. } => {
+                for (_, finished) in self.finished.iter_mut().filter(|((of, _), _)| *of == queue) {
+                    finished.extend(entries.iter().map(|entry| entry.0));
+                }
+            }
             Control::CursorSet { queue, group, .. } => drop(self.seeks.insert((queue, group))),
             Control::SessionOpened { client_id, clean, .. } => {
                 let fresh = (offset, offset.0 as u32, BTreeSet::new());
@@ -259,10 +273,15 @@ fn open_ids(at: &str, oracle: &Oracle, views: &Views) -> Result<(), Violation> {
     }
 }
 
-/// I11: when every exchange has ended, no packet id is open: the next publish under it would be taken for a copy, and be lost.
+/// I11 and I28: when every exchange has ended, no packet id is open: the next publish under it would be taken for a copy, and be lost.
 fn no_id_is_left(at: &str, oracle: &Oracle) -> Result<(), Violation> {
-    match oracle.open.iter().find(|(_, _, seq)| *seq < DedupKey::WILL) {
+    let is_packet_id = |seq: u32| seq & !DedupKey::COPY < DedupKey::WILL;
+    match oracle.open.iter().find(|(_, _, seq)| is_packet_id(*seq)) {
         None => Ok(()),
+        Some(key) if key.2 & DedupKey::COPY != 0 => wrong(
+            Invariant::I28,
+            format!("{at}: the copy under packet id {key:?} is open for ever"),
+        ),
         Some(key) => wrong(Invariant::I11, format!("{at}: packet id {key:?} is open for ever")),
     }
 }

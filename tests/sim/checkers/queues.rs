@@ -1,0 +1,448 @@
+//! The checkers of queues: I21, I27, I28, I29. A fold of our own of what is committed, beside what partitions handed out and what
+//! clients said of it.
+//!
+//! Whatever ends an entry must have a cause: a client that said so, a rule of the queue that was due, or a dead letter that is stored.
+
+mod told;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fluxmq::model::queue::{DeadLetterTarget, Overflow};
+use fluxmq::model::record::queue_id;
+use fluxmq::model::{Control, PartitionId, Properties, Property, QoS, QueueSettings};
+use fluxmq_index::Offset;
+use fluxmq_log::format::Message;
+use fluxmq_log::format::frame::Frame;
+
+pub use self::told::HandOut;
+use super::{Invariant, Violation, wrong};
+use crate::coverage::{Coverage, Point};
+use crate::history::{MessageId, Outcome, id_of};
+use crate::ledger::{Record, records};
+use crate::plan::Declared;
+use crate::world::World;
+
+/// A queue's id, a group, an entry.
+type Key = (u64, Bytes, u64);
+
+/// Queues as the oracle has them.
+#[derive(Default)]
+pub struct Queues {
+    by_id: BTreeMap<u64, Queue>,
+    groups: BTreeMap<(u64, Bytes), Group>,
+    said: BTreeMap<Key, Said>,
+    handed: BTreeMap<Key, u32>,
+    /// By message, queue in which it died, and group that gave it up.
+    letters: BTreeMap<(MessageId, Bytes, Bytes), Letters>,
+    /// Letters that went back, by message and queue.
+    returned: BTreeMap<(MessageId, u64), Letters>,
+    /// The newest term in which anybody served.
+    newest: BTreeMap<PartitionId, u64>,
+    /// How far groups were seen to be, by node.
+    committed: BTreeMap<(usize, u64, Bytes), Offset>,
+    pub found: Vec<Violation>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    name: Bytes,
+    settings: Arc<QueueSettings>,
+    entries: Vec<Entry>,
+    head: u64,
+    len: u64,
+    /// The end of the queue when it last had too many entries: those below may be on their way out.
+    over_end: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: MessageId,
+    time: u64,
+    qos: u8,
+    deliver_at: Option<u64>,
+    /// Where it died last, if it did.
+    died_in: Option<Bytes>,
+    is_gone: bool,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    finished: BTreeSet<u64>,
+    returns: BTreeMap<u64, u32>,
+    until: BTreeMap<u64, u64>,
+}
+
+/// What clients said of an entry.
+#[derive(Debug, Default)]
+struct Said {
+    is_acked: bool,
+    is_rejected: bool,
+    /// When each nack was sent, and answered; it may take effect at any time between.
+    nacked: BTreeMap<u64, u64>,
+    /// Of those, how many were answered with success.
+    counted: u32,
+}
+
+/// Messages that are stored because an entry ends, and how many ends they stood for.
+#[derive(Debug, Default)]
+struct Letters {
+    stored: u64,
+    spent: u64,
+    /// Why, of all of them.
+    reasons: BTreeSet<Bytes>,
+}
+
+/// How a dead letter says it died last.
+struct Death {
+    queue: Bytes,
+    reason: Bytes,
+    group: Bytes,
+}
+
+impl Death {
+    /// Reads it out of a dead letter, or of one that went back; `None` is any other message.
+    fn of(message: &Message) -> Option<Death> {
+        let mut death = None;
+        for property in Properties::from_encoded(message.props.clone()).iter() {
+            let Property::User(key, value) = property else { continue };
+            match (&key[..], &mut death) {
+                (b"x-death-queue", Some(_)) => break,
+                (b"x-death-queue", None) => {
+                    death = Some(Death { queue: value, reason: Bytes::new(), group: Bytes::new() });
+                }
+                (b"x-death-reason", Some(death)) => death.reason = value,
+                (b"x-death-group", Some(death)) => death.group = value,
+                _ => {}
+            }
+        }
+        death
+    }
+}
+
+/// Returns true for a dead letter, and for one that went back: a copy of what was published.
+pub fn is_letter(message: &Message) -> bool {
+    Death::of(message).is_some()
+}
+
+impl Queue {
+    fn is_expired(&self, entry: &Entry, time: u64) -> bool {
+        self.settings.ttl_ms.is_some_and(|ttl| entry.time + ttl <= time)
+    }
+
+    fn has_own_letters(&self) -> bool {
+        self.settings.dead_letters.target == DeadLetterTarget::Own
+    }
+
+    /// Notes when there are too many.
+    fn look_at_len(&mut self) {
+        if self.settings.limits.messages_max.is_some_and(|max| self.len > max) {
+            self.over_end = self.entries.len() as u64;
+        }
+    }
+
+    /// Returns true when the oldest entry gives way to others.
+    fn is_over(&self, entry: u64) -> bool {
+        let limits = &self.settings.limits;
+        let is_over = limits.messages_max.is_some_and(|max| self.len > max);
+        // A letter that goes elsewhere is decided on before it is stored, and so is what comes with it.
+        let was_over = !self.has_own_letters() && entry < self.over_end;
+        limits.overflow == Overflow::DropHead && (is_over || was_over)
+    }
+
+    fn leave(&mut self, entry: u64) {
+        let Some(it) = self.entries.get_mut(entry as usize) else { return };
+        if !std::mem::replace(&mut it.is_gone, true) {
+            self.len -= 1;
+        }
+    }
+}
+
+impl Group {
+    /// Going back forgets what is finished; going on finishes what is below.
+    fn seek(&mut self, to: u64) {
+        if (0..=to).any(|entry| !self.finished.contains(&entry)) {
+            self.finished.extend(0..to);
+        } else {
+            *self = Group { finished: (0..to).collect(), ..Group::default() };
+        }
+    }
+}
+
+impl Letters {
+    /// Takes one that stands for no end yet.
+    fn spend(&mut self) -> bool {
+        let is_there = self.stored > self.spent;
+        self.spent += u64::from(is_there);
+        is_there
+    }
+}
+
+/// Looks at the queues at the end.
+pub fn check(world: &World) -> Vec<Result<(), Violation>> {
+    let declared = world.plan.declared.iter().zip(&world.admin.since);
+    let standing = declared.filter_map(|(declared, since)| Some((declared, (*since)?)));
+    standing.map(|(declared, since)| captured(world, declared, since)).collect()
+}
+
+/// I28: what was acknowledged since a queue stands is in it, and once where copies of it are known.
+fn captured(world: &World, declared: &Declared, since: u64) -> Result<(), Violation> {
+    let address = format!("$queue/{}/", declared.name);
+    let counts = world.queues.counts_of(&declared.name);
+    let publishes = world.history.publishes.iter();
+    for publish in publishes.filter(|it| it.qos != QoS::AtMostOnce && it.invoked > since) {
+        let is_bound = declared.settings.is_bound_to(publish.topic.as_bytes());
+        if !is_bound && !publish.topic.starts_with(&address) {
+            continue;
+        }
+        let count = counts.get(&publish.id).copied().unwrap_or(0);
+        let is_lost = count == 0 && publish.outcome == Outcome::Acked;
+        if is_lost || count > 1 && publish.is_idempotent {
+            let what = format!(
+                "{:x} to {} is in {} {count} times",
+                publish.id, publish.topic, declared.name
+            );
+            return wrong(Invariant::I28, what);
+        }
+    }
+    Ok(())
+}
+
+impl Queues {
+    /// Takes an entry of a partition's log that is committed.
+    pub fn apply(&mut self, frame: &Frame, coverage: &mut Coverage) {
+        let mut letters = Vec::new();
+        for (_, time, record) in records(frame) {
+            match record {
+                Record::Message { message, queues } => {
+                    letters.extend(self.message(&message, &queues, coverage));
+                }
+                Record::Control(control) => self.control(time, control, coverage),
+            }
+        }
+        for (key, queue) in letters {
+            let is_own = self.by_id.get(&queue).is_some_and(Queue::has_own_letters);
+            let letters = &self.letters[&key];
+            if is_own && letters.stored != letters.spent {
+                let what = format!("{:x}: a dead letter of {:?} ends no entry", key.0, key.1);
+                self.found.push(Violation { invariant: Invariant::I28, what });
+            }
+        }
+    }
+
+    /// Adds a message to its queues; returns the letter that it is, and where it died.
+    fn message(
+        &mut self,
+        message: &Message,
+        queues: &[u64],
+        coverage: &mut Coverage,
+    ) -> Option<((MessageId, Bytes, Bytes), u64)> {
+        let id = id_of(&message.payload)?;
+        let death = Death::of(message);
+        for queue in queues {
+            let Some(queue) = self.by_id.get_mut(queue) else { continue };
+            queue.entries.push(Entry {
+                id,
+                time: message.ts,
+                qos: message.qos,
+                deliver_at: message.deliver_at,
+                died_in: death.as_ref().map(|death| death.queue.clone()),
+                is_gone: false,
+            });
+            queue.len += 1;
+            queue.look_at_len();
+        }
+        if message.topic.starts_with(b"$queue//") && death.is_none() {
+            coverage.hit(Point::Captured);
+        }
+        let Death { queue, reason, group } = death?;
+        let died_in = queue_id(&queue);
+        if queues.contains(&died_in) {
+            self.returned.entry((id, died_in)).or_default().stored += 1;
+            coverage.hit(Point::Redriven);
+            return None;
+        }
+        coverage.hit(match &reason[..] {
+            b"rejected" => Point::DiedRejected,
+            b"expired" => Point::DiedExpired,
+            b"max-deliveries" => Point::DiedDeliveries,
+            _ => Point::DiedOverflow,
+        });
+        let key = (id, queue, group);
+        let letters = self.letters.entry(key.clone()).or_default();
+        letters.stored += 1;
+        letters.reasons.insert(reason);
+        Some((key, died_in))
+    }
+
+    fn control(&mut self, time: u64, control: Control, coverage: &mut Coverage) {
+        match control {
+            Control::QueueDeclared { name, settings } => {
+                let queue = Queue {
+                    name: name.clone(),
+                    settings,
+                    entries: Vec::new(),
+                    head: 0,
+                    len: 0,
+                    over_end: 0,
+                };
+                self.by_id.entry(queue_id(&name)).or_insert(queue);
+            }
+            Control::GroupCreated { queue, group, start } => {
+                let begun = Group { finished: (0..start.0).collect(), ..Group::default() };
+                self.groups.entry((queue, group)).or_insert(begun);
+            }
+            Control::Settled { selection, group, finished, released } => {
+                if !self.by_id.contains_key(&selection) {
+                    return;
+                }
+                for entry in finished.iter().flat_map(|(first, count)| first.0..first.0 + count) {
+                    let found = self.finish(selection, &group, entry, time);
+                    self.found.extend(found.err());
+                }
+                for entry in released {
+                    self.come_back(selection, &group, entry.0, 0);
+                }
+            }
+            Control::Postponed { queue, group, entries } => {
+                for (entry, until) in entries {
+                    coverage.hit(Point::Postponed);
+                    self.come_back(queue, &group, entry.0, until.0);
+                }
+            }
+            Control::QueueTrimmed { queue, to, .. } => {
+                coverage.hit(Point::HeadDropped);
+                let found = self.trim(queue, to.0, time);
+                self.found.extend(found.err());
+            }
+            Control::QueueRemoved { queue, entries, .. } => {
+                for entry in entries {
+                    let found = self.remove(queue, entry.0, time);
+                    self.found.extend(found.err());
+                }
+            }
+            Control::CursorSet { queue, group, to } => {
+                if let Some(group) = self.groups.get_mut(&(queue, group)) {
+                    group.seek(to.0);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn come_back(&mut self, queue: u64, group: &Bytes, entry: u64, until: u64) {
+        let Some(group) = self.groups.get_mut(&(queue, group.clone())) else { return };
+        if !group.finished.contains(&entry) {
+            *group.returns.entry(entry).or_default() += 1;
+            group.until.insert(entry, until);
+        }
+    }
+
+    /// I28: an entry ends for a group because somebody said so, or a rule did, or its letter is stored.
+    fn finish(&mut self, id: u64, group: &Bytes, entry: u64, time: u64) -> Result<(), Violation> {
+        let Some(view) = self.groups.get_mut(&(id, group.clone())) else { return Ok(()) };
+        let is_new = view.finished.insert(entry);
+        view.returns.remove(&entry);
+        view.until.remove(&entry);
+        let queue = &self.by_id[&id];
+        let at = format!("{:?}:{entry} for {group:?}", queue.name);
+        let Some(it) = queue.entries.get(entry as usize) else {
+            return wrong(Invariant::I28, format!("{at} is finished and was never there"));
+        };
+        let key = (id, group.clone(), entry);
+        let said = self.said.get(&key);
+        let letters = self.letters.get_mut(&(it.id, queue.name.clone(), group.clone()));
+        if let Some(letters) = letters
+            && letters.spend()
+        {
+            let handed = self.handed.get(&key).copied().unwrap_or(0);
+            let is_due = |reason: &Bytes| match &reason[..] {
+                b"rejected" => said.is_some_and(|said| said.is_rejected),
+                b"max-deliveries" => {
+                    let max = queue.settings.deliveries_max;
+                    max > 0 && handed >= max
+                }
+                _ => false,
+            };
+            return match letters.reasons.iter().any(is_due) {
+                true => Ok(()),
+                false => wrong(
+                    Invariant::I28,
+                    format!("{at} died: {:?}, handed out {handed} times", letters.reasons),
+                ),
+            };
+        }
+        let has_letters = queue.settings.dead_letters.target != DeadLetterTarget::Nowhere;
+        let is_due = queue.is_expired(it, time) && !queue.settings.dead_letters.with_expired;
+        let is_said = said.is_some_and(|it| it.is_acked || it.is_rejected && !has_letters);
+        // A message of QoS 0 is settled when it is written.
+        match !is_new || it.is_gone || it.qos == 0 || is_due || is_said {
+            true => Ok(()),
+            false => {
+                wrong(Invariant::I28, format!("{at}, {:x}: it ended, and nobody settled it", it.id))
+            }
+        }
+    }
+
+    /// I28: entries leave a queue when they are due, and those of which letters are written with them.
+    fn trim(&mut self, id: u64, to: u64, time: u64) -> Result<(), Violation> {
+        let Some(queue) = self.by_id.get_mut(&id) else { return Ok(()) };
+        let mut found = Ok(());
+        for entry in queue.head..to.min(queue.entries.len() as u64) {
+            let it = &queue.entries[entry as usize];
+            let (is_expired, is_over) = (queue.is_expired(it, time), queue.is_over(entry));
+            let dead_letters = &queue.settings.dead_letters;
+            let has_letters = dead_letters.target != DeadLetterTarget::Nowhere;
+            let is_due = match is_expired {
+                true => !(dead_letters.with_expired && has_letters),
+                false => is_over && !(dead_letters.with_overflow && has_letters),
+            };
+            if !it.is_gone && !is_due && found.is_ok() {
+                let what = format!(
+                    "{:?}:{entry}, {:x}: dropped; expired {is_expired}, too many {is_over}",
+                    queue.name, it.id
+                );
+                found = wrong(Invariant::I28, what);
+            }
+            queue.leave(entry);
+        }
+        queue.head = queue.head.max(to);
+        for (_, group) in self.groups.iter_mut().filter(|((of, _), _)| *of == id) {
+            group.finished.extend(0..to);
+            group.returns.retain(|entry, _| *entry >= to);
+            group.until.retain(|entry, _| *entry >= to);
+        }
+        found
+    }
+
+    /// I28: an entry leaves its queue by itself when its letter is stored, or it is a letter and went back.
+    fn remove(&mut self, id: u64, entry: u64, time: u64) -> Result<(), Violation> {
+        let Some(queue) = self.by_id.get_mut(&id) else { return Ok(()) };
+        let Some(it) = queue.entries.get(entry as usize) else { return Ok(()) };
+        let (is_expired, is_over) = (queue.is_expired(it, time), queue.is_over(entry));
+        let (message, died_in) = (it.id, it.died_in.as_ref().map(|queue| queue_id(queue)));
+        let what = format!("{:?}:{entry}, {message:x}", queue.name);
+        queue.leave(entry);
+        let key = (message, queue.name.clone(), Bytes::new());
+        for (_, group) in self.groups.iter_mut().filter(|((of, _), _)| *of == id) {
+            group.finished.insert(entry);
+            group.returns.remove(&entry);
+            group.until.remove(&entry);
+        }
+        let went_back = died_in.filter(|queue| *queue != id);
+        let returned = went_back.and_then(|queue| self.returned.get_mut(&(message, queue)));
+        if returned.is_some_and(Letters::spend) {
+            return Ok(());
+        }
+        let Some(letters) = self.letters.get_mut(&key).filter(|it| it.stored > it.spent) else {
+            return wrong(Invariant::I28, format!("{what} was removed without a letter"));
+        };
+        letters.spent += 1;
+        let is_due = |reason: &Bytes| if reason == "expired" { is_expired } else { is_over };
+        match letters.reasons.iter().any(is_due) {
+            true => Ok(()),
+            false => wrong(Invariant::I28, format!("{what} was removed: {:?}", letters.reasons)),
+        }
+    }
+}

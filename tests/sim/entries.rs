@@ -1,0 +1,72 @@
+//! What is looked at of queues while the world goes on: what is committed of them, what replicas know, what is handed out.
+
+use fluxmq::model::PartitionId;
+use fluxmq::partition::Partition;
+use fluxmq::partition::request::Event as Said;
+use fluxmq_log::sim_disk::SimDisk;
+
+use crate::checkers::queues::HandOut;
+use crate::connection::delivered_id;
+use crate::history::EntryName;
+use crate::plan::Fault;
+use crate::world::World;
+
+impl World {
+    /// A replica begins to take part: publishes find the queues that it knows. All nodes have one table of bindings here.
+    pub fn bind(&self, partition: &Partition<SimDisk>) {
+        let bindings = self.placement.bindings();
+        partition.bindings().for_each(|filter| bindings.change(partition.id(), filter, true));
+    }
+
+    /// Takes over what was committed since the last look.
+    pub fn learn(&mut self) {
+        for (_, frame) in std::mem::take(&mut self.observer.frames) {
+            if !self.plan.declared.is_empty() {
+                self.queues.apply(&frame, &mut self.coverage);
+            }
+        }
+        for violation in std::mem::take(&mut self.queues.found) {
+            self.accept(Err(violation));
+        }
+    }
+
+    /// Looks at the groups that a node's replicas know; with every tick, entry for entry.
+    pub fn look_at_queues(&mut self, node: usize, is_whole: bool) {
+        if self.plan.declared.is_empty() {
+            return;
+        }
+        let mut found = Vec::new();
+        for (partition, owned) in &self.nodes[node].owned {
+            if owned.failed.is_some() {
+                continue;
+            }
+            let all = self.ledger.frames(*partition).len() as u64;
+            let is_level = is_whole && owned.partition.applied().index == all;
+            let views = owned.partition.views();
+            found.push(self.queues.look_at((node, *partition), views, is_level));
+        }
+        found.into_iter().for_each(|found| self.accept(found));
+    }
+
+    /// Looks at what a node hands out.
+    pub fn look_at_entry(&mut self, node: usize, partition: PartitionId, event: &Said) {
+        let (Said::Deliver(delivery), Some(id)) = (event, delivered_id(event)) else { return };
+        if self.plan.declared.is_empty() {
+            return;
+        }
+        let find = |wanted: &str| {
+            let annotation = delivery.annotations.iter().find(|(name, _)| *name == wanted);
+            annotation.map(|(_, value)| value.clone())
+        };
+        let Some(name) = EntryName::from_properties(find) else { return };
+        let count = find("delivery-count").map_or(0, |count| count.parse().expect("a number"));
+        let owned = self.nodes[node].owned.get(&partition);
+        let leads = self.queues.is_newest(partition, owned.and_then(|owned| owned.served));
+        let may_sleep = self.plan.faults.iter().any(|(fault, _)| *fault == Fault::Pause);
+        let clock = self.nodes[node].wall(self.now).0;
+        let clock = (!self.observer.has_clock_jumped).then_some(clock);
+        let found =
+            self.queues.handed(&HandOut { name: &name, id, count, leads, clock, may_sleep });
+        self.accept(found);
+    }
+}
