@@ -42,7 +42,7 @@ pub fn keep_directory(data: &Path) {
     let name = name.to_string_lossy();
     let target = root.join(format!("directory-{}", name.trim_start_matches('.')));
     let _ = fs::remove_dir_all(&target);
-    write_directory(data, &target).unwrap();
+    write_directory(data, &target).expect("keeps the directory");
 }
 
 fn root() -> Option<PathBuf> {

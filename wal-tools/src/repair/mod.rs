@@ -239,7 +239,7 @@ impl Repair {
         let overlay = Overlay::new(below, scratch).map_err(scratched)?;
         let source = OsDisk::new(other).map_err(scratched)?;
         // The number of a life is asked for where replicas talk to one another; here it stays on the overlay.
-        let log = Fenced::open(overlay.clone(), at.clone(), options, 0);
+        let log = Fenced::open(overlay.clone(), at.clone(), options, (0, 0));
         let log = log.map_err(RepairError::from)?;
         let (name, lost) = (partition.name.clone(), BTreeMap::new());
         Ok(Repair { name, dir, at, overlay, log, options, source, mended: Vec::new(), lost })
