@@ -79,7 +79,7 @@ pub fn banner(config: &Config) -> String {
     };
     [
         format!("FluxMQ {}", env!("CARGO_PKG_VERSION")),
-        format!("data: {} ({} partitions)", config.data_dir.display(), config.partitions.data),
+        format!("data: {}", config.data_dir.display()),
         format!("listeners: {}", listeners.collect::<Vec<_>>().join(", ")),
         format!("anonymous clients: {anonymous}"),
         format!("durability: {durability}"),
@@ -134,7 +134,7 @@ mod tests {
     fn the_banner_of_the_defaults_says_where_who_and_how_sure() {
         let expected = format!(
             "FluxMQ {}\n\
-             data: ./data (4 partitions)\n\
+             data: ./data\n\
              listeners: mqtt://127.0.0.1:1883, ws://127.0.0.1:8083\n\
              anonymous clients: from this machine only\n\
              durability: what is confirmed is flushed to disk",
