@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use self::rules::Rules;
 use crate::auth::Authority;
-use crate::broker::{Broker, ClientLimits, Placement};
+use crate::broker::{Broker, ClientLimits, Live, Placement};
 use crate::config::{self, Config};
 use crate::model::{Control, Millis, PartitionId};
 use crate::net::admission::TurnedAway;
@@ -32,7 +32,7 @@ use crate::net::gate::Gate;
 use crate::net::steward::carry_letters;
 use crate::net::wills::publish_wills;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
-use crate::partition::{Durability, Member, Options, Partition};
+use crate::partition::{Durability, Member, Options, Partition, SharedFilters};
 use crate::protocol::mqtt::codec::Limits;
 use crate::protocol::mqtt::{DeniedPublish, DeniedSubscribe, Settings};
 use crate::shard::{self, ShardHandle, ShardLimits};
@@ -78,12 +78,14 @@ impl Server {
         let authority = watch::Sender::new(Arc::new(rules.load()?));
         let declared = queues::read(&config.queues.declared)?;
         let started = Instant::now();
-        let partitions = open_partitions(&disk, data_dir.identity().cluster, config)?;
+        let filters = SharedFilters::default();
+        let cluster = data_dir.identity().cluster;
+        let partitions = open_partitions(&disk, cluster, config, &filters)?;
         let count = partitions.len();
         tracing::info!(partitions = count, elapsed = ?started.elapsed(), "recovered");
         let placement = Placement::new(u16::try_from(count - 1)?);
         let (shards, threads, owners) = spawn_shards(partitions, &placement, config)?;
-        let broker = Arc::new(Broker::new(placement, shards.clone(), owners));
+        let broker = Arc::new(Broker::new(placement, Live::new(&filters), shards.clone(), owners));
         let listeners = Listeners::bind(config, count)?;
         let (stopping, stopped) = watch::channel(false);
         let limits = &config.limits;
@@ -306,10 +308,11 @@ fn open_partitions(
     disk: &OsDisk,
     cluster: [u8; 16],
     config: &Config,
+    filters: &SharedFilters,
 ) -> anyhow::Result<Vec<Partition<OsDisk>>> {
     let configured = config.partitions.data;
     let wanted = if configured == 0 { partitions_of_this_machine() } else { configured };
-    let mut meta = open_partition(disk, cluster, config, PartitionId::META, wanted)?;
+    let mut meta = open_partition(disk, cluster, config, filters, (PartitionId::META, wanted))?;
     let count = fixed_count(&mut meta, wanted)?;
     if configured != 0 && configured != count {
         tracing::warn!(
@@ -320,7 +323,8 @@ fn open_partitions(
     }
     let mut partitions = vec![meta];
     for id in 1..=count {
-        partitions.push(open_partition(disk, cluster, config, PartitionId(id), count)?);
+        let id = PartitionId(id);
+        partitions.push(open_partition(disk, cluster, config, filters, (id, count))?);
     }
     Ok(partitions)
 }
@@ -330,8 +334,8 @@ fn open_partition(
     disk: &OsDisk,
     cluster: [u8; 16],
     config: &Config,
-    id: PartitionId,
-    count: u16,
+    filters: &SharedFilters,
+    (id, count): (PartitionId, u16),
 ) -> anyhow::Result<Partition<OsDisk>> {
     let storage = &config.storage;
     let options = LogOptions {
@@ -367,6 +371,7 @@ fn open_partition(
         snapshot_every_bytes: storage.snapshot_every_bytes,
         snapshot_every_ms: u64::from(storage.snapshot_every_s) * 1000,
         durability: durability(config),
+        filters: filters.clone(),
         ..Options::default()
     };
     Ok(Partition::open(id, log, options, &Member::alone(), wall_clock())?)

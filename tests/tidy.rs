@@ -126,10 +126,11 @@ const HOMES: [(&str, &[&str]); 7] = [
     ("bincode", &["src/view/section.rs"]),
 ];
 /// Where a lock may be held: a simulated disk stands for hardware that everybody shares; a mailbox swaps a list under it and
-/// takes no other; bindings change when queues are declared; admission looks at one address, when a connection from another machine begins or ends; the gate counts under it.
+/// takes no other; shared filters hold one lock for one filter or one match; bindings change when queues are declared; admission looks at one address, when a connection from another machine begins or ends; the gate counts under it.
 const LOCKS: &[&str] = &[
     "log/src/sim_disk",
     "src/net/mailbox.rs",
+    "index/src/shared_filters.rs",
     "src/broker/live.rs",
     "src/broker/bindings.rs",
     "src/net/admission.rs",

@@ -7,13 +7,15 @@
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::slab::Slab;
+
 /// Bytes of a level that fit beside the length in the space of a boxed slice and a bit.
 const INLINE_BYTES_MAX: usize = 22;
 
 /// The levels in use.
 #[derive(Clone)]
 pub(crate) struct LevelTokens {
-    slots: Vec<Slot>,
+    slots: Slab<Slot>,
     free: Vec<u32>,
     ids: HashTable<u32>,
     seed: u64,
@@ -34,32 +36,32 @@ enum Level {
 impl LevelTokens {
     /// Returns an empty table whose hashes depend on `seed`.
     pub(crate) fn new(seed: u64) -> LevelTokens {
-        LevelTokens { slots: Vec::new(), free: Vec::new(), ids: HashTable::new(), seed }
+        LevelTokens { slots: Slab::new(), free: Vec::new(), ids: HashTable::new(), seed }
     }
 
     /// Returns the token of a level and counts one more use of it.
     pub(crate) fn acquire(&mut self, level: &[u8]) -> u32 {
         if let Some(id) = self.find(level) {
-            self.slots[id as usize].use_count += 1;
+            self.slots[id].use_count += 1;
             return id;
         }
         let slot = Slot { level: Level::new(level), use_count: 1 };
         let id = match self.free.pop() {
             Some(id) => {
-                self.slots[id as usize] = slot;
+                self.slots[id] = slot;
                 id
             }
-            None => crate::slab::push(&mut self.slots, slot),
+            None => self.slots.push(slot),
         };
         let (slots, seed) = (&self.slots, self.seed);
-        let rehash = |&id: &u32| xxh3_64_with_seed(slots[id as usize].level.bytes(), seed);
+        let rehash = |&id: &u32| xxh3_64_with_seed(slots[id].level.bytes(), seed);
         self.ids.insert_unique(xxh3_64_with_seed(level, seed), id, rehash);
         id
     }
 
     /// Gives one use of a token back. Panics if there is none.
     pub(crate) fn release(&mut self, id: u32) {
-        let slot = &mut self.slots[id as usize];
+        let slot = &mut self.slots[id];
         assert!(slot.use_count > 0, "token {id} released more often than acquired");
         slot.use_count -= 1;
         if slot.use_count > 0 {
@@ -75,7 +77,7 @@ impl LevelTokens {
     /// Returns the token of a level that is in use.
     pub(crate) fn find(&self, level: &[u8]) -> Option<u32> {
         let hash = xxh3_64_with_seed(level, self.seed);
-        self.ids.find(hash, |&id| self.slots[id as usize].level.bytes() == level).copied()
+        self.ids.find(hash, |&id| self.slots[id].level.bytes() == level).copied()
     }
 
     /// Returns how many levels are in use.
@@ -89,7 +91,7 @@ impl LevelTokens {
             Level::Inline { .. } => 0,
             Level::Boxed(bytes) => bytes.len(),
         };
-        self.slots.capacity() * size_of::<Slot>()
+        self.slots.memory_bytes()
             + self.free.capacity() * size_of::<u32>()
             + self.ids.allocation_size()
             + self.slots.iter().map(boxed).sum::<usize>()

@@ -3,13 +3,15 @@
 //! Bottom layer of FluxMQ; depends on nothing of ours.
 
 mod level_tokens;
+mod level_trie;
 pub mod offset;
 pub mod offset_set;
 mod postings;
 pub mod route_set;
 pub mod sealed;
 pub mod segment_index;
-mod slab;
+pub mod shared_filters;
+pub mod slab;
 pub mod topic_trie;
 pub mod varint;
 
@@ -18,4 +20,6 @@ pub use offset_set::OffsetSet;
 pub use route_set::{EMPTY_ROUTE_SET, RouteSets};
 pub use sealed::{SealedIndex, SealedIndexBuilder};
 pub use segment_index::{SegmentIndex, TopicSelection};
+pub use shared_filters::{FilterMap, SharedFilters};
+pub use slab::Slab;
 pub use topic_trie::{TopicTrie, matches};

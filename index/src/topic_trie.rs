@@ -1,25 +1,11 @@
 //! Topic filters and the values subscribed under them.
-//!
-//! A trie of levels: nodes in one vector, edges in one hash table keyed by (parent, level token), `+`
-//! and `#` beside them. A match visits each node whose path matches a prefix of the topic and needs no
-//! stack: clients choose how deep a topic is. What a filter may be is checked in
-//! `model::address`; here a `#` before the last level is an ordinary level.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use hashbrown::HashTable;
-
-use crate::level_tokens::LevelTokens;
-use crate::slab;
+use crate::level_trie::{Content, LevelTrie};
 
 const SEPARATOR: u8 = b'/';
-const ROOT: u32 = 0;
-const NONE: u32 = u32::MAX;
-/// In the place of a token: the node of `+` under its parent.
-const PLUS: u32 = u32::MAX - 1;
-/// In the place of a token: the node of a final `#` under its parent.
-const MULTI: u32 = u32::MAX - 2;
 
 /// Tells whether a filter matches a topic.
 ///
@@ -45,38 +31,14 @@ pub fn matches(filter: &[u8], topic: &[u8]) -> bool {
 /// Topic filters, each with a set of values.
 #[derive(Clone)]
 pub struct TopicTrie<V> {
-    nodes: Vec<Node<V>>,
-    free: Vec<u32>,
-    /// Literal children by (parent, token), but for the one in `Node::first`; the key is in the child.
-    edges: HashTable<u32>,
-    tokens: LevelTokens,
-    seed: u64,
+    trie: LevelTrie<Values<V>>,
     len: usize,
-}
-
-#[derive(Clone)]
-struct Node<V> {
-    parent: u32,
-    token: u32,
-    plus: u32,
-    multi: u32,
-    /// One literal child, found without the table: most nodes have no other.
-    first: u32,
-    /// How many more are in `edges`.
-    more_count: u32,
-    values: Values<V>,
-}
-
-/// The tokens of a topic's levels. Nearly all topics have few levels, so few cost no allocation.
-struct Path {
-    len: usize,
-    inline: [u32; Path::INLINE_LEVELS_MAX],
-    rest: Vec<u32>,
 }
 
 /// The values of one filter. Nearly all filters have one, so one costs no allocation.
-#[derive(Clone)]
-enum Values<V> {
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Values<V> {
+    #[default]
     None,
     One(V),
     /// Two or more. A tree: a million clients may subscribe to one filter in any order.
@@ -93,28 +55,13 @@ impl<V: Ord + Clone> TopicTrie<V> {
     /// Returns an empty trie whose hash tables depend on `seed`, so that clients cannot choose
     /// levels that collide.
     pub fn with_seed(seed: u64) -> TopicTrie<V> {
-        TopicTrie {
-            nodes: vec![Node::new(NONE, NONE)],
-            free: Vec::new(),
-            edges: HashTable::new(),
-            tokens: LevelTokens::new(seed),
-            seed,
-            len: 0,
-        }
+        TopicTrie { trie: LevelTrie::new(seed), len: 0 }
     }
 
     /// Adds a value under a filter and tells whether it was missing.
     pub fn insert(&mut self, filter: &[u8], value: V) -> bool {
-        let mut at = ROOT;
-        let mut rest = levels(filter).peekable();
-        while let Some(level) = rest.next() {
-            at = match level {
-                b"+" => self.wildcard_child(at, PLUS),
-                b"#" if rest.peek().is_none() => self.wildcard_child(at, MULTI),
-                _ => self.literal_child(at, level),
-            };
-        }
-        let added = self.node_mut(at).values.insert(value);
+        let at = self.trie.make(filter);
+        let added = self.trie.content_mut(at).insert(value);
         self.len += usize::from(added);
         added
     }
@@ -123,48 +70,27 @@ impl<V: Ord + Clone> TopicTrie<V> {
     ///
     /// Frees every node that leads nowhere any more.
     pub fn remove(&mut self, filter: &[u8], value: &V) -> bool {
-        let Some(at) = self.find(filter) else {
+        let Some(at) = self.trie.find(filter) else {
             return false;
         };
-        let removed = self.node_mut(at).values.remove(value);
+        let removed = self.trie.content_mut(at).remove(value);
         if removed {
             self.len -= 1;
-            self.prune(at);
+            self.trie.prune(at);
         }
         removed
     }
 
     /// Returns the value under a filter that equals this one.
     pub fn get(&self, filter: &[u8], value: &V) -> Option<&V> {
-        self.node(self.find(filter)?).values.get(value)
+        self.trie.content(self.trie.find(filter)?).get(value)
     }
 
     /// Visits the values of every filter that matches the topic, in no promised order.
     ///
     /// A value under several matching filters is visited once for each.
     pub fn for_each_match(&self, topic: &[u8], mut visit: impl FnMut(&V)) {
-        let path = Path::new(levels(topic).map(|level| self.tokens.find(level).unwrap_or(NONE)));
-        let is_reserved = is_reserved(topic);
-        let mut next = Some((ROOT, 0));
-        while let Some((at, depth)) = next {
-            let node = self.node(at);
-            let is_wild = depth > 0 || !is_reserved;
-            if is_wild && node.multi != NONE {
-                self.node(node.multi).values.for_each(&mut visit);
-            }
-            let (literal, plus) = match path.get(depth) {
-                Some(token) => (self.child(at, token), if is_wild { node.plus } else { NONE }),
-                None => {
-                    node.values.for_each(&mut visit);
-                    (NONE, NONE)
-                }
-            };
-            next = match (literal, plus) {
-                (NONE, NONE) => self.next_branch(at, depth, is_reserved),
-                (NONE, only) => Some((only, depth + 1)),
-                (literal, _) => Some((literal, depth + 1)),
-            };
-        }
+        self.trie.for_each_match(topic, |values| values.for_each(&mut visit));
     }
 
     /// Returns how many values there are, counted once for each filter.
@@ -179,150 +105,7 @@ impl<V: Ord + Clone> TopicTrie<V> {
 
     /// Returns the bytes allocated, sets of many values estimated. Visits every node.
     pub fn memory_bytes(&self) -> usize {
-        let set_bytes = |node: &Node<V>| match &node.values {
-            Values::Many(set) => size_of::<BTreeSet<V>>() + set.len() * size_of::<V>() * 3 / 2,
-            Values::None | Values::One(_) => 0,
-        };
-        self.nodes.capacity() * size_of::<Node<V>>()
-            + self.free.capacity() * size_of::<u32>()
-            + self.edges.allocation_size()
-            + self.tokens.memory_bytes()
-            + self.nodes.iter().map(set_bytes).sum::<usize>()
-    }
-
-    /// Returns the nearest `+` beside the way from the root to a node that is done, and its depth.
-    ///
-    /// A match takes the literal child of a node before its `+`; climbing back needs no stack.
-    fn next_branch(&self, done: u32, depth: usize, is_reserved: bool) -> Option<(u32, usize)> {
-        let (mut at, mut depth) = (done, depth);
-        while at != ROOT {
-            let Node { parent, token, .. } = *self.node(at);
-            let plus = self.node(parent).plus;
-            if token != PLUS && plus != NONE && (depth > 1 || !is_reserved) {
-                return Some((plus, depth));
-            }
-            (at, depth) = (parent, depth - 1);
-        }
-        None
-    }
-
-    /// Returns the node of `+` or `#` under `parent`, made if need be.
-    fn wildcard_child(&mut self, parent: u32, kind: u32) -> u32 {
-        let node = self.node(parent);
-        let child = if kind == PLUS { node.plus } else { node.multi };
-        if child != NONE {
-            return child;
-        }
-        let child = self.add_node(parent, kind);
-        let node = self.node_mut(parent);
-        *(if kind == PLUS { &mut node.plus } else { &mut node.multi }) = child;
-        child
-    }
-
-    /// Returns the node of a level under `parent`, made if need be.
-    fn literal_child(&mut self, parent: u32, level: &[u8]) -> u32 {
-        if let Some(token) = self.tokens.find(level) {
-            let child = self.child(parent, token);
-            if child != NONE {
-                return child;
-            }
-        }
-        let token = self.tokens.acquire(level);
-        let child = self.add_node(parent, token);
-        if self.node(parent).first == NONE {
-            self.node_mut(parent).first = child;
-            return child;
-        }
-        let (nodes, seed) = (&self.nodes, self.seed);
-        let rehash = |&id: &u32| {
-            let node = &nodes[id as usize];
-            edge_hash(node.parent, node.token, seed)
-        };
-        self.edges.insert_unique(edge_hash(parent, token, seed), child, rehash);
-        self.node_mut(parent).more_count += 1;
-        child
-    }
-
-    fn add_node(&mut self, parent: u32, token: u32) -> u32 {
-        let node = Node::new(parent, token);
-        match self.free.pop() {
-            Some(id) => {
-                self.nodes[id as usize] = node;
-                id
-            }
-            None => slab::push(&mut self.nodes, node),
-        }
-    }
-
-    /// Frees a node and its ancestors as far as they have neither values nor children.
-    fn prune(&mut self, from: u32) {
-        let mut at = from;
-        while at != ROOT && self.node(at).is_bare() {
-            let Node { parent, token, .. } = *self.node(at);
-            match token {
-                PLUS => self.node_mut(parent).plus = NONE,
-                MULTI => self.node_mut(parent).multi = NONE,
-                _ => {
-                    self.tokens.release(token);
-                    self.unlink_literal(parent, token, at);
-                }
-            }
-            self.free.push(at);
-            at = parent;
-        }
-    }
-
-    fn unlink_literal(&mut self, parent: u32, token: u32, child: u32) {
-        let seed = self.seed;
-        let node = self.node_mut(parent);
-        if node.first == child {
-            node.first = NONE;
-            return;
-        }
-        node.more_count -= 1;
-        let entry = self.edges.find_entry(edge_hash(parent, token, seed), |&id| id == child);
-        entry.expect("a literal child that is not the first has an edge").remove();
-    }
-
-    /// Returns the node of a filter.
-    fn find(&self, filter: &[u8]) -> Option<u32> {
-        let mut at = ROOT;
-        let mut rest = levels(filter).peekable();
-        while let Some(level) = rest.next() {
-            at = match level {
-                b"+" => self.node(at).plus,
-                b"#" if rest.peek().is_none() => self.node(at).multi,
-                _ => self.child(at, self.tokens.find(level)?),
-            };
-            if at == NONE {
-                return None;
-            }
-        }
-        Some(at)
-    }
-
-    /// Returns the child of a node for a token, or `NONE`.
-    fn child(&self, parent: u32, token: u32) -> u32 {
-        let Node { first, more_count, .. } = *self.node(parent);
-        if first != NONE && self.node(first).token == token {
-            return first;
-        }
-        if token == NONE || more_count == 0 {
-            return NONE;
-        }
-        let is_child = |&id: &u32| {
-            let node = self.node(id);
-            node.parent == parent && node.token == token
-        };
-        self.edges.find(edge_hash(parent, token, self.seed), is_child).copied().unwrap_or(NONE)
-    }
-
-    fn node(&self, id: u32) -> &Node<V> {
-        &self.nodes[id as usize]
-    }
-
-    fn node_mut(&mut self, id: u32) -> &mut Node<V> {
-        &mut self.nodes[id as usize]
+        self.trie.memory_bytes() + self.trie.contents().map(Values::memory_bytes).sum::<usize>()
     }
 }
 
@@ -334,50 +117,20 @@ impl<V: Ord + Clone> Default for TopicTrie<V> {
 
 impl<V> fmt::Debug for TopicTrie<V> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let node_count = self.nodes.len() - self.free.len();
         let mut text = formatter.debug_struct("TopicTrie");
-        text.field("len", &self.len).field("nodes", &node_count);
-        text.field("levels", &self.tokens.len()).finish()
+        text.field("len", &self.len).field("nodes", &self.trie.node_count());
+        text.field("levels", &self.trie.level_count()).finish()
     }
 }
 
-impl<V> Node<V> {
-    fn new(parent: u32, token: u32) -> Node<V> {
-        let (plus, multi, first) = (NONE, NONE, NONE);
-        Node { parent, token, plus, multi, first, more_count: 0, values: Values::None }
-    }
-
-    /// Tells whether neither values nor children hang on the node.
-    fn is_bare(&self) -> bool {
-        let is_leaf = self.first == NONE && self.more_count == 0;
-        is_leaf && self.plus == NONE && self.multi == NONE && matches!(self.values, Values::None)
-    }
-}
-
-impl Path {
-    const INLINE_LEVELS_MAX: usize = 12;
-
-    fn new(mut tokens: impl Iterator<Item = u32>) -> Path {
-        let mut inline = [NONE; Path::INLINE_LEVELS_MAX];
-        let mut len = 0;
-        for (slot, token) in inline.iter_mut().zip(&mut tokens) {
-            *slot = token;
-            len += 1;
-        }
-        let rest: Vec<u32> = tokens.collect();
-        Path { len: len + rest.len(), inline, rest }
-    }
-
-    fn get(&self, depth: usize) -> Option<u32> {
-        match self.inline.get(depth) {
-            Some(&token) => (depth < self.len).then_some(token),
-            None => self.rest.get(depth - Path::INLINE_LEVELS_MAX).copied(),
-        }
+impl<V> Content for Values<V> {
+    fn is_empty(&self) -> bool {
+        matches!(self, Values::None)
     }
 }
 
 impl<V: Ord> Values<V> {
-    fn insert(&mut self, value: V) -> bool {
+    pub(crate) fn insert(&mut self, value: V) -> bool {
         match std::mem::replace(self, Values::None) {
             Values::None => {
                 *self = Values::One(value);
@@ -399,7 +152,16 @@ impl<V: Ord> Values<V> {
         }
     }
 
-    fn remove(&mut self, value: &V) -> bool {
+    /// Puts a value in the place of the one that equals it.
+    pub(crate) fn replace(&mut self, value: V) {
+        match self {
+            Values::None => {}
+            Values::One(only) => *only = value,
+            Values::Many(set) => drop(set.replace(value)),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, value: &V) -> bool {
         match self {
             Values::None => false,
             Values::One(only) if only == value => {
@@ -417,7 +179,7 @@ impl<V: Ord> Values<V> {
         }
     }
 
-    fn get(&self, value: &V) -> Option<&V> {
+    pub(crate) fn get(&self, value: &V) -> Option<&V> {
         match self {
             Values::None => None,
             Values::One(only) => (only == value).then_some(only),
@@ -425,11 +187,19 @@ impl<V: Ord> Values<V> {
         }
     }
 
-    fn for_each(&self, visit: &mut impl FnMut(&V)) {
+    pub(crate) fn for_each(&self, visit: &mut impl FnMut(&V)) {
         match self {
             Values::None => {}
             Values::One(value) => visit(value),
             Values::Many(set) => set.iter().for_each(visit),
+        }
+    }
+
+    /// Returns the bytes allocated beside itself, estimated.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match self {
+            Values::Many(set) => size_of::<BTreeSet<V>>() + set.len() * size_of::<V>() * 3 / 2,
+            Values::None | Values::One(_) => 0,
         }
     }
 }
@@ -442,10 +212,6 @@ pub(crate) fn levels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Tells whether wildcards at the first level keep away from the topic [MQTT-4.7.2-1].
 pub(crate) fn is_reserved(topic: &[u8]) -> bool {
     topic.first() == Some(&b'$')
-}
-
-fn edge_hash(parent: u32, token: u32, seed: u64) -> u64 {
-    slab::fold_hash(u64::from(parent) << 32 | u64::from(token), seed)
 }
 
 #[cfg(test)]
@@ -517,7 +283,7 @@ mod tests {
     fn removing_all_filters_leaves_no_node_no_edge_and_no_level() {
         let filters = ["a/b/c", "a/b/#", "a/+/c", "+/+/+", "#", "", "/", "a/b"];
         let mut trie = trie(&filters);
-        let node_count = trie.nodes.len();
+        let node_count = trie.trie.node_count();
 
         for (id, filter) in filters.iter().enumerate() {
             assert!(!trie.remove(filter.as_bytes(), &99));
@@ -526,10 +292,12 @@ mod tests {
         }
 
         assert!(trie.is_empty());
-        assert_eq!(trie.nodes.len() - trie.free.len(), 1, "only the root is left");
-        assert_eq!((trie.edges.len(), trie.tokens.len()), (0, 0));
-        assert!(trie.insert(b"x/y/z", 1));
-        assert_eq!(trie.nodes.len(), node_count, "freed nodes are used again");
+        assert_eq!(trie.trie.node_count(), 1, "only the root is left");
+        assert_eq!((trie.trie.edge_count(), trie.trie.level_count()), (0, 0));
+        let bytes = trie.trie.memory_bytes();
+        filters.iter().for_each(|filter| assert!(trie.insert(filter.as_bytes(), 1)));
+        assert_eq!(trie.trie.node_count(), node_count);
+        assert_eq!(trie.trie.memory_bytes(), bytes, "freed nodes are used again");
     }
 
     #[test]
@@ -544,7 +312,7 @@ mod tests {
 
         assert!(trie.remove(filter.as_bytes(), &1));
         assert!(trie.remove(format!("{filter}/#").as_bytes(), &2));
-        assert_eq!(trie.nodes.len() - trie.free.len(), 1);
+        assert_eq!(trie.trie.node_count(), 1);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use fluxmq_index::Offset;
+use fluxmq_index::{Offset, SharedFilters};
 
 use self::table::{Listener, Table};
 use crate::model::{
@@ -66,6 +66,11 @@ struct Outgoing {
 }
 
 impl Live {
+    /// Returns a table without connections. Partitions know some of the same `filters`.
+    pub fn new(filters: &SharedFilters) -> Live {
+        Live { table: RwLock::new(Table::new(filters)), ..Live::default() }
+    }
+
     /// Adds a connection that listens to nothing yet.
     pub fn connect(&self, connection: ConnectionId, receiver: Arc<dyn Receiver>) {
         self.change(|table| table.connect(connection, receiver));

@@ -49,16 +49,11 @@ impl Broker {
     /// Joins shards into a broker; `owners` says which shard owns each partition.
     pub fn new(
         placement: Placement,
+        live: Live,
         shards: Vec<ShardHandle>,
         owners: HashMap<PartitionId, usize>,
     ) -> Broker {
-        Broker {
-            placement,
-            live: Live::default(),
-            shards,
-            by_partition: owners,
-            next_connection: AtomicU64::new(1),
-        }
+        Broker { placement, live, shards, by_partition: owners, next_connection: AtomicU64::new(1) }
     }
 
     /// Where addresses live.

@@ -119,7 +119,8 @@ impl<D: Disk> Partition<D> {
         self.announcer.resign();
         let rejecters = self.letters.resign();
         connections.extend(self.follows.resign());
-        let readers = std::mem::replace(&mut self.readers, Readers::new(self.id));
+        let readers =
+            std::mem::replace(&mut self.readers, Readers::new(self.id, &self.options.filters));
         let groups = std::mem::take(&mut self.groups);
         let holders = std::mem::take(&mut self.holders);
         connections.extend(rejecters);

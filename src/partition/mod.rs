@@ -37,6 +37,7 @@ mod window;
 use std::collections::{BTreeSet, VecDeque};
 
 use fluxmq_index::Offset;
+pub use fluxmq_index::SharedFilters;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::{Flush, Flushed, HardStateError, Log, ReadError, SnapshotAt, SnapshotError};
 use thiserror::Error;
@@ -114,6 +115,8 @@ pub struct Options {
     pub snapshot_chunk_bytes: usize,
     /// When a record counts as stored.
     pub durability: Durability,
+    /// What the subscriptions of all partitions of the process are to: each filter is in memory once.
+    pub filters: SharedFilters,
     /// A deliberate defect that the crash suite must catch: messages go out before they are committed.
     #[cfg(feature = "planted-bugs")]
     pub deliver_before_commit: bool,
@@ -135,6 +138,7 @@ impl Default for Options {
             snapshot_every_ms: 300_000,
             snapshot_chunk_bytes: 256 << 10,
             durability: Durability::QuorumSync,
+            filters: SharedFilters::default(),
             #[cfg(feature = "planted-bugs")]
             deliver_before_commit: false,
         }
@@ -270,6 +274,7 @@ impl<D: Disk> Partition<D> {
         let active = log.segments().last().map_or(Offset::ZERO, |segment| segment.base_offset);
         let mut node = Node::open(log, member, members, applied.index, clock.0)?;
         node.set_chunk_bytes(options.snapshot_chunk_bytes);
+        let readers = Readers::new(id, &options.filters);
         let mut partition = Partition {
             id,
             options,
@@ -283,7 +288,7 @@ impl<D: Disk> Partition<D> {
             overlay: Overlay::default(),
             history: History::new(active),
             retry_indexes_at: None,
-            readers: Readers::new(id),
+            readers,
             groups: Groups::default(),
             holders: Holders::default(),
             leading: None,

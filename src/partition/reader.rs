@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use fluxmq_index::{Offset, OffsetSet, TopicTrie, topic_trie};
+use fluxmq_index::{FilterMap, Offset, OffsetSet, SharedFilters, topic_trie};
 
 use super::listening::Listening;
 use super::replay::{Gap, Replay};
@@ -29,7 +29,7 @@ pub struct Readers {
     slots: Vec<Option<Reader>>,
     free: Vec<u32>,
     by_connection: BTreeMap<(ConnectionId, ReaderId), u32>,
-    filters: TopicTrie<Hit>,
+    filters: FilterMap<Hit>,
     /// Readers that are behind; ordered, so that a simulation repeats.
     behind: BTreeSet<u32>,
     /// Readers whose connections are to be told something beside deliveries.
@@ -96,14 +96,14 @@ pub struct Wanted {
 }
 
 impl Readers {
-    /// Returns an empty set.
-    pub fn new(partition: PartitionId) -> Readers {
+    /// Returns an empty set. Others know some of the same `filters`.
+    pub fn new(partition: PartitionId, filters: &SharedFilters) -> Readers {
         Readers {
             partition,
             slots: Vec::new(),
             free: Vec::new(),
             by_connection: BTreeMap::new(),
-            filters: TopicTrie::default(),
+            filters: FilterMap::new(filters),
             behind: BTreeSet::new(),
             untold: BTreeSet::new(),
             turn: 0,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fluxmq_index::Offset;
+use fluxmq_index::{Offset, Slab};
 
 use crate::model::Subscription;
 
@@ -10,7 +10,7 @@ use crate::model::Subscription;
 /// every partition: each costs a place in a list, and the rest is shared.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
-    slots: Vec<Option<Placed>>,
+    slots: Slab<Option<Placed>>,
     free: Vec<u32>,
 }
 
@@ -26,28 +26,29 @@ pub struct Placed {
 impl Subscriptions {
     /// Adds one and returns its number.
     pub fn insert(&mut self, placed: Placed) -> u32 {
-        let id = self.free.pop().unwrap_or(self.slots.len() as u32);
-        match self.slots.get_mut(id as usize) {
-            Some(free) => *free = Some(placed),
+        match self.free.pop() {
+            Some(id) => {
+                self.slots[id] = Some(placed);
+                id
+            }
             None => self.slots.push(Some(placed)),
         }
-        id
     }
 
     /// Removes one.
     pub fn remove(&mut self, id: u32) {
-        self.slots[id as usize] = None;
+        self.slots[id] = None;
         self.free.push(id);
     }
 
     /// Returns one.
     pub fn get(&self, id: u32) -> Option<&Placed> {
-        self.slots.get(id as usize)?.as_ref()
+        self.slots.get(id)?.as_ref()
     }
 
     /// Returns one, to be changed.
     pub fn get_mut(&mut self, id: u32) -> Option<&mut Placed> {
-        self.slots.get_mut(id as usize)?.as_mut()
+        self.slots.get_mut(id)?.as_mut()
     }
 
     /// Lists all of them.

@@ -110,7 +110,7 @@ impl Client {
         }
         match known {
             Some(Subscribed::Replay(reader)) => self.end_replay(reader),
-            Some(Subscribed::Filter(partitions)) => self.detach_filter(written, partitions),
+            Some(Subscribed::Filter) => self.detach_filter(written),
             Some(Subscribed::Group(_)) | None => {}
         }
         let reader = self.replays.next();

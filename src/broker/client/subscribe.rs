@@ -20,8 +20,8 @@ use crate::planted::{PlantedBug, is_planted};
 /// What a filter of this connection stands for.
 #[derive(Clone, Debug)]
 pub(super) enum Subscribed {
-    /// Readers in these partitions.
-    Filter(Vec<PartitionId>),
+    /// Readers wherever the placement says.
+    Filter,
     /// A reader of its own.
     Replay(ReaderId),
     /// A membership of a group.
@@ -183,7 +183,7 @@ impl Client {
                 continue;
             }
             match self.subscriptions.remove(filter) {
-                Some(Subscribed::Filter(partitions)) => self.detach_filter(filter, partitions),
+                Some(Subscribed::Filter) => self.detach_filter(filter),
                 Some(Subscribed::Group(membership)) => self.end_membership(membership),
                 Some(Subscribed::Replay(_)) | None => {}
             }
@@ -257,8 +257,8 @@ impl Client {
                     self.end_replay(reader);
                     removed.push(filter);
                 }
-                Some(Subscribed::Filter(partitions)) => {
-                    self.detach_filter(&filter, partitions);
+                Some(Subscribed::Filter) => {
+                    self.detach_filter(&filter);
                     removed.push(filter);
                 }
             }
@@ -277,8 +277,8 @@ impl Client {
         }
     }
 
-    pub(super) fn detach_filter(&mut self, filter: &Filter, partitions: Vec<PartitionId>) {
-        for partition in partitions {
+    pub(super) fn detach_filter(&mut self, filter: &Filter) {
+        for partition in self.placement.filter(filter) {
             let filter = filter.clone();
             self.request(partition, Request::DetachFilter { filter });
         }
@@ -286,9 +286,8 @@ impl Client {
 
     /// Remembers an ordinary filter of a resumed session.
     pub(super) fn remember_filter(&mut self, subscription: &Subscription) {
-        let partitions = self.placement.filter(&subscription.filter);
         let filter = subscription.filter.clone();
-        self.subscriptions.insert(filter, Subscribed::Filter(partitions));
+        self.subscriptions.insert(filter, Subscribed::Filter);
     }
 
     /// Decides where a subscription reads, or why it does not.
@@ -316,7 +315,7 @@ impl Client {
                     return Ok(Placed::Replay(replay));
                 }
                 let partitions = self.placement.filter(&filter);
-                self.subscriptions.insert(filter, Subscribed::Filter(partitions.clone()));
+                self.subscriptions.insert(filter, Subscribed::Filter);
                 Ok(Placed::Filter { partitions, retained })
             }
             SubscribeAddress::Replay { from, filter } => {

@@ -3,11 +3,11 @@
 //! Filters come and go with requests to partitions; a connection has a slot for as long as it is there.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use fluxmq_index::{TopicTrie, topic_trie};
+use fluxmq_index::{FilterMap, SharedFilters, TopicTrie, topic_trie};
 
 use crate::model::{Filter, Message, QueueName, ReaderId, Selection, Subscription, Topic};
 use crate::partition::request::{ConnectionId, Join};
@@ -16,7 +16,7 @@ use crate::shard::Receiver;
 /// Who listens to what.
 #[derive(Default)]
 pub(super) struct Table {
-    pub(super) filters: TopicTrie<Listener>,
+    pub(super) filters: FilterMap<Listener>,
     /// Subscriptions of everybody; of them, shared ones.
     pub(super) subscription_count: usize,
     pub(super) shared_count: usize,
@@ -34,7 +34,8 @@ pub(super) struct Table {
 pub(super) struct Slot {
     pub(super) receiver: Arc<dyn Receiver>,
     pub(super) publisher: u64,
-    filters: HashSet<(Filter, ReaderId)>,
+    /// By the numbers of their filters. Few, or added and removed together: a list is enough.
+    filters: Vec<(u32, ReaderId)>,
     /// By membership.
     shares: BTreeMap<u32, Share>,
 }
@@ -61,10 +62,14 @@ pub(super) struct Listener {
 }
 
 impl Table {
+    pub(super) fn new(filters: &SharedFilters) -> Table {
+        Table { filters: FilterMap::new(filters), ..Table::default() }
+    }
+
     pub(super) fn connect(&mut self, connection: ConnectionId, receiver: Arc<dyn Receiver>) {
         let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
         let new =
-            Some(Slot { receiver, publisher: 0, filters: HashSet::new(), shares: BTreeMap::new() });
+            Some(Slot { receiver, publisher: 0, filters: Vec::new(), shares: BTreeMap::new() });
         match self.slots.get_mut(slot as usize) {
             Some(free) => *free = new,
             None => self.slots.push(new),
@@ -92,40 +97,43 @@ impl Table {
     ) {
         let Some((at, slot)) = self.slot(connection) else { return };
         slot.publisher = publisher;
-        let is_new = slot.filters.insert((new.filter.clone(), new.reader));
-        self.subscription_count += usize::from(is_new);
         let Subscription { no_local, retain_as_published, subscription_id, reader, .. } = *new;
         let listener =
             Listener { slot: at, reader, no_local, retain_as_published, subscription_id };
         // Replaced, not kept: its options may differ.
-        self.filters.remove(new.filter.as_bytes(), &listener);
-        self.filters.insert(new.filter.as_bytes(), listener);
+        let filter = new.filter.as_bytes();
+        let was_there = self.filters.replace(filter, listener).is_some();
+        let number = self.filters.number(filter);
+        if let (false, Some(number), Some((_, slot))) = (was_there, number, self.slot(connection)) {
+            slot.filters.push((number, reader));
+            self.subscription_count += 1;
+        }
     }
 
     pub(super) fn unsubscribe(&mut self, connection: ConnectionId, filter: &Filter) {
-        let Some((at, slot)) = self.slot(connection) else { return };
-        if slot.filters.remove(&(filter.clone(), ReaderId::SESSION)) {
-            self.subscription_count -= 1;
-            self.filters.remove(filter.as_bytes(), &Listener::named(at, ReaderId::SESSION));
-        }
+        let Some(number) = self.filters.number(filter.as_bytes()) else { return };
+        self.remove_filters(connection, |of| of == (number, ReaderId::SESSION));
     }
 
     /// Removes what a replay listens to.
     pub(super) fn end_replay(&mut self, connection: ConnectionId, reader: ReaderId) {
-        let Some((at, slot)) = self.slot(connection) else { return };
-        let ended: Vec<_> = slot.filters.extract_if(|(_, of)| *of == reader).collect();
-        self.subscription_count -= ended.len();
-        for (filter, reader) in ended {
-            self.filters.remove(filter.as_bytes(), &Listener::named(at, reader));
-        }
+        self.remove_filters(connection, |(_, of)| of == reader);
     }
 
     pub(super) fn unsubscribe_all(&mut self, connection: ConnectionId) {
+        self.remove_filters(connection, |_| true);
+    }
+
+    fn remove_filters(
+        &mut self,
+        connection: ConnectionId,
+        is_meant: impl Fn((u32, ReaderId)) -> bool,
+    ) {
         let Some((at, slot)) = self.slot(connection) else { return };
-        let filters = std::mem::take(&mut slot.filters);
-        self.subscription_count -= filters.len();
-        for (filter, reader) in filters {
-            self.filters.remove(filter.as_bytes(), &Listener::named(at, reader));
+        let removed: Vec<_> = slot.filters.extract_if(.., |of| is_meant(*of)).collect();
+        self.subscription_count -= removed.len();
+        for (number, reader) in removed {
+            self.filters.remove_at(number, &Listener::named(at, reader));
         }
     }
 
