@@ -28,16 +28,21 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Print records, one a line.
+    #[command(after_help = DUMP_EXAMPLES)]
     Dump(DumpArguments),
     /// Check every checksum and the continuity of the log, and name what is damaged.
+    #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArguments),
     /// Print sizes, counts and the busiest topics.
+    #[command(after_help = STAT_EXAMPLES)]
     Stat(StatArguments),
     /// List the indexes of sealed segments, compare each with its segment, build what is missing or wrong.
+    #[command(after_help = INDEX_EXAMPLES)]
     Index(IndexArguments),
     /// Compare two replicas, byte for byte but for what is a replica's own.
     ///
     /// Exit codes: 0 one is equal to a part of the other, 2 they differ or one is damaged, 3 usage.
+    #[command(after_help = DIFF_EXAMPLES)]
     Diff(DiffArguments),
     /// Print what the broker knew at any offset or time: a session, a queue, a group, retained messages, or how much of each.
     ///
@@ -95,6 +100,34 @@ const REBUILD_EXAMPLES: &str = "Examples:
   wal-tools rebuild --verify data     compare only; the state of the whole log with that of the newest snapshot and the rest
   wal-tools rebuild data              write snapshots and indexes that are not what the log makes
   wal-tools rebuild --verify --json data/p0001 | jq .outcome";
+
+const DUMP_EXAMPLES: &str = "Examples:
+  wal-tools dump data --from 2026-11-21T08:00:00Z --limit 100
+  wal-tools dump data --topic 'site/+/temperature' --format json | jq -r .payload
+  wal-tools dump data --queue orders --headers-only | tail -5
+";
+
+const VERIFY_EXAMPLES: &str = "Examples:
+  wal-tools verify data                                         everything
+  wal-tools verify data/p0001                                   one partition
+  wal-tools verify data/p0001/log/00000000000000000007.seg      one segment, or a copy of it
+";
+
+const STAT_EXAMPLES: &str = "Examples:
+  wal-tools stat data --top 20
+  wal-tools stat data/p0001
+";
+
+const INDEX_EXAMPLES: &str = "Examples:
+  wal-tools index data                which are right, wrong or missing
+  wal-tools index data/p0001 --show   what is in them
+  wal-tools index data --rebuild      write those that are missing or wrong
+";
+
+const DIFF_EXAMPLES: &str = "Examples:
+  wal-tools diff data replica-2/data
+  wal-tools diff data/p0001 replica-2/data/p0001 --json | jq .outcome
+";
 
 const STATE_EXAMPLES: &str = "Examples:
   wal-tools state data                                        how much there is of everything, now

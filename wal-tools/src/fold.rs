@@ -34,6 +34,8 @@ pub struct Fold {
     pub index: u64,
     /// Everything before this offset was applied.
     pub end: Offset,
+    /// The highest index that a snapshot or a frame that was read says to be committed.
+    pub committed: u64,
     /// Log time of the last record that was read; `None` when all came from a snapshot.
     pub time: Option<u64>,
     /// The snapshot it began with.
@@ -110,6 +112,7 @@ impl Fold {
             views: Views::default(),
             index: 0,
             end: Offset::ZERO,
+            committed: 0,
             time: None,
             start: None,
             entries: 0,
@@ -119,7 +122,8 @@ impl Fold {
 
     /// Begins with a snapshot.
     pub fn restored(views: Views, at: SnapshotAt) -> Fold {
-        Fold { views, index: at.index, end: at.end, start: Some(at), ..Fold::empty() }
+        let (index, end, committed) = (at.index, at.end, at.index);
+        Fold { views, index, end, committed, start: Some(at), ..Fold::empty() }
     }
 
     /// Folds a partition's views up to a place.
@@ -152,6 +156,7 @@ impl Fold {
             (self.end, self.time) = (offset.next(), Some(time.0));
         }
         self.entries += 1;
+        self.committed = self.committed.max(placed.frame.header.commit_hint);
         (self.index, self.end) = (placed.frame.header.index, placed.frame.header.end_offset());
         Ok(ControlFlow::Continue(()))
     }

@@ -117,7 +117,7 @@ impl<W: Write> State<'_, W> {
 
 /// Returns which state it is.
 fn as_of(log: &LogFiles, fold: &Fold) -> Result<Vec<(&'static str, Tree)>, CommandError> {
-    let commit = side::read_commit(&log.dir)?.unwrap_or(0);
+    let commit = side::read_commit(&log.dir)?.unwrap_or(0).max(fold.committed);
     let mut fields = vec![
         ("partition", Tree::Text(log.name.clone())),
         ("before_offset", Tree::Number(fold.end.0)),

@@ -22,8 +22,12 @@ fn wrong_arguments_exit_with_three() {
 
 #[test]
 fn help_is_no_mistake() {
-    for arguments in [["dump", "--help"], ["verify", "--help"], ["stat", "--help"]] {
-        let output = wal_tools(&arguments, std::path::Path::new("."));
+    let commands = [
+        "dump", "verify", "stat", "index", "diff", "state", "rebuild", "grep", "extract", "repair",
+    ];
+    for command in commands {
+        let output = wal_tools(&[command, "--help"], std::path::Path::new("."));
+        assert!(stdout(&output).contains(&format!("Examples:\n  wal-tools {command} ")));
 
         assert_eq!(exit_code(&output), 0);
         assert!(stdout(&output).contains("Usage: wal-tools"));
@@ -33,7 +37,7 @@ fn help_is_no_mistake() {
 #[test]
 fn a_path_that_is_no_log_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    for command in ["dump", "verify", "stat"] {
+    for command in ["dump", "verify", "stat", "state", "rebuild", "grep"] {
         for path in [dir.path().to_owned(), dir.path().join("missing")] {
             let output = wal_tools(&[command], &path);
 
