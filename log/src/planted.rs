@@ -22,11 +22,15 @@ pub enum PlantedBug {
     RepairUnverified,
     /// What a peer sends to repair a segment is written whether or not it links to what is around it.
     RepairUnchained,
+    /// Segments are removed before the manifest says that they may be.
+    UnlinkBeforeEdit,
+    /// The snapshot that the log begins after goes like any other that is old.
+    BaseSnapshotDropped,
 }
 
 impl PlantedBug {
     /// All of them, for suites that must catch each.
-    pub const ALL: [PlantedBug; 8] = [
+    pub const ALL: [PlantedBug; 10] = [
         PlantedBug::AckBeforeFlush,
         PlantedBug::SkipDirectorySync,
         PlantedBug::TruncateAtAnyBadRecord,
@@ -35,6 +39,8 @@ impl PlantedBug {
         PlantedBug::VoteBeforeSync,
         PlantedBug::RepairUnverified,
         PlantedBug::RepairUnchained,
+        PlantedBug::UnlinkBeforeEdit,
+        PlantedBug::BaseSnapshotDropped,
     ];
 
     /// Returns the name it is switched on by.
@@ -48,6 +54,8 @@ impl PlantedBug {
             PlantedBug::VoteBeforeSync => "vote-before-sync",
             PlantedBug::RepairUnverified => "repair-unverified",
             PlantedBug::RepairUnchained => "repair-unchained",
+            PlantedBug::UnlinkBeforeEdit => "unlink-before-edit",
+            PlantedBug::BaseSnapshotDropped => "base-snapshot-dropped",
         }
     }
 

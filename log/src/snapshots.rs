@@ -1,6 +1,7 @@
 //! Snapshots of a log: saving, finding the newest that is whole, and starting over from another replica's.
 //!
-//! The bytes are [`snapshot_store`](crate::snapshot_store)'s. Two snapshots are kept, so that one that rots leaves another.
+//! The bytes are [`snapshot_store`](crate::snapshot_store)'s. Two snapshots are kept, so that one that rots leaves another; and a few
+//! older ones, spread over the log, because it can be trimmed only to where one is.
 
 use std::path::PathBuf;
 
@@ -11,11 +12,14 @@ use crate::housekeeping::{quarantine, remove_all};
 use crate::layout::{FileError, LOG_DIR, segment_files, snapshot_path, sync_dir};
 use crate::log::{Log, SnapshotError, Tail};
 use crate::manifest_edit::Edit;
+use crate::planted::{PlantedBug, is_planted};
 use crate::segment::{Segment, Tally};
 use crate::snapshot_store::{Origin, SnapshotAt, SnapshotReadError, read_snapshot, write_snapshot};
 
-/// How many whole snapshots are kept.
+/// How many whole snapshots are kept for those who start.
 const SNAPSHOTS_KEPT: usize = 2;
+/// How many older ones are kept for the log to begin after one of them one day: a trim leaves about a fourth of the log too much.
+const WAYMARKS_MAX: usize = 4;
 
 impl<D: Disk> Log<D> {
     /// Saves a snapshot durably and reads it back; the one before it is kept. `at` must be written here, and no flush
@@ -103,7 +107,8 @@ impl<D: Disk> Log<D> {
         &self.damaged_snapshots
     }
 
-    /// Writes the edit that makes a snapshot count, and drops those that are no longer needed: all but the newest whole ones.
+    /// Writes the edit that makes a snapshot count, and drops those that are no longer needed: all but the newest whole ones, and
+    /// what is kept for the beginning of the log.
     fn list_snapshot(&mut self, at: SnapshotAt, edit: Edit) -> Result<(), SnapshotError> {
         self.snapshots.insert(at.index, at);
         let listed: Vec<u64> = self.snapshots.keys().copied().collect();
@@ -113,9 +118,11 @@ impl<D: Disk> Log<D> {
         let (damaged, mut whole): (Vec<u64>, Vec<u64>) = listed.into_iter().partition(is_damaged);
         let mut superseded: Vec<u64> =
             whole.drain(..whole.len().saturating_sub(SNAPSHOTS_KEPT)).collect();
+        let waymarks = self.waymarks(&superseded, whole.first().copied().unwrap_or(at.index));
         // The one that the log begins after is what a replica that is behind the log is given.
         let base = self.base().index;
-        superseded.retain(|index| *index != base);
+        let is_base = |index: u64| index == base && !is_planted(PlantedBug::BaseSnapshotDropped);
+        superseded.retain(|index| !is_base(*index) && !waymarks.contains(index));
         let gone: Vec<u64> = damaged.iter().chain(&superseded).copied().collect();
         let edits: Vec<_> = std::iter::once(edit)
             .chain(gone.iter().map(|index| Edit::DropSnapshot { index: *index }))
@@ -129,6 +136,30 @@ impl<D: Disk> Log<D> {
         let there = damaged.into_iter().filter(|path| self.disk.open_read(path).is_ok());
         quarantine(&self.disk, &self.dir, &there.collect::<Vec<_>>())?;
         Ok(())
+    }
+
+    /// Which of the `older` snapshots stay because they end a segment: no more than a few, as far from one another as they can be.
+    fn waymarks(&self, older: &[u64], newer: u64) -> Vec<u64> {
+        let base = self.base().index;
+        let ends = older.iter().filter(|index| **index > base && self.ends_segment(**index));
+        let mut marks: Vec<(u64, u64)> =
+            ends.map(|index| (*index, self.bytes_before(*index))).collect();
+        let end = self.bytes_before(newer);
+        while marks.len() > WAYMARKS_MAX {
+            let gap = |number: &usize| {
+                let before = number.checked_sub(1).map_or(0, |before| marks[before].1);
+                marks.get(number + 1).map_or(end, |after| after.1) - before
+            };
+            let least = (0..marks.len()).min_by_key(gap).expect("there are some");
+            marks.remove(least);
+        }
+        marks.into_iter().map(|(index, _)| index).collect()
+    }
+
+    /// Bytes of the log up to the end of the segment that has an entry.
+    fn bytes_before(&self, index: u64) -> u64 {
+        let until = self.segments.iter().take_while(|segment| segment.header.base_index <= index);
+        until.map(|segment| segment.end_bytes).sum()
     }
 
     fn reset_to(&mut self, at: SnapshotAt, origin: Option<Origin>) -> Result<(), FileError> {

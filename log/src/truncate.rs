@@ -12,6 +12,7 @@ use crate::layout::{
 };
 use crate::log::{Log, Position};
 use crate::manifest_edit::{Edit, Truncation};
+use crate::planted::{PlantedBug, is_planted};
 use crate::read::ReadError;
 use crate::scan::{Expected, Window, scan_frames};
 use crate::segment::{Segment, Tally};
@@ -131,6 +132,9 @@ impl<D: Disk> Log<D> {
         let dropped: Vec<u64> = closed[..count].iter().map(Segment::segment_no).collect();
         let drops = dropped.iter().map(|segment_no| Edit::Drop { segment_no: *segment_no });
         let edits: Vec<_> = std::iter::once(Edit::Base(base)).chain(drops).collect();
+        if is_planted(PlantedBug::UnlinkBeforeEdit) {
+            self.remove_segments(&dropped)?;
+        }
         self.edit_manifest(&edits)?;
         self.segments.drain(..count);
         let stale = self.terms.partition_point(|run| run.first_index <= base.index + 1);

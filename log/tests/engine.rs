@@ -485,6 +485,31 @@ fn two_snapshots_are_kept_and_the_newest_whole_one_is_served() {
 }
 
 #[test]
+fn snapshots_at_ends_of_segments_stay_spread_over_the_log_so_that_it_can_begin_there() {
+    let disk = SimDisk::new(1);
+    let mut log = open_clean(&disk);
+    for _ in 0..12 {
+        append(&mut log, 9);
+        seal(&mut log);
+        log.flush().unwrap();
+        let Position { index, end } = log.last();
+        log.save_snapshot(SnapshotAt { index, term: 1, end }, &[chunk("views")]).unwrap();
+    }
+
+    let kept: Vec<u64> = log.snapshots().iter().map(|at| at.index).collect();
+    assert_eq!((kept.len(), &kept[4..]), (6, &[110, 120][..]), "{kept:?}");
+    let far = kept.windows(2).find(|pair| pair[1] - pair[0] > 40);
+    assert_eq!((far, kept[0] <= 40), (None, true), "{kept:?}");
+
+    let base = *kept.iter().rfind(|index| **index <= 75).unwrap();
+    assert_eq!(log.trim_to_snapshot(76).unwrap(), base + 1);
+    drop(log);
+    let log = open_clean(&disk);
+    assert_eq!(log.first_index(), base + 1);
+    assert_eq!(log.base_snapshot().unwrap().unwrap().0.index, base);
+}
+
+#[test]
 fn a_snapshot_of_another_replica_replaces_the_log() {
     let disk = SimDisk::new(1);
     let mut log = open_clean(&disk);

@@ -108,6 +108,8 @@ struct Model {
     commit: u64,
     /// All snapshots ever begun.
     snapshots: Vec<(SnapshotAt, Vec<Bytes>)>,
+    /// The log is trimmed to snapshots only, and has the one that it begins after.
+    keeps_base: bool,
     seen: Seen,
     failure: Option<String>,
 }
@@ -150,6 +152,7 @@ impl History {
             votes: vec![(0, 0)],
             commit: 0,
             snapshots: Vec::new(),
+            keeps_base: seed.is_multiple_of(2),
             seen: Seen::default(),
             failure: None,
         };
@@ -293,7 +296,15 @@ impl History {
 
     fn save_snapshot(&mut self) -> &'static str {
         let committed = self.lock().commit;
-        let Some(at) = self.snapshot_at(committed) else { return "nothing to snapshot" };
+        let segments = self.log().segments();
+        let sealed = segments.iter().filter(|it| it.is_sealed && it.last_index <= committed);
+        let end = sealed.map(|segment| segment.last_index).next_back();
+        let newest = self.log().snapshots().last().map_or(0, |at| at.index);
+        let index = match end.filter(|end| *end > newest) {
+            Some(end) if self.random.below(2) == 0 => end,
+            _ => committed,
+        };
+        let Some(at) = self.snapshot_at(index) else { return "nothing to snapshot" };
         let chunks = self.begin_snapshot(at);
         self.log().save_snapshot(at, &chunks).unwrap();
         self.lock().worlds[0].snapshot = at.index;
@@ -326,14 +337,18 @@ impl History {
         let to_index = self.log().last_index();
         let before = self.log().segments().len();
         self.lock().worlds[0].first.1 = u64::MAX;
-        let first = self.log().trim_prefix(to_index).unwrap();
+        let keeps_base = self.lock().keeps_base;
+        let first = match keeps_base {
+            true => self.log().trim_to_snapshot(to_index + 1).unwrap(),
+            false => self.log().trim_prefix(to_index).unwrap(),
+        };
         let trimmed = before - self.log().segments().len();
         let mut model = self.lock();
         model.seen.segments_trimmed += trimmed as u64;
         let world = &mut model.worlds[0];
         world.submitted.drain(..(first - world.first.0) as usize);
         world.first = (first, first);
-        "trim_prefix"
+        "trim"
     }
 
     fn install(&mut self) -> &'static str {
@@ -562,6 +577,9 @@ fn judge(
         return Err(reasons.join("; or "));
     }
     model.count_unsynced(crash, log.last_index());
+    if model.keeps_base {
+        judge_base(&log)?;
+    }
     judge_indexes(&log)?;
     let state = log.hard_state();
     if !model.votes.contains(&(state.term, state.vote)) {
@@ -574,6 +592,16 @@ fn judge(
         is_durable(image, &frames, state)?;
     }
     if salt.is_multiple_of(16) { is_usable(log, image, salt) } else { Ok(()) }
+}
+
+/// A log that begins late has the snapshot that it begins after: what a replica is given that is behind it.
+fn judge_base(log: &Log<SimDisk>) -> Result<(), String> {
+    match log.base_snapshot() {
+        _ if log.first_index() == 1 => Ok(()),
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(format!("begins at {} after no snapshot", log.first_index())),
+        Err(error) => Err(format!("begins at {}: {error}", log.first_index())),
+    }
 }
 
 /// An index that a crash left is whole, or that of another segment; what it says of frames is so.
