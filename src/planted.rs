@@ -73,6 +73,8 @@ bugs! {
     RetainedSkipsQos0: "view: retained messages of QoS 0 are not kept",
     RestoreForgetsCursors: "view: sessions restored from a snapshot have no cursors",
     RestoreForgetsFinished: "view: groups restored from a snapshot forget what is finished",
+    NeedsUnheeded: "view: nothing is needed of history that goes",
+    MovedUnseen: "view: retained messages that were moved are looked for where they were",
     DedupFindsNothing: "view: QoS 2 publishes that are open are not found",
     DedupRestoresNothing: "view: QoS 2 publishes that are open are not restored from a snapshot",
     DedupNeverForgets: "view: released packet ids stay open",

@@ -312,8 +312,26 @@ fn member_control() -> impl Strategy<Value = Control> {
     ]
 }
 
+fn history_control() -> impl Strategy<Value = Control> {
+    let queues = proptest::collection::vec((queue(), offset()), 0..3);
+    prop_oneof![
+        offset().prop_map(|to| Control::HistoryTrimmed { to }),
+        (offset(), queues, message(), time(), proptest::option::of(time())).prop_map(
+            |(from, queues, message, time, deliver_at)| {
+                let Said::Message(message, _) = message else { unreachable!("a message") };
+                let dedup = DedupKey::default();
+                let priority = (time.0 % 10) as u8;
+                let again = StoredMessage { time, deliver_at, dedup, priority, ..message };
+                let message = Box::new(again);
+                Control::Moved { from, queues, message }
+            }
+        ),
+    ]
+}
+
 fn said() -> impl Strategy<Value = Said> {
     prop_oneof![
+        2 => history_control().prop_map(Said::Control),
         3 => message(),
         4 => session_control().prop_map(Said::Control),
         4 => queue_control().prop_map(Said::Control),
@@ -336,9 +354,18 @@ fn apply(views: &mut Views, said: &[Said], first: usize) {
     }
 }
 
-/// The entries of every queue, each with whether it is still in it: what `view::Queues` says with a head and holes.
-fn list_entries(lists: &mut BTreeMap<u64, Vec<bool>>, said: &Said) {
+/// The entries of every queue, each with whether it is still in it: what `view::Queues` says with a head and holes. What goes with
+/// history another property looks after.
+fn list_entries(lists: &mut BTreeMap<u64, Vec<bool>>, said: &Said, views: &Views) {
     match said {
+        Said::Control(Control::HistoryTrimmed { .. }) => {
+            for (id, list) in lists {
+                let queue = views.queues.get(*id).expect("listed");
+                for (entry, is_in) in list.iter_mut().enumerate() {
+                    *is_in &= !queue.is_removed(Offset(entry as u64));
+                }
+            }
+        }
         Said::Message(_, queues) => {
             for queue in queues {
                 lists.entry(*queue).and_modify(|list| list.push(true));
@@ -398,7 +425,7 @@ proptest! {
         let mut lists: BTreeMap<u64, Vec<bool>> = BTreeMap::new();
         for (step, said) in said.iter().enumerate() {
             apply(&mut views, std::slice::from_ref(said), step);
-            list_entries(&mut lists, said);
+            list_entries(&mut lists, said, &views);
             for (id, queue) in views.queues.iter() {
                 let list = &lists[&id];
                 let removed = |entry: usize| queue.is_removed(Offset(entry as u64));
@@ -411,6 +438,7 @@ proptest! {
                 if let Some((mark, _)) = queue.mark_before(queue.head()) {
                     prop_assert!(mark <= queue.head());
                 }
+                prop_assert_eq!(queue.check(), Ok(()));
             }
             prop_assert_eq!(lists.len(), views.queues.iter().count());
             for (_, group) in views.groups.iter() {

@@ -11,7 +11,10 @@ use fluxmq_log::format::varint::{self, Input};
 use super::command::{RetainHandling, Will};
 use super::message::publisher_id;
 use super::queue::QueueSettings;
-use super::record::{Control, ControlError, OutboundEntry, SessionProgress, Subscription};
+use super::record::{
+    Control, ControlError, DedupKey, OutboundEntry, Retain, SessionProgress, StoredMessage,
+    Subscription,
+};
 use super::{Filter, Message, Millis, PartitionId, Principal, Properties, QoS, ReaderId, Topic};
 
 impl Control {
@@ -63,6 +66,8 @@ impl Control {
                 put_list(out, packet_ids, |out, id| varint::put(out, u64::from(*id)));
             }
             Control::PartitionsFixed { count } => varint::put(out, u64::from(*count)),
+            Control::HistoryTrimmed { to } => varint::put(out, to.0),
+            Control::Moved { from, queues, message } => put_moved(out, *from, queues, message),
             Control::WillSet { client_id, will, principal } => {
                 put_bytes(out, client_id);
                 put_will(out, will);
@@ -87,7 +92,7 @@ impl Control {
 
     /// Reads what [`encode`](Control::encode) wrote.
     pub fn decode(opcode: u8, body: &Bytes) -> Result<Control, ControlError> {
-        if !(1..=23).contains(&opcode) {
+        if !matches!(opcode, 1..=23 | 30..=31) {
             return Err(ControlError::UnknownOpcode(opcode));
         }
         let mut input = Source::new(body);
@@ -172,6 +177,8 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
             epoch: Offset(input.input.varint()?),
         },
         16..=18 => return take_member_control(opcode, input),
+        30 => Control::HistoryTrimmed { to: Offset(input.input.varint()?) },
+        31 => take_moved(input)?,
         _ => return take_queue_control(opcode, input),
     })
 }
@@ -428,6 +435,75 @@ fn take_will(input: &mut Source<'_>, client_id: &[u8]) -> Option<Will> {
         publisher: publisher_id(client_id),
     };
     Some(Will { message, delay_s })
+}
+
+fn put_moved(out: &mut Vec<u8>, from: Offset, queues: &[(u64, Offset)], message: &StoredMessage) {
+    varint::put(out, from.0);
+    put_list(out, queues, |out, (queue, entry)| {
+        out.extend_from_slice(&queue.to_le_bytes());
+        varint::put(out, entry.0);
+    });
+    put_stored(out, message);
+}
+
+fn take_moved(input: &mut Source<'_>) -> Option<Control> {
+    let from = Offset(input.input.varint()?);
+    let queues =
+        take_list(input, |input| Some((input.input.u64()?, Offset(input.input.varint()?))))?;
+    Some(Control::Moved { from, queues, message: Box::new(take_stored(input)?) })
+}
+
+/// A message as it was stored, but for what a second copy is known by: this is none.
+fn put_stored(out: &mut Vec<u8>, message: &StoredMessage) {
+    let retain = match message.retain {
+        Retain::No => 0,
+        Retain::Set => 1,
+        Retain::Clear => 2,
+    };
+    let has_expiry = u8::from(message.expiry_s.is_some());
+    let has_delay = u8::from(message.deliver_at.is_some());
+    let has_priority = u8::from(message.priority > 0);
+    let flags = has_expiry << 4 | has_delay << 5 | has_priority << 6;
+    out.push(message.qos as u8 | retain << 2 | flags);
+    varint::put(out, message.time.0);
+    out.extend_from_slice(&message.publisher.to_le_bytes());
+    if let Some(expiry_s) = message.expiry_s {
+        varint::put(out, u64::from(expiry_s));
+    }
+    if let Some(deliver_at) = message.deliver_at {
+        varint::put(out, deliver_at.0);
+    }
+    if message.priority > 0 {
+        out.push(message.priority);
+    }
+    put_bytes(out, &message.topic);
+    put_bytes(out, &message.properties);
+    put_bytes(out, &message.payload);
+}
+
+fn take_stored(input: &mut Source<'_>) -> Option<StoredMessage> {
+    let bits = input.input.u8()?;
+    if bits & !0x7f != 0 {
+        return None;
+    }
+    Some(StoredMessage {
+        qos: QoS::from_bits(bits & 3)?,
+        retain: match (bits >> 2) & 3 {
+            0 => Retain::No,
+            1 => Retain::Set,
+            2 => Retain::Clear,
+            _ => return None,
+        },
+        time: Millis(input.input.varint()?),
+        publisher: input.input.u64()?,
+        expiry_s: if bits & 0x10 == 0 { None } else { Some(take_u32(input)?) },
+        deliver_at: if bits & 0x20 == 0 { None } else { Some(Millis(input.input.varint()?)) },
+        priority: if bits & 0x40 == 0 { 0 } else { input.input.u8()? },
+        topic: take_bytes(input)?,
+        properties: take_bytes(input)?,
+        payload: take_bytes(input)?,
+        dedup: DedupKey::default(),
+    })
 }
 
 fn put_principal(out: &mut Vec<u8>, principal: &Principal) {

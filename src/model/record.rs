@@ -281,6 +281,21 @@ pub enum Control {
         /// Seconds from here until it is no member any more. 0 ends it.
         expiry_s: u32,
     },
+    /// History begins here: records below are given to nobody any more, and their files go. Never above what is still needed.
+    HistoryTrimmed {
+        /// The oldest record that stays.
+        to: Offset,
+    },
+    /// A record that is needed longer than what is around it is stored again, here, so that its segment can go. For no reader it is
+    /// a message; whoever pointed at the record points at this one from here on.
+    Moved {
+        /// Where it was.
+        from: Offset,
+        /// The entries of queues that it is.
+        queues: Vec<(u64, Offset)>,
+        /// What it says, its log time included.
+        message: Box<StoredMessage>,
+    },
     /// QoS 2 deliveries of entries to one session begin, or were received: nobody else may get them any more.
     Claimed {
         /// The filter's id.
@@ -419,6 +434,8 @@ impl Control {
             Control::QueueRemoved { .. } => 21,
             Control::Postponed { .. } => 22,
             Control::QueueFollowed { .. } => 23,
+            Control::HistoryTrimmed { .. } => 30,
+            Control::Moved { .. } => 31,
         }
     }
 }

@@ -36,8 +36,9 @@ impl<D: Disk> Partition<D> {
         Ok(())
     }
 
+    /// At the end of a segment: those that are due by time end none, and the log could never be trimmed.
     fn is_snapshot_due(&self) -> bool {
-        self.since_snapshot >= self.options.snapshot_every_bytes
+        self.since_snapshot.max(self.retention.since_end) >= self.options.snapshot_every_bytes
     }
 
     /// Folds one committed frame into the views, gives it to those who are live, and answers those who waited for it.
@@ -84,6 +85,7 @@ impl<D: Disk> Partition<D> {
         }
         self.applied = Applied { index: frame.header.index, end: frame.header.end_offset() };
         self.since_snapshot += frame.header.frame_bytes();
+        self.retention.since_end += frame.header.frame_bytes();
         while self.in_flight.front().is_some_and(|first| first.index <= self.applied.index) {
             let done = self.in_flight.pop_front().expect("just seen");
             done.waiting.into_iter().for_each(|waiting| self.answer(waiting, out));
@@ -110,6 +112,11 @@ impl<D: Disk> Partition<D> {
             Control::WillSet { client_id, .. } => self.holders.will_set(client_id, offset),
             Control::WillDue { .. } | Control::WillCleared { .. } => {
                 self.after_will_control(control);
+            }
+            Control::HistoryTrimmed { .. } => self.retention.trimmed(),
+            Control::Moved { queues, .. } => {
+                queues.iter().for_each(|(queue, entry)| self.groups.moved(*queue, *entry));
+                self.retention.moved();
             }
             Control::QueueTrimmed { queue, to, .. } => {
                 self.overlay.trimming.remove(queue);

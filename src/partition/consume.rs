@@ -288,13 +288,17 @@ impl<D: Disk> Partition<D> {
         end: Offset,
     ) -> Result<Offset, HistoryError> {
         let Some(view) = self.views.queues.get(queue) else { return Ok(end) };
-        let (mut low, mut high) = (view.head().0, end.0);
+        if at <= self.history_start() {
+            return Ok(view.head().min(end));
+        }
+        let first = view.head().max(view.first_in_place());
+        let (mut low, mut high) = (first.0, end.0);
         while low < high {
             let middle = u64::midpoint(low, high);
             let Some((mark, offset)) = view.mark_before(Offset(middle)) else { break };
             if offset < at { low = middle + 1 } else { high = mark.0 }
         }
-        let low = Offset(low.saturating_sub(1)).max(view.head());
+        let low = Offset(low.saturating_sub(1)).max(first);
         let Some((mark, offset)) = view.mark_before(low) else {
             return Ok(end);
         };
@@ -361,6 +365,16 @@ impl<D: Disk> Partition<D> {
                 consumers.step_over(entry, true);
                 continue;
             }
+            if let Some(offset) = queue.moved_to(entry) {
+                // Its place says nothing about where the next one is.
+                let hint = consumers.hint;
+                let is_out = self.hand_out_one(next, entry, offset, out)?;
+                self.consumers(next).hint = hint;
+                if !is_out {
+                    break;
+                }
+                continue;
+            }
             let known = consumers.hint(entry).into_iter().chain(queue.mark_before(entry)).max();
             let Some((known, at)) = known else { break };
             if !found.contains_key(&entry) {
@@ -387,7 +401,7 @@ impl<D: Disk> Partition<D> {
     ) -> Result<(), PartitionError> {
         let (id, name) = &next.key;
         let fresh = next.credit.saturating_sub(next.returned.len());
-        let range = (next.cursor, self.applied.end);
+        let range = (next.cursor.max(self.history_start()), self.applied.end);
         let filters = std::slice::from_ref(filter);
         let found = match fresh {
             0 => None,

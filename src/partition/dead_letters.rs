@@ -163,9 +163,8 @@ impl<D: Disk> Partition<D> {
             if self.letters.due.contains_key(&id) {
                 continue;
             }
-            let Some(offset) = self.positions_of(key.0, entry, 1)?.first().copied() else {
-                continue;
-            };
+            let found = self.positions_of(key.0, entry, 1)?.first().copied();
+            let Some((_, offset)) = found.filter(|(found, _)| *found == entry) else { continue };
             let Some(message) = self.history.fetch(self.node.log(), offset)? else { continue };
             if !self.bury((key.0, Some(&key.1)), entry, &message, death) {
                 return Ok(());
@@ -354,7 +353,8 @@ impl<D: Disk> Partition<D> {
             if offsets.is_empty() {
                 break;
             }
-            for offset in offsets {
+            for (found_at, offset) in offsets {
+                entry = found_at;
                 let letter = LetterId { queue: id, group: None, entry };
                 let is_gone = self.views.queues.get(id).is_none_or(|it| it.is_removed(entry))
                     || self.overlay.leaving.contains(&(id, entry))

@@ -138,8 +138,8 @@ impl<D: Disk> Partition<D> {
         settings: &QueueSettings,
         from: Offset,
     ) -> Result<ReadHistory, PartitionError> {
+        let from = from.max(self.history_start()).min(self.applied.end);
         let log = self.node.log();
-        let from = from.max(log.first_offset()).min(self.applied.end);
         let bases = log.segments().into_iter().map(|segment| segment.base_offset);
         let end = bases.filter(|base| *base > from).fold(self.applied.end, Offset::min);
         let limit = RECORDS_PER_TURN_MAX;

@@ -18,6 +18,12 @@ pub struct Gauges {
     pub retained_bytes: u64,
     /// Records in the log.
     pub records: u64,
+    /// Records that were there once and are history no more.
+    pub history_records_gone: u64,
+    /// Bytes of segments that were removed because history is over.
+    pub history_bytes_dropped: u64,
+    /// Sessions that came back to where history had gone on.
+    pub histories_cut: u64,
     /// Sessions that came back to more than they may have missed.
     pub backlogs_cut: u64,
 }
@@ -32,6 +38,9 @@ impl Sum for Gauges {
             retained: sum.retained + one.retained,
             retained_bytes: sum.retained_bytes + one.retained_bytes,
             records: sum.records + one.records,
+            history_records_gone: sum.history_records_gone + one.history_records_gone,
+            history_bytes_dropped: sum.history_bytes_dropped + one.history_bytes_dropped,
+            histories_cut: sum.histories_cut + one.histories_cut,
             backlogs_cut: sum.backlogs_cut + one.backlogs_cut,
         })
     }
@@ -45,7 +54,10 @@ impl<D: Disk> Partition<D> {
             away: self.views.sessions.away(),
             retained: retained.len(),
             retained_bytes: retained.bytes(),
-            records: self.applied.end.0.saturating_sub(self.log().first_offset().0),
+            records: self.applied.end.0.saturating_sub(self.history_start().0),
+            history_records_gone: self.history_start().0,
+            history_bytes_dropped: self.counters.history_bytes_dropped,
+            histories_cut: self.counters.histories_cut,
             backlogs_cut: self.counters.backlogs_cut,
         }
     }

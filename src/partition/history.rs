@@ -19,7 +19,7 @@ use fluxmq_log::{FileError, IndexedSegment, Log, ReadError, RecordError, Segment
 use thiserror::Error;
 
 use crate::model::frame::{self, DecodeError, Decoded};
-use crate::model::{Filter, QoS, StoredMessage};
+use crate::model::{Control, Filter, QoS, StoredMessage};
 
 /// Decoded frames kept for readers that follow one another.
 const DECODED_FRAMES_MAX: usize = 2;
@@ -119,6 +119,13 @@ impl<D: Disk> History<D> {
         if segment.base < segment.end && segment.base != self.active {
             self.in_memory.remove(&segment.base);
         }
+    }
+
+    /// Forgets what belongs to segments that are gone.
+    pub fn forget_below(&mut self, first: Offset) {
+        self.in_memory = self.in_memory.split_off(&first);
+        self.open.retain(|(base, _)| *base >= first);
+        self.selections.retain(|(_, base), _| *base >= first);
     }
 
     /// Takes the segments whose index file gave no answer, to be built again.
@@ -236,12 +243,15 @@ impl<D: Disk> History<D> {
         Ok(offsets)
     }
 
-    /// Fetches one message; `None` where the offset holds a control.
+    /// Fetches one message, also one that was stored again; `None` where the offset holds another control, or is not kept any more.
     pub fn fetch(
         &mut self,
         log: &Log<D>,
         offset: Offset,
     ) -> Result<Option<StoredMessage>, HistoryError> {
+        if offset < log.first_offset() {
+            return Ok(None);
+        }
         let is_decoded = self.decoded.iter().any(|frame| frame.holds(offset));
         if !is_decoded && let Some(message) = self.fetch_alone(log, offset) {
             return Ok(Some(message));
@@ -251,6 +261,7 @@ impl<D: Disk> History<D> {
             offset.0.checked_sub(frame.base.0).and_then(|at| frame.records.get(at as usize));
         Ok(match record {
             Some(Decoded::Message(message, _)) => Some(message.clone()),
+            Some(Decoded::Control(Control::Moved { message, .. })) => Some((**message).clone()),
             Some(Decoded::Control(_)) | None => None,
         })
     }
@@ -501,7 +512,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::Control;
 
     /// A message of the model: its topic and queue, or a control.
     type Given = Option<(String, u64)>;

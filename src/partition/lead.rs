@@ -22,6 +22,7 @@ impl<D: Disk> Partition<D> {
         self.settle_role(out);
         self.begin_at_snapshot(out)?;
         self.apply_committed(out)?;
+        self.drop_segments()?;
         self.settle_role(out);
         self.refresh(out)
     }
@@ -116,6 +117,7 @@ impl<D: Disk> Partition<D> {
         let mut connections = self.dismiss(&refusal, out);
         connections.extend(self.fresh.refuse(&refusal, out));
         self.overlay = Overlay::default();
+        self.retention.resign();
         self.announcer.resign();
         let rejecters = self.letters.resign();
         connections.extend(self.follows.resign());

@@ -159,7 +159,8 @@ impl<D: Disk> Partition<D> {
             if offsets.is_empty() {
                 break;
             }
-            for offset in offsets {
+            for (found, offset) in offsets {
+                entry = found;
                 let is_in = self.views.queues.get(id).is_some_and(|it| !it.is_removed(entry));
                 if is_in && let Some(message) = self.history.fetch(self.node.log(), offset)? {
                     entries.push(Peeked { entry, time: message.time, message });
@@ -191,25 +192,36 @@ impl<D: Disk> Partition<D> {
         Ok(Managed::Staged(QueueAnswer::Done { count }))
     }
 
-    /// Finds where entries of a queue are stored, from `entry` on: at most `count`, fewer at the end.
+    /// Finds where entries of a queue are stored, from `entry` on: at most `count`, fewer at the end, each with its queue offset. Those
+    /// whose records are gone are not among them.
     pub(super) fn positions_of(
         &mut self,
         id: u64,
         entry: Offset,
         count: usize,
-    ) -> Result<Vec<Offset>, HistoryError> {
-        let mark = self.views.queues.get(id).and_then(|queue| queue.mark_before(entry));
-        let Some((known, at)) = mark else { return Ok(Vec::new()) };
-        let before = (entry.0 - known.0) as usize;
-        let range = (at, self.applied.end);
-        let mut offsets = self.history.select_queue(self.node.log(), id, range, before + count)?;
-        offsets.drain(..before.min(offsets.len()));
-        Ok(offsets)
+    ) -> Result<Vec<(Offset, Offset)>, HistoryError> {
+        let Some(queue) = self.views.queues.get(id) else { return Ok(Vec::new()) };
+        let in_place = entry.max(queue.first_in_place());
+        let moved = queue.moved_from(entry).take_while(|(moved, _)| *moved < in_place);
+        let mut found: Vec<(Offset, Offset)> = moved.take(count).collect();
+        let rest = count - found.len();
+        if let Some((known, at)) = queue.mark_before(in_place).filter(|_| rest > 0) {
+            let before = (in_place.0 - known.0) as usize;
+            let range = (at, self.applied.end);
+            let log = self.node.log();
+            let offsets = self.history.select_queue(log, id, range, before + rest)?;
+            let numbered = offsets.into_iter().enumerate().skip(before);
+            found.extend(numbered.map(|(step, at)| (known.plus(step as u64), at)));
+        }
+        for (entry, at) in &mut found {
+            *at = queue.moved_to(*entry).unwrap_or(*at);
+        }
+        Ok(found)
     }
 
     fn time_of(&mut self, id: u64, entry: Offset) -> Result<Option<Millis>, HistoryError> {
-        let offset = self.positions_of(id, entry, 1)?.first().copied();
-        let Some(offset) = offset else { return Ok(None) };
+        let first = self.positions_of(id, entry, 1)?.first().copied();
+        let Some((_, offset)) = first else { return Ok(None) };
         let message = self.history.fetch(self.node.log(), offset)?;
         Ok(message.map(|message| message.time))
     }

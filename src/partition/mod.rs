@@ -24,6 +24,7 @@ mod priority;
 mod reader;
 mod replay;
 pub mod request;
+mod retention;
 mod retire;
 mod serve;
 mod session;
@@ -52,6 +53,7 @@ use self::history::{History, HistoryError};
 pub use self::peers::{GroupError, ReceiveError, Status};
 use self::reader::Readers;
 use self::request::{ConnectionId, Event, Outbox, Request};
+use self::retention::Retention;
 use self::retire::Heads;
 use self::sessions::{Holders, Opening};
 use self::stage::{InFlight, Overlay, Pending, Waiting};
@@ -105,6 +107,10 @@ pub struct Options {
     pub backlog_bytes_max: u64,
     /// How old, in milliseconds, they may be. 0 is no limit.
     pub backlog_age_max_ms: u64,
+    /// How old history gets, in milliseconds; what queues and retained messages need is kept. 0 is no limit.
+    pub history_age_max_ms: u64,
+    /// Bytes of segments that history has, but for the newest. 0 is no limit.
+    pub history_bytes_max: u64,
     /// Stored sessions of one user in this partition.
     pub sessions_per_user_max: usize,
     /// Bytes of log after which the views are snapshotted.
@@ -133,6 +139,8 @@ impl Default for Options {
             backlog_max: 100_000,
             backlog_bytes_max: 64 << 20,
             backlog_age_max_ms: 0,
+            history_age_max_ms: 0,
+            history_bytes_max: 0,
             sessions_per_user_max: 1_000,
             snapshot_every_bytes: 64 << 20,
             snapshot_every_ms: 300_000,
@@ -172,6 +180,7 @@ pub struct Partition<D: Disk> {
     letters: Letters,
     follows: Follows,
     heads: Heads,
+    retention: Retention,
     fresh: Fresh,
     now: Millis,
     stopped: Option<Refusal>,
@@ -198,6 +207,10 @@ enum Activity {
 pub struct Counters {
     /// Sessions that came back to more than they may have missed.
     pub backlogs_cut: u64,
+    /// Sessions that came back to where history had gone on: what they missed before is not kept.
+    pub histories_cut: u64,
+    /// Bytes of segments that were removed because history is over.
+    pub history_bytes_dropped: u64,
 }
 
 /// How far the views are.
@@ -272,6 +285,7 @@ impl<D: Disk> Partition<D> {
         let clock = now;
         let now = now.max(Millis(log.last_ts()));
         let active = log.segments().last().map_or(Offset::ZERO, |segment| segment.base_offset);
+        let retention = Retention::new(&log, applied);
         let mut node = Node::open(log, member, members, applied.index, clock.0)?;
         node.set_chunk_bytes(options.snapshot_chunk_bytes);
         let readers = Readers::new(id, &options.filters);
@@ -297,6 +311,7 @@ impl<D: Disk> Partition<D> {
             letters: Letters::default(),
             follows: Follows::default(),
             heads: Heads::default(),
+            retention,
             fresh: Fresh::default(),
             now,
             stopped: None,
@@ -527,12 +542,14 @@ impl<D: Disk> Partition<D> {
         if self.leading.is_some() {
             self.groups.expire(self.now);
             self.retire()?;
+            self.retain_history()?;
             self.write_due();
         }
         let old = self.now.0 - self.snapshot_at.0 >= self.options.snapshot_every_ms;
         if old && self.since_snapshot > 0 && !self.flushing {
             self.checkpoint()?;
         }
+        self.drop_segments()?;
         self.prove()
     }
 
@@ -562,6 +579,7 @@ impl<D: Disk> Partition<D> {
         self.node.log_mut().save_snapshot(SnapshotAt { index, term, end }, &sections)?;
         self.since_snapshot = 0;
         self.snapshot_at = self.now;
+        self.retention.snapshot_saved(self.node.log().ends_segment(index));
         Ok(())
     }
 

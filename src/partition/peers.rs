@@ -115,6 +115,7 @@ impl<D: Disk> Partition<D> {
         self.applied = Applied { index: at.index, end: at.end };
         self.history = History::new(at.end);
         self.since_snapshot = 0;
+        self.retention.snapshot_saved(true);
         self.snapshot_at = self.now;
         Ok(self.node.applied_to(at.index)?)
     }

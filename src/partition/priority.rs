@@ -112,8 +112,9 @@ impl<D: Disk> Partition<D> {
     ) -> Result<Option<(Offset, Offset)>, HistoryError> {
         let (id, _) = next.key;
         while let Some(entry) = self.lane(next, priority).back.pop_first() {
-            if let Some(offset) = self.positions_of(id, entry, 1)?.first() {
-                return Ok(Some((entry, *offset)));
+            let found = self.positions_of(id, entry, 1)?.first().copied();
+            if let Some(found) = found.filter(|(found, _)| *found == entry) {
+                return Ok(Some(found));
             }
         }
         loop {
@@ -121,7 +122,9 @@ impl<D: Disk> Partition<D> {
                 self.read_ahead(next, priority)?;
             }
             let Some(offset) = self.lane(next, priority).ahead.pop_front() else { return Ok(None) };
-            if let Some(entry) = self.entry_stored_at(id, offset)? {
+            let Some(entry) = self.entry_stored_at(id, offset)? else { continue };
+            // What was moved came back to its lane when it was.
+            if self.views.queues.get(id).is_some_and(|queue| queue.moved_to(entry).is_none()) {
                 return Ok(Some((entry, offset)));
             }
         }
@@ -135,8 +138,20 @@ impl<D: Disk> Partition<D> {
                 let group = self.views.groups.get(*id, name);
                 let committed = group.map_or(Offset::ZERO, |group| group.committed());
                 let queue = self.views.queues.get(*id);
-                let mark = queue.and_then(|queue| queue.mark_before(committed.max(queue.head())));
-                mark.map_or(self.applied.end, |(_, offset)| offset)
+                let moved = queue.map_or_else(Vec::new, |queue| {
+                    queue.moved_from(committed.max(queue.head())).map(|(entry, _)| entry).collect()
+                });
+                let mark = queue.and_then(|queue| {
+                    let first = queue.head().max(queue.first_in_place());
+                    queue.mark_before(committed.max(first))
+                });
+                let from = mark.map_or(self.applied.end, |(_, offset)| offset);
+                let lanes = self.lanes(next);
+                if priority == lanes.top() {
+                    // Lanes do not have them where they are now.
+                    moved.into_iter().for_each(|entry| lanes.put_back(entry));
+                }
+                from
             }
         };
         let range = (from, self.applied.end);

@@ -106,10 +106,10 @@ impl<D: Disk> Partition<D> {
             let (mut before, mut ahead) = (Vec::new(), OffsetSet::default());
             if retained {
                 // Every record comes once: a retained message that the replay meets is sent in its place.
-                for offset in self.views.retained.matching(&filter, self.now) {
-                    match offset < start {
-                        true => before.push(offset),
-                        false => drop(ahead.insert(offset)),
+                for (published, stored) in self.views.retained.matching(&filter, self.now) {
+                    match published < start {
+                        true => before.push(stored),
+                        false => drop(ahead.insert(published)),
                     }
                 }
             }
@@ -126,7 +126,7 @@ impl<D: Disk> Partition<D> {
 
     /// Finds the offset that a position means, and what is missing there.
     fn locate_record(&self, position: Position) -> Result<(Offset, Option<Gap>), HistoryError> {
-        let (first, end) = (self.log().first_offset(), self.applied.end);
+        let (first, end) = (self.history_start(), self.applied.end);
         Ok(match position {
             Position::Earliest | Position::Resume => (first, None),
             Position::Latest => (end, None),
@@ -134,7 +134,7 @@ impl<D: Disk> Partition<D> {
             Position::At(offset) => (offset.min(end), None),
             Position::Last(count) => (Offset(end.0.saturating_sub(count)).max(first), None),
             Position::Time(time) => {
-                let at = self.first_of(time)?.min(end);
+                let at = self.first_of(time)?.max(first).min(end);
                 (at, (at == first && first > Offset::ZERO).then_some(Gap::Unknown))
             }
         })
@@ -177,8 +177,9 @@ impl<D: Disk> Partition<D> {
         below: Offset,
         count: usize,
     ) -> Result<Newest, HistoryError> {
+        let first = self.history_start();
         let log = self.node.log();
-        let (filters, first) = (std::slice::from_ref(filter), log.first_offset());
+        let filters = std::slice::from_ref(filter);
         let from = self.history.newest(log, filters, (first, below), count)?;
         let range = (from.unwrap_or(first), below);
         let mut found = Vec::with_capacity(count);

@@ -34,7 +34,8 @@ impl<D: Disk> Partition<D> {
             return Ok(());
         }
         let (mut to, mut taken, mut is_held) = (head, 0, false);
-        for offset in self.positions_of(id, head, RECORDS_PER_TURN_MAX)? {
+        for (entry, offset) in self.positions_of(id, head, RECORDS_PER_TURN_MAX)? {
+            to = entry;
             if self.views.queues.get(id).is_none_or(|queue| queue.is_removed(to)) {
                 to = to.next();
                 continue;

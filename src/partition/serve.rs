@@ -46,6 +46,7 @@ impl<D: Disk> Partition<D> {
         wanted: Wanted,
         out: &mut impl Outbox,
     ) -> Result<(), PartitionError> {
+        let first = self.history_start();
         let log = self.node.log();
         for (offset, subscription) in &wanted.retained {
             let message = self.history.fetch(log, *offset)?;
@@ -58,9 +59,11 @@ impl<D: Disk> Partition<D> {
             self.readers.send_retained(asked, *offset, message.as_ref(), self.now, out);
         }
         if let Some(from) = wanted.from {
-            let first = log.first_offset();
-            if wanted.is_replay && from < first {
-                self.readers.missed(wanted.reader, first.0 - from.0);
+            if from < first {
+                match wanted.is_replay {
+                    true => self.readers.missed(wanted.reader, first.0 - from.0),
+                    false => self.counters.histories_cut += 1,
+                }
             }
             let range = (from.max(first), self.turn_end(&wanted, from.max(first)));
             let mut found = self.history.select(log, &wanted.filters, range, wanted.limit)?;

@@ -198,10 +198,11 @@ impl<D: Disk> Partition<D> {
             let start = start.map_or(at, |start| start.max(cursor));
             let id = self.readers.subscribe(slot, subscription, start, end);
             if retained {
-                let mut offsets = self.views.retained.matching(&filter, self.now);
+                let mut found = self.views.retained.matching(&filter, self.now);
                 // What came behind the subscription comes for it.
-                offsets.retain(|offset| *offset < at);
-                self.readers.queue_retained(slot, id, offsets);
+                found.retain(|(published, _)| *published < at);
+                let stored = found.into_iter().map(|(_, stored)| stored).collect();
+                self.readers.queue_retained(slot, id, stored);
             }
         }
         if let Some(listening) = self.readers.listening_mut(slot) {
@@ -227,7 +228,10 @@ impl<D: Disk> Partition<D> {
         let Some(cursor) = attach.cursor else { return Ok(None) };
         let Options { backlog_max, backlog_bytes_max, backlog_age_max_ms, .. } = self.options;
         let end = self.applied.end;
-        let mut start = cursor;
+        // What history does not have any more is not limited further: it is gone.
+        let kept = cursor.max(self.history_start());
+        self.counters.histories_cut += u64::from(kept > cursor);
+        let mut start = kept;
         if backlog_age_max_ms > 0 {
             let oldest = self.now.0.saturating_sub(backlog_age_max_ms);
             start = start.max(self.node.log().offset_at_time(oldest)?.min(end));
@@ -244,11 +248,8 @@ impl<D: Disk> Partition<D> {
             let newest = self.history.newest_bytes(log, &filters, range, backlog_bytes_max)?;
             start = start.max(newest.unwrap_or(start));
         }
-        if start == cursor {
-            return Ok(None);
-        }
-        self.counters.backlogs_cut += 1;
-        Ok(Some(start))
+        self.counters.backlogs_cut += u64::from(start > kept);
+        Ok(Some(start).filter(|start| *start > cursor))
     }
 
     pub(super) fn fetch_outbound(

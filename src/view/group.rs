@@ -158,6 +158,11 @@ impl Group {
         entry < self.committed || self.finished.contains(entry)
     }
 
+    /// Returns the first entry at or above another that this group is not done with.
+    pub fn first_unfinished(&self, entry: Offset) -> Offset {
+        self.finished.first_gap(entry.max(self.committed))
+    }
+
     /// How often an entry was handed out and came back.
     pub fn delivery_count(&self, entry: Offset) -> u32 {
         self.released.get(&entry).map_or(0, |returned| returned.count)

@@ -6,6 +6,7 @@
 mod dedup;
 mod follow;
 mod group;
+mod horizon;
 mod queue;
 mod retained;
 mod section;
@@ -16,6 +17,7 @@ mod will;
 pub use dedup::Dedup;
 pub use follow::Follows;
 pub use group::{Claim, Group, GroupKey, Groups, Member};
+pub use horizon::Horizon;
 pub use queue::{MARK_EVERY, Queue, Queues};
 pub use retained::{Retained, RetainedMessage};
 pub use section::{SectionError, section_name};
@@ -27,7 +29,9 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::model::queue::QueueKind;
 use crate::model::{Control, Millis, Record};
+use crate::planted::{PlantedBug, is_planted};
 
 /// One fold over the log.
 pub trait View {
@@ -62,12 +66,68 @@ pub struct Views {
     pub wills: Wills,
     /// How far retroactive queues are.
     pub follows: Follows,
+    /// Where history begins.
+    pub horizon: Horizon,
 }
 
 impl Views {
     /// Applies one record to every view.
     pub fn apply(&mut self, at: Offset, time: Millis, record: Record<'_>) {
+        if let Record::Control(Control::HistoryTrimmed { to }) = record {
+            // Whatever was said between the leader's decision and here may need more than it knew of.
+            let to = (*to).min(self.pinned(time).unwrap_or(*to)).min(at);
+            let trimmed = Control::HistoryTrimmed { to };
+            return self.apply_to_all(at, time, Record::Control(&trimmed));
+        }
+        self.apply_to_all(at, time, record);
+    }
+
+    fn apply_to_all(&mut self, at: Offset, time: Millis, record: Record<'_>) {
         self.all_mut().into_iter().for_each(|view| view.apply(at, time, record));
+    }
+
+    /// Returns the oldest record that some view will ask for again, whatever its age; `None` when there is none (ADR 0046).
+    ///
+    /// Retained messages that have not expired, and of each queue the remembered entry before the oldest that is needed: of a stream
+    /// what is in it, of a classic queue what some group has not finished. Wills and dead letters are kept by themselves, open packet
+    /// ids ask for no record, and sessions and shared subscriptions have what history has.
+    pub fn pinned(&self, now: Millis) -> Option<Offset> {
+        let queues = self.queues.iter().filter_map(|(id, queue)| self.pinned_by(id, queue));
+        queues.chain(self.retained.alive(now).next()).min()
+    }
+
+    fn pinned_by(&self, id: u64, queue: &Queue) -> Option<Offset> {
+        let needed = self.first_needed(id, queue, queue.head());
+        let mark = queue.mark_before(needed).filter(|_| needed < queue.end());
+        let moved = queue.moved_from(queue.head());
+        let moved = moved.filter(|(entry, _)| self.is_needed(id, queue, *entry));
+        moved.map(|(_, at)| at).chain(mark.map(|(_, at)| at)).min()
+    }
+
+    /// Returns the first entry of a queue, at or above another, that is needed where it was stored first; the queue's end when there
+    /// is none.
+    pub fn first_needed(&self, id: u64, queue: &Queue, from: Offset) -> Offset {
+        queue.first_needed(from, |entry| self.first_unfinished(id, queue, entry))
+    }
+
+    /// Returns true for an entry of a queue that somebody will ask for.
+    pub fn is_needed(&self, id: u64, queue: &Queue, entry: Offset) -> bool {
+        !queue.is_removed(entry) && self.first_unfinished(id, queue, entry) == entry
+    }
+
+    /// The first entry at or above another that is not finished: in a stream, what was read stays until its own rules take it out.
+    fn first_unfinished(&self, id: u64, queue: &Queue, entry: Offset) -> Offset {
+        if is_planted(PlantedBug::NeedsUnheeded) {
+            return queue.end();
+        }
+        let unfinished = match queue.settings().kind {
+            QueueKind::Stream => None,
+            QueueKind::Classic => {
+                self.groups.of(id).map(|(_, group)| group.first_unfinished(entry)).min()
+            }
+        };
+        // Nobody has read what nobody reads.
+        unfinished.unwrap_or(entry)
     }
 
     /// Collects what time has made necessary.
@@ -95,7 +155,7 @@ impl Views {
         Ok(views)
     }
 
-    fn all(&self) -> [&dyn View; 8] {
+    fn all(&self) -> [&dyn View; 9] {
         [
             &self.sessions,
             &self.retained,
@@ -105,10 +165,11 @@ impl Views {
             &self.topology,
             &self.wills,
             &self.follows,
+            &self.horizon,
         ]
     }
 
-    fn all_mut(&mut self) -> [&mut dyn View; 8] {
+    fn all_mut(&mut self) -> [&mut dyn View; 9] {
         [
             &mut self.sessions,
             &mut self.retained,
@@ -118,6 +179,7 @@ impl Views {
             &mut self.topology,
             &mut self.wills,
             &mut self.follows,
+            &mut self.horizon,
         ]
     }
 }

@@ -1,7 +1,8 @@
 //! Queues: what each was declared to be, and which records are in it.
 //!
 //! A queue counts its entries with dense offsets of its own. It keeps one partition offset for every 128 entries; the index finds the
-//! ones between. Entries leave it for everybody, by number, age or purge; what its consumer groups have finished is `group.rs`.
+//! ones between. Entries leave it for everybody, by number, age or purge, or with the history that holds them once nobody needs them;
+//! what its consumer groups have finished is `group.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,9 +43,28 @@ pub struct Queue {
     head: Offset,
     /// At or above the head.
     removed: OffsetSet,
-    /// Of the entries from `head` on, or a few before; the first is of entry `128 * marks_begin`.
-    marks: Vec<Offset>,
-    marks_begin: u64,
+    /// Of the entries from `first` on: of `first`, then of every one whose number 128 divides.
+    marks: Vec<Mark>,
+    /// The head's mark is of this entry. The entries below are gone, or moved.
+    first: u64,
+    /// Entries whose records were stored again where the log goes on.
+    moved: BTreeMap<Offset, Moved>,
+}
+
+/// A remembered entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    /// Its partition offset.
+    at: Offset,
+    /// What it and the entries up to the next mark have together, as far as they are in the queue and not moved.
+    bytes: u64,
+}
+
+/// Where the record of an entry is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Moved {
+    at: Offset,
+    bytes: u64,
 }
 
 impl Queues {
@@ -83,6 +103,11 @@ impl Queues {
     /// Lists the queues whose entries leave by number or age.
     pub fn limited(&self) -> impl Iterator<Item = u64> {
         self.limited.iter().copied()
+    }
+
+    /// Returns how many entries of all queues were moved.
+    pub fn moved_count(&self) -> usize {
+        self.by_id.values().map(|queue| queue.moved.len()).sum()
     }
 
     fn insert(&mut self, queue: Queue) {
@@ -131,7 +156,8 @@ impl Queue {
             head: Offset::ZERO,
             removed: OffsetSet::default(),
             marks: Vec::new(),
-            marks_begin: 0,
+            first: 0,
+            moved: BTreeMap::new(),
         }
     }
 
@@ -175,65 +201,222 @@ impl Queue {
         entry < self.head || self.removed.contains(entry)
     }
 
-    /// Returns a remembered entry at or before `entry`: its queue offset and its partition offset.
+    /// Returns a remembered entry at or before `entry`: its queue offset and its partition offset. `None` where the record of `entry`
+    /// is gone, or moved.
     pub fn mark_before(&self, entry: Offset) -> Option<(Offset, Offset)> {
-        let last = self.marks.len().checked_sub(1)? as u64;
-        let mark = (entry.0 / MARK_EVERY).checked_sub(self.marks_begin)?.min(last);
-        Some((Offset((self.marks_begin + mark) * MARK_EVERY), self.marks[mark as usize]))
+        let number = self.mark_of(entry)?;
+        Some((self.entry_of(number), self.marks[number].at))
+    }
+
+    /// Returns the oldest record that it may have; `None` when it has none.
+    pub fn oldest(&self) -> Option<Offset> {
+        let moved = self.moved.values().map(|moved| moved.at);
+        moved.chain(self.marks.first().map(|mark| mark.at)).min().filter(|_| !self.is_empty())
+    }
+
+    /// Lists the entries from `entry` on that were moved, each with where its record is.
+    pub fn moved_from(&self, entry: Offset) -> impl Iterator<Item = (Offset, Offset)> {
+        self.moved.range(entry..).map(|(entry, moved)| (*entry, moved.at))
+    }
+
+    /// Checks what holds after every record: it has the bytes of its parts, and its oldest entry is in it.
+    pub fn check(&self) -> Result<(), String> {
+        let in_place: u64 = self.marks.iter().map(|mark| mark.bytes).sum();
+        let moved: u64 = self.moved.values().map(|moved| moved.bytes).sum();
+        if self.bytes != in_place + moved {
+            return Err(format!("{} bytes, {in_place} in place and {moved} moved", self.bytes));
+        }
+        match self.head {
+            head if head.0 > self.count => Err(format!("begins at {head}, behind its end")),
+            head if self.removed.contains(head) => Err(format!("begins at {head}, which is gone")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns where the record of an entry was moved to.
+    pub fn moved_to(&self, entry: Offset) -> Option<Offset> {
+        self.moved.get(&entry).map(|moved| moved.at)
+    }
+
+    /// Returns the first entry from which on the records are where they were stored first; those below are gone, or moved.
+    pub fn first_in_place(&self) -> Offset {
+        if self.marks.is_empty() { self.end() } else { Offset(self.first) }
+    }
+
+    /// Returns the first entry, at or above another, that is in the queue, is not finished and was not moved; the queue's end when there
+    /// is none. `unfinished` says which entry, at or above another, is the first that somebody has not finished.
+    pub fn first_needed(&self, from: Offset, unfinished: impl Fn(Offset) -> Offset) -> Offset {
+        let mut entry = from.max(self.head);
+        while entry < self.end() {
+            let next = unfinished(entry);
+            let there = self.first_unmoved(next);
+            if there == next {
+                return next.min(self.end());
+            }
+            entry = there;
+        }
+        self.end()
+    }
+
+    /// The first entry at or above another that is in the queue and was not moved.
+    fn first_unmoved(&self, entry: Offset) -> Offset {
+        let mut next = self.removed.first_gap(entry);
+        while self.moved.contains_key(&next) {
+            next = self.removed.first_gap(next.next());
+        }
+        next
+    }
+
+    /// Which mark is at or before an entry.
+    fn mark_of(&self, entry: Offset) -> Option<usize> {
+        let last = self.marks.len().checked_sub(1).filter(|_| entry.0 >= self.first)?;
+        Some(((entry.0 / MARK_EVERY - self.first / MARK_EVERY) as usize).min(last))
+    }
+
+    fn entry_of(&self, mark: usize) -> Offset {
+        match mark {
+            0 => Offset(self.first),
+            _ => Offset((self.first / MARK_EVERY + mark as u64) * MARK_EVERY),
+        }
     }
 
     /// Returns the last remembered entry that is stored at or before a partition offset: its queue offset and its partition offset.
     pub fn mark_at(&self, offset: Offset) -> Option<(Offset, Offset)> {
-        let mark = self.marks.partition_point(|mark| *mark <= offset).checked_sub(1)?;
-        Some((Offset((self.marks_begin + mark as u64) * MARK_EVERY), self.marks[mark]))
+        let mark = self.marks.partition_point(|mark| mark.at <= offset).checked_sub(1)?;
+        Some((self.entry_of(mark), self.marks[mark].at))
     }
 
     fn add(&mut self, at: Offset, bytes: u64) {
-        if self.count.is_multiple_of(MARK_EVERY) {
-            if self.marks.is_empty() {
-                self.marks_begin = self.count / MARK_EVERY;
-            }
-            self.marks.push(at);
+        if self.marks.is_empty() {
+            self.first = self.count;
         }
+        if self.marks.is_empty() || self.count.is_multiple_of(MARK_EVERY) {
+            self.marks.push(Mark { at, bytes: 0 });
+        }
+        self.marks.last_mut().expect("pushed when there was none").bytes += bytes;
         self.count += 1;
         self.bytes += bytes;
     }
 
     fn trim(&mut self, to: Offset, bytes: u64) {
         let to = to.min(self.end());
-        if to > self.head {
-            self.head = self.removed.first_gap(to);
-            self.settle_head();
+        if to <= self.head {
+            return;
         }
-        self.forget(bytes);
+        let mut rest = bytes.saturating_sub(self.lose_moved(to));
+        for number in 0..self.marks.len() {
+            if self.entry_of(number) >= to {
+                break;
+            }
+            let is_all = number + 1 < self.marks.len() && self.entry_of(number + 1) <= to;
+            let mark = &mut self.marks[number];
+            let gone = if is_all { mark.bytes } else { mark.bytes.min(rest) };
+            mark.bytes -= gone;
+            self.bytes -= gone;
+            rest = rest.saturating_sub(gone);
+        }
+        self.head = to;
+        self.settle_head();
     }
 
     fn remove(&mut self, entries: &[Offset], bytes: u64) {
+        let share = bytes / entries.len().max(1) as u64;
         for entry in entries {
-            if *entry >= self.head && entry.0 < self.count {
-                self.removed.insert_range(*entry..entry.next());
+            let is_in = *entry >= self.head && entry.0 < self.count;
+            if is_in && self.removed.insert(*entry) {
+                self.forget(*entry, share);
             }
         }
-        self.head = self.removed.first_gap(self.head);
         self.settle_head();
-        self.forget(bytes);
+    }
+
+    /// Forgets the moved entries below; returns what they had together.
+    fn lose_moved(&mut self, to: Offset) -> u64 {
+        let kept = self.moved.split_off(&to);
+        let gone = std::mem::replace(&mut self.moved, kept);
+        let bytes = gone.values().map(|moved| moved.bytes).sum();
+        self.bytes -= bytes;
+        bytes
+    }
+
+    /// An entry is not in the queue any more.
+    fn forget(&mut self, entry: Offset, bytes: u64) {
+        let gone = match (self.moved.remove(&entry), self.mark_of(entry)) {
+            (Some(moved), _) => moved.bytes,
+            (None, Some(number)) => {
+                let mark = &mut self.marks[number];
+                let gone = mark.bytes.min(bytes);
+                mark.bytes -= gone;
+                gone
+            }
+            (None, None) => 0,
+        };
+        self.bytes -= gone;
+    }
+
+    /// The record of an entry was stored again at `at`.
+    fn move_entry(&mut self, entry: Offset, at: Offset, bytes: u64) {
+        if entry.0 >= self.count || self.is_removed(entry) {
+            return;
+        }
+        let bytes = match (self.moved.get(&entry), self.mark_of(entry)) {
+            (Some(moved), _) => moved.bytes,
+            (None, Some(number)) => {
+                let mark = &mut self.marks[number];
+                let bytes = mark.bytes.min(bytes);
+                mark.bytes -= bytes;
+                bytes
+            }
+            (None, None) => return,
+        };
+        self.moved.insert(entry, Moved { at, bytes });
+    }
+
+    /// History begins at `to`: entries whose records are below are gone, but for those that were moved. Up to 127 above go with
+    /// them, because only every 128th entry is remembered; none of them is needed, or history would not begin there.
+    fn lose_history(&mut self, to: Offset) {
+        let old = self.moved.iter().filter(|(_, moved)| moved.at < to);
+        for entry in old.map(|(entry, _)| *entry).collect::<Vec<Offset>>() {
+            self.removed.insert(entry);
+            self.forget(entry, 0);
+        }
+        self.lose_marks(to);
+        self.settle_head();
+    }
+
+    fn lose_marks(&mut self, to: Offset) {
+        let gone = self.marks.partition_point(|mark| mark.at < to);
+        if gone == 0 {
+            return;
+        }
+        let first = if gone == self.marks.len() { self.end() } else { self.entry_of(gone) };
+        let bytes: u64 = self.marks.drain(..gone).map(|mark| mark.bytes).sum();
+        self.bytes -= bytes;
+        self.first = first.0;
+        let mut next = self.head;
+        for moved in self.moved.range(next.min(first)..first).map(|(entry, _)| *entry) {
+            self.removed.insert_range(next..moved);
+            next = moved.next();
+        }
+        self.removed.insert_range(next..first);
     }
 
     /// What is below the head is said by the head.
     fn settle_head(&mut self) {
+        self.head = self.removed.first_gap(self.head).min(self.end());
         self.removed.remove_range(Offset::ZERO..self.head);
+        self.lose_moved(self.head);
         // The mark at or before the head stays: entries behind it are found from there.
-        let first = (self.head.0 / MARK_EVERY).saturating_sub(self.marks_begin);
-        let first = (first as usize).min(self.marks.len().saturating_sub(1));
-        self.marks.drain(..first);
-        self.marks_begin += first as u64;
-    }
-
-    fn forget(&mut self, bytes: u64) {
-        self.bytes = match self.is_empty() {
-            true => 0,
-            false => self.bytes.saturating_sub(bytes),
-        };
+        if let Some(number) = self.mark_of(self.head).filter(|number| *number > 0) {
+            let first = self.entry_of(number);
+            let bytes: u64 = self.marks.drain(..number).map(|mark| mark.bytes).sum();
+            self.bytes -= bytes;
+            self.first = first.0;
+        }
+        if self.is_empty() {
+            self.marks.iter_mut().for_each(|mark| mark.bytes = 0);
+            self.bytes = 0;
+        }
     }
 }
 
@@ -268,6 +451,16 @@ impl View for Queues {
                     queue.remove(entries, *bytes);
                 }
             }
+            Record::Control(Control::HistoryTrimmed { to }) => {
+                self.by_id.values_mut().for_each(|queue| queue.lose_history(*to));
+            }
+            Record::Control(Control::Moved { queues, message, .. }) => {
+                for (queue, entry) in queues {
+                    if let Some(queue) = self.by_id.get_mut(queue) {
+                        queue.move_entry(*entry, at, message.len_bytes() as u64);
+                    }
+                }
+            }
             Record::Control(_) => {}
         }
     }
@@ -296,8 +489,9 @@ struct Row {
     bytes: u64,
     head: u64,
     removed: Vec<(u64, u64)>,
-    marks: Vec<u64>,
-    marks_begin: u64,
+    marks: Vec<(u64, u64)>,
+    first: u64,
+    moved: Vec<(u64, u64, u64)>,
 }
 
 fn to_row(queue: &Queue) -> Row {
@@ -308,8 +502,9 @@ fn to_row(queue: &Queue) -> Row {
         bytes: queue.bytes,
         head: queue.head.0,
         removed: queue.removed.iter().map(|range| (range.start.0, range.end.0)).collect(),
-        marks: queue.marks.iter().map(|mark| mark.0).collect(),
-        marks_begin: queue.marks_begin,
+        marks: queue.marks.iter().map(|mark| (mark.at.0, mark.bytes)).collect(),
+        first: queue.first,
+        moved: queue.moved.iter().map(|(entry, to)| (entry.0, to.at.0, to.bytes)).collect(),
     }
 }
 
@@ -320,6 +515,8 @@ fn from_row(row: Row) -> Result<Queue, SectionError> {
     for (start, end) in row.removed {
         removed.insert_range(Offset(start)..Offset(end));
     }
+    let mark = |(at, bytes)| Mark { at: Offset(at), bytes };
+    let moved = |(entry, at, bytes)| (Offset(entry), Moved { at: Offset(at), bytes });
     Ok(Queue {
         name: Bytes::from(row.name),
         settings: Arc::new(settings.detached()),
@@ -327,7 +524,8 @@ fn from_row(row: Row) -> Result<Queue, SectionError> {
         bytes: row.bytes,
         head: Offset(row.head),
         removed,
-        marks: row.marks.into_iter().map(Offset).collect(),
-        marks_begin: row.marks_begin,
+        marks: row.marks.into_iter().map(mark).collect(),
+        first: row.first,
+        moved: row.moved.into_iter().map(moved).collect(),
     })
 }

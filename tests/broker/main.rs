@@ -14,6 +14,7 @@ mod queue_rules;
 mod queues;
 mod replay;
 mod resigned;
+mod retention;
 mod retroactive;
 mod sessions;
 mod shared;

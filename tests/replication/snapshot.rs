@@ -55,6 +55,42 @@ fn a_replica_behind_the_first_entry_is_given_a_snapshot_and_all_entries_after() 
 }
 
 #[test]
+fn history_begins_at_the_same_record_on_all_replicas_and_the_files_of_each_go() {
+    let mut cluster = Cluster::with(
+        3,
+        Options { snapshot_every_bytes: 100_000, history_bytes_max: 400_000, ..Options::default() },
+    );
+    let leader = cluster.elect();
+    let away = cluster.voters.iter().copied().find(|other| *other != leader).expect("another");
+    cluster.say_on(leader, "r/old", true, "kept");
+    let publish = |cluster: &mut Cluster| {
+        for _ in 0..10 {
+            cluster.publish(leader, 40, 3000);
+            cluster.ticks(12);
+        }
+    };
+    publish(&mut cluster);
+    cluster.kill(away, Some(3));
+    publish(&mut cluster);
+    cluster.start(away);
+    cluster.ticks(30);
+    publish(&mut cluster);
+    cluster.ticks(30);
+
+    let horizon = |cluster: &Cluster, id| cluster.partition(id).views().horizon.start();
+    let start = horizon(&cluster, leader);
+    assert!(start.0 > 800, "{start}");
+    for replica in cluster.voters.clone() {
+        assert_eq!(horizon(&cluster, replica), start, "{replica}");
+        let partition = cluster.partition(replica);
+        let first = partition.log().first_offset();
+        assert!(first.0 > 500 && first <= start, "the log of {replica} begins at {first}");
+        assert_eq!(partition.views().snapshot(), cluster.partition(leader).views().snapshot());
+        assert_eq!(partition.views().retained.len(), 1);
+    }
+}
+
+#[test]
 fn a_transfer_is_finished_whatever_is_lost_and_whoever_restarts() {
     let mut chunks_seen = 0;
     for lost in 0..6 {

@@ -224,6 +224,7 @@ fn retained(at: &str, oracle: &Oracle, views: &Views) -> Result<(), Violation> {
     for (topic, offset) in &oracle.retained {
         let filter = Filter::new(topic.clone()).expect("a topic is a filter");
         let found = views.retained.matching(&filter, Millis(0));
+        let found: Vec<Offset> = found.into_iter().map(|(published, _)| published).collect();
         if found != [*offset] {
             let what = format!("{at}: {} keeps {found:?}, not {offset}", filter.as_str());
             return wrong(Invariant::I17, what);

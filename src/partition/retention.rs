@@ -1,0 +1,322 @@
+//! History that is over: what is too old or too much goes from the log's beginning.
+//!
+//! The leader decides where history is to begin and says so in the log (`HistoryTrimmed`). Views never let it begin above what
+//! somebody will ask for (`Views::pinned`), so single records that keep it back are stored again first (`Moved`), few with each
+//! tick: publishers must not notice. Whole segments below the beginning go on every replica by itself, as far as it has a snapshot
+//! for its log to begin after (ADR 0024, 0046, 0047).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use fluxmq_index::Offset;
+use fluxmq_log::disk::Disk;
+use fluxmq_log::{Log, SegmentInfo};
+
+use super::history::HistoryError;
+use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError, RECORDS_PER_TURN_MAX};
+use crate::model::frame::{Decoded, decode};
+use crate::model::{Control, Millis};
+
+/// Milliseconds between two looks at how much history there is.
+const LOOK_EVERY_MS: u64 = 1_000;
+/// The same after a look that found history kept back by more than may be moved.
+const LOOK_AGAIN_MS: u64 = 10_000;
+/// The age of history is kept to within so many milliseconds: a thousandth of it, as far as these allow.
+const AGE_STEP_MS_MIN: u64 = 1_000;
+const AGE_STEP_MS_MAX: u64 = 60_000;
+/// Records that are stored again in one turn, and bytes of them.
+const MOVES_PER_TURN_MAX: usize = 256;
+const MOVED_BYTES_PER_TURN_MAX: usize = 256 << 10;
+/// Entries of queues that are kept by moving them, in one partition. Where there are more, their segments stay.
+const MOVED_ENTRIES_MAX: usize = 65_536;
+
+/// How history gets to where it is to begin.
+#[derive(Debug, Default)]
+pub(super) struct Retention {
+    look_at: Millis,
+    /// Log time up to which the age was looked at.
+    aged_to: Millis,
+    /// Where history is to begin.
+    goal: Offset,
+    step: Step,
+    /// Bytes of frames applied since the last snapshot that ends a segment.
+    pub(super) since_end: u64,
+    /// Segments may be below where history begins, and a snapshot may allow them to go.
+    may_drop: bool,
+}
+
+/// What is under way.
+#[derive(Debug, Default)]
+enum Step {
+    #[default]
+    None,
+    /// What is needed below `to` is being stored again.
+    Moving { to: Offset, rest: VecDeque<(Offset, Entries)>, under_way: usize },
+    /// The record that says where history begins is on its way.
+    Trimming,
+}
+
+/// The entries of queues that one record is; none of a retained message that is in no queue.
+type Entries = Vec<(u64, Offset)>;
+
+impl Retention {
+    /// Begins with a log that was opened.
+    pub(super) fn new<D: Disk>(log: &Log<D>, applied: Applied) -> Retention {
+        let ends = log.snapshots().into_iter().map(|at| at.index);
+        let end = ends.filter(|index| log.ends_segment(*index)).max().unwrap_or(0);
+        let segments = log.segments();
+        let behind =
+            segments.iter().filter(|it| it.base_index > end && it.last_index <= applied.index);
+        let since_end = behind.map(|segment| segment.end_bytes).sum();
+        Retention { since_end, may_drop: true, ..Retention::default() }
+    }
+
+    /// There is another snapshot.
+    pub(super) fn snapshot_saved(&mut self, ends_segment: bool) {
+        self.may_drop = true;
+        if ends_segment {
+            self.since_end = 0;
+        }
+    }
+
+    /// Leadership is gone, and with it the part of deciding.
+    pub(super) fn resign(&mut self) {
+        let Retention { since_end, may_drop, .. } = *self;
+        *self = Retention { since_end, may_drop, ..Retention::default() };
+    }
+
+    /// A record was stored again.
+    pub(super) fn moved(&mut self) {
+        if let Step::Moving { under_way, .. } = &mut self.step {
+            *under_way = under_way.saturating_sub(1);
+        }
+    }
+
+    /// History begins where it was said to begin: what is next is looked for at once.
+    pub(super) fn trimmed(&mut self) {
+        self.step = Step::None;
+        self.look_at = Millis(0);
+        self.may_drop = true;
+    }
+}
+
+impl<D: Disk> Partition<D> {
+    /// Where history begins: the oldest record that anybody is given.
+    pub(super) fn history_start(&self) -> Offset {
+        self.views.horizon.start().max(self.log().first_offset())
+    }
+
+    /// Brings history nearer to what it is to be.
+    pub(super) fn retain_history(&mut self) -> Result<(), PartitionError> {
+        if self.options.history_age_max_ms == 0 && self.options.history_bytes_max == 0 {
+            return Ok(());
+        }
+        if self.now >= self.retention.look_at && matches!(self.retention.step, Step::None) {
+            self.retention.look_at = self.now.plus(LOOK_EVERY_MS);
+            self.set_goal()?;
+            if self.retention.goal > self.history_start() {
+                self.find_way()?;
+            }
+        }
+        self.go_on()
+    }
+
+    /// Decides where history is to begin, by its age and its bytes.
+    fn set_goal(&mut self) -> Result<(), PartitionError> {
+        let bytes_max = self.options.history_bytes_max;
+        let mut goal = self.retention.goal;
+        if bytes_max > 0 {
+            let mut bytes = 0;
+            for (newer, segment) in self.log().segments().iter().rev().enumerate() {
+                bytes += segment.end_bytes;
+                if newer > 0 && bytes > bytes_max {
+                    goal = goal.max(segment.end_offset);
+                    break;
+                }
+            }
+        }
+        let age = self.options.history_age_max_ms;
+        let until = Millis(self.now.0.saturating_sub(age));
+        let step = (age / 1_000).clamp(AGE_STEP_MS_MIN, AGE_STEP_MS_MAX);
+        if age > 0 && until >= self.retention.aged_to.plus(step) {
+            self.retention.aged_to = until;
+            let aged = self.log().offset_at_time(until.0)?.min(self.applied.end);
+            if aged > goal.max(self.history_start()) && self.is_worth_a_record(aged)? {
+                goal = aged;
+            }
+        }
+        self.retention.goal = goal.min(self.applied.end);
+        Ok(())
+    }
+
+    /// Returns true when history below has a message, or much of anything. A record that says where history begins gets old itself: were
+    /// it worth another one, an idle partition would write for ever.
+    fn is_worth_a_record(&self, to: Offset) -> Result<bool, PartitionError> {
+        let mut at = self.history_start();
+        if to.0 - at.0 > RECORDS_PER_TURN_MAX as u64 {
+            return Ok(true);
+        }
+        while at < to {
+            let frames = self.log().read(at, APPLY_READ_BYTES)?;
+            let Some(last) = frames.last() else { break };
+            at = last.header.end_offset();
+            for frame in &frames {
+                for record in decode(frame)? {
+                    let (offset, _, record) = record?;
+                    if offset < to && matches!(record, Decoded::Message(..)) {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes the next segment on the way to the goal, and finds what is needed in it.
+    fn find_way(&mut self) -> Result<(), PartitionError> {
+        let (start, goal) = (self.history_start(), self.retention.goal);
+        let segments = self.log().segments();
+        let end = segments.iter().map(|segment| segment.end_offset).find(|end| *end > start);
+        let (to, mut needed) = self.needed_by_queues(end.unwrap_or(goal).min(goal))?;
+        if to <= start {
+            self.retention.look_at = self.now.plus(LOOK_AGAIN_MS);
+            return Ok(());
+        }
+        for offset in self.views.retained.alive(self.now).take_while(|offset| *offset < to) {
+            needed.entry(offset).or_default();
+        }
+        let rest = needed.into_iter().collect();
+        self.retention.step = Step::Moving { to, rest, under_way: 0 };
+        Ok(())
+    }
+
+    /// Finds what queues need below `to`, or below the first entry that would be one too many to be moved.
+    fn needed_by_queues(
+        &mut self,
+        mut to: Offset,
+    ) -> Result<(Offset, BTreeMap<Offset, Entries>), HistoryError> {
+        let queues = self.views.queues.iter();
+        let old = queues.filter(|(_, queue)| queue.oldest().is_some_and(|oldest| oldest < to));
+        let old: Vec<u64> = old.map(|(id, _)| id).collect();
+        let mut all = Vec::new();
+        let mut room = MOVED_ENTRIES_MAX.saturating_sub(self.views.queues.moved_count());
+        for id in old {
+            let found = self.needed_by(id, to, room)?;
+            to = found.stays.map_or(to, |stays| stays.min(to));
+            room -= found.in_place;
+            all.extend(found.needed.into_iter().map(|entry| (id, entry)));
+        }
+        let mut needed: BTreeMap<Offset, Entries> = BTreeMap::new();
+        for (id, NeededEntry { entry, at, .. }) in all.into_iter().filter(|it| it.1.pin < to) {
+            needed.entry(at).or_default().push((id, entry));
+        }
+        Ok((to, needed))
+    }
+
+    fn needed_by(&mut self, id: u64, to: Offset, room: usize) -> Result<Found, HistoryError> {
+        let mut found = Found::default();
+        let Some(queue) = self.views.queues.get(id) else { return Ok(found) };
+        // Moved once, and old again.
+        for (entry, at) in queue.moved_from(queue.head()) {
+            if at < to && self.views.is_needed(id, queue, entry) {
+                found.needed.push(NeededEntry { entry, at, pin: at });
+            }
+        }
+        let mut next = self.views.first_needed(id, queue, queue.head());
+        loop {
+            let entries = self.positions_of(id, next, RECORDS_PER_TURN_MAX)?;
+            let Some((last, _)) = entries.last().copied() else { return Ok(found) };
+            let queue = self.views.queues.get(id).expect("looked up above");
+            for (entry, at) in entries {
+                if queue.moved_to(entry).is_some() || !self.views.is_needed(id, queue, entry) {
+                    continue;
+                }
+                // It is found from the remembered entry before it.
+                let pin = queue.mark_before(entry).map_or(at, |(_, mark)| mark);
+                if pin >= to {
+                    return Ok(found);
+                }
+                if found.in_place == room {
+                    found.stays = Some(pin);
+                    return Ok(found);
+                }
+                found.in_place += 1;
+                found.needed.push(NeededEntry { entry, at, pin });
+            }
+            next = self.views.first_needed(id, queue, last.next());
+            if next >= queue.end() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Stores again what is next, and says where history begins once all of it is.
+    fn go_on(&mut self) -> Result<(), PartitionError> {
+        let mut bytes = 0;
+        for _ in 0..MOVES_PER_TURN_MAX {
+            let Step::Moving { rest, under_way, .. } = &mut self.retention.step else {
+                return Ok(());
+            };
+            let Some((from, queues)) = rest.pop_front() else { break };
+            let Some(message) = self.history.fetch(self.node.log(), from)? else { continue };
+            *under_way += 1;
+            bytes += message.len_bytes();
+            self.write(&Control::Moved { from, queues, message: Box::new(message) }, None);
+            if bytes >= MOVED_BYTES_PER_TURN_MAX {
+                break;
+            }
+        }
+        let Step::Moving { to, rest, under_way: 0 } = &self.retention.step else { return Ok(()) };
+        if !rest.is_empty() {
+            return Ok(());
+        }
+        let to = self.views.pinned(self.now).map_or(*to, |pinned| pinned.min(*to));
+        if to > self.history_start() {
+            self.retention.step = Step::Trimming;
+            self.write(&Control::HistoryTrimmed { to }, None);
+        } else {
+            self.retention.step = Step::None;
+            self.retention.look_at = self.now.plus(LOOK_AGAIN_MS);
+        }
+        Ok(())
+    }
+
+    /// Removes the segments that are wholly below the beginning of history, as far as there is a snapshot that the log can begin after.
+    pub(super) fn drop_segments(&mut self) -> Result<(), PartitionError> {
+        if !self.retention.may_drop || self.flushing {
+            return Ok(());
+        }
+        self.retention.may_drop = false;
+        let start = self.views.horizon.start();
+        if start <= self.log().first_offset() {
+            return Ok(());
+        }
+        let segments = self.log().segments();
+        let stays = |segment: &&SegmentInfo| segment.end_offset > start || segment.is_active;
+        let Some(first) = segments.iter().find(stays) else { return Ok(()) };
+        let left = self.trim(first.base_index)?;
+        let gone = segments.iter().filter(|segment| segment.last_index < left);
+        self.counters.history_bytes_dropped += gone.map(|segment| segment.end_bytes).sum::<u64>();
+        self.history.forget_below(self.node.log().first_offset());
+        Ok(())
+    }
+}
+
+/// An entry that is needed.
+#[derive(Clone, Copy, Debug)]
+struct NeededEntry {
+    entry: Offset,
+    /// Its record.
+    at: Offset,
+    /// Where history cannot begin behind as long as the record stays there.
+    pin: Offset,
+}
+
+/// What one queue needs.
+#[derive(Debug, Default)]
+struct Found {
+    needed: Vec<NeededEntry>,
+    /// How many of them are where they were stored first.
+    in_place: usize,
+    /// The first that is one too many to be moved.
+    stays: Option<Offset>,
+}

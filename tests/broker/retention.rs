@@ -1,0 +1,398 @@
+//! History that is over goes, and nothing goes that somebody will ask for.
+
+use std::collections::BTreeMap;
+
+use fluxmq::model::command::Subscribe;
+use fluxmq::model::queue::{QueueKind, QueueLimits};
+use fluxmq::model::{
+    Command, Delivery, Message, Outcome, PartitionId, QoS, QueueName, QueueSettings, Token,
+};
+use fluxmq::partition::Options;
+use fluxmq::partition::request::ConnectionId;
+use fluxmq_log::sim_disk::SimDisk;
+
+use crate::world::{World, message, text};
+
+const ONCE: QoS = QoS::AtLeastOnce;
+const FOREVER: u32 = u32::MAX;
+const P1: PartitionId = PartitionId(1);
+
+/// Segments of the world have 64 KiB: this is four of them.
+const BYTES_MAX: u64 = 256 << 10;
+
+fn by_bytes() -> Options {
+    Options { history_bytes_max: BYTES_MAX, snapshot_every_bytes: 50_000, ..Options::default() }
+}
+
+fn world(options: Options) -> World {
+    World::with(SimDisk::new(7), 1, options).expect("starts")
+}
+
+fn retained(topic: &str, payload: &str) -> Message {
+    Message { retain: true, ..message(topic, payload, ONCE) }
+}
+
+/// Publishes messages of 600 bytes, a tick after every few.
+fn fill(world: &mut World, by: ConnectionId, topic: &str, range: std::ops::Range<usize>) {
+    for number in range {
+        let payload = format!("{number}{}", ".".repeat(600));
+        assert_eq!(world.publish(by, message(topic, payload, ONCE), None), Some(Ok(true)));
+        if number % 16 == 15 {
+            world.pass(100);
+        }
+    }
+    settle_down(world);
+}
+
+/// Time for everything that history waits for.
+fn settle_down(world: &mut World) {
+    (0..300).for_each(|_| world.pass(100));
+}
+
+fn start(world: &World) -> u64 {
+    world.partitions[&P1].views().horizon.start().0
+}
+
+fn first(world: &World) -> u64 {
+    world.partitions[&P1].log().first_offset().0
+}
+
+fn said(delivery: &Delivery, name: &str) -> Option<String> {
+    delivery.annotations.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
+}
+
+fn read_retained(world: &mut World, filter: &str) -> Vec<String> {
+    let (reader, _) = world.open("looks", true, 0);
+    world.subscribe(reader, filter, |_| {}).expect("subscribes");
+    let found = world.drain(reader);
+    world.close(reader, false);
+    found
+}
+
+/// Takes what a group of a queue is given, without settling: message ids and payloads.
+fn given(world: &mut World, queue: &str, group: &str) -> Vec<(String, String)> {
+    let (member, _) = world.open(group, true, 0);
+    world.subscribe(member, &format!("$queue/{queue}/#"), |_| {}).expect("joins");
+    let given = world.deliveries(member);
+    let given = given.iter().map(|it| (said(it, "message-id").expect("an id"), text(it)));
+    let given = given.collect();
+    world.close(member, false);
+    given
+}
+
+fn settle(world: &mut World, by: ConnectionId, queue: &str, group: &str, entry: u64) {
+    let name = |text: &str| QueueName::from_text(text.to_owned().into()).unwrap();
+    world.command(
+        by,
+        Command::SettleEntry {
+            token: Token(9_000 + entry),
+            queue: name(queue),
+            group: name(group),
+            offset: entry,
+            outcome: Outcome::Accepted,
+        },
+    );
+}
+
+#[test]
+fn what_is_too_much_goes_and_what_is_needed_stays_through_a_crash() {
+    let mut world = world(by_bytes());
+    let (publisher, _) = world.open("publisher", true, 0);
+    for topic in ["state/1", "state/2", "state/3"] {
+        world.publish(publisher, retained(topic, topic), None);
+    }
+    world.publish(publisher, message("$queue/jobs/a", "job", ONCE), None);
+    fill(&mut world, publisher, "a", 0..2_000);
+    world.publish(publisher, retained("state/2", "new"), None);
+    world.publish(publisher, retained("state/3", ""), None);
+    fill(&mut world, publisher, "a", 2_000..3_000);
+
+    let (start, first) = (start(&world), first(&world));
+    assert!(start > 2_400, "history begins at {start}");
+    assert!(first > 1_600 && first <= start, "the log begins at {first}, history at {start}");
+    assert!(world.log_bytes() < 2 * BYTES_MAX, "{} bytes", world.log_bytes());
+
+    for seed in [1, 2] {
+        let mut found = read_retained(&mut world, "state/#");
+        found.sort();
+        assert_eq!(found, ["new", "state/1"], "before restart {seed}");
+        assert_eq!(given(&mut world, "jobs", "workers"), [("jobs:0".into(), "job".into())]);
+        world.restart(seed);
+        settle_down(&mut world);
+        assert!(self::start(&world) >= start && self::first(&world) >= first);
+    }
+}
+
+#[test]
+fn what_is_too_old_goes_within_a_thousandth_of_its_age() {
+    let hour = 3_600_000;
+    let options = Options { history_age_max_ms: hour, ..by_bytes() };
+    let mut world = world(Options { history_bytes_max: 0, ..options });
+    let (publisher, _) = world.open("publisher", true, 0);
+    for number in 0..100 {
+        world.publish(publisher, message("a", number.to_string(), ONCE), None);
+        world.pass(60_000);
+    }
+
+    let oldest = |world: &mut World| {
+        let (reader, _) = world.open("reader", true, 0);
+        world.subscribe(reader, "$replay/earliest/a", |it| it.qos = ONCE).expect("replays");
+        let oldest = world.drain(reader)[0].parse::<u64>().unwrap();
+        world.close(reader, false);
+        oldest
+    };
+    // Published an hour ago, or up to four seconds before that.
+    let found = oldest(&mut world);
+    assert!((39..=40).contains(&found), "{found}");
+
+    // With nothing new, too.
+    (0..30).for_each(|_| world.pass(60_000));
+    let found = oldest(&mut world);
+    assert!((69..=70).contains(&found), "{found}");
+}
+
+#[test]
+fn a_partition_that_nobody_uses_is_quiet_however_old_its_history_gets() {
+    let options = Options { history_age_max_ms: 60_000, ..by_bytes() };
+    let mut world = world(options);
+    let (publisher, _) = world.open("publisher", true, 0);
+    for number in 0..20 {
+        world.publish(publisher, message("a", number.to_string(), ONCE), None);
+        world.pass(1_000);
+    }
+    (0..80).for_each(|_| world.pass(1_000));
+    let end = |world: &World| world.partitions[&P1].applied().end;
+    let quiet = end(&world);
+    assert_eq!(start(&world), 20, "the messages are gone");
+
+    (0..600).for_each(|_| world.pass(1_000));
+
+    assert_eq!(end(&world), quiet);
+}
+
+#[test]
+fn a_replay_of_what_is_gone_says_how_much_and_a_session_that_missed_it_is_counted() {
+    let mut world = world(by_bytes());
+    let (publisher, _) = world.open("publisher", true, 0);
+    let (away, _) = world.open("away", false, FOREVER);
+    world.subscribe(away, "a", |it| it.qos = ONCE).expect("subscribes");
+    fill(&mut world, publisher, "a", 0..10);
+    assert_eq!(world.drain(away).len(), 10);
+    world.close(away, false);
+    fill(&mut world, publisher, "a", 10..2_000);
+    let start = start(&world);
+    assert!(start > 1_000);
+
+    let (reader, _) = world.open("reader", true, 0);
+    world.subscribe(reader, "$replay/offset=3/a", |it| it.qos = ONCE).expect("replays");
+    let deliveries = world.deliveries(reader);
+    assert_eq!(deliveries[0].id.offset.0, start);
+    assert_eq!(said(&deliveries[0], "x-gap"), Some((start - 3).to_string()));
+
+    let (away, _) = world.open("away", false, FOREVER);
+    let missed = world.drain(away);
+    let newest = missed.last().expect("what is kept").trim_end_matches('.').to_owned();
+    assert_eq!(newest, "1999");
+    assert!((1_000..1_990).contains(&(2_000 - missed.len())), "{} kept", missed.len());
+    let gauges = world.partitions[&P1].gauges();
+    assert_eq!((gauges.histories_cut, gauges.backlogs_cut), (1, 0));
+    assert!(gauges.history_records_gone == start && gauges.history_bytes_dropped > 0);
+}
+
+#[test]
+fn entries_of_queues_stay_where_they_are_until_every_group_has_finished_them() {
+    let mut world = world(by_bytes());
+    let (publisher, _) = world.open("publisher", true, 0);
+    let (first, _) = world.open("first", true, 0);
+    let (second, _) = world.open("second", true, 0);
+    for member in [first, second] {
+        world.subscribe(member, "$queue/jobs/#", |_| {}).expect("joins");
+    }
+    // One group finishes all, the other leaves three of them, far from one another.
+    let kept = [3, 150, 1_111];
+    for number in 0..2_000 {
+        let payload = format!("{number}{}", ".".repeat(600));
+        world.publish(publisher, message("$queue/jobs/a", payload, ONCE), None);
+        for member in [first, second] {
+            for delivery in world.deliveries(member) {
+                let entry = said(&delivery, "offset").unwrap().parse::<u64>().unwrap();
+                if member == first || !kept.contains(&entry) {
+                    world.settle(member, delivery.id, Outcome::Accepted);
+                }
+            }
+        }
+        if number % 16 == 15 {
+            world.pass(100);
+        }
+    }
+    let end = world.partitions[&P1].applied().end.0;
+    fill(&mut world, publisher, "a", 0..1_000);
+
+    let start = start(&world);
+    assert!(start > end, "history begins at {start}, the entries end at {end}");
+    let stats = world.stats("jobs");
+    assert_eq!((stats.head.0, stats.end.0), (3, 2_000));
+    let (_, queue) = world.partitions[&P1].views().queues.iter().next().expect("one queue");
+    let moved: Vec<u64> = queue.moved_from(queue.head()).map(|(entry, _)| entry.0).collect();
+    assert_eq!(moved, kept);
+
+    for seed in [3, 4] {
+        let given: Vec<String> =
+            given(&mut world, "jobs", "second").into_iter().map(|(id, _)| id).collect();
+        assert_eq!(given, kept.map(|entry| format!("jobs:{entry}")), "before restart {seed}");
+        world.restart(seed);
+        settle_down(&mut world);
+    }
+    // The second of them is finished: the others are still there, and go on as history does.
+    let (second, _) = world.open("second", true, 0);
+    world.subscribe(second, "$queue/jobs/#", |_| {}).expect("joins");
+    settle(&mut world, second, "jobs", "second", 150);
+    let (publisher, _) = world.open("publisher", true, 0);
+    fill(&mut world, publisher, "a", 0..1_500);
+    assert!(self::start(&world) > start + 1_000);
+    world.close(second, false);
+    let given = given(&mut world, "jobs", "second");
+    let payload = |entry: u64| format!("{entry}{}", ".".repeat(600));
+    assert_eq!(given, [3, 1_111].map(|entry| (format!("jobs:{entry}"), payload(entry))));
+}
+
+#[test]
+fn a_stream_keeps_what_its_own_rules_keep() {
+    let mut world = world(by_bytes());
+    let stream = |limits: QueueLimits| QueueSettings {
+        kind: QueueKind::Stream,
+        limits,
+        ..QueueSettings::default()
+    };
+    world.declare("all", stream(QueueLimits::default()));
+    let five = QueueLimits { messages_max: Some(5), ..QueueLimits::default() };
+    world.declare("some", stream(five));
+    let (publisher, _) = world.open("publisher", true, 0);
+    for number in 0..20 {
+        for queue in ["all", "some"] {
+            let topic = format!("$queue/{queue}/a");
+            world.publish(publisher, message(&topic, number.to_string(), ONCE), None);
+        }
+    }
+    fill(&mut world, publisher, "a", 0..2_000);
+
+    assert!(start(&world) > 1_000);
+    let payloads = |given: Vec<(String, String)>| {
+        given.into_iter().map(|(_, payload)| payload).collect::<Vec<String>>()
+    };
+    let numbers =
+        |range: std::ops::Range<usize>| range.map(|it| it.to_string()).collect::<Vec<_>>();
+    for seed in [5, 6] {
+        assert_eq!(payloads(given(&mut world, "all", "one")), numbers(0..20));
+        assert_eq!(payloads(given(&mut world, "some", "one")), numbers(15..20));
+        world.restart(seed);
+    }
+}
+
+#[test]
+fn a_time_before_history_is_the_oldest_entry_of_a_queue() {
+    let mut world = world(by_bytes());
+    let (publisher, _) = world.open("publisher", true, 0);
+    world.publish(publisher, message("$queue/jobs/a", "old", ONCE), None);
+    fill(&mut world, publisher, "a", 0..2_000);
+    world.publish(publisher, message("$queue/jobs/a", "new", ONCE), None);
+    assert!(start(&world) > 1_000);
+
+    let (member, _) = world.open("workers", true, 0);
+    let early = |it: &mut Subscribe| it.position = Some("timestamp=1".into());
+    world.subscribe(member, "$queue/jobs/#", early).expect("joins");
+
+    assert_eq!(world.drain(member), ["old", "new"]);
+}
+
+/// Publishes, retains, queues and settles at random, with crashes; then asks for everything that must be there.
+fn anything(seed: u64) -> Result<(), String> {
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut below = move |count: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 11) % count
+    };
+    let mut world = world(by_bytes());
+    let mut kept: BTreeMap<String, String> = BTreeMap::new();
+    let mut open: BTreeMap<u64, String> = BTreeMap::new();
+    let mut next = 0;
+    for round in 0..12u64 {
+        let (publisher, _) = world.open("publisher", true, 0);
+        let (member, _) = world.open("workers", true, 0);
+        world.subscribe(member, "$queue/jobs/#", |_| {}).expect("joins");
+        for number in 0..150u64 {
+            let payload = format!("{round}-{number}{}", ".".repeat(below(900) as usize));
+            match below(8) {
+                0 => {
+                    let topic = format!("state/{}", below(40));
+                    kept.insert(topic.clone(), payload.clone());
+                    world.publish(publisher, retained(&topic, &payload), None);
+                }
+                1 | 2 => {
+                    open.insert(next, payload.clone());
+                    next += 1;
+                    world.publish(publisher, message("$queue/jobs/a", payload, ONCE), None);
+                }
+                _ => drop(world.publish(publisher, message("a", payload, ONCE), None)),
+            }
+            for delivery in world.deliveries(member) {
+                let entry = said(&delivery, "offset").unwrap().parse::<u64>().unwrap();
+                if below(12) > 0 {
+                    world.settle(member, delivery.id, Outcome::Accepted);
+                    open.remove(&entry);
+                }
+            }
+            if number % 8 == 7 {
+                world.pass(100);
+            }
+        }
+        settle_down(&mut world);
+        if below(2) == 0 {
+            world.restart(seed + round);
+        } else {
+            world.close(member, false);
+            world.close(publisher, false);
+        }
+    }
+    settle_down(&mut world);
+    let mut found = read_retained(&mut world, "state/#");
+    let mut expected: Vec<String> = kept.into_values().collect();
+    found.sort();
+    expected.sort();
+    if found != expected {
+        return Err(format!("{} retained messages of {}", found.len(), expected.len()));
+    }
+    let (member, _) = world.open("workers", true, 0);
+    world.subscribe(member, "$queue/jobs/#", |_| {}).expect("joins");
+    let found = world.drain(member);
+    let expected: Vec<String> = open.into_values().collect();
+    if found != expected {
+        return Err(format!("{} entries of {}", found.len(), expected.len()));
+    }
+    match start(&world) {
+        0..500 => Err(format!("history begins at {}", start(&world))),
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn nothing_that_is_needed_goes_whatever_happens() {
+    for seed in 1..=4 {
+        assert_eq!(anything(seed), Ok(()), "seed {seed}");
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn a_retention_that_takes_too_much_is_caught() {
+    use fluxmq::planted::{PlantedBug, plant};
+
+    for bug in [PlantedBug::NeedsUnheeded, PlantedBug::MovedUnseen] {
+        plant(Some(bug));
+        let caught = (1..=4).find_map(|seed| anything(seed).err());
+        plant(None);
+        assert!(caught.is_some(), "{}", bug.words());
+    }
+}
