@@ -321,6 +321,15 @@ fn open_partitions(
             "partitions.data is fixed at the first start; the configured value is ignored"
         );
     }
+    let least = config.history_bytes_least(count);
+    if (1..least).contains(&config.history.bytes_max) {
+        tracing::warn!(
+            partitions = count,
+            least,
+            "history.bytes_max is less than two segments of each partition, and will not be kept to; write at least this, or lower \
+             storage.segment_bytes_max"
+        );
+    }
     let mut partitions = vec![meta];
     for id in 1..=count {
         let id = PartitionId(id);
@@ -367,6 +376,8 @@ fn open_partition(
         backlog_max: config.limits.backlog_max as usize,
         backlog_bytes_max: config.limits.backlog_bytes_max,
         backlog_age_max_ms: u64::from(config.limits.backlog_age_max_s) * 1000,
+        history_age_max_ms: u64::from(config.history.age_max_s) * 1000,
+        history_bytes_max: config.history.bytes_max / u64::from(count),
         sessions_per_user_max: sessions_per_user_max(config, count),
         snapshot_every_bytes: storage.snapshot_every_bytes,
         snapshot_every_ms: u64::from(storage.snapshot_every_s) * 1000,

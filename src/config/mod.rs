@@ -4,6 +4,7 @@
 //! once, with what to write instead. Reads one file and nothing else: addresses are not bound, directories not created.
 
 mod error;
+mod history;
 mod listeners;
 mod queues;
 mod sections;
@@ -15,6 +16,7 @@ mod walk;
 use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, FieldProblem};
+pub use history::History;
 pub use listeners::{
     ClientCertificates, Listener, Listeners, SecureWebListener, Tls, TlsListener, TlsVersion, Web,
     WebListener,
@@ -45,6 +47,8 @@ pub struct Config {
     pub shards: Shards,
     /// Segments, memory and disk space.
     pub storage: Storage,
+    /// What is kept of ordinary topics.
+    pub history: History,
     /// The bounds that back-pressure and refusals come from.
     pub limits: Limits,
     /// What queues do unless they say otherwise.
@@ -65,6 +69,7 @@ impl Default for Config {
             partitions: Partitions::default(),
             shards: Shards::default(),
             storage: Storage::default(),
+            history: History::default(),
             limits: Limits::default(),
             queues: Queues::default(),
             statistics: Statistics::default(),
@@ -137,6 +142,12 @@ impl Config {
         printer.finish()
     }
 
+    /// Returns the least that `history.bytes_max` may be with so many data partitions, unless it is 0. Whole segments go, and never
+    /// the newest: with fewer than two of each partition there would be no telling how much is kept.
+    pub fn history_bytes_least(&self, partitions: u16) -> u64 {
+        self.storage.segment_bytes_max.saturating_mul(2 * u64::from(partitions))
+    }
+
     fn problems(&self) -> Vec<FieldProblem> {
         let mut checker = Checker::default();
         self.clone().fields(&mut checker);
@@ -156,6 +167,7 @@ impl Section for Config {
             partitions,
             shards,
             storage,
+            history,
             limits,
             queues,
             statistics,
@@ -168,6 +180,7 @@ impl Section for Config {
         walk.section("partitions", partitions);
         walk.section("shards", shards);
         walk.section("storage", storage);
+        walk.section("history", history);
         walk.section("limits", limits);
         walk.section("queues", queues);
         walk.section("statistics", statistics);

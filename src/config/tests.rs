@@ -60,7 +60,7 @@ log: { format: [text] }
     let expected = [
         "FLUXMQ_LIMITS_INFLIGHT_MAX: no field has this name; did you mean 'FLUXMQ_LIMITS__INFLIGHT_MAX'?",
         "FLUXMQ_LOG__LEVEL: log.level: 'inof' is not a level; write off, error, warn, info, debug or trace, and target=level after commas",
-        "FLUXMQ_X__Y: x: unknown key; known here: data_dir, listeners, authentication, authorization, partitions, shards, storage, limits, queues, statistics, log",
+        "FLUXMQ_X__Y: x: unknown key; known here: data_dir, listeners, authentication, authorization, partitions, shards, storage, history, limits, queues, statistics, log",
         "F:1:1: data_dirr: unknown key; did you mean 'data_dir'?",
         "F:4:7: listeners.mqtt.0.address: 'localhost:1883' is not an IP address with a port; write an address such as 127.0.0.1:1883, 0.0.0.0:1883 or [::]:1883",
         "F:5:19: authentication.anonymous: 'always' is not known here; write unsafe_always to let everybody in who reaches a listener",
@@ -198,10 +198,27 @@ fn validate_finds_what_code_put_there() {
         [
             "partitions.data",
             "listeners.mqtt.1.address",
+            "history.bytes_max",
             "limits.connect_packet_bytes_max",
             "limits.deliveries_buffered_max"
         ]
     );
+}
+
+#[test]
+fn history_needs_two_segments_of_each_partition_or_no_limit() {
+    let with = |bytes_max: u64| {
+        let mut config = Config::default();
+        config.partitions.data = 3;
+        config.storage.segment_bytes_max = 64 << 20;
+        config.history.bytes_max = bytes_max;
+        config.validate().map_err(|error| error.problems[0].to_string())
+    };
+
+    let least = 3 * 2 * (64 << 20);
+    assert_eq!((with(0), with(least)), (Ok(()), Ok(())));
+    let error = with(least - 1).unwrap_err();
+    assert!(error.contains("history.bytes_max") && error.contains(&least.to_string()), "{error}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{ClientCertificates, Config, FieldProblem};
 /// Adds every broken rule to `problems`.
 pub(super) fn between_fields(config: &Config, problems: &mut Vec<FieldProblem>) {
     listeners(config, problems);
-    let Config { storage, limits, .. } = config;
+    let Config { storage, history, limits, partitions, .. } = config;
     if storage.segment_bytes_min > storage.segment_bytes_max {
         add(
             problems,
@@ -24,6 +24,19 @@ pub(super) fn between_fields(config: &Config, problems: &mut Vec<FieldProblem>) 
             "storage.segment_bytes_max",
             format!("{} holds less than two of the largest packets", storage.segment_bytes_max),
             format!("write at least {smallest} or lower limits.packet_bytes_max"),
+        );
+    }
+    // What the machine's own number is, is not known here: at least 2.
+    let count = if partitions.data == 0 { 2 } else { partitions.data };
+    let smallest = config.history_bytes_least(count);
+    if (1..smallest).contains(&history.bytes_max) {
+        add(
+            problems,
+            "history.bytes_max",
+            format!("{} is less than two segments of each partition", history.bytes_max),
+            format!(
+                "write at least {smallest}, or 0 for no limit, or lower storage.segment_bytes_max"
+            ),
         );
     }
     if limits.connect_packet_bytes_max > limits.packet_bytes_max {

@@ -101,6 +101,12 @@ pub struct Snapshot {
     pub retained_bytes: u64,
     /// Records that the logs hold.
     pub records: u64,
+    /// Records that were there once and are history no more.
+    pub history_records_gone: u64,
+    /// Bytes of segments that were removed because history is over.
+    pub history_bytes_dropped: u64,
+    /// Sessions that came back to where history had gone on.
+    pub histories_cut: u64,
     /// QoS 0 messages that a receiver had no room for when they were passed on.
     pub passed_on_dropped: u64,
     /// Sessions that came back to more than they may have missed.
@@ -181,7 +187,7 @@ impl Loads {
 }
 
 /// Names of single counts below `$SYS/broker/`. What mosquitto has under two names has both here.
-const NAMES: [(&str, Counted); 32] = [
+const NAMES: [(&str, Counted); 35] = [
     ("clients/connected", |now| now.connected),
     ("clients/active", |now| now.connected),
     ("clients/disconnected", |now| now.sessions_away),
@@ -193,6 +199,9 @@ const NAMES: [(&str, Counted); 32] = [
     ("messages/dropped", Snapshot::dropped),
     ("messages/stored", |now| now.records),
     ("store/messages/count", |now| now.records),
+    ("history/messages/gone", |now| now.history_records_gone),
+    ("history/bytes/removed", |now| now.history_bytes_dropped),
+    ("history/sessions/cut", |now| now.histories_cut),
     ("messages/publish/received", |now| now.get(Count::PublishesReceived)),
     ("messages/publish/sent", |now| now.get(Count::PublishesSent)),
     ("publish/messages/received", |now| now.get(Count::PublishesReceived)),

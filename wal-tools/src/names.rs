@@ -24,6 +24,8 @@ const CONTROL_NAMES: &[(u8, &str)] = &[
     (20, "queue-trimmed"),
     (21, "queue-removed"),
     (22, "postponed"),
+    (30, "history-trimmed"),
+    (31, "moved"),
 ];
 
 /// Returns the name of a control record's opcode.
