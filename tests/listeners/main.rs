@@ -8,6 +8,7 @@ mod limits;
 #[cfg(target_os = "linux")]
 mod program;
 mod proxy;
+mod scram;
 mod support;
 mod tls;
 mod websocket;

@@ -101,7 +101,7 @@ impl MqttConnection {
 
     /// The client may not go on [MQTT-4.12.1-2].
     pub(super) fn on_expelled(&mut self, refusal: &Refusal) {
-        self.fail(refusal::of_connect(refusal), &refusal.to_string());
+        self.fail(refusal::of_disconnect(refusal), &refusal.to_string());
     }
 
     fn send_auth(&mut self, reason: ReasonCode, message: Bytes) {

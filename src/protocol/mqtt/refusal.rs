@@ -29,8 +29,8 @@ impl From<DecodeError> for Violation {
     }
 }
 
-/// PUBACK and PUBREC.
-pub(super) fn of_publish(refusal: &Refusal) -> ReasonCode {
+/// What comes nearest, whatever the packet.
+fn nearest(refusal: &Refusal) -> ReasonCode {
     match refusal {
         Refusal::Address(_) => ReasonCode::TOPIC_NAME_INVALID,
         Refusal::NotAuthorized | Refusal::CredentialsNeeded | Refusal::NotOwner => {
@@ -50,30 +50,47 @@ pub(super) fn of_publish(refusal: &Refusal) -> ReasonCode {
     }
 }
 
-/// SUBACK.
+/// A code, unless the packet has no such: then that something is wrong.
+fn fitting(reason: ReasonCode, fits: fn(ReasonCode) -> bool) -> ReasonCode {
+    if fits(reason) { reason } else { ReasonCode::UNSPECIFIED_ERROR }
+}
+
+/// PUBACK and PUBREC [MQTT-3.4.2-1].
+pub(super) fn of_publish(refusal: &Refusal) -> ReasonCode {
+    fitting(nearest(refusal), ReasonCode::fits_puback)
+}
+
+/// SUBACK [MQTT-3.9.3-2].
 pub(super) fn of_subscribe(refusal: &Refusal) -> ReasonCode {
     match refusal {
         Refusal::Address(_) => ReasonCode::TOPIC_FILTER_INVALID,
-        other => of_publish(other),
+        other => fitting(nearest(other), ReasonCode::fits_suback),
     }
 }
 
-/// UNSUBACK, which has no code for quotas.
+/// UNSUBACK, which has no code for quotas [MQTT-3.11.3-2].
 pub(super) fn of_unsubscribe(refusal: &Refusal) -> ReasonCode {
-    match of_subscribe(refusal) {
-        ReasonCode::QUOTA_EXCEEDED => ReasonCode::UNSPECIFIED_ERROR,
-        reason => reason,
+    fitting(of_subscribe(refusal), ReasonCode::fits_unsuback)
+}
+
+/// DISCONNECT, which has no code for credentials that are wrong [MQTT-3.14.2-1].
+pub(super) fn of_disconnect(refusal: &Refusal) -> ReasonCode {
+    match nearest(refusal) {
+        ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::BAD_AUTHENTICATION_METHOD => {
+            ReasonCode::NOT_AUTHORIZED
+        }
+        reason => fitting(reason, ReasonCode::fits_disconnect),
     }
 }
 
-/// CONNACK of 5.0.
+/// CONNACK of 5.0 [MQTT-3.2.2-8].
 pub(super) fn of_connect(refusal: &Refusal) -> ReasonCode {
     match refusal {
         Refusal::DiskFull
         | Refusal::Unavailable { .. }
         | Refusal::NotLeader { .. }
         | Refusal::ShuttingDown => ReasonCode::SERVER_UNAVAILABLE,
-        other => of_publish(other),
+        other => fitting(nearest(other), ReasonCode::fits_connack),
     }
 }
 
@@ -103,5 +120,43 @@ pub(super) fn of_topic(error: AddressError) -> Result<Refusal, Violation> {
         )),
         AddressError::Empty => Err(Violation::protocol("a topic or a topic alias is needed")),
         other => Ok(Refusal::Address(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Authenticating again in vain once ended with a code that DISCONNECT does not have.
+    #[test]
+    fn every_refusal_has_a_code_of_its_packet() {
+        let refusals = [
+            Refusal::Address(AddressError::Name),
+            Refusal::NotAuthorized,
+            Refusal::CredentialsNeeded,
+            Refusal::NotOwner,
+            Refusal::BadCredentials,
+            Refusal::AuthenticationMethod,
+            Refusal::Throttled,
+            Refusal::ConnectionRate { limit: "it" },
+            Refusal::Busy,
+            Refusal::Quota { limit: "it" },
+            Refusal::DiskFull,
+            Refusal::Unsupported { what: "it" },
+            Refusal::Unavailable { partition: 1 },
+            Refusal::ShuttingDown,
+        ];
+        for refusal in &refusals {
+            assert!(of_connect(refusal).fits_connack(), "{refusal:?}");
+            assert!(of_publish(refusal).fits_puback(), "{refusal:?}");
+            assert!(of_subscribe(refusal).fits_suback(), "{refusal:?}");
+            assert!(of_unsubscribe(refusal).fits_unsuback(), "{refusal:?}");
+            assert!(of_disconnect(refusal).fits_disconnect(), "{refusal:?}");
+            let is_error = |reason: ReasonCode| reason.is_error();
+            let all = [of_connect, of_publish, of_subscribe, of_unsubscribe, of_disconnect];
+            assert!(all.iter().all(|of| is_error(of(refusal))), "{refusal:?}");
+        }
+        assert_eq!(of_disconnect(&Refusal::BadCredentials), ReasonCode::NOT_AUTHORIZED);
+        assert_eq!(of_disconnect(&Refusal::Busy), ReasonCode::SERVER_BUSY);
     }
 }
