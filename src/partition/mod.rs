@@ -19,6 +19,7 @@ mod jobs;
 mod lead;
 mod listening;
 mod manage;
+mod options;
 mod peers;
 mod priority;
 mod reader;
@@ -50,6 +51,7 @@ use self::fresh::Fresh;
 pub use self::gauges::Gauges;
 use self::group::Groups;
 use self::history::{History, HistoryError};
+pub use self::options::{Durability, Options};
 pub use self::peers::{GroupError, ReceiveError, Status};
 use self::reader::Readers;
 use self::request::{ConnectionId, Event, Outbox, Request};
@@ -76,82 +78,6 @@ const APPLY_READ_BYTES: u64 = 4 << 20;
 const SYNC_EVERY_MS: u64 = 10;
 /// And after this many bytes.
 const SYNC_EVERY_BYTES: u64 = 256 << 10;
-
-/// When a record counts as stored: it is applied, delivered and acknowledged then (ADR 0016).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// When a majority has synced it: it survives power cuts.
-    #[default]
-    QuorumSync,
-    /// When a majority has written it to its page cache: it survives the end of processes. Synced within 10 ms or 256 KiB; a power
-    /// cut loses what was not, from its end.
-    QuorumMem,
-}
-
-/// How a partition behaves.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Time a consumer has to settle an entry before it goes to another.
-    pub visibility_timeout_ms: u64,
-    /// Entries out at one group's members at a time: reaching it stops handing out, and nothing is dropped.
-    pub pending_max: usize,
-    /// True declares a queue at its first use; false refuses queues that nobody declared.
-    pub auto_create_queues: bool,
-    /// Topics with a retained message; more are refused, those there are may be replaced.
-    pub retained_max: usize,
-    /// Bytes of all retained messages.
-    pub retained_bytes_max: u64,
-    /// Messages that a session which comes back may have missed; the oldest above are given up. 0 is no limit.
-    pub backlog_max: usize,
-    /// Bytes of them: topics, properties and payloads; 0 is no limit.
-    pub backlog_bytes_max: u64,
-    /// How old, in milliseconds, they may be. 0 is no limit.
-    pub backlog_age_max_ms: u64,
-    /// How old history gets, in milliseconds; what queues and retained messages need is kept. 0 is no limit.
-    pub history_age_max_ms: u64,
-    /// Bytes of segments that history has, but for the newest. 0 is no limit.
-    pub history_bytes_max: u64,
-    /// Stored sessions of one user in this partition.
-    pub sessions_per_user_max: usize,
-    /// Bytes of log after which the views are snapshotted.
-    pub snapshot_every_bytes: u64,
-    /// Milliseconds after which they are, when anything changed.
-    pub snapshot_every_ms: u64,
-    /// Bytes of a snapshot that go to another replica in one message.
-    pub snapshot_chunk_bytes: usize,
-    /// When a record counts as stored.
-    pub durability: Durability,
-    /// What the subscriptions of all partitions of the process are to: each filter is in memory once.
-    pub filters: SharedFilters,
-    /// A deliberate defect that the crash suite must catch: messages go out before they are committed.
-    #[cfg(feature = "planted-bugs")]
-    pub deliver_before_commit: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            visibility_timeout_ms: 30_000,
-            pending_max: 100_000,
-            auto_create_queues: true,
-            retained_max: 1_000_000,
-            retained_bytes_max: 64 << 20,
-            backlog_max: 100_000,
-            backlog_bytes_max: 64 << 20,
-            backlog_age_max_ms: 0,
-            history_age_max_ms: 0,
-            history_bytes_max: 0,
-            sessions_per_user_max: 1_000,
-            snapshot_every_bytes: 64 << 20,
-            snapshot_every_ms: 300_000,
-            snapshot_chunk_bytes: 256 << 10,
-            durability: Durability::QuorumSync,
-            filters: SharedFilters::default(),
-            #[cfg(feature = "planted-bugs")]
-            deliver_before_commit: false,
-        }
-    }
-}
 
 /// One partition.
 pub struct Partition<D: Disk> {
@@ -257,6 +183,25 @@ pub enum PartitionError {
     Rotten,
 }
 
+/// Reads what the newest snapshot of a log holds; a replica without one begins with nothing, in the group that it was configured with.
+fn restore<D: Disk>(
+    log: &mut Log<D>,
+    member: &Member,
+) -> Result<(Views, Applied, Members), PartitionError> {
+    let first = Members::first(member);
+    let newest = match log.newest_snapshot() {
+        // All of the log is there: it says what they said.
+        Err(SnapshotError::AllDamaged { .. }) if log.first_index() == 1 => None,
+        newest => newest?,
+    };
+    let Some((at, mut sections)) = newest else {
+        return Ok((Views::default(), Applied { index: 0, end: Offset::ZERO }, first));
+    };
+    let stored = Members::take_from(&mut sections)?;
+    let members = if is_planted(PlantedBug::MembersForgotten) { first } else { stored };
+    Ok((Views::restore(&sections)?, Applied { index: at.index, end: at.end }, members))
+}
+
 impl<D: Disk> Partition<D> {
     /// Opens a replica of a partition on its recovered log: newest snapshot, then replay, the same whether it stopped or crashed.
     pub fn open(
@@ -266,22 +211,7 @@ impl<D: Disk> Partition<D> {
         member: &Member,
         now: Millis,
     ) -> Result<Partition<D>, PartitionError> {
-        let mut members = Members::first(member);
-        let newest = match log.newest_snapshot() {
-            // All of the log is there: it says what they said.
-            Err(SnapshotError::AllDamaged { .. }) if log.first_index() == 1 => None,
-            newest => newest?,
-        };
-        let (views, applied) = match newest {
-            Some((at, mut sections)) => {
-                let stored = Members::take_from(&mut sections)?;
-                if !is_planted(PlantedBug::MembersForgotten) {
-                    members = stored;
-                }
-                (Views::restore(&sections)?, Applied { index: at.index, end: at.end })
-            }
-            None => (Views::default(), Applied { index: 0, end: Offset::ZERO }),
-        };
+        let (views, applied, members) = restore(&mut log, member)?;
         let clock = now;
         let now = now.max(Millis(log.last_ts()));
         let active = log.segments().last().map_or(Offset::ZERO, |segment| segment.base_offset);

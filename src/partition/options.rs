@@ -1,0 +1,79 @@
+//! How a partition behaves.
+
+use fluxmq_index::SharedFilters;
+
+/// When a record counts as stored: it is applied, delivered and acknowledged then (ADR 0016).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When a majority has synced it: it survives power cuts.
+    #[default]
+    QuorumSync,
+    /// When a majority has written it to its page cache: it survives the end of processes. Synced within 10 ms or 256 KiB; a power
+    /// cut loses what was not, from its end.
+    QuorumMem,
+}
+
+/// How a partition behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Time a consumer has to settle an entry before it goes to another.
+    pub visibility_timeout_ms: u64,
+    /// Entries out at one group's members at a time: reaching it stops handing out, and nothing is dropped.
+    pub pending_max: usize,
+    /// True declares a queue at its first use; false refuses queues that nobody declared.
+    pub auto_create_queues: bool,
+    /// Topics with a retained message; more are refused, those there are may be replaced.
+    pub retained_max: usize,
+    /// Bytes of all retained messages.
+    pub retained_bytes_max: u64,
+    /// Messages that a session which comes back may have missed; the oldest above are given up. 0 is no limit.
+    pub backlog_max: usize,
+    /// Bytes of them: topics, properties and payloads; 0 is no limit.
+    pub backlog_bytes_max: u64,
+    /// How old, in milliseconds, they may be. 0 is no limit.
+    pub backlog_age_max_ms: u64,
+    /// How old history gets, in milliseconds; what queues and retained messages need is kept. 0 is no limit.
+    pub history_age_max_ms: u64,
+    /// Bytes of segments that history has, but for the newest. 0 is no limit.
+    pub history_bytes_max: u64,
+    /// Stored sessions of one user in this partition.
+    pub sessions_per_user_max: usize,
+    /// Bytes of log after which the views are snapshotted.
+    pub snapshot_every_bytes: u64,
+    /// Milliseconds after which they are, when anything changed.
+    pub snapshot_every_ms: u64,
+    /// Bytes of a snapshot that go to another replica in one message.
+    pub snapshot_chunk_bytes: usize,
+    /// When a record counts as stored.
+    pub durability: Durability,
+    /// What the subscriptions of all partitions of the process are to: each filter is in memory once.
+    pub filters: SharedFilters,
+    /// A deliberate defect that the crash suite must catch: messages go out before they are committed.
+    #[cfg(feature = "planted-bugs")]
+    pub deliver_before_commit: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            visibility_timeout_ms: 30_000,
+            pending_max: 100_000,
+            auto_create_queues: true,
+            retained_max: 1_000_000,
+            retained_bytes_max: 64 << 20,
+            backlog_max: 100_000,
+            backlog_bytes_max: 64 << 20,
+            backlog_age_max_ms: 0,
+            history_age_max_ms: 0,
+            history_bytes_max: 0,
+            sessions_per_user_max: 1_000,
+            snapshot_every_bytes: 64 << 20,
+            snapshot_every_ms: 300_000,
+            snapshot_chunk_bytes: 256 << 10,
+            durability: Durability::QuorumSync,
+            filters: SharedFilters::default(),
+            #[cfg(feature = "planted-bugs")]
+            deliver_before_commit: false,
+        }
+    }
+}
