@@ -111,15 +111,18 @@ impl<D: Disk> Partition<D> {
         priority: u8,
     ) -> Result<Option<(Offset, Offset)>, HistoryError> {
         let (id, _) = next.key;
-        while let Some(entry) = self.lane(next, priority).back.pop_first() {
-            let found = self.positions_of(id, entry, 1)?.first().copied();
-            if let Some(found) = found.filter(|(found, _)| *found == entry) {
-                return Ok(Some(found));
-            }
-        }
         loop {
+            while let Some(entry) = self.lane(next, priority).back.pop_first() {
+                let found = self.positions_of(id, entry, 1)?.first().copied();
+                if let Some(found) = found.filter(|(found, _)| *found == entry) {
+                    return Ok(Some(found));
+                }
+            }
             if self.lane(next, priority).ahead.is_empty() {
                 self.read_ahead(next, priority)?;
+                if !self.lane(next, priority).back.is_empty() {
+                    continue;
+                }
             }
             let Some(offset) = self.lane(next, priority).ahead.pop_front() else { return Ok(None) };
             let Some(entry) = self.entry_stored_at(id, offset)? else { continue };

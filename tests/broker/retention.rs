@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use fluxmq::model::command::Subscribe;
 use fluxmq::model::queue::{QueueKind, QueueLimits};
 use fluxmq::model::{
-    Command, Delivery, Message, Outcome, PartitionId, QoS, QueueName, QueueSettings, Token,
+    Command, Delivery, Message, Outcome, PartitionId, Properties, Property, QoS, QueueName,
+    QueueSettings, Token,
 };
 use fluxmq::partition::Options;
 use fluxmq::partition::request::ConnectionId;
@@ -303,6 +304,34 @@ fn a_time_before_history_is_the_oldest_entry_of_a_queue() {
     world.subscribe(member, "$queue/jobs/#", early).expect("joins");
 
     assert_eq!(world.drain(member), ["old", "new"]);
+}
+
+#[test]
+fn what_was_moved_comes_by_its_priority_too() {
+    let mut world = world(by_bytes());
+    let settings = QueueSettings { priority_max: 9, deliveries_max: 0, ..QueueSettings::default() };
+    world.declare("jobs", settings);
+    let (publisher, _) = world.open("publisher", true, 0);
+    let publish = |world: &mut World, priority: &'static str| {
+        let said = Property::User("x-priority".into(), priority.into());
+        let properties = Properties::encode(&[said]);
+        let message = Message { properties, ..message("$queue/jobs", priority, ONCE) };
+        assert_eq!(world.publish(publisher, message, None), Some(Ok(true)));
+    };
+    let given = |world: &mut World| {
+        given(world, "jobs", "workers").into_iter().map(|it| it.1).collect::<Vec<String>>()
+    };
+    ["1", "9", "5"].iter().for_each(|priority| publish(&mut world, priority));
+    assert_eq!(given(&mut world), ["9", "5", "1"], "before they are moved");
+    fill(&mut world, publisher, "a", 0..2_000);
+    assert!(start(&world) > 1_000);
+
+    publish(&mut world, "7");
+    for seed in [8, 9] {
+        assert_eq!(given(&mut world), ["9", "7", "5", "1"], "before restart {seed}");
+        world.restart(seed);
+        settle_down(&mut world);
+    }
 }
 
 /// Publishes, retains, queues and settles at random, with crashes; then asks for everything that must be there.
