@@ -10,6 +10,10 @@ use crate::planted::{PlantedBug, is_planted};
 
 impl Client {
     pub(super) fn close(&mut self, close: Close) {
+        // What ends already ends as it began to: a session that was taken over has its will due, whatever the protocol says after that.
+        if matches!(self.phase, Phase::Closing { .. } | Phase::Done) {
+            return;
+        }
         if let Some(expiry_s) = close.session_expiry_s {
             self.identity.expiry_s = expiry_s;
         }
