@@ -18,7 +18,7 @@ use crate::fold::FoldError;
 use crate::link::Link;
 use crate::record_line::Place;
 use crate::scan::{Opened, Placed, Scanned, Segment};
-use crate::side::manifest::{Base, Truncation};
+use crate::side::manifest::{Base, Manifest, Truncation};
 use crate::side::snapshot::{self, SnapshotDamage};
 use crate::side::{self, snapshot_path};
 use crate::source::{self, Partition, SourceError, SourceFile};
@@ -39,6 +39,8 @@ pub struct LogFiles {
     /// What is in the way behind them.
     broken: Option<Gap>,
     cut: Option<Truncation>,
+    /// As it was read.
+    manifest: Option<Manifest>,
 }
 
 /// Where a log cannot be read on.
@@ -77,6 +79,7 @@ impl LogFiles {
             segments: Vec::new(),
             broken: None,
             cut: manifest.as_ref().and_then(|manifest| manifest.truncation),
+            manifest: manifest.clone(),
             dir,
         };
         let there = partition.segments.iter().filter_map(|path| source::segment_number(path));
@@ -109,6 +112,12 @@ impl LogFiles {
             last.is_last = true;
         }
         Ok(log)
+    }
+
+    /// Tells whether a running broker has begun or removed segments or snapshots since the files were listed: what is missing then is
+    /// not lost.
+    pub fn has_changed(&self) -> Result<bool, SourceError> {
+        Ok(side::read_manifest(&self.dir)? != self.manifest)
     }
 
     fn add(&mut self, number: u64) -> Result<(), SourceError> {
@@ -154,7 +163,11 @@ impl LogFiles {
                 return Ok(Some(header_gap(listed, link, error.to_string())));
             }
             let Opened::Segment(segment) = Segment::open(&listed.path)? else {
-                return Ok(Some(header_gap(listed, link, "the segment is gone".into())));
+                return Ok(Some(header_gap(
+                    listed,
+                    link,
+                    "the segment is gone: a running broker trimmed it while it was read".into(),
+                )));
             };
             let mut next = Link::at_start(&listed.header);
             let mut gap: Option<Gap> = None;

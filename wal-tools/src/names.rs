@@ -24,6 +24,7 @@ const CONTROL_NAMES: &[(u8, &str)] = &[
     (20, "queue-trimmed"),
     (21, "queue-removed"),
     (22, "postponed"),
+    (23, "queue-followed"),
     (30, "history-trimmed"),
     (31, "moved"),
 ];
@@ -31,4 +32,22 @@ const CONTROL_NAMES: &[(u8, &str)] = &[
 /// Returns the name of a control record's opcode.
 pub fn control_name(op: u8) -> Option<&'static str> {
     CONTROL_NAMES.iter().find(|(number, _)| *number == op).map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use fluxmq::model::Control;
+    use fluxmq::model::record::ControlError;
+
+    use super::*;
+
+    #[test]
+    fn every_control_that_there_is_has_a_name() {
+        for op in 0..=u8::MAX {
+            let decoded = Control::decode(op, &Bytes::new());
+            let is_known = !matches!(decoded, Err(ControlError::UnknownOpcode(_)));
+            assert_eq!(control_name(op).is_some(), is_known, "opcode {op}");
+        }
+    }
 }

@@ -75,7 +75,11 @@ fn settings(settings: &QueueSettings) -> Tree {
     ];
     let set = numbers.into_iter().filter_map(|(name, it)| Some((name, Tree::Number(it?))));
     fields.extend(set);
+    if settings.priority_max > 0 {
+        fields.push(("priority_max", Tree::Number(u64::from(settings.priority_max))));
+    }
     let flags = [
+        ("retroactive", settings.retroactive),
         ("dead_letters_with_expired", settings.dead_letters.with_expired),
         ("dead_letters_with_overflow", settings.dead_letters.with_overflow),
         ("reject_publish", settings.limits.overflow == Overflow::RejectPublish),

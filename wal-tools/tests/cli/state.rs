@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
-use super::stored::{ENTRIES, START_MS, Stored, epoch, open};
+use super::stored::{ENTRIES, START_MS, Stored, epoch, go_on, open};
 use super::{exit_code, stderr, stdout, wal_tools};
 
 fn state(path: &Path, options: &[&str]) -> Vec<Value> {
@@ -133,6 +134,29 @@ fn the_state_before_a_trimmed_log_is_refused_with_the_first_that_is_kept() {
     assert!(stderr(&refused).contains(&format!("ask for {kept}")), "{}", stderr(&refused));
     let (_, _, digest) = stored.states.iter().find(|(end, ..)| *end == kept.0 + 1).unwrap();
     assert_eq!(state(stored.path(), &["--at", &kept.to_string()])[0]["digest"], digest.as_str());
+}
+
+#[test]
+fn a_log_that_is_written_and_trimmed_has_a_state_at_any_time() {
+    let stored = Stored::new();
+    let is_over = AtomicBool::new(false);
+    let mut newest = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            go_on(stored.path(), 60);
+            is_over.store(true, Ordering::Release);
+        });
+        while !is_over.load(Ordering::Acquire) {
+            let output = wal_tools(&["state", "--format", "json"], stored.path());
+            assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+            let found: Value = serde_json::from_str(&stdout(&output)).unwrap();
+            let index = found["index"].as_u64().unwrap();
+            assert!(index >= newest, "{index} after {newest}");
+            newest = index;
+        }
+    });
+    assert!(newest > ENTRIES, "it was looked at while it grew");
+    assert_eq!(exit_code(&wal_tools(&["rebuild", "--verify"], stored.path())), 0);
 }
 
 #[test]

@@ -48,10 +48,8 @@ impl Stored {
             log.flush().unwrap();
             stored.fold(&log, index, &mut views);
             if number % SEGMENT_ENTRIES == SEGMENT_ENTRIES - 1 {
-                let (index, body) = (log.last_index() + 1, log.seal_body());
-                log.append(Entry::without_records(index, 2, FrameKind::Seal, index - 1, body))
-                    .unwrap();
-                log.flush().unwrap();
+                seal(&mut log);
+                let index = log.last_index();
                 let mut sections = spoil(index, views.snapshot());
                 sections.push(Bytes::from_static(b"members"));
                 let at = SnapshotAt { index, term: 2, end: log.last().end };
@@ -137,6 +135,38 @@ pub fn open(data: &Path) -> Log<OsDisk> {
         ..LogOptions::default()
     };
     Log::open(disk, PathBuf::from("p0001"), options).unwrap().0
+}
+
+/// Goes on writing: so many segments more, with a snapshot after each, and what is older removed.
+pub fn go_on(data: &Path, segments: u64) {
+    let mut log = open(data);
+    let (at, mut sections) = log.newest_snapshot().unwrap().unwrap();
+    sections.pop();
+    let mut views = Views::restore(&sections).unwrap();
+    let mut stored = Stored { dir: tempfile::tempdir().unwrap(), states: Vec::new() };
+    for index in at.index + 1..=log.last_index() {
+        stored.fold(&log, index, &mut views);
+    }
+    for number in ENTRIES..ENTRIES + 5 * segments {
+        let index = log.last_index() + 1;
+        log.append(Entry::from_batch(index, 2, index - 1, batch(number))).unwrap();
+        log.flush().unwrap();
+        stored.fold(&log, index, &mut views);
+        if number % 5 == 4 {
+            seal(&mut log);
+            let at = SnapshotAt { index: log.last_index(), term: 2, end: log.last().end };
+            let mut sections = views.snapshot();
+            sections.push(Bytes::from_static(b"members"));
+            log.save_snapshot(at, &sections).unwrap();
+            log.trim_to_snapshot(u64::MAX).unwrap();
+        }
+    }
+}
+
+fn seal(log: &mut Log<OsDisk>) {
+    let (index, body) = (log.last_index() + 1, log.seal_body());
+    log.append(Entry::without_records(index, 2, FrameKind::Seal, index - 1, body)).unwrap();
+    log.flush().unwrap();
 }
 
 /// Three or four records, a second after the entry before.
