@@ -77,6 +77,19 @@ fn a_snapshot_that_is_not_the_fold_is_told_by_its_view_and_written_again() {
 }
 
 #[test]
+fn a_snapshot_of_a_release_that_had_fewer_views_is_equal() {
+    let name = |section: &Bytes| fluxmq::view::section_name(section).unwrap().to_owned();
+    let stored = Stored::with(|_, mut sections| {
+        sections.retain(|section| name(section) != "wills");
+        sections
+    });
+
+    let (code, text) = rebuild(stored.path(), &["--verify"]);
+
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
 fn damaged_snapshots_and_indexes_are_written_again() {
     let stored = Stored::new();
     let before = content(stored.path());
