@@ -16,6 +16,7 @@ use crate::model::address::PublishAddress;
 use crate::model::record::DedupKey;
 use crate::model::{Control, Message, PartitionId, Principal, Refusal, Token};
 use crate::partition::request::{Event, Publish, Request};
+use crate::planted::{PlantedBug, is_planted};
 
 /// Publishes wills.
 pub struct WillPublisher {
@@ -116,7 +117,10 @@ impl WillPublisher {
         will: &WillId,
         message: Arc<Message>,
     ) -> Result<Vec<(PartitionId, Publish)>, Refusal> {
-        let dedup = DedupKey { incarnation: will.epoch.0 as u32, seq: DedupKey::WILL };
+        let dedup = match is_planted(PlantedBug::WillUnkeyed) {
+            false => DedupKey { incarnation: will.epoch.0 as u32, seq: DedupKey::WILL },
+            true => DedupKey { incarnation: self.next_token as u32, seq: DedupKey::WILL },
+        };
         let publish = Publish { token: None, message, dedup, queue: None, is_copy: false };
         let message = &publish.message;
         match PublishAddress::of(&message.topic)? {

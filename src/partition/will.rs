@@ -14,6 +14,7 @@ use fluxmq_log::disk::Disk;
 use super::Partition;
 use super::request::{ConnectionId, Event, Outbox};
 use crate::model::{Control, Millis};
+use crate::planted::{PlantedBug, is_planted};
 
 /// Time after which a will that is announced and not over is announced again: its target was full or out of service.
 const ANNOUNCED_FOR_MS: u64 = 5_000;
@@ -83,7 +84,9 @@ impl<D: Disk> Partition<D> {
     ) {
         let kept = self.views.wills.get(client_id, epoch);
         match kept.map(|kept| kept.will.delay_s.min(expiry_s)) {
-            Some(delay_s) if wanted => self.write_will_due(client_id, epoch, delay_s),
+            Some(delay_s) if wanted || is_planted(PlantedBug::GoodbyeUnheard) => {
+                self.write_will_due(client_id, epoch, delay_s)
+            }
             Some(_) => self.write_will_cleared(client_id, epoch),
             None => {}
         }
@@ -113,6 +116,9 @@ impl<D: Disk> Partition<D> {
 
     /// Makes the wills due whose connections the log still believes in: this process has none yet, and a crash is no DISCONNECT.
     pub(super) fn end_orphaned_wills(&mut self) {
+        if is_planted(PlantedBug::OrphansForgotten) {
+            return;
+        }
         let orphaned: Vec<(Bytes, Offset, u32)> = self
             .views
             .wills

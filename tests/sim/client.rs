@@ -1,13 +1,13 @@
 //! A client program: our own MQTT machine, its session kept over lost connections, and a will of its own.
 
 mod ending;
+mod hearing;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use fluxmq::client::{
-    AckHandle, ConnectOptions, Event as Heard, Incoming, Machine, PublishRequest, Session,
-    SubscribeRequest,
+    AckHandle, ConnectOptions, Machine, PublishRequest, Session, SubscribeRequest,
 };
 use fluxmq::model::effect::{Opened, Outbound};
 use fluxmq::model::{Millis, QoS, RetainHandling};
@@ -17,12 +17,11 @@ use fluxmq::protocol::mqtt::types::SubscribeFilter;
 
 use crate::checkers::Invariant;
 use crate::coverage::{Coverage, Point};
-use crate::history::{
-    Delivery, EntryName, MessageId, Outcome, Publish, Subscription, Verb, id_of, payload,
-};
+use crate::history::{MessageId, Outcome, Publish, Verb, payload};
+use crate::mortal::will_options;
 use crate::plan::{Plan, SECOND};
 use crate::random::Random;
-use crate::worker::{Said, Task, delay, entry_of, is_topic_of, is_verb};
+use crate::worker::{Said, Task, delay};
 use crate::world::{Event, World};
 
 /// Publishes of QoS 1 and 2 a client has unanswered, at most.
@@ -33,10 +32,28 @@ const HANDSHAKE: u64 = 3 * SECOND;
 /// What a client does.
 #[derive(Clone, Debug)]
 pub enum Role {
-    Publisher { topics: Vec<String>, is_stored: bool },
-    Subscriber { filters: Vec<(String, QoS)> },
-    Consumer { filter: String, qos: QoS },
-    Worker { filter: String, group: String, is_explicit: bool, is_stored: bool },
+    Publisher {
+        topics: Vec<String>,
+        is_stored: bool,
+    },
+    Subscriber {
+        filters: Vec<(String, QoS)>,
+    },
+    Consumer {
+        filter: String,
+        qos: QoS,
+    },
+    Worker {
+        filter: String,
+        group: String,
+        is_explicit: bool,
+        is_stored: bool,
+    },
+    /// Replays one of these filters, at the address that its connection chose.
+    Replayer {
+        filters: Vec<String>,
+        address: String,
+    },
 }
 
 /// A client.
@@ -58,6 +75,8 @@ pub struct SimClient {
     /// What a worker has to settle, and the verbs that are not answered.
     pub tasks: Vec<Task>,
     pub verbs: BTreeMap<u64, Said>,
+    /// The will of the newest connection, and its payload.
+    pub will: Option<(MessageId, Bytes)>,
     /// Which life of the session.
     pub life: u32,
     is_open: bool,
@@ -104,6 +123,11 @@ impl SimClient {
             let role = Role::Consumer { filter, qos };
             clients.push(SimClient::new(format!("con{number}"), role, random));
         }
+        for number in 0..plan.replayers {
+            let filters = topics.iter().cloned().chain(["t/#".to_owned()]).collect();
+            let role = Role::Replayer { filters, address: String::new() };
+            clients.push(SimClient::new(format!("rep{number}"), role, random));
+        }
         let worked: Vec<String> = plan.worked().map(|it| it.name.clone()).collect();
         for number in 0..plan.workers {
             let filter = format!("$queue/{}/#", random.pick(&worked));
@@ -130,6 +154,7 @@ impl SimClient {
             unacked: Vec::new(),
             tasks: Vec::new(),
             verbs: BTreeMap::new(),
+            will: None,
             life: 0,
             is_open: false,
             is_subscribed: false,
@@ -146,6 +171,7 @@ impl SimClient {
         match &self.role {
             Role::Publisher { is_stored, .. } | Role::Worker { is_stored, .. } => *is_stored,
             Role::Subscriber { .. } | Role::Consumer { .. } => true,
+            Role::Replayer { .. } => false,
         }
     }
 
@@ -157,6 +183,7 @@ impl SimClient {
             keep_alive_s: 5,
             receive_maximum: 12,
             inflight_max: INFLIGHT_MAX,
+            will: self.will.as_ref().map(|will| will_options(&self.name, will)),
             ..ConnectOptions::default()
         }
     }
@@ -167,6 +194,7 @@ impl SimClient {
             Role::Subscriber { filters } => filters.clone(),
             Role::Consumer { filter, qos } => vec![(filter.clone(), *qos)],
             Role::Worker { filter, .. } => vec![(filter.clone(), QoS::AtLeastOnce)],
+            Role::Replayer { address, .. } => vec![(address.clone(), QoS::ExactlyOnce)],
         }
     }
 
@@ -245,6 +273,8 @@ impl World {
         let node = it.node;
         self.clients[client].node = (node + 1) % self.nodes.len();
         let Some(connection) = self.accept_connection(client, node) else { return };
+        self.leave_will(client, connection);
+        self.choose_replay(client, connection);
         let it = &mut self.clients[client];
         it.node = node;
         let session = it.session.take().expect("no machine has it");
@@ -428,135 +458,6 @@ impl World {
                 );
             }
             self.hang_up(client);
-        }
-    }
-
-    fn heard(&mut self, client: usize, event: Heard) {
-        match event {
-            Heard::Connected(connected) => {
-                let it = &mut self.clients[client];
-                it.is_open = true;
-                if !connected.session_present {
-                    it.life += 1;
-                    it.is_subscribed = false;
-                    if it.life > 1 && it.is_stored() {
-                        let what = format!("{}: its session was stored and is forgotten", it.name);
-                        self.violate(Invariant::I10, what);
-                    }
-                }
-            }
-            Heard::SessionLost { unfinished } => {
-                for token in unfinished {
-                    self.clients[client].publishing.remove(&token);
-                    self.clients[client].verbs.remove(&token);
-                }
-            }
-            Heard::Published { token, reason, .. } => {
-                match is_verb(token) {
-                    true => self.settled(client, token, reason),
-                    false => self.published(client, token, reason),
-                }
-                if reason == ReasonCode::UNSPECIFIED_ERROR
-                    || reason == ReasonCode::SERVER_UNAVAILABLE
-                {
-                    self.hang_up(client);
-                }
-            }
-            Heard::Subscribed { reasons, .. } => {
-                let it = &mut self.clients[client];
-                it.is_subscribing = false;
-                if reasons.iter().any(|reason| reason.is_error()) {
-                    return self.hang_up(client);
-                }
-                it.is_subscribed = true;
-                if matches!(it.role, Role::Worker { .. }) {
-                    // What its queue does with what it does not take is for the checkers of queues.
-                    return;
-                }
-                let (life, granted) = (it.life, self.now);
-                let grant =
-                    |(filter, _)| Subscription { client, life, filter, granted, ended: None };
-                self.history.subscriptions.extend(it.filters().into_iter().map(grant));
-            }
-            Heard::Unsubscribed { .. } => {}
-            Heard::Message(incoming) => self.received(client, &incoming),
-        }
-    }
-
-    fn published(&mut self, client: usize, token: u64, reason: ReasonCode) {
-        let Some(id) = self.clients[client].publishing.remove(&token) else { return };
-        let (now, is_error) = (self.now, reason.is_error());
-        self.trace
-            .note(now, "published", &[id, u64::from(reason.0)], || format!("{id:x} {reason:?}"));
-        if reason == ReasonCode::QUOTA_EXCEEDED {
-            let publish = self.history.publish(id);
-            self.coverage.hit(match publish.is_some_and(|it| self.plan.may_be_full(&it.topic)) {
-                true => Point::QueueFull,
-                false => Point::WatermarkRefused,
-            });
-        }
-        let connection = self.clients[client].connection;
-        let publish = self.history.publish_mut(id);
-        let is_repeated = publish.qos == QoS::AtLeastOnce && connection != Some(publish.connection);
-        publish.done = now;
-        publish.outcome = match is_error {
-            false => Outcome::Acked,
-            // "Unspecified" says that its fate is not known: a partition that stopped may have it. So may one that refuses a
-            // second copy of QoS 1 and has the first.
-            true if reason == ReasonCode::UNSPECIFIED_ERROR => Outcome::Open,
-            true if is_repeated => Outcome::Open,
-            true => Outcome::Failed,
-        };
-        if !is_error && !self.observer.is_committed(id) {
-            self.violate(Invariant::I1, format!("{id:x} is acknowledged and not committed"));
-        }
-    }
-
-    fn received(&mut self, client: usize, incoming: &Incoming) {
-        let it = &mut self.clients[client];
-        let name = it.name.clone();
-        let Some(id) = id_of(&incoming.payload) else {
-            return self.violate(Invariant::I2, format!("{name}: a payload that nobody sent"));
-        };
-        self.trace.note(self.now, "received", &[id, client as u64], || {
-            format!("{name} {id:x} {:?} dup {}", incoming.qos, incoming.dup)
-        });
-        let entry = entry_of(incoming);
-        let is_explicit = matches!(it.role, Role::Worker { is_explicit: true, .. });
-        let delivery = Delivery {
-            id,
-            client,
-            life: it.life,
-            connection: it.connection.expect("it came on one"),
-            at: self.now,
-            topic: String::from_utf8_lossy(&incoming.topic).into_owned(),
-            qos: incoming.qos,
-            dup: incoming.dup,
-            retain: incoming.retain,
-            entry: entry.as_ref().map(EntryName::message_id),
-            name: entry,
-            acked: None,
-        };
-        let known = self.history.publish(id).is_some_and(|publish| {
-            is_topic_of(&publish.topic, &delivery.topic, delivery.name.is_some())
-                && incoming.payload == payload(id, self.plan.filling_max)
-        });
-        let place = self.history.deliveries.len();
-        let task = delivery.name.clone().filter(|_| is_explicit);
-        self.history.deliveries.push(delivery);
-        match (task, incoming.handle) {
-            (Some(task), handle) => {
-                // To have it is one thing, to settle it another.
-                if let (Some(handle), Some(machine)) = (handle, &mut it.machine) {
-                    machine.acknowledge(handle, ReasonCode::SUCCESS);
-                }
-                self.take_task(client, task);
-            }
-            (None, Some(handle)) => it.unacked.push((handle, place)),
-            (None, None) => {}
-        }
-        if !known {
-            self.violate(Invariant::I2, format!("{name}: {id:x} is not what anybody published"));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::{Bytes, BytesMut};
 use fluxmq::broker::{Client, ClientLimits};
 use fluxmq::model::peer::{PeerInfo, Transport};
-use fluxmq::model::{Effect, Millis, PartitionId};
+use fluxmq::model::{Command, Effect, Millis, PartitionId};
 use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
 use fluxmq::protocol::Connection as _;
 use fluxmq::protocol::mqtt::{MqttConnection, Settings};
@@ -213,6 +213,9 @@ impl World {
                 idle = connection.input.len() == before;
             }
             while let Some(command) = connection.protocol.poll_command() {
+                if matches!(&command, Command::Close(close) if !close.will) {
+                    self.wills.said_goodbye(id);
+                }
                 connection.broker.handle_command(now, command);
                 idle = false;
             }
@@ -221,7 +224,11 @@ impl World {
                     let home = self.placement.session(self.clients[client].name.as_bytes());
                     let leader = connection.routes.get(&home).copied().unwrap_or(node);
                     self.observer.opened(client, id, leader);
+                    self.wills.opened(id);
                     self.clients[client].note_resume(opened, &mut self.coverage);
+                }
+                if matches!(effect, Effect::TakenOver) {
+                    self.wills.taken_over(id);
                 }
                 connection.protocol.handle_effect(now, effect);
                 idle = false;
@@ -348,6 +355,7 @@ impl World {
         let at = in_order(&mut connection.down, self.now + 200);
         self.schedule.at(at, Event::Closed { from: id });
         self.history.connection_ends.entry(id).or_insert(self.now);
+        self.wills.ended(id);
     }
 
     /// The process that had them is gone: clients notice after a while.
@@ -374,6 +382,7 @@ impl World {
                 self.forget_at(id, other, self.now + notice);
             }
             self.history.connection_ends.entry(id).or_insert(self.now);
+            self.wills.lost(id);
             self.schedule.at(self.now + notice, Event::Closed { from: id });
         }
     }

@@ -20,12 +20,19 @@ impl World {
 
     /// Takes over what was committed since the last look.
     pub fn learn(&mut self) {
-        for (_, frame) in std::mem::take(&mut self.observer.frames) {
+        for (partition, frame) in std::mem::take(&mut self.observer.frames) {
+            if self.plan.replayers > 0 {
+                self.replays.apply(partition, &frame);
+            }
+            if self.plan.has_wills {
+                self.wills.apply(partition, &frame, &mut self.coverage);
+            }
             if !self.plan.declared.is_empty() {
                 self.queues.apply(&frame, &mut self.coverage);
             }
         }
-        for violation in std::mem::take(&mut self.queues.found) {
+        let wills = std::mem::take(&mut self.wills.found);
+        for violation in std::mem::take(&mut self.queues.found).into_iter().chain(wills) {
             self.accept(Err(violation));
         }
     }
@@ -61,7 +68,11 @@ impl World {
         let Some(name) = EntryName::from_properties(find) else { return };
         let count = find("delivery-count").map_or(0, |count| count.parse().expect("a number"));
         let owned = self.nodes[node].owned.get(&partition);
-        let leads = self.queues.is_newest(partition, owned.and_then(|owned| owned.served));
+        // A leader whose disk is slow applies after others what they have flushed: it need not know what is committed.
+        let all = self.ledger.frames(partition).len() as u64;
+        let is_level = owned.is_some_and(|owned| owned.partition.applied().index == all);
+        let term = owned.and_then(|owned| owned.served).filter(|_| is_level);
+        let leads = self.queues.is_newest(partition, term);
         let may_sleep = self.plan.faults.iter().any(|(fault, _)| *fault == Fault::Pause);
         let clock = self.nodes[node].wall(self.now).0;
         let clock = (!self.observer.has_clock_jumped).then_some(clock);

@@ -158,6 +158,10 @@ pub struct Plan {
     pub declared: Vec<Declared>,
     /// Clients that read those and settle by verbs.
     pub workers: usize,
+    /// Clients that replay.
+    pub replayers: usize,
+    /// Publishers and subscribers leave wills.
+    pub has_wills: bool,
 }
 
 impl Plan {
@@ -193,8 +197,10 @@ impl Plan {
             chunk_bytes: 256 << 10,
             declared: Vec::new(),
             workers: 0,
+            replayers: 0,
+            has_wills: Random::new(seed ^ 0x0_dead).chance(300),
         };
-        plan.with_groups().with_queues()
+        plan.with_groups().with_queues().with_replays()
     }
 
     /// Adds what happens to groups, in half of the seeds.
@@ -235,6 +241,16 @@ impl Plan {
         self.act_every = random.between(80, 200) * 1000;
         self.filling_max = random.between(4_000, 12_000);
         self.snapshot_every_bytes = random.between(8, 48) << 10;
+    }
+
+    /// Adds clients that replay, in a part of the seeds in which anybody reads.
+    fn with_replays(mut self) -> Plan {
+        let mut random = Random::new(self.seed ^ 0x0_4e91);
+        let trims = self.faults.iter().any(|(fault, _)| *fault == Fault::Trim);
+        if !trims && random.chance(300) {
+            self.replayers = random.between(1, 2) as usize;
+        }
+        self
     }
 
     /// Adds queues with rules, in a part of the seeds in which anybody reads.

@@ -6,7 +6,7 @@ use std::sync::Once;
 
 use crate::checkers::{Invariant, Violation, delivery, group, queues, stored, views};
 use crate::coverage::{Coverage, Point};
-use crate::node::replica;
+use crate::node::{EPOCH_MS, replica};
 use crate::plan::{Fault, Plan, REST, SECOND, WORK};
 use crate::world::World;
 
@@ -118,6 +118,7 @@ fn check(world: &mut World) {
     found.extend(views::check(world));
     found.extend(group::check(world));
     found.extend(queues::check(world));
+    found.extend(world.wills.check());
     found.into_iter().for_each(|found| world.accept(found));
 }
 
@@ -152,6 +153,15 @@ impl World {
         // After a jump back of the clock, log time waits until the clock is there again, and so does what waits for it.
         if !self.observer.has_clock_jumped
             && let Some(what) = self.queues.unfinished(worked)
+        {
+            return Some(what);
+        }
+        if let Some(what) = self.replays.unfinished() {
+            return Some(what);
+        }
+        let clock = EPOCH_MS + self.now / 1000;
+        if !self.observer.has_clock_jumped
+            && let Some(what) = self.wills.unfinished(clock)
         {
             return Some(what);
         }

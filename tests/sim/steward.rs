@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fluxmq::broker::Steward;
+use fluxmq::broker::{Steward, WillPublisher};
 use fluxmq::model::queue::DeadLetterTarget;
 use fluxmq::model::{Filter, PartitionId, QueueName, Refusal, Token};
 use fluxmq::partition::request::{ConnectionId, Event as Said, QueueAction, QueueAnswer, Request};
@@ -22,15 +22,44 @@ const ANSWERED_WITHIN: u64 = 3 * SECOND;
 /// Letters that go back at a time.
 const REDRIVEN_MAX: usize = 8;
 
-/// The steward of one process.
+/// The steward of one process, or who publishes its wills.
 pub struct Service {
     pub node: usize,
     /// The process of the node that has it.
     pub life: u32,
-    steward: Steward,
+    machine: Machine,
     /// When what was said last arrives, by node.
     asked: BTreeMap<usize, u64>,
     told: BTreeMap<usize, u64>,
+}
+
+/// What it does.
+enum Machine {
+    Steward(Steward),
+    Wills(WillPublisher),
+}
+
+impl Machine {
+    fn poll_request(&mut self) -> Option<(PartitionId, Request)> {
+        match self {
+            Machine::Steward(steward) => steward.poll_request(),
+            Machine::Wills(wills) => wills.poll_request(),
+        }
+    }
+
+    fn handle_event(&mut self, from: PartitionId, event: Said) {
+        match self {
+            Machine::Steward(steward) => steward.handle_event(from, event),
+            Machine::Wills(wills) => wills.handle_event(from, event),
+        }
+    }
+
+    fn steward(&mut self) -> Option<&mut Steward> {
+        match self {
+            Machine::Steward(steward) => Some(steward),
+            Machine::Wills(_) => None,
+        }
+    }
 }
 
 /// Who administers queues.
@@ -61,19 +90,32 @@ fn in_order(last: &mut u64, wanted: u64) -> u64 {
 }
 
 impl World {
-    /// A process has started: its steward carries letters.
-    pub fn start_service(&mut self, node: usize) {
-        if self.plan.declared.is_empty() {
-            return;
+    /// A process has started: its steward carries letters, and somebody publishes its wills.
+    pub fn start_services(&mut self, node: usize) {
+        if !self.plan.declared.is_empty() {
+            let mut steward = Steward::new(self.placement.clone());
+            steward.carry_letters();
+            self.start_service(node, Machine::Steward(steward));
         }
+        if self.plan.has_wills {
+            let wills = WillPublisher::new(self.placement.clone(), Arc::default());
+            self.start_service(node, Machine::Wills(wills));
+        }
+    }
+
+    fn start_service(&mut self, node: usize, machine: Machine) {
         let id = ConnectionId(self.next_connection);
         self.next_connection += 1;
-        let mut steward = Steward::new(self.placement.clone());
-        steward.carry_letters();
         let (asked, told) = (BTreeMap::new(), BTreeMap::new());
         let life = self.nodes[node].life;
-        self.services.insert(id, Service { node, life, steward, asked, told });
+        self.services.insert(id, Service { node, life, machine, asked, told });
         self.drive_service(id);
+    }
+
+    /// The node and the process that have a connection, or one of these.
+    pub fn process_of(&self, id: ConnectionId) -> Option<(usize, u32)> {
+        let connection = self.connections.get(&id).map(|it| (it.node, it.life));
+        connection.or_else(|| self.services.get(&id).map(|it| (it.node, it.life)))
     }
 
     /// A process is gone, and with it what it asked of others.
@@ -91,10 +133,12 @@ impl World {
     /// Sends what a steward asks: of its own node's replicas where letters die, of leaders where they are stored.
     fn drive_service(&mut self, id: ConnectionId) {
         while let Some(service) = self.services.get_mut(&id) {
-            let Some((partition, request)) = service.steward.poll_request() else { break };
+            let Some((partition, request)) = service.machine.poll_request() else { break };
             let here = service.node;
             let node = match request {
-                Request::Publish(_) | Request::Queue(_) => self.leader_seen_from(here, partition),
+                Request::Publish(_) | Request::Queue(_) | Request::Write { .. } => {
+                    self.leader_seen_from(here, partition)
+                }
                 _ => here,
             };
             if !self.is_linked(here, node) {
@@ -107,7 +151,8 @@ impl World {
             let (life, requests) = (self.nodes[node].life, vec![(partition, request)]);
             self.schedule.at(at, Event::Requests { node, life, from: id, requests });
         }
-        while let Some(answer) = self.services.get_mut(&id).and_then(|it| it.steward.poll_answer())
+        while let Some(answer) =
+            self.services.get_mut(&id).and_then(|it| it.machine.steward()?.poll_answer())
         {
             self.answered(id, answer);
         }
@@ -145,7 +190,7 @@ impl World {
             self.trace.note(self.now, "told", &[to.0, u64::from(from.0)], || {
                 format!("steward of {} by p{} {}", service.node, from.0, brief(event))
             });
-            service.steward.handle_event(*from, event.clone());
+            service.machine.handle_event(*from, event.clone());
         }
         self.drive_service(to);
         true
@@ -158,7 +203,10 @@ impl World {
             return;
         }
         self.admin.asked = None;
-        let is_up = |service: &Service| self.nodes[service.node].state == State::Up;
+        let is_up = |service: &Service| {
+            let is_steward = matches!(service.machine, Machine::Steward(_));
+            is_steward && self.nodes[service.node].state == State::Up
+        };
         let services = self.services.iter().filter(|(_, service)| is_up(service));
         let services: Vec<ConnectionId> = services.map(|(id, _)| *id).collect();
         if services.is_empty() {
@@ -188,7 +236,7 @@ impl World {
         };
         let name = QueueName::from_text(Bytes::from(name)).expect("a name");
         let service = self.services.get_mut(&by).expect("just listed");
-        let token = service.steward.ask(name, action);
+        let token = service.machine.steward().expect("chosen so").ask(name, action);
         self.admin.asked = Some(Asked { at: self.now, by, token, declares });
         self.drive_service(by);
     }

@@ -108,7 +108,9 @@ impl World {
                 [user("consumer-group", group), user("settle", "explicit")].into_iter().collect()
             }
             Role::Worker { group, .. } => [user("consumer-group", group)].into_iter().collect(),
-            Role::Publisher { .. } | Role::Subscriber { .. } => PropertyList::default(),
+            Role::Publisher { .. } | Role::Subscriber { .. } | Role::Replayer { .. } => {
+                PropertyList::default()
+            }
         }
     }
 

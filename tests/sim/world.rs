@@ -9,6 +9,8 @@ use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
 use fluxmq::partition::{Opened, Options};
 
 use crate::checkers::queues::Queues;
+use crate::checkers::replays::Replays;
+use crate::checkers::wills::Wills;
 use crate::checkers::{Invariant, Observer, Violation};
 use crate::client::SimClient;
 use crate::connection::Connection;
@@ -123,6 +125,8 @@ pub struct World {
     pub ledger: Ledger,
     pub observer: Observer,
     pub queues: Queues,
+    pub wills: Wills,
+    pub replays: Replays,
     pub services: BTreeMap<ConnectionId, Service>,
     pub admin: Admin,
     pub coverage: Coverage,
@@ -168,6 +172,8 @@ impl World {
             ledger: Ledger::default(),
             observer: Observer::default(),
             queues: Queues::default(),
+            wills: Wills::default(),
+            replays: Replays::default(),
             services: BTreeMap::new(),
             admin: Admin::new(plan.declared.len()),
             coverage: Coverage::default(),
@@ -275,12 +281,6 @@ impl World {
         (self.nodes[node].state == State::Paused).then_some(node)
     }
 
-    /// The node and the process that have a connection, or a steward.
-    fn process_of(&self, id: ConnectionId) -> Option<(usize, u32)> {
-        let connection = self.connections.get(&id).map(|it| (it.node, it.life));
-        connection.or_else(|| self.services.get(&id).map(|it| (it.node, it.life)))
-    }
-
     /// A stopped process goes on, with what came for it meanwhile.
     pub fn unpause(&mut self, node: usize) {
         if self.nodes[node].state == State::Paused {
@@ -364,7 +364,7 @@ impl World {
         self.accept(found);
         self.learn();
         self.note_image(node);
-        self.start_service(node);
+        self.start_services(node);
         self.turn(node);
     }
 
@@ -515,6 +515,7 @@ impl World {
             }
             if serves != owned.served {
                 self.observer.resets.push((*partition, self.now));
+                self.wills.reset(*partition);
                 let is_in_flight = owned.served.is_some() && status.last > status.commit;
                 let seen = [
                     (Point::LeaderChanged, serves.is_some_and(|term| term > 1)),

@@ -6,8 +6,10 @@ pub mod delivery;
 pub mod group;
 pub mod observer;
 pub mod queues;
+pub mod replays;
 pub mod stored;
 pub mod views;
+pub mod wills;
 
 use std::fmt;
 
@@ -50,6 +52,8 @@ pub enum Invariant {
     I16,
     /// The last retained message of a topic is the one that is kept.
     I17,
+    /// A will is published once, when its connection ended without a goodbye, and otherwise not.
+    I18,
     /// Nothing is sent on a connection once its session belongs to another.
     I19,
     /// An entry of a queue is at one member at a time.
@@ -66,6 +70,8 @@ pub enum Invariant {
     I28,
     /// A group's numbers agree with one another and with the log after every step: committed, finished, how often, when again.
     I29,
+    /// A replay hands out exactly what matches from its beginning on, in order, and goes on live without a gap.
+    I30,
 }
 
 /// What was found.

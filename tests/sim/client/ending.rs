@@ -17,7 +17,9 @@ impl World {
         // What a QoS 1 delivery of this connection is acknowledged with means nothing on the next: it comes again.
         it.unacked.retain(|(_, place)| self.history.deliveries[*place].qos == QoS::ExactlyOnce);
         let Some(connection) = it.connection.take() else { return };
+        self.replays.end(connection);
         self.history.connection_ends.entry(connection).or_insert(self.now);
+        self.wills.ended(connection);
         if !it.is_open {
             it.node = (it.node + 1) % self.nodes.len();
         }
@@ -40,6 +42,7 @@ impl World {
         it.away_until = 0;
         if let Some(old) = old {
             self.history.connection_ends.entry(old).or_insert(self.now);
+            self.wills.ended(old);
             // It is closed at last, if the broker has not done so before.
             self.schedule.at(self.now + 2 * SECOND, Event::Hangup { to: old });
         }
@@ -51,7 +54,12 @@ impl World {
     pub fn leave(&mut self, client: usize) {
         let it = &mut self.clients[client];
         let Some(machine) = &mut it.machine else { return };
-        machine.disconnect(ReasonCode::SUCCESS, None);
+        let wants_will = it.will.is_some() && it.random.chance(300);
+        let reason = match wants_will {
+            true => ReasonCode::DISCONNECT_WITH_WILL,
+            false => ReasonCode::SUCCESS,
+        };
+        machine.disconnect(reason, None);
         self.hear(client);
         let it = &mut self.clients[client];
         let away = it.random.below(8 * SECOND);

@@ -21,7 +21,7 @@ pub struct HandOut<'a> {
     pub id: MessageId,
     /// How often it came back before, as the delivery says.
     pub count: u32,
-    /// Whoever hands it out leads, as far as anybody knows.
+    /// Whoever hands it out leads, as far as anybody knows, and has applied all that is committed.
     pub leads: bool,
     /// Milliseconds since 1970, where all clocks agree on them.
     pub clock: Option<u64>,
