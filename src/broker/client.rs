@@ -5,6 +5,7 @@
 
 mod admission;
 mod close;
+mod given_back;
 mod groups;
 mod held;
 mod open;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use self::admission::{Admitting, Standing};
+use self::given_back::GivenBack;
 use self::groups::Membership;
 use self::held::Held;
 use self::open::Opening;
@@ -77,6 +79,7 @@ pub struct Client {
     waiting: HashMap<Token, Waiting>,
     next_token: u64,
     credits: BTreeMap<(PartitionId, ReaderId), Credit>,
+    given_back: GivenBack,
     requests: VecDeque<(PartitionId, Request)>,
     effects: VecDeque<Effect>,
     /// Publishes that a deliberate defect has confirmed and not stored.
@@ -191,6 +194,7 @@ impl Client {
             waiting: HashMap::new(),
             next_token: 0,
             credits: BTreeMap::new(),
+            given_back: GivenBack::default(),
             requests: VecDeque::new(),
             effects: VecDeque::new(),
             #[cfg(feature = "planted-bugs")]
@@ -214,6 +218,8 @@ impl Client {
             Command::Assign { token, entries } => self.assign(token, entries),
             Command::Received { packet_id } => self.received(packet_id),
             Command::Settle { delivery, outcome } => self.settle(delivery, outcome),
+            Command::GiveBack { deliveries } => self.give_back(deliveries),
+            Command::GoOn => self.go_on(),
             Command::SettleEntry { token, queue, group, offset, outcome } => {
                 if let Err(refusal) = self.standing.may_settle(&queue, Reach::Some) {
                     return self.confirm(token, Err(refusal));
@@ -261,6 +267,7 @@ impl Client {
             Event::Level => self.is_through(from),
             Event::Passed { next } => self.outbound.passed((ReaderId::SESSION, from), next),
             Event::Detached { next, replayed } => self.detached(from, next, replayed),
+            Event::Held { reader } => self.reader_held(from, reader),
             Event::Newest { token, result } => self.found_newest(from, token, result),
             Event::Outbound(found) => self.found_outbound(from, found),
             // Only whoever asks hears of wills, of letters, of what became of queues, and of what they follow.
@@ -287,11 +294,11 @@ impl Client {
         if self.identity.stored && self.is_reading() {
             self.outbound.handed(&delivery);
         }
-        if !matches!(self.phase, Phase::Open) {
+        if self.given_back.takes(delivery.id) || !matches!(self.phase, Phase::Open) {
             return;
         }
         let delivery = match delivery.id.source {
-            DeliverySource::Reader(reader) => {
+            DeliverySource::Reader(reader) | DeliverySource::Retained(reader, _) => {
                 self.credits.entry((from, reader)).or_default().out += 1;
                 Some(delivery)
             }
@@ -364,7 +371,7 @@ impl Client {
     fn settle(&mut self, delivery: DeliveryId, outcome: Outcome) {
         match delivery.source {
             DeliverySource::Live => {}
-            DeliverySource::Reader(reader) => {
+            DeliverySource::Reader(reader) | DeliverySource::Retained(reader, _) => {
                 if self.identity.stored {
                     self.outbound.settled(delivery);
                 }
@@ -420,7 +427,9 @@ impl Client {
         let requests = &mut self.requests;
         for ((partition, reader), credit) in &mut self.credits {
             // A quarter of what is out at a time: fewer requests under load, and never a reader that waits for what is settled.
-            if credit.settled > 0 && credit.settled * 4 >= credit.out {
+            let is_due = credit.settled > 0 && credit.settled * 4 >= credit.out;
+            // One that is held would go on.
+            if is_due && !self.given_back.holds((*partition, *reader)) {
                 let (reader, count) = (*reader, credit.settled);
                 requests.push_back((*partition, Request::Credit { reader, count }));
                 credit.out = credit.out.saturating_sub(credit.settled);

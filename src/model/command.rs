@@ -60,6 +60,14 @@ pub enum Command {
         /// How it ended.
         outcome: Outcome,
     },
+    /// Gives deliveries of readers back that were not begun, because the client does not take them: of each reader the newest. They
+    /// come again, in their order, after `GoOn`.
+    GiveBack {
+        /// Which, those of each reader in their order.
+        deliveries: Vec<DeliveryId>,
+    },
+    /// The client takes deliveries again: readers that were held up go on.
+    GoOn,
     /// Settles entries of a queue by address (`$ack`, `$nack`, `$reject`). Answered by `Confirm`.
     SettleEntry {
         /// Echoed in `Confirm`.

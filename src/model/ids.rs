@@ -44,6 +44,9 @@ pub enum DeliverySource {
     Live,
     /// One of the connection's readers.
     Reader(ReaderId),
+    /// The same, as an answer to a new subscription: a retained message, beside what the reader reads on. The number names the
+    /// subscription in its partition.
+    Retained(ReaderId, u32),
     /// A consumer group; the number names the membership within its connection.
     Group(u32),
 }
@@ -51,6 +54,14 @@ pub enum DeliverySource {
 impl DeliverySource {
     /// The reader of the session's plain subscriptions.
     pub const SESSION: DeliverySource = DeliverySource::Reader(ReaderId::SESSION);
+
+    /// The reader that handed it out, if one did.
+    pub fn reader(self) -> Option<ReaderId> {
+        match self {
+            DeliverySource::Reader(reader) | DeliverySource::Retained(reader, _) => Some(reader),
+            DeliverySource::Live | DeliverySource::Group(_) => None,
+        }
+    }
 }
 
 /// Names a reader among those of its session, in every partition that it reads. A replay has one of its own; never used again.

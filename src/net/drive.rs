@@ -28,8 +28,10 @@ use crate::telemetry::statistics::{Count, Presence, Statistics};
 /// Bytes read from a socket at a time: little from a quiet peer, much from a busy one.
 const READ_BYTES_MIN: usize = 2 << 10;
 const READ_BYTES_MAX: usize = 128 << 10;
-/// Bytes encoded and written at a time: what a peer that does not read keeps of them.
+/// Bytes encoded and written at a time.
 const WRITE_BYTES_MAX: usize = 16 << 10;
+/// Fewer for a peer that does not read, all of them written before more are encoded: they are kept in room for twice as many.
+const CONGESTED_BYTES_MAX: usize = 8 << 10;
 /// Time between checkpoints of a stored session.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
 
@@ -241,7 +243,9 @@ impl<C: Connection> Driver<C> {
             return self.output.clear();
         };
         loop {
-            if self.output.len() < WRITE_BYTES_MAX {
+            if self.output.is_empty() && self.is_congested {
+                self.connection.poll_transmit(now, &mut self.output, CONGESTED_BYTES_MAX);
+            } else if self.output.len() < WRITE_BYTES_MAX && !self.is_congested {
                 self.connection.poll_transmit(now, &mut self.output, WRITE_BYTES_MAX);
             }
             if self.output.is_empty() && transport.is_flushed() {
@@ -280,7 +284,8 @@ impl<C: Connection> Driver<C> {
         self.connection.handle_congestion(is_congested);
         if is_congested {
             // Without the room that it grew into.
-            let mut output = BytesMut::with_capacity(WRITE_BYTES_MAX + (2 << 10));
+            let room = self.output.len().max(2 * CONGESTED_BYTES_MAX);
+            let mut output = BytesMut::with_capacity(room);
             output.extend_from_slice(&self.output);
             self.output = output;
         }

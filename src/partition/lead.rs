@@ -194,6 +194,8 @@ fn lets_go(request: &Request) -> bool {
             | Request::DetachFilter { .. }
             | Request::EndReplay { .. }
             | Request::Credit { .. }
+            | Request::Hold { .. }
+            | Request::Rewind(_)
             | Request::Settle { .. }
             | Request::Leave { .. }
             | Request::LeaveAll { .. }

@@ -355,6 +355,11 @@ impl<D: Disk> Partition<D> {
             }
             Request::Detach => self.detach(from, at, out),
             Request::Credit { reader, count } => self.readers.credit((from, reader), count),
+            Request::Hold { reader } => {
+                self.readers.hold((from, reader));
+                out.send(from, Event::Held { reader });
+            }
+            Request::Rewind(rewind) => self.readers.rewind(from, *rewind),
             Request::FetchOutbound { entries } => {
                 let found = entries.into_iter().map(|entry| self.fetch_outbound(entry)).collect();
                 out.send(from, Event::Outbound(found));

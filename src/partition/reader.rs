@@ -4,6 +4,8 @@
 //! Volatile. A reader is live (it gets what is applied, as it is applied) or behind (it gets what the index finds from its place on).
 //! It falls behind when its credit is used up and catches up when credit comes back: the log is the only queue.
 
+mod rewind;
+
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -66,7 +68,7 @@ pub struct Reader {
     window: Window,
     /// Retained messages still to be handed out, with the subscription that asked.
     retained: VecDeque<(Offset, u32)>,
-    /// Records that are out already although they are not below the place.
+    /// Records that an earlier connection left out, although they were not below the place: skipped, also when it goes back.
     skip: OffsetSet,
     /// What is only a replay's; of the others there are many.
     replay: Option<Box<Replay>>,
@@ -397,7 +399,12 @@ impl Readers {
         let Some((message, placed)) = message.zip(reader.subscriptions.get(subscription)) else {
             return;
         };
-        let id = reader.name(self.partition, offset);
+        // One that was given back may find its subscription gone, and another under the number.
+        if !topic_trie::matches(placed.subscription.filter.as_bytes(), &message.topic) {
+            return;
+        }
+        let source = DeliverySource::Retained(reader.id, subscription);
+        let id = DeliveryId { source, partition: self.partition, offset };
         let (message, time) = (to_message_at(message, now), message.time);
         if let Some(mut delivery) = reader.delivery(id, &message, std::iter::once(placed)) {
             delivery.retain = true;
@@ -446,7 +453,6 @@ impl Readers {
     pub fn advance(&mut self, slot: u32, next: Offset, end: Offset) {
         let Some(reader) = self.slots[slot as usize].as_mut() else { return };
         if matches!(reader.place, Place::Behind(_)) {
-            reader.skip.remove_range(Offset::ZERO..next);
             reader.place = if next >= end { Place::Live } else { Place::Behind(next) };
         }
         self.settle_place(slot);

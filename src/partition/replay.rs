@@ -9,9 +9,7 @@ use super::history::HistoryError;
 use super::request::{Attach, ConnectionId, Event, Newest, Outbox, Position};
 use super::{Partition, RECORDS_PER_TURN_MAX};
 use crate::model::frame::decode;
-use crate::model::{
-    Delivery, DeliveryId, DeliverySource, Filter, Millis, Refusal, Subscription, Topic,
-};
+use crate::model::{Delivery, DeliveryId, Filter, Millis, Refusal, Subscription, Topic};
 
 /// Records that a replay should have begun with and that are not kept any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,11 +20,24 @@ pub enum Gap {
     Unknown,
 }
 
+impl Gap {
+    /// Joins it with one that was there before.
+    fn after(self, before: Option<Gap>) -> Gap {
+        match (before, self) {
+            (None, gap) => gap,
+            (Some(Gap::Records(before)), Gap::Records(count)) => Gap::Records(before + count),
+            (Some(Gap::Unknown), _) | (_, Gap::Unknown) => Gap::Unknown,
+        }
+    }
+}
+
 /// What a reader has to say for a replay.
 #[derive(Debug, Default)]
 pub struct Replay {
     /// Not said yet.
     gap: Option<Gap>,
+    /// Said with a delivery, the last one that was.
+    said: Option<(DeliveryId, Gap)>,
     /// Records ahead that were retained messages when the replay began: they answer its subscription too [MQTT-3.3.1-8].
     retained: OffsetSet,
 }
@@ -34,22 +45,26 @@ pub struct Replay {
 impl Replay {
     /// A replay that begins.
     pub fn new(gap: Option<Gap>, retained: OffsetSet) -> Replay {
-        Replay { gap, retained }
+        Replay { gap, said: None, retained }
     }
 
     /// More records are not kept.
     pub fn missed(&mut self, count: u64) {
-        self.gap = Some(match self.gap {
-            Some(Gap::Unknown) => Gap::Unknown,
-            Some(Gap::Records(before)) => Gap::Records(before + count),
-            None => Gap::Records(count),
-        });
+        self.gap = Some(Gap::Records(count).after(self.gap));
+    }
+
+    /// Says a gap again if the delivery that said it comes again.
+    pub fn unsay(&mut self, comes_again: impl FnOnce(DeliveryId) -> bool) {
+        if let Some((_, gap)) = self.said.take_if(|(id, _)| comes_again(*id)) {
+            self.gap = Some(self.gap.map_or(gap, |later| later.after(Some(gap))));
+        }
     }
 
     /// Adds what a replay says beside the message: where it is, and once what is missing before it.
     pub fn annotate(&mut self, delivery: &mut Delivery, time: Millis) {
         delivery.annotations = annotations(delivery.id, time);
         if let Some(gap) = self.gap.take() {
+            self.said = Some((delivery.id, gap));
             let count = match gap {
                 Gap::Records(count) => count.to_string(),
                 Gap::Unknown => "unknown".to_owned(),
@@ -64,8 +79,8 @@ impl Replay {
 
 /// Says where in the log a replayed message is; nothing about others.
 pub fn annotations(id: DeliveryId, time: Millis) -> Vec<(&'static str, String)> {
-    match id.source {
-        DeliverySource::Reader(reader) if reader.is_replay() => vec![
+    match id.source.reader() {
+        Some(reader) if reader.is_replay() => vec![
             ("x-stream-offset", id.offset.0.to_string()),
             ("x-stream-partition", id.partition.0.to_string()),
             ("x-stream-timestamp", time.0.to_string()),

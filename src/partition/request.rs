@@ -92,13 +92,20 @@ pub enum Request {
     },
     /// Stops reading. Answered by `Detached`.
     Detach,
-    /// Deliveries of a reader ended; it may have as many more.
+    /// Deliveries of a reader ended; it may have as many more. One that is held goes on, also with 0.
     Credit {
         /// Whose.
         reader: ReaderId,
         /// How many.
         count: u32,
     },
+    /// Lets a reader hand out nothing more before it has `Credit`. Answered by `Held`.
+    Hold {
+        /// Which.
+        reader: ReaderId,
+    },
+    /// Gives deliveries back to a reader that is held: its client does not take them. It goes back to hand them out again.
+    Rewind(Box<Rewind>),
     /// Hands out records again that an earlier connection left open. Answered by `Outbound`.
     FetchOutbound {
         /// Which.
@@ -196,6 +203,19 @@ pub enum Request {
     Follow(Box<Followed>),
     /// The connection is gone: forget it.
     Forget,
+}
+
+/// The newest deliveries of a reader, all from some one on, none of which was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewind {
+    /// Whose.
+    pub reader: ReaderId,
+    /// How many.
+    pub count: u32,
+    /// The first of what it reads; `None` when there are only retained messages among them.
+    pub to: Option<Offset>,
+    /// Retained messages, in their order, each with the subscription that it answers.
+    pub retained: Vec<(Offset, u32)>,
 }
 
 /// A message to store or pass on.
@@ -372,6 +392,11 @@ pub enum Event {
         next: Offset,
         /// The same for each replay.
         replayed: Vec<(ReaderId, Offset)>,
+    },
+    /// The reader hands out nothing more: what it has handed out was sent before this.
+    Held {
+        /// Which.
+        reader: ReaderId,
     },
     /// The newest messages that match a filter.
     Newest {

@@ -84,6 +84,8 @@ pub(super) fn refuse(
         | Request::GiveUpMissed
         | Request::EndReplay { .. }
         | Request::Credit { .. }
+        | Request::Hold { .. }
+        | Request::Rewind(_)
         | Request::Leave { .. }
         | Request::LeaveAll { .. }
         | Request::Settle { .. }

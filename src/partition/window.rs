@@ -1,8 +1,8 @@
 //! How much one receiver may have out: a number of deliveries, and their bytes.
 //!
 //! What is out is in memory, so the bytes are bounded too: a receiver that is slow costs its window and no more. The window begins
-//! small and grows by what the receiver settles, so one that never settles has a small one for ever. One delivery larger than that
-//! goes out alone.
+//! small and grows by what the receiver settles, so one that never settles has a small one for ever, and one that gives deliveries
+//! back has a small one again. One delivery larger than that goes out alone.
 
 use std::collections::VecDeque;
 
@@ -21,6 +21,8 @@ pub struct Window {
     count_max: u32,
     bytes: u64,
     bytes_max: u64,
+    /// Nothing more goes out before something is given back.
+    is_held: bool,
     /// Of each delivery that is out, in sending order. Settling is counted, not named: an early one stands for the oldest.
     sizes: VecDeque<u32>,
 }
@@ -28,13 +30,15 @@ pub struct Window {
 impl Window {
     /// Returns a window of so many deliveries.
     pub fn new(credit: u32) -> Window {
-        Window { count_max: credit, bytes: 0, bytes_max: BYTES_MIN, sizes: VecDeque::new() }
+        let (bytes, bytes_max, is_held) = (0, BYTES_MIN, false);
+        Window { count_max: credit, bytes, bytes_max, is_held, sizes: VecDeque::new() }
     }
 
     /// How many more deliveries may go out now; the bytes may stop them earlier.
     pub fn credit(&self) -> u32 {
         let out = u32::try_from(self.sizes.len()).unwrap_or(u32::MAX);
-        if self.bytes < self.bytes_max { self.count_max.saturating_sub(out) } else { 0 }
+        let is_open = self.bytes < self.bytes_max && !self.is_held;
+        if is_open { self.count_max.saturating_sub(out) } else { 0 }
     }
 
     /// How many deliveries are out.
@@ -53,8 +57,22 @@ impl Window {
         (0..count).for_each(|_| self.spend_bytes(0));
     }
 
+    /// Lets nothing more out before the next [`give_back`](Window::give_back), also of nothing.
+    pub fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// Takes the newest deliveries back, which were not sent. Whoever had them is slow: the window begins small again.
+    pub fn take_back(&mut self, count: u32) {
+        let kept = self.sizes.len().saturating_sub(count as usize);
+        self.bytes -= self.sizes.drain(kept..).map(u64::from).sum::<u64>();
+        self.sizes.shrink_to_fit();
+        self.bytes_max = BYTES_MIN;
+    }
+
     /// Gives the room of settled deliveries back.
     pub fn give_back(&mut self, count: u32) {
+        self.is_held = false;
         for size in self.sizes.drain(..self.sizes.len().min(count as usize)) {
             self.bytes -= u64::from(size);
             self.bytes_max = BYTES_MAX.min(self.bytes_max + u64::from(size));
@@ -105,6 +123,26 @@ mod tests {
         assert_eq!(window.credit(), 0, "the number is used up");
         window.give_back(9);
         assert_eq!(window.credit(), 3, "no more comes back than was out");
+    }
+
+    #[test]
+    fn what_is_taken_back_makes_room_once_the_window_is_not_held_any_more_and_it_is_small_again() {
+        let mut window = Window::new(1_000);
+        while window.bytes_max < BYTES_MAX {
+            window.spend(&message(4_000));
+            window.give_back(1);
+        }
+        (0..40).for_each(|_| window.spend(&message(4_000)));
+        assert!(window.credit() > 0, "it has grown");
+
+        window.hold();
+        assert_eq!(window.credit(), 0);
+        window.take_back(39);
+        assert_eq!((window.out_count(), window.credit()), (1, 0));
+        window.give_back(0);
+        assert_eq!(window.credit(), 999);
+        window.spend(&message(4_000));
+        assert_eq!(window.credit(), 0, "8 KiB, as at the beginning");
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod replay;
 mod resigned;
 mod retention;
 mod retroactive;
+mod rewind;
 mod sessions;
 mod shared;
 mod statistics;

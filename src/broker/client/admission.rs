@@ -239,7 +239,9 @@ impl Client {
     pub(super) fn withhold(&mut self, delivery: &Delivery) {
         match delivery.id.source {
             DeliverySource::Live => {}
-            DeliverySource::Reader(_) => self.settle(delivery.id, Outcome::Accepted),
+            DeliverySource::Reader(_) | DeliverySource::Retained(..) => {
+                self.settle(delivery.id, Outcome::Accepted);
+            }
             DeliverySource::Group(membership) => self.end_membership(membership),
         }
     }

@@ -183,7 +183,9 @@ impl Client {
                     claims.push((packet_id, id.offset));
                 }
                 DeliverySource::Group(_) | DeliverySource::Live => {}
-                DeliverySource::Reader(_) => mine.push((packet_id, id)),
+                DeliverySource::Reader(_) | DeliverySource::Retained(..) => {
+                    mine.push((packet_id, id))
+                }
             }
         }
         self.outbound.assign(&mine);

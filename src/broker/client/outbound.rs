@@ -37,7 +37,7 @@ const SETTLED_UNWRITTEN_MAX: usize = 256;
 struct Unsent {
     qos: QoS,
     retain: bool,
-    /// False for a retained message sent at subscription time: it is below what the session reads.
+    /// False for a retained message sent at subscription time: it is not of what the session reads.
     counts: bool,
 }
 
@@ -101,7 +101,9 @@ impl Outbound {
         let Some(place) = place(delivery.id) else { return };
         let offset = delivery.id.offset;
         let reading = self.places.entry(place).or_default();
-        let counts = offset >= reading.next;
+        // A retained message that answers a subscription is beside what the session reads.
+        let is_read = matches!(delivery.id.source, DeliverySource::Reader(_));
+        let counts = is_read && offset >= reading.next;
         if counts {
             reading.next = offset.next();
             reading.unsent.insert(offset, ());
@@ -138,6 +140,18 @@ impl Outbound {
             self.entries.insert(*packet_id, (entry, false));
             self.packet_ids.insert(*id, *packet_id);
             self.assigned.push(*packet_id);
+        }
+    }
+
+    /// A delivery that was not sent is its reader's again, which goes back to it.
+    pub(super) fn given_back(&mut self, id: DeliveryId) {
+        let counts = self.take_unsent(id).is_some_and(|unsent| unsent.counts);
+        let reading = place(id).and_then(|place| self.places.get_mut(&place));
+        if let Some(reading) = reading.filter(|_| counts) {
+            reading.next = reading.next.min(id.offset);
+        }
+        if self.unsent.is_empty() {
+            self.unsent = HashMap::new();
         }
     }
 
@@ -237,8 +251,5 @@ impl Outbound {
 
 /// Which reader a delivery came from, and where; `None` when the session does not remember such deliveries.
 fn place(id: DeliveryId) -> Option<Place> {
-    match id.source {
-        DeliverySource::Reader(reader) => Some((reader, id.partition)),
-        DeliverySource::Live | DeliverySource::Group(_) => None,
-    }
+    Some((id.source.reader()?, id.partition))
 }

@@ -67,8 +67,9 @@ struct List {
 impl Replays {
     /// Returns true for what a replay that is over has handed out.
     pub(super) fn is_over(&self, source: DeliverySource) -> bool {
-        matches!(source, DeliverySource::Reader(reader)
-            if reader.is_replay() && !self.partitions.contains_key(&reader))
+        let is_over =
+            |reader: ReaderId| reader.is_replay() && !self.partitions.contains_key(&reader);
+        source.reader().is_some_and(is_over)
     }
 
     fn next(&mut self) -> ReaderId {
@@ -340,6 +341,7 @@ impl Client {
     pub(super) fn end_replay(&mut self, reader: ReaderId) {
         for partition in self.replays.partitions.remove(&reader).into_iter().flatten() {
             self.credits.remove(&(partition, reader));
+            self.given_back.ended((partition, reader));
             self.request(partition, Request::EndReplay { reader });
         }
         self.outbound.replay_ended(reader);

@@ -433,6 +433,9 @@ impl Connection for MqttConnection {
 
     fn handle_timeout(&mut self, now: Millis) {
         self.clock.now = now;
+        if self.state == State::Open {
+            self.look_at_unsent();
+        }
         match self.state {
             State::AwaitingConnect | State::Authenticating
                 if self.poll_timeout().is_some_and(|end| end <= now) =>
@@ -459,8 +462,14 @@ impl Connection for MqttConnection {
     fn poll_command(&mut self) -> Option<Command> {
         if self.commands.is_empty() && self.state == State::Open {
             self.fill_window();
+            self.watch_stall();
         }
-        self.commands.pop_front()
+        let command = self.commands.pop_front();
+        if command.is_none() {
+            // A quiet connection holds no list.
+            self.commands = VecDeque::new();
+        }
+        command
     }
 
     fn poll_transmit(&mut self, now: Millis, out: &mut BytesMut, limit: usize) {
@@ -487,7 +496,9 @@ impl Connection for MqttConnection {
             State::AwaitingConnect | State::Authenticating => {
                 Some(self.clock.started.plus(self.settings.connect_timeout_ms))
             }
-            State::Open => self.keep_alive_end(),
+            State::Open => {
+                [self.keep_alive_end(), self.outbound.look_at()].into_iter().flatten().min()
+            }
             State::Opening | State::Closed => None,
         }
     }

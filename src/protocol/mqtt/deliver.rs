@@ -11,11 +11,13 @@
 
 mod congestion;
 mod rights;
+mod stall;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;
 
+use self::stall::Stall;
 use super::alias::{ALIAS_BYTES, Naming, TopicAliases};
 use super::codec::{AckKind, PublishHeader, encode_publish, publish_bytes};
 use super::connection::{MqttConnection, State, TokenKind};
@@ -27,6 +29,9 @@ use crate::model::effect::Outbound as Unfinished;
 use crate::model::{Command, Delivery, DeliveryId, DeliverySource, Millis, Outcome, QoS, Token};
 use crate::planted::{PlantedBug, is_planted};
 use crate::protocol::mqtt::reason::ReasonCode;
+
+/// Bytes of deliveries that have packet ids before they are written, beside the first: what has a number is not given back.
+const NUMBERED_BYTES_MAX: usize = 12 << 10;
 
 /// What goes to the client and is not over.
 #[derive(Debug, Default)]
@@ -48,6 +53,7 @@ pub(super) struct Outbound {
     aliases: TopicAliases,
     /// The peer does not read.
     is_congested: bool,
+    stall: Stall,
     /// Of `at_most_once`, while it does not.
     held_bytes: usize,
     /// Reused for every property list.
@@ -154,12 +160,27 @@ impl Outbound {
         usize::from(self.quota).min(free_packet_ids)
     }
 
+    /// How many of those that wait are begun now: those whose turn it is, as many as the client's window allows and as are soon written.
+    fn beginnable(&self) -> usize {
+        if !self.ready.is_empty() || self.assigning.is_some() {
+            return 0;
+        }
+        let next = self.at_most_once.front().map_or(u64::MAX, |queued| queued.arrival);
+        let mut bytes = 0;
+        let in_turn = self.waiting.iter().take(self.room()).take_while(|queued| {
+            let is_begun = queued.arrival < next && bytes < NUMBERED_BYTES_MAX;
+            bytes += queued.held_bytes();
+            is_begun
+        });
+        in_turn.count()
+    }
+
     /// Returns true when the broker stores under which number a delivery goes out: all of a stored session's, and those of QoS 2 that
     /// a group must give to nobody else [MQTT-4.8.2-5].
     fn is_stored(&self, delivery: &DeliveryId, qos: QoS) -> bool {
         match delivery.source {
             DeliverySource::Live => false,
-            DeliverySource::Reader(_) => self.is_persistent,
+            DeliverySource::Reader(_) | DeliverySource::Retained(..) => self.is_persistent,
             DeliverySource::Group(_) => qos == QoS::ExactlyOnce,
         }
     }
@@ -170,6 +191,7 @@ impl Outbound {
         if flight.has_place {
             self.quota = self.window.min(self.quota + 1);
         }
+        self.note_landing();
         Some(flight)
     }
 }
@@ -237,10 +259,11 @@ impl MqttConnection {
             self.answers = out;
             return;
         }
-        let Some(delivery) = self.afford(delivery) else { return };
         self.outbound.arrivals += 1;
         let arrival = self.outbound.arrivals;
         let queued = Queued { arrival, since: self.now(), delivery };
+        let Some(queued) = self.afford(queued) else { return };
+        self.outbound.note_arrival(&queued);
         match queued.delivery.qos {
             QoS::AtMostOnce => self.outbound.at_most_once.push_back(queued),
             QoS::AtLeastOnce | QoS::ExactlyOnce => self.outbound.waiting.push_back(queued),
@@ -261,15 +284,15 @@ impl MqttConnection {
             && delivery.message.expiry_s != Some(0)
     }
 
-    /// Gives packet ids to what waits, as many as the window allows.
+    /// Gives packet ids to what is next of what waits, as the window allows.
     pub(super) fn fill_window(&mut self) {
         if !self.outbound.unfinished.is_empty() {
             self.resend_unfinished();
         }
-        if !self.outbound.unfinished.is_empty() || self.outbound.assigning.is_some() {
+        if !self.outbound.unfinished.is_empty() {
             return;
         }
-        let count = self.outbound.waiting.len().min(self.outbound.room());
+        let count = self.outbound.beginnable();
         if count == 0 {
             return;
         }
@@ -356,7 +379,9 @@ impl MqttConnection {
         if queued.expiry_left_s(self.now()).is_err() {
             return Some(match queued.delivery.id.source {
                 DeliverySource::Group(_) => Outcome::Released,
-                DeliverySource::Live | DeliverySource::Reader(_) => Outcome::Accepted,
+                DeliverySource::Live | DeliverySource::Reader(_) | DeliverySource::Retained(..) => {
+                    Outcome::Accepted
+                }
             });
         }
         (!self.fits(queued)).then_some(Outcome::Accepted)
@@ -390,6 +415,9 @@ impl MqttConnection {
     /// Writes deliveries until `out` holds `limit` bytes.
     pub(super) fn transmit_deliveries(&mut self, out: &mut BytesMut, limit: usize) {
         while out.len() < limit {
+            if self.outbound.ready.is_empty() && !self.outbound.waiting.is_empty() {
+                self.fill_window();
+            }
             let ready = self.outbound.ready.front().map(|ready| ready.queued.arrival);
             let plain = self.outbound.at_most_once.front().map(|queued| queued.arrival);
             match (ready, plain) {
@@ -404,6 +432,7 @@ impl MqttConnection {
     fn transmit_at_most_once(&mut self, out: &mut BytesMut) {
         let Some(queued) = self.outbound.at_most_once.pop_front() else { return };
         self.outbound.release(&queued.delivery);
+        self.outbound.note_overtaking(&queued);
         if let Some(outcome) = self.undeliverable(&queued) {
             return self.give_up(queued.delivery.id, outcome);
         }

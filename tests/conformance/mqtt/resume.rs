@@ -82,10 +82,11 @@ fn mqtt_4_4_0_1_what_was_out_is_sent_again_in_order_with_dup_before_anything_new
             ];
         });
         peer.deliver(delivery(4, QoS::AtLeastOnce));
+        assert_eq!(peer.commands(), [], "its turn comes when the others are written");
+        let sent: Vec<_> = peer.packets();
         let Command::Assign { token: None, entries } = peer.command() else { panic!("no Assign") };
         // [MQTT-2.2.1-4]: 3, 7 and 40 are in use.
         assert_eq!(entries, [(1, session(4))]);
-        let sent: Vec<_> = peer.packets();
         assert!(sent.contains(&Packet::PubRel(ack(7))), "{sent:?}");
         let publishes = sent.iter().filter_map(|packet| match packet {
             Packet::Publish(publish) => Some((publish.packet_id, publish.dup)),

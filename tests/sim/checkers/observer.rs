@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fluxmq::model::{DeliverySource, PartitionId, Refusal, Token};
+use fluxmq::model::{DeliverySource, PartitionId, ReaderId, Refusal, Token};
 use fluxmq::partition::request::{ConnectionId, Event, Publish, Request};
 use fluxmq::partition::{Members, ReplicaId};
 use fluxmq_index::Offset;
@@ -400,6 +400,10 @@ impl Observer {
                 let out = self.out.entry((from, partition)).or_default();
                 *out = (*out - i64::from(*count)).max(0);
             }
+            Request::Rewind(rewind) => {
+                let out = self.out.entry((from, partition)).or_default();
+                *out = (*out - i64::from(rewind.count)).max(0);
+            }
             Request::Forget => {
                 self.out.remove(&(from, partition));
                 self.forgotten.insert((from, partition), self.now);
@@ -444,7 +448,7 @@ impl Observer {
             let entry = name.message_id();
             self.handed.push(HandedOut { partition: from, entry, name, to, at: now });
         }
-        if delivery.id.source == DeliverySource::SESSION {
+        if delivery.id.source.reader() == Some(ReaderId::SESSION) {
             let is_there = self.places(id).contains(&(from, delivery.id.offset));
             if !is_there {
                 let what = format!("{id:x} is handed out at p{} {}", from.0, delivery.id.offset);

@@ -1,10 +1,12 @@
 //! A peer that does not read: what it may cost.
 //!
-//! What nothing stores is dropped beyond a few KiB, and counted. The rest is bounded by the windows of those who hand it out: it stays
-//! in the log. What is kept is copied, so that a few bytes do not keep a whole frame, or a whole read buffer, in memory.
+//! What nothing stores is dropped beyond a few KiB, and counted. What readers of the log have handed out goes back to them soon
+//! (`stall`), and entries of groups are bounded by the windows of their members. What is kept is copied, so that a few bytes do not
+//! keep a whole frame, or a whole read buffer, in memory.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+
+use bytes::BytesMut;
 
 use super::Queued;
 use crate::model::{Delivery, DeliverySource};
@@ -35,37 +37,35 @@ impl MqttConnection {
         if std::mem::replace(&mut self.outbound.is_congested, is_congested) || !is_congested {
             return;
         }
+        if self.answers.is_empty() {
+            // Without the room that deliveries took in it.
+            self.answers = BytesMut::new();
+        }
+        self.outbound.note_congestion();
         self.outbound.held_bytes = 0;
         let mut kept = VecDeque::new();
         for queued in std::mem::take(&mut self.outbound.at_most_once) {
-            if let Some(delivery) = self.afford(queued.delivery) {
-                kept.push_back(Queued { delivery, ..queued });
-            }
+            kept.extend(self.afford(queued));
         }
-        let outbound = &mut self.outbound;
-        outbound.at_most_once = kept;
-        let assigning = outbound.assigning.iter_mut().flat_map(|assigning| &mut assigning.batch);
-        let numbered = outbound.ready.iter_mut().chain(assigning).map(|ready| &mut ready.queued);
-        for queued in outbound.waiting.iter_mut().chain(numbered) {
-            detach(&mut queued.delivery);
-        }
+        self.outbound.at_most_once = kept;
     }
 
     /// Returns a delivery that may be kept until the peer reads; what may not is over.
-    pub(super) fn afford(&mut self, mut delivery: Delivery) -> Option<Delivery> {
-        if !self.outbound.is_congested {
-            return Some(delivery);
+    pub(super) fn afford(&mut self, mut queued: Queued) -> Option<Queued> {
+        // What a reader handed out may go back to it, and is shared until that is known.
+        if !self.outbound.is_congested || queued.delivery.id.source.reader().is_some() {
+            return Some(queued);
         }
-        if delivery.id.source == DeliverySource::Live {
-            let bytes = self.outbound.held_bytes + held_bytes(&delivery);
+        if queued.delivery.id.source == DeliverySource::Live {
+            let bytes = self.outbound.held_bytes + queued.held_bytes();
             if bytes > HELD_BYTES_MAX {
                 self.counters.deliveries_without_room += 1;
                 return None;
             }
             self.outbound.held_bytes = bytes;
         }
-        detach(&mut delivery);
-        Some(delivery)
+        queued.detach();
+        Some(queued)
     }
 
     /// Bytes of deliveries that wait in the connection, with what carries them.
@@ -78,10 +78,6 @@ impl MqttConnection {
     }
 }
 
-fn held_bytes(delivery: &Delivery) -> usize {
+pub(super) fn held_bytes(delivery: &Delivery) -> usize {
     delivery.message.len_bytes() + size_of::<Queued>() + size_of_val(&*delivery.message)
-}
-
-fn detach(delivery: &mut Delivery) {
-    delivery.message = Arc::new(delivery.message.detached());
 }

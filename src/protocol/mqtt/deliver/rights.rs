@@ -60,7 +60,7 @@ impl MqttConnection {
 }
 
 /// Takes out of a line what `is_taken` says; the rest keeps its order.
-fn take_where<T>(line: &mut VecDeque<T>, is_taken: impl Fn(&T) -> bool) -> Vec<T> {
+pub(super) fn take_where<T>(line: &mut VecDeque<T>, is_taken: impl Fn(&T) -> bool) -> Vec<T> {
     let (taken, rest) = std::mem::take(line).into_iter().partition(|item| is_taken(item));
     *line = rest;
     let taken: VecDeque<T> = taken;
