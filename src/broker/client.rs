@@ -14,7 +14,7 @@ mod publish;
 mod replay;
 mod subscribe;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -61,7 +61,7 @@ pub struct Client {
     phase: Phase,
     standing: Standing,
     identity: Identity,
-    subscriptions: HashMap<Filter, Subscribed>,
+    subscriptions: BTreeMap<Filter, Subscribed>,
     memberships: BTreeMap<u32, Membership>,
     next_membership: u32,
     replays: Replays,
@@ -74,9 +74,9 @@ pub struct Client {
     dropped: u32,
     outbound: Outbound,
     /// Where the client's unreleased QoS 2 publishes are.
-    inbound: HashMap<u16, publish::Open>,
+    inbound: BTreeMap<u16, publish::Open>,
     publishing: publish::Publishing,
-    waiting: HashMap<Token, Waiting>,
+    waiting: BTreeMap<Token, Waiting>,
     next_token: u64,
     credits: BTreeMap<(PartitionId, ReaderId), Credit>,
     given_back: GivenBack,
@@ -180,7 +180,7 @@ impl Client {
             phase: Phase::New,
             standing: Standing::new(authority, id.0),
             identity: Identity::default(),
-            subscriptions: HashMap::new(),
+            subscriptions: BTreeMap::new(),
             memberships: BTreeMap::new(),
             next_membership: 0,
             replays: Replays::default(),
@@ -189,9 +189,9 @@ impl Client {
             held: None,
             dropped: 0,
             outbound: Outbound::default(),
-            inbound: HashMap::new(),
+            inbound: BTreeMap::new(),
             publishing: publish::Publishing::default(),
-            waiting: HashMap::new(),
+            waiting: BTreeMap::new(),
             next_token: 0,
             credits: BTreeMap::new(),
             given_back: GivenBack::default(),

@@ -1,6 +1,6 @@
 //! What a stored session has out, and how far it has read: the part of its state that this connection moves.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
@@ -15,16 +15,16 @@ use crate::planted::{PlantedBug, is_planted};
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     /// Handed to the protocol and not yet sent under a packet id.
-    unsent: HashMap<DeliveryId, Unsent>,
+    unsent: BTreeMap<DeliveryId, Unsent>,
     places: BTreeMap<Place, Reading>,
     /// Out under a packet id. `stored` says whether the log knows it.
-    entries: HashMap<u16, (OutboundEntry, bool)>,
-    packet_ids: HashMap<DeliveryId, u16>,
+    entries: BTreeMap<u16, (OutboundEntry, bool)>,
+    packet_ids: BTreeMap<DeliveryId, u16>,
     /// In sending order: assigned, not yet written.
     assigned: Vec<u16>,
     received: Vec<u16>,
     done: Vec<u16>,
-    moved: HashSet<Place>,
+    moved: BTreeSet<Place>,
     waiting: Vec<Effect>,
     /// Deliveries settled since progress was last taken.
     settled: usize,
@@ -149,9 +149,6 @@ impl Outbound {
         let reading = place(id).and_then(|place| self.places.get_mut(&place));
         if let Some(reading) = reading.filter(|_| counts) {
             reading.next = reading.next.min(id.offset);
-        }
-        if self.unsent.is_empty() {
-            self.unsent = HashMap::new();
         }
     }
 
