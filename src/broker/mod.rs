@@ -36,6 +36,20 @@ impl Binder for Bindings {
     }
 }
 
+/// A connection, as the broker names it.
+pub struct Caller {
+    id: ConnectionId,
+    /// Where it receives, until it asks for something for the first time: nobody needs to know of it before.
+    unannounced: Option<Arc<dyn Receiver>>,
+}
+
+impl Caller {
+    /// Its number; never used again.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+}
+
 /// The broker, as connections hold it.
 pub struct Broker {
     placement: Placement,
@@ -71,18 +85,25 @@ impl Broker {
         self.shards.iter().map(ShardHandle::gauges).sum()
     }
 
-    /// Announces a connection and names it.
-    pub fn connect(&self, receiver: Arc<dyn Receiver>) -> ConnectionId {
-        let connection = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
-        self.live.connect(connection, receiver.clone());
-        self.shards.iter().for_each(|shard| shard.connect(connection, receiver.clone()));
-        connection
+    /// Names a connection. Nobody hears of it before it asks for something.
+    pub fn connect(&self, receiver: Arc<dyn Receiver>) -> Caller {
+        let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
+        Caller { id, unannounced: Some(receiver) }
     }
 
     /// Forgets a connection.
-    pub fn disconnect(&self, connection: ConnectionId) {
-        self.live.disconnect(connection);
-        self.shards.iter().for_each(|shard| shard.disconnect(connection));
+    pub fn disconnect(&self, caller: &Caller) {
+        if caller.unannounced.is_none() {
+            self.live.disconnect(caller.id);
+            self.shards.iter().for_each(|shard| shard.disconnect(caller.id));
+        }
+    }
+
+    fn announce(&self, caller: &mut Caller) {
+        if let Some(receiver) = caller.unannounced.take() {
+            self.live.connect(caller.id, receiver.clone());
+            self.shards.iter().for_each(|shard| shard.connect(caller.id, receiver.clone()));
+        }
     }
 
     /// Lets receivers run that have no time to take what this connection sends them: they share its processors. One that does not
@@ -103,10 +124,12 @@ impl Broker {
     /// all of `requests`.
     pub async fn submit(
         &self,
-        connection: ConnectionId,
+        caller: &mut Caller,
         requests: &mut Vec<(PartitionId, Request)>,
         passing: &mut Passing,
     ) {
+        self.announce(caller);
+        let connection = caller.id;
         if requests.iter().any(|(_, request)| Live::is_in_order(request)) {
             // Rare enough for an allocation: its state would be a part of every quiet connection.
             return Box::pin(self.submit_in_order(connection, requests, passing)).await;

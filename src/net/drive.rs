@@ -14,13 +14,13 @@ use tokio::io::Interest;
 use tokio::sync::watch;
 
 use crate::auth::Authority;
-use crate::broker::{Broker, Client, ClientLimits, Passing};
+use crate::broker::{Broker, Caller, Client, ClientLimits, Passing};
 use crate::model::{Effect, Millis};
 use crate::net::gate::{Gate, Seat, Verdict};
 use crate::net::linger::linger;
 use crate::net::mailbox::Mailbox;
 use crate::net::transport::Transport;
-use crate::partition::request::{ConnectionId, Request};
+use crate::partition::request::Request;
 use crate::protocol::{Connection, Counters};
 use crate::shard::Events;
 use crate::telemetry::statistics::{Count, Presence, Statistics};
@@ -80,14 +80,14 @@ pub fn drive<C: Connection, P: Send>(
     places: P,
 ) -> impl Future<Output = ()> + use<C, P> {
     let mailbox = Arc::new(Mailbox::new(shared.passed_on_bytes_max));
-    let id = shared.broker.connect(mailbox.clone());
+    let caller = shared.broker.connect(mailbox.clone());
     let authority = shared.authority.borrow_and_update().clone();
-    let client = Client::new(id, shared.broker.placement(), shared.limits, authority);
+    let client = Client::new(caller.id(), shared.broker.placement(), shared.limits, authority);
     let mut driver = Box::new(Driver {
         transport: Some(transport),
         connection,
         client,
-        id,
+        caller,
         mailbox,
         input: BytesMut::new(),
         read_bytes: READ_BYTES_MIN,
@@ -119,7 +119,7 @@ pub fn drive<C: Connection, P: Send>(
 impl<C: Connection> Drop for Driver<C> {
     /// However the connection ends, also by a defect of ours, what it holds goes to others.
     fn drop(&mut self) {
-        self.shared.broker.disconnect(self.id);
+        self.shared.broker.disconnect(&self.caller);
     }
 }
 
@@ -128,7 +128,7 @@ struct Driver<C: Connection> {
     transport: Option<Transport>,
     connection: C,
     client: Client,
-    id: ConnectionId,
+    caller: Caller,
     mailbox: Arc<Mailbox>,
     input: BytesMut,
     read_bytes: usize,
@@ -234,7 +234,7 @@ impl<C: Connection> Driver<C> {
             self.requests = Vec::new();
         } else {
             let broker = &self.shared.broker;
-            broker.submit(self.id, &mut self.requests, &mut self.passing).await;
+            broker.submit(&mut self.caller, &mut self.requests, &mut self.passing).await;
         }
     }
 

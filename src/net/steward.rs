@@ -11,14 +11,14 @@ use crate::partition::request::{QueueAction, QueueAnswer, Request};
 pub async fn carry_letters(broker: Arc<Broker>) {
     // It subscribes to nothing: no message is ever passed on to it.
     let mailbox = Arc::new(Mailbox::new(0));
-    let connection = broker.connect(mailbox.clone());
+    let mut caller = broker.connect(mailbox.clone());
     let mut steward = Steward::new(broker.placement());
     steward.carry_letters();
     let mut requests: Vec<(PartitionId, Request)> = Vec::new();
     loop {
         requests.extend(std::iter::from_fn(|| steward.poll_request()));
         if !requests.is_empty() {
-            broker.submit(connection, &mut requests, &mut Passing::default()).await;
+            broker.submit(&mut caller, &mut requests, &mut Passing::default()).await;
         }
         for (from, event) in mailbox.receive().await {
             steward.handle_event(from, event);
@@ -32,7 +32,7 @@ pub async fn ask_of_queues(
     asked: Vec<(QueueName, QueueAction)>,
 ) -> Vec<(QueueName, Result<QueueAnswer, Refusal>)> {
     let mailbox = Arc::new(Mailbox::new(0));
-    let connection = broker.connect(mailbox.clone());
+    let mut caller = broker.connect(mailbox.clone());
     let mut steward = Steward::new(broker.placement());
     let mut waiting: Vec<_> = asked
         .into_iter()
@@ -40,7 +40,7 @@ pub async fn ask_of_queues(
         .collect();
     let mut requests: Vec<(PartitionId, Request)> = Vec::new();
     requests.extend(std::iter::from_fn(|| steward.poll_request()));
-    broker.submit(connection, &mut requests, &mut Passing::default()).await;
+    broker.submit(&mut caller, &mut requests, &mut Passing::default()).await;
     let mut answers = Vec::with_capacity(waiting.len());
     while !waiting.is_empty() {
         for (from, event) in mailbox.receive().await {
@@ -52,6 +52,6 @@ pub async fn ask_of_queues(
             }
         }
     }
-    broker.disconnect(connection);
+    broker.disconnect(&caller);
     answers
 }

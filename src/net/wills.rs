@@ -13,7 +13,7 @@ use crate::net::mailbox::Mailbox;
 pub async fn publish_wills(broker: Arc<Broker>, authority: watch::Receiver<Arc<Authority>>) {
     // It subscribes to nothing: no message is ever passed on to it.
     let mailbox = Arc::new(Mailbox::new(0));
-    let connection = broker.connect(mailbox.clone());
+    let mut caller = broker.connect(mailbox.clone());
     let mut publisher = WillPublisher::new(broker.placement(), authority.borrow().clone());
     let mut requests = Vec::new();
     loop {
@@ -21,7 +21,7 @@ pub async fn publish_wills(broker: Arc<Broker>, authority: watch::Receiver<Arc<A
             requests.push(request);
         }
         if !requests.is_empty() {
-            broker.submit(connection, &mut requests, &mut Passing::default()).await;
+            broker.submit(&mut caller, &mut requests, &mut Passing::default()).await;
         }
         let events = mailbox.receive().await;
         publisher.handle_authority(authority.borrow().clone());

@@ -16,7 +16,8 @@ use crate::planted::{PlantedBug, is_planted};
 /// The held sessions of a partition.
 #[derive(Debug, Default)]
 pub struct Holders {
-    by_client: HashMap<Bytes, Holder>,
+    /// Behind a pointer: the table has room for more than there are.
+    by_client: HashMap<Bytes, Box<Holder>>,
     /// Which session a connection holds or waits for.
     by_connection: BTreeMap<ConnectionId, Bytes>,
 }
@@ -75,7 +76,7 @@ impl Holders {
         match self.by_client.get_mut(client_id) {
             None => {
                 let holder = Holder::new(opening.connection, opening.principal);
-                self.by_client.insert(client_id.clone(), holder);
+                self.by_client.insert(client_id.clone(), Box::new(holder));
                 Claim::Granted
             }
             Some(holder) if is_planted(PlantedBug::TakeOverUnasked) => {

@@ -96,6 +96,7 @@ impl MqttConnection {
             return Err(invalid("the client identifier is too long"));
         }
         if !connect.client_id.is_empty() {
+            self.assigned_id = Bytes::new();
             return Ok(detached(&connect.client_id));
         }
         let may_be_empty = match connect.version {
@@ -107,7 +108,7 @@ impl MqttConnection {
             return Err(invalid("an empty client identifier needs a clean session"));
         }
         self.client.is_id_assigned = true;
-        Ok(self.assigned_id.clone())
+        Ok(std::mem::take(&mut self.assigned_id))
     }
 
     /// [MQTT-3.1.2-21]: only 5.0 clients can be told another keep alive than theirs.
