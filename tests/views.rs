@@ -194,25 +194,28 @@ fn settings() -> impl Strategy<Value = QueueSettings> {
     );
     let backoff = proptest::collection::vec(0u64..100, 0..3);
     let rules = (dead_letters, limits, number(), number(), 0u32..30, backoff);
-    (any::<bool>(), bindings, rules, any::<bool>(), any::<bool>()).prop_map(
-        |(is_stream, bindings, rules, single_active, exclusive)| {
+    let kind =
+        proptest::sample::select(vec![QueueKind::Classic, QueueKind::Stream, QueueKind::Ephemeral]);
+    (kind, bindings, rules, any::<bool>(), any::<bool>()).prop_map(
+        |(kind, bindings, rules, single_active, exclusive)| {
             let (dead_letters, limits, ttl_ms, visibility_timeout_ms, deliveries_max, backoff_ms) =
                 rules;
             let group = QueueName::new(Bytes::from_static(b"workers")).unwrap();
+            let (is_stream, is_kept) = (kind == QueueKind::Stream, kind != QueueKind::Ephemeral);
             QueueSettings {
-                kind: if is_stream { QueueKind::Stream } else { QueueKind::Classic },
+                kind,
                 bindings,
-                visibility_timeout_ms,
+                visibility_timeout_ms: visibility_timeout_ms.filter(|_| is_kept),
                 deliveries_max,
-                backoff_ms: if is_stream { Vec::new() } else { backoff_ms },
+                backoff_ms: if kind == QueueKind::Classic { backoff_ms } else { Vec::new() },
                 dead_letters,
-                ttl_ms,
-                limits,
+                ttl_ms: ttl_ms.filter(|_| is_kept),
+                limits: if is_kept { limits } else { QueueLimits::default() },
                 single_active,
                 exclusive,
                 primary_group: is_stream.then_some(group),
                 retroactive: false,
-                priority_max: if is_stream { 0 } else { (deliveries_max % 10) as u8 },
+                priority_max: if is_stream || !is_kept { 0 } else { (deliveries_max % 10) as u8 },
             }
         },
     )

@@ -80,6 +80,8 @@ pub enum QueueType {
     Classic,
     /// Entries are read in order; settling one moves the cursor beyond it.
     Stream,
+    /// Nothing is stored: what comes goes to whoever is there.
+    Ephemeral,
 }
 
 /// What gives way when a queue is full.
@@ -185,8 +187,11 @@ impl Section for DeclaredQueue {
 }
 
 impl Named for QueueType {
-    const NAMES: &'static [(&'static str, QueueType)] =
-        &[("classic", QueueType::Classic), ("stream", QueueType::Stream)];
+    const NAMES: &'static [(&'static str, QueueType)] = &[
+        ("classic", QueueType::Classic),
+        ("stream", QueueType::Stream),
+        ("ephemeral", QueueType::Ephemeral),
+    ];
 }
 
 impl Named for QueueStart {

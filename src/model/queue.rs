@@ -64,6 +64,8 @@ pub enum QueueKind {
     Classic,
     /// Entries are read in order; settling one moves the group's cursor beyond it.
     Stream,
+    /// Nothing is stored: what comes goes to whoever is there.
+    Ephemeral,
 }
 
 /// What becomes of entries that nobody will finish.
@@ -308,6 +310,18 @@ impl QueueSettings {
                     ("priority_max", self.priority_max > 0),
                 ],
             ),
+            QueueKind::Ephemeral => (
+                "ephemeral",
+                vec![
+                    ("visibility_timeout_ms", self.visibility_timeout_ms.is_some()),
+                    ("backoff_ms", !self.backoff_ms.is_empty()),
+                    ("ttl_ms", self.ttl_ms.is_some()),
+                    ("limits", self.limits != QueueLimits::default()),
+                    ("primary_group", self.primary_group.is_some()),
+                    ("priority_max", self.priority_max > 0),
+                    ("from", self.retroactive),
+                ],
+            ),
         };
         match foreign.into_iter().find(|(_, is_set)| *is_set) {
             Some((field, _)) => Err(SettingsError::Kind { field, kind }),
@@ -362,6 +376,7 @@ impl QueueSettings {
         }
         number(out, 18, Some(u64::from(self.priority_max)).filter(|max| *max > 0));
         flag(out, 19, self.retroactive);
+        flag(out, 20, self.kind == QueueKind::Ephemeral);
     }
 
     /// Encodes it as its record has it.
@@ -418,6 +433,7 @@ impl QueueSettings {
             17 => self.primary_group = Some(QueueName::new(take_bytes(input)?).ok()?),
             18 => self.priority_max = input.input.varint()?.try_into().ok()?,
             19 => self.retroactive = true,
+            20 if self.kind == QueueKind::Classic => self.kind = QueueKind::Ephemeral,
             _ => return None,
         }
         Some(())

@@ -165,6 +165,10 @@ impl Consumers {
         self.members.iter().take(heard).map(credit).sum()
     }
 
+    fn is_ephemeral(&self) -> bool {
+        self.settings.kind == QueueKind::Ephemeral
+    }
+
     pub(super) fn is_stream(&self) -> bool {
         self.settings.kind == QueueKind::Stream
     }
@@ -242,7 +246,7 @@ impl Consumers {
         out.send(member.connection, Event::Deliver(delivery));
         // A member that is there keeps what it has of a shared subscription, however long it takes.
         let deadline = match self.reads {
-            Selection::Queue(_) if !self.is_stream() => {
+            Selection::Queue(_) if !self.is_stream() && !self.is_ephemeral() => {
                 self.settings.visibility_timeout_ms.map_or(at.deadline, |ms| at.now.plus(ms))
             }
             Selection::Queue(_) | Selection::Topics(_) => Millis(u64::MAX),
@@ -258,9 +262,22 @@ impl Consumers {
         true
     }
 
+    /// Hands a message that is not stored to the member that wants it and has the least out; false where nobody wants it or has room.
+    pub(super) fn pass_on(&mut self, at: &Handed<'_>, out: &mut impl Outbox) -> bool {
+        let wants = |member: &Member| {
+            topic_trie::matches(member.join.filter.as_bytes(), at.topic.as_bytes())
+        };
+        let heard = if self.settings.single_active { 1 } else { self.members.len() };
+        let is_wanted = self.members.iter().take(heard).any(wants);
+        is_wanted && self.hand_out(Handed { entry: self.cursor, ..*at }, out)
+    }
+
     pub(super) fn settle(&mut self, entry: Offset, outcome: Outcome, now: Millis) -> bool {
         if !self.give_credit_back(entry) {
             return false;
+        }
+        if self.is_ephemeral() {
+            return true;
         }
         // What has begun to go to one session goes to no other, whatever became of it.
         let begun = self.claimed.remove(&entry).is_some();
@@ -289,7 +306,7 @@ impl Consumers {
 
     /// Takes an entry from whoever has it.
     pub(super) fn take_back(&mut self, entry: Offset, now: Millis) {
-        if !self.give_credit_back(entry) {
+        if !self.give_credit_back(entry) || self.is_ephemeral() {
             return;
         }
         match (&self.reads, self.is_stream()) {

@@ -3,15 +3,15 @@
 //! Volatile. The log remembers outcomes only (`view::group`); what was handed out and not settled is handed out again after a restart.
 //! What happens within one group is `consumers.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq_index::{Offset, TopicTrie};
 
-use super::consumers::{Consumers, Member};
+use super::consumers::{Consumers, Handed, Member};
 use super::priority::Lanes;
-use super::request::{ConnectionId, Join};
+use super::request::{ConnectionId, Join, Outbox};
 use crate::model::{Control, Millis, Outcome, QueueSettings, Selection};
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Group, GroupKey};
@@ -24,6 +24,8 @@ pub struct Groups {
     memberships: BTreeMap<(ConnectionId, u32), Membership>,
     /// Groups over filters.
     filters: TopicTrie<GroupKey>,
+    /// Since when nobody reads a queue that stores nothing.
+    pub(super) idle: BTreeMap<u64, Millis>,
 }
 
 /// Whose a membership is.
@@ -255,6 +257,17 @@ impl Groups {
         let mut memberships = self.memberships.iter();
         memberships
             .any(|((reader, _), membership)| membership.key.0 == queue && *reader != connection)
+    }
+
+    /// Lists what somebody reads, queues and filters, by id.
+    pub fn read_queues(&self) -> BTreeSet<u64> {
+        self.memberships.values().map(|membership| membership.key.0).collect()
+    }
+
+    /// Hands a message that is not stored to one member of each group of a queue; true when somebody got it.
+    pub fn pass_on(&mut self, queue: u64, at: &Handed<'_>, out: &mut impl Outbox) -> bool {
+        let offered = self.of_mut(queue).map(|consumers| consumers.pass_on(at, out));
+        offered.fold(false, |before, is_passed_on| before | is_passed_on)
     }
 
     /// Counts the members that read a queue.

@@ -9,6 +9,7 @@ mod batch;
 mod consume;
 mod consumers;
 mod dead_letters;
+mod ephemeral;
 mod fenced;
 mod follow;
 mod fresh;
@@ -478,6 +479,7 @@ impl<D: Disk> Partition<D> {
             self.groups.expire(self.now);
             self.retire()?;
             self.retain_history()?;
+            self.end_idle_queues();
             self.write_due();
         }
         let old = self.now.0 - self.snapshot_at.0 >= self.options.snapshot_every_ms;

@@ -13,7 +13,7 @@ use super::batch::{Building, Stamp};
 use super::request::{ConnectionId, Event, Join, Outbox, Publish, QueueAnswer};
 use super::will::Fate;
 use super::{Partition, PartitionError};
-use crate::model::queue::PRIORITY_MAX;
+use crate::model::queue::{PRIORITY_MAX, QueueKind};
 use crate::model::record::{DedupKey, lane_id, queue_id};
 use crate::model::{
     Control, Filter, Message, PartitionId, Properties, Property, QueueName, QueueSettings, Refusal,
@@ -106,11 +106,19 @@ impl<D: Disk> Partition<D> {
             let waiting = Waiting::Confirm { to: from, token, result: true, may_be_copy };
             return self.answer_with_next(waiting, out);
         }
-        if publish.is_copy && self.routes(&publish).is_empty() {
-            // Whoever sent it knows of a binding that is not any more.
-            return self.confirm_nothing(from, &publish, out);
+        let (routes, passing) = self.routes(&publish);
+        if routes.is_empty() && (publish.is_copy || !passing.is_empty() && publish.queue.is_some())
+        {
+            // Nothing stores it: it was for queues that pass on, or for a binding that is not any more.
+            let result = self.pass_on(&passing, &publish, out);
+            if let Some(token) = publish.token {
+                out.send(from, Event::Confirm { token, result: Ok(result) });
+            }
+            return;
         }
-        if let Err(refusal) = self.admit(&publish).and_then(|()| self.admit_to_queues(&publish)) {
+        if let Err(refusal) =
+            self.admit(&publish).and_then(|()| self.admit_to_queues(&routes, &publish))
+        {
             if let Some(token) = publish.token {
                 out.send(from, Event::Confirm { token, result: Err(refusal) });
             }
@@ -138,7 +146,7 @@ impl<D: Disk> Partition<D> {
             self.overlay.retained.1 += message.len_bytes() as u64;
         }
         self.overlay.passed_on += usize::from(publish.is_recorded_as_passed_on());
-        let routes = self.routes(&publish);
+        self.pass_on(&passing, &publish, out);
         self.overlay_routes(&routes, message.len_bytes());
         let stamp = match routes.is_empty() {
             true => Stamp { now: self.now, deliver_at: None, priority: 0 },
@@ -149,12 +157,6 @@ impl<D: Disk> Partition<D> {
         pending.building.message(&publish, &routes, stamp);
         pending.waiting.extend(waiting);
         self.relieve();
-    }
-
-    fn confirm_nothing(&mut self, to: ConnectionId, publish: &Publish, out: &mut impl Outbox) {
-        if let Some(token) = publish.token {
-            out.send(to, Event::Confirm { token, result: Ok(false) });
-        }
     }
 
     /// Returns true for a QoS 2 publish, or a will, that is stored, or proposed, and not released [MQTT-4.3.3-10].
@@ -177,9 +179,9 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    fn admit_to_queues(&self, publish: &Publish) -> Result<(), Refusal> {
+    fn admit_to_queues(&self, routes: &[u64], publish: &Publish) -> Result<(), Refusal> {
         let bytes = publish.message.len_bytes();
-        self.routes(publish).into_iter().try_for_each(|queue| self.has_room(queue, bytes))
+        routes.iter().try_for_each(|queue| self.has_room(*queue, bytes))
     }
 
     /// Returns true unless a message would be one retained message too many. What is proposed and not applied counts as if it were
@@ -266,9 +268,15 @@ impl<D: Disk> Partition<D> {
         self.write(&Control::QueueDeclared { name: name.clone(), settings }, None);
     }
 
-    /// The queues that a publish goes to, ascending: the one it is addressed to, or those of this partition that are bound to its
-    /// topic.
-    fn routes(&self, publish: &Publish) -> Vec<u64> {
+    /// The queues that a publish goes to, ascending: those that store it, and those that pass it on.
+    fn routes(&self, publish: &Publish) -> (Vec<u64>, Vec<u64>) {
+        self.all_routes(publish).into_iter().partition(|id| {
+            self.queue(*id).is_none_or(|(_, settings)| settings.kind != QueueKind::Ephemeral)
+        })
+    }
+
+    /// The queue that a publish is addressed to, or those of this partition that are bound to its topic.
+    fn all_routes(&self, publish: &Publish) -> Vec<u64> {
         if let Some(queue) = &publish.queue {
             return vec![queue_id(queue.as_bytes())];
         }

@@ -64,6 +64,7 @@ fn declaration(queue: &DeclaredQueue) -> anyhow::Result<Declaration> {
         kind: match queue.kind {
             QueueType::Classic => QueueKind::Classic,
             QueueType::Stream => QueueKind::Stream,
+            QueueType::Ephemeral => QueueKind::Ephemeral,
         },
         bindings,
         visibility_timeout_ms: seconds(queue.visibility_timeout_s),

@@ -121,7 +121,7 @@ impl Views {
             return queue.end();
         }
         let unfinished = match queue.settings().kind {
-            QueueKind::Stream => None,
+            QueueKind::Stream | QueueKind::Ephemeral => None,
             QueueKind::Classic => {
                 self.groups.of(id).map(|(_, group)| group.first_unfinished(entry)).min()
             }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
+use crate::model::queue::QueueKind;
 use crate::model::record::queue_id;
 use crate::model::{Control, Filter, Millis, QueueSettings, Record};
 
@@ -31,6 +32,8 @@ pub struct Queues {
     limited: BTreeSet<u64>,
     /// Derived: queues that follow history.
     retroactive: BTreeSet<u64>,
+    /// Derived: queues that store nothing.
+    ephemeral: BTreeSet<u64>,
 }
 
 /// One queue.
@@ -95,6 +98,11 @@ impl Queues {
         self.bound.contains_key(filter)
     }
 
+    /// Lists the queues that store nothing.
+    pub fn ephemeral(&self) -> impl Iterator<Item = u64> {
+        self.ephemeral.iter().copied()
+    }
+
     /// Lists the queues that follow history.
     pub fn retroactive(&self) -> impl Iterator<Item = u64> {
         self.retroactive.iter().copied()
@@ -114,6 +122,9 @@ impl Queues {
         let id = queue_id(&queue.name);
         if queue.settings.retroactive {
             self.retroactive.insert(id);
+        }
+        if queue.settings.kind == QueueKind::Ephemeral {
+            self.ephemeral.insert(id);
         }
         for filter in captured(&queue) {
             self.bindings.insert(filter.as_bytes(), id);
@@ -138,6 +149,7 @@ impl Queues {
         }
         self.limited.remove(&id);
         self.retroactive.remove(&id);
+        self.ephemeral.remove(&id);
     }
 }
 

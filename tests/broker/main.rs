@@ -5,6 +5,7 @@
 mod authorization;
 mod bindings;
 mod dead_letters;
+mod ephemeral;
 mod exchange;
 mod expiry;
 mod limits;

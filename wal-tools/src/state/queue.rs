@@ -46,6 +46,7 @@ fn settings(settings: &QueueSettings) -> Tree {
     let kind = match settings.kind {
         QueueKind::Classic => "classic",
         QueueKind::Stream => "stream",
+        QueueKind::Ephemeral => "ephemeral",
     };
     let mut fields = vec![("type", Tree::Text(kind.to_owned()))];
     if !settings.bindings.is_empty() {

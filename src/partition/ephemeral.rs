@@ -1,0 +1,84 @@
+//! Queues that store nothing: what comes goes to whoever is there, one member of each group, and is gone.
+//!
+//! The queue itself is a record, so that its name means the same to everybody. It ends five minutes after its last consumer.
+
+use fluxmq_index::Offset;
+use fluxmq_log::disk::Disk;
+
+use super::consumers::Handed;
+use super::request::{Outbox, Publish};
+use super::{Partition, RECORDS_PER_TURN_MAX};
+use crate::model::record::{DedupKey, Retain};
+use crate::model::{Control, Millis, QueueName, StoredMessage};
+
+/// How long one outlives its last consumer.
+const IDLE_MAX_MS: u64 = 300_000;
+
+impl<D: Disk> Partition<D> {
+    /// Hands a publish to the members that are there; true when somebody got it.
+    pub(super) fn pass_on(
+        &mut self,
+        queues: &[u64],
+        publish: &Publish,
+        out: &mut impl Outbox,
+    ) -> bool {
+        let mut is_passed_on = false;
+        for id in queues {
+            let Some((name, _)) = self.queue(*id) else { continue };
+            let name = QueueName::from_stored(name.clone());
+            let message = to_passing(publish, self.now);
+            let topic = name.topic_of(&message.topic);
+            let handed = Handed {
+                entry: Offset::ZERO,
+                offset: Offset::ZERO,
+                message: &message,
+                topic: &topic,
+                delivery_count: 0,
+                partition: self.id,
+                now: self.now,
+                deadline: self.now,
+                told: &[],
+            };
+            is_passed_on |= self.groups.pass_on(*id, &handed, out);
+        }
+        is_passed_on
+    }
+
+    /// Ends the queues that nobody has read for a while.
+    pub(super) fn end_idle_queues(&mut self) {
+        let ids: Vec<u64> = self.views.queues.ephemeral().collect();
+        if ids.is_empty() {
+            return self.groups.idle.clear();
+        }
+        let read = self.groups.read_queues();
+        self.groups.idle.retain(|id, _| ids.binary_search(id).is_ok() && !read.contains(id));
+        let mut ended = 0;
+        for id in ids.into_iter().filter(|id| !read.contains(id)) {
+            let since = *self.groups.idle.entry(id).or_insert(self.now);
+            let is_over = since.plus(IDLE_MAX_MS) <= self.now;
+            if is_over && ended < RECORDS_PER_TURN_MAX && !self.overlay.queues.contains_key(&id) {
+                self.overlay.queue_changes(id, None);
+                self.write(&Control::QueueDeleted { queue: id }, None);
+                ended += 1;
+            }
+        }
+    }
+}
+
+/// A message as its record would have it.
+fn to_passing(publish: &Publish, now: Millis) -> StoredMessage {
+    let message = &publish.message;
+    StoredMessage {
+        topic: message.topic.as_bytes().clone(),
+        payload: message.payload.clone(),
+        properties: message.properties.as_bytes().clone(),
+        qos: message.qos,
+        retain: Retain::No,
+        time: now,
+        expiry_s: message.expiry_s,
+        deliver_at: None,
+        priority: 0,
+        publisher: message.publisher,
+        dedup: DedupKey::default(),
+    }
+}
