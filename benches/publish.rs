@@ -199,6 +199,7 @@ impl Stepped {
                 dedup: DedupKey::default(),
                 queue: queue.cloned(),
                 is_copy: false,
+                input: None,
             };
             self.handle(PUBLISHER, Request::Publish(publish));
         }

@@ -368,6 +368,7 @@ fn open_partition(
     #[allow(clippy::needless_update, reason = "the feature planted-bugs adds a field")]
     let options = Options {
         visibility_timeout_ms: u64::from(config.queues.visibility_timeout_s) * 1000,
+        dedup_window_ms: u64::from(config.queues.dedup_window_s) * 1000,
         pending_max: config.queues.pending_max as usize,
         auto_create_queues: config.queues.auto_create,
         // Topics spread over the partitions, so each has its share of the limits.

@@ -14,8 +14,8 @@ use fluxmq::model::queue::{
 };
 use fluxmq::model::record::{DedupKey, filter_id, queue_id};
 use fluxmq::model::{
-    Control, Filter, Message, Millis, OutboundEntry, PartitionId, Principal, Properties, QoS,
-    QueueName, ReaderId, Record, RetainHandling, SessionProgress, StoredMessage, Subscription,
+    Control, Filter, Input, Message, Millis, OutboundEntry, PartitionId, Principal, Properties,
+    QoS, QueueName, ReaderId, Record, RetainHandling, SessionProgress, StoredMessage, Subscription,
     Topic,
 };
 use fluxmq::view::Views;
@@ -221,6 +221,17 @@ fn settings() -> impl Strategy<Value = QueueSettings> {
     )
 }
 
+fn input() -> impl Strategy<Value = Input> {
+    prop_oneof![
+        prop_oneof![0u128..4, Just(u128::MAX)].prop_map(Input::Id),
+        (0u64..3, 0u32..3, 0u64..200).prop_map(|(producer, epoch, seq)| Input::Sequence {
+            producer,
+            epoch,
+            seq
+        }),
+    ]
+}
+
 fn queue_control() -> impl Strategy<Value = Control> {
     let finished = proptest::collection::vec((offset(), 1u64..5), 0..4);
     let released = proptest::collection::vec(offset(), 0..3);
@@ -230,6 +241,7 @@ fn queue_control() -> impl Strategy<Value = Control> {
             Control::QueueDeclared { name, settings }
         }),
         queue().prop_map(|queue| Control::QueueDeleted { queue }),
+        (input(), time()).prop_map(|(input, until)| Control::InputNoted { input, until }),
         (queue(), partition(), offset()).prop_map(|(queue, source, next)| Control::QueueFollowed {
             queue,
             source,

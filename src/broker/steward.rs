@@ -129,6 +129,7 @@ impl Steward {
             dedup: DedupKey::default(),
             queue: Some(target),
             is_copy: false,
+            input: None,
         };
         self.requests.push_back((to, Request::Publish(publish)));
     }

@@ -121,7 +121,8 @@ impl WillPublisher {
             false => DedupKey { incarnation: will.epoch.0 as u32, seq: DedupKey::WILL },
             true => DedupKey { incarnation: self.next_token as u32, seq: DedupKey::WILL },
         };
-        let publish = Publish { token: None, message, dedup, queue: None, is_copy: false };
+        let publish =
+            Publish { token: None, message, dedup, queue: None, is_copy: false, input: None };
         let message = &publish.message;
         match PublishAddress::of(&message.topic)? {
             PublishAddress::Topic => {

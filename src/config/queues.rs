@@ -15,6 +15,8 @@ pub struct Queues {
     pub pending_max: u32,
     /// The first use of `$queue/<name>` declares the queue. Default true.
     pub auto_create: bool,
+    /// Seconds in which a second publish with the same `dedup-id` to the same address is not stored again. Default 120, minimum 1.
+    pub dedup_window_s: u32,
     /// Queues that are declared at the start. One that is there and was declared otherwise stays what it is, and the log says so.
     pub declared: Vec<DeclaredQueue>,
 }
@@ -100,6 +102,7 @@ impl Default for Queues {
             visibility_timeout_s: 30,
             pending_max: 100_000,
             auto_create: true,
+            dedup_window_s: 120,
             declared: Vec::new(),
         }
     }
@@ -133,10 +136,12 @@ impl Default for DeclaredQueue {
 
 impl Section for Queues {
     fn fields(&mut self, walk: &mut dyn Walk) {
-        let Queues { visibility_timeout_s, pending_max, auto_create, declared } = self;
+        let Queues { visibility_timeout_s, pending_max, auto_create, dedup_window_s, declared } =
+            self;
         walk.leaf("visibility_timeout_s", &mut Number(visibility_timeout_s, 1..=86_400));
         walk.leaf("pending_max", &mut Number(pending_max, 1..=10_000_000));
         walk.leaf("auto_create", &mut Flag(auto_create));
+        walk.leaf("dedup_window_s", &mut Number(dedup_window_s, 1..=86_400));
         walk.list("declared", declared);
     }
 }

@@ -9,6 +9,7 @@ use fluxmq_index::Offset;
 use fluxmq_log::format::varint::{self, Input};
 
 use super::command::{RetainHandling, Will};
+use super::input::Input as Name;
 use super::message::publisher_id;
 use super::queue::QueueSettings;
 use super::record::{
@@ -68,6 +69,7 @@ impl Control {
             Control::PartitionsFixed { count } => varint::put(out, u64::from(*count)),
             Control::HistoryTrimmed { to } => varint::put(out, to.0),
             Control::Moved { from, queues, message } => put_moved(out, *from, queues, message),
+            Control::InputNoted { input, until } => put_input(out, input, *until),
             Control::WillSet { client_id, will, principal } => {
                 put_bytes(out, client_id);
                 put_will(out, will);
@@ -92,7 +94,7 @@ impl Control {
 
     /// Reads what [`encode`](Control::encode) wrote.
     pub fn decode(opcode: u8, body: &Bytes) -> Result<Control, ControlError> {
-        if !matches!(opcode, 1..=23 | 30..=31) {
+        if !matches!(opcode, 1..=24 | 30..=31) {
             return Err(ControlError::UnknownOpcode(opcode));
         }
         let mut input = Source::new(body);
@@ -179,6 +181,7 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
         16..=18 => return take_member_control(opcode, input),
         30 => Control::HistoryTrimmed { to: Offset(input.input.varint()?) },
         31 => take_moved(input)?,
+        24 => take_input(input)?,
         _ => return take_queue_control(opcode, input),
     })
 }
@@ -331,6 +334,39 @@ fn take_progress(input: &mut Source<'_>) -> Option<SessionProgress> {
             })?,
         },
     })
+}
+
+fn put_input(out: &mut Vec<u8>, input: &Name, until: Millis) {
+    varint::put(out, until.0);
+    match input {
+        Name::Id(id) => {
+            out.push(0);
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+        Name::Sequence { producer, epoch, seq } => {
+            out.push(1);
+            out.extend_from_slice(&producer.to_le_bytes());
+            varint::put(out, u64::from(*epoch));
+            varint::put(out, *seq);
+        }
+    }
+}
+
+fn take_input(input: &mut Source<'_>) -> Option<Control> {
+    let until = Millis(input.input.varint()?);
+    let input = match input.input.u8()? {
+        0 => {
+            let (low, high) = (input.input.u64()?, input.input.u64()?);
+            Name::Id(u128::from(low) | u128::from(high) << 64)
+        }
+        1 => Name::Sequence {
+            producer: input.input.u64()?,
+            epoch: take_u32(input)?,
+            seq: input.input.varint()?,
+        },
+        _ => return None,
+    };
+    Some(Control::InputNoted { input, until })
 }
 
 fn put_subscribed(

@@ -179,6 +179,9 @@ pub enum Refusal {
     /// The address is malformed or reserved.
     #[error("{0}")]
     Address(#[from] super::AddressError),
+    /// A message's name makes no sense.
+    #[error("{0}")]
+    Input(#[from] super::InputError),
     /// Not allowed to this client.
     #[error("not authorized")]
     NotAuthorized,

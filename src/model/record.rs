@@ -12,7 +12,9 @@ use thiserror::Error;
 
 use super::command::{RetainHandling, Will};
 use super::queue::QueueSettings;
-use super::{DeliveryId, DeliverySource, Filter, Millis, PartitionId, Principal, QoS, ReaderId};
+use super::{
+    DeliveryId, DeliverySource, Filter, Input, Millis, PartitionId, Principal, QoS, ReaderId,
+};
 pub use fluxmq_log::format::batch::Retain;
 
 /// A message as its record has it. Cloning shares the bytes of its frame.
@@ -144,6 +146,13 @@ pub enum Control {
         source: PartitionId,
         /// Where it goes on, an offset of that partition.
         next: Offset,
+    },
+    /// The message before this record, in the same frame, is known by this name: it is not stored again.
+    InputNoted {
+        /// The name.
+        input: Input,
+        /// Log time at which it is forgotten; a producer's, unless it goes on.
+        until: Millis,
     },
     /// A consumer group exists from here on.
     GroupCreated {
@@ -436,6 +445,7 @@ impl Control {
             Control::QueueFollowed { .. } => 23,
             Control::HistoryTrimmed { .. } => 30,
             Control::Moved { .. } => 31,
+            Control::InputNoted { .. } => 24,
         }
     }
 }

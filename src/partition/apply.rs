@@ -102,6 +102,7 @@ impl<D: Disk> Partition<D> {
                 }
             }
             Control::QueueDeleted { queue } => self.overlay.queue_applied(*queue),
+            Control::InputNoted { input, .. } => drop(self.overlay.inputs.remove(input)),
             Control::QueueFollowed { queue, source, .. } => {
                 self.overlay.following.remove(&(*queue, *source));
             }

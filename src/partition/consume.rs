@@ -101,6 +101,7 @@ impl<D: Disk> Partition<D> {
             return Err(Refusal::Invalid { reason });
         }
         self.declare(queue)?;
+        self.groups.idle.remove(&id);
         let key = (queue_id(queue.as_bytes()), join.group.as_bytes().clone());
         let known = self.views.groups.get(key.0, &key.1).is_some();
         let alone = self.groups.others(&key, from) == 0;

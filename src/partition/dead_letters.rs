@@ -220,6 +220,7 @@ impl<D: Disk> Partition<D> {
             dedup: DedupKey::default(),
             queue: Some(target.clone()),
             is_copy: false,
+            input: None,
         };
         let now = self.now;
         // What it waited for is over; what it goes before is not.

@@ -211,6 +211,7 @@ impl<D: Disk> Partition<D> {
                 dedup: DedupKey::default(),
                 queue: Some(queue.clone()),
                 is_copy: false,
+                input: None,
             };
             self.pending().building.message(&publish, &routes, stamp);
         }

@@ -26,6 +26,8 @@ pub struct Gauges {
     pub histories_cut: u64,
     /// Sessions that came back to more than they may have missed.
     pub backlogs_cut: u64,
+    /// Publishes that were stored before, under the name that they came with.
+    pub duplicates: u64,
 }
 
 impl Sum for Gauges {
@@ -42,6 +44,7 @@ impl Sum for Gauges {
             history_bytes_dropped: sum.history_bytes_dropped + one.history_bytes_dropped,
             histories_cut: sum.histories_cut + one.histories_cut,
             backlogs_cut: sum.backlogs_cut + one.backlogs_cut,
+            duplicates: sum.duplicates + one.duplicates,
         })
     }
 }
@@ -59,6 +62,7 @@ impl<D: Disk> Partition<D> {
             history_bytes_dropped: self.counters.history_bytes_dropped,
             histories_cut: self.counters.histories_cut,
             backlogs_cut: self.counters.backlogs_cut,
+            duplicates: self.counters.duplicates,
         }
     }
 }

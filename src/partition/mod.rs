@@ -16,6 +16,7 @@ mod fresh;
 mod gauges;
 mod group;
 mod history;
+mod inputs;
 mod jobs;
 mod lead;
 mod listening;
@@ -138,6 +139,8 @@ pub struct Counters {
     pub histories_cut: u64,
     /// Bytes of segments that were removed because history is over.
     pub history_bytes_dropped: u64,
+    /// Publishes that were stored before, under the name that they came with.
+    pub duplicates: u64,
 }
 
 /// How far the views are.

@@ -22,6 +22,8 @@ pub struct Options {
     pub pending_max: usize,
     /// True declares a queue at its first use; false refuses queues that nobody declared.
     pub auto_create_queues: bool,
+    /// How long the names of single messages are remembered.
+    pub dedup_window_ms: u64,
     /// Topics with a retained message; more are refused, those there are may be replaced.
     pub retained_max: usize,
     /// Bytes of all retained messages.
@@ -59,6 +61,7 @@ impl Default for Options {
             visibility_timeout_ms: 30_000,
             pending_max: 100_000,
             auto_create_queues: true,
+            dedup_window_ms: 120_000,
             retained_max: 1_000_000,
             retained_bytes_max: 64 << 20,
             backlog_max: 100_000,

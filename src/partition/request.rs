@@ -12,8 +12,8 @@ use fluxmq_index::Offset;
 use crate::model::command::Will;
 use crate::model::record::DedupKey;
 use crate::model::{
-    Control, Delivery, Filter, Message, Millis, OutboundEntry, Outcome, PartitionId, Principal,
-    QoS, QueueName, ReaderId, Refusal, Selection, Subscription, Token, Topic,
+    Control, Delivery, Filter, Input, Message, Millis, OutboundEntry, Outcome, PartitionId,
+    Principal, QoS, QueueName, ReaderId, Refusal, Selection, Subscription, Token, Topic,
 };
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Session, StoredSubscription};
@@ -232,6 +232,8 @@ pub struct Publish {
     /// True for what the queues of this partition that are bound to the topic get of a message that is stored elsewhere, or nowhere
     /// else: nobody but they see it.
     pub is_copy: bool,
+    /// What its publisher names it by, beside: under a name that is known it is not stored again.
+    pub input: Option<Input>,
 }
 
 impl Publish {

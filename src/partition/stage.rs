@@ -10,14 +10,15 @@ use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
 use super::batch::{Building, Stamp};
+use super::inputs::Judged;
 use super::request::{ConnectionId, Event, Join, Outbox, Publish, QueueAnswer};
 use super::will::Fate;
 use super::{Partition, PartitionError};
 use crate::model::queue::{PRIORITY_MAX, QueueKind};
 use crate::model::record::{DedupKey, lane_id, queue_id};
 use crate::model::{
-    Control, Filter, Message, PartitionId, Properties, Property, QueueName, QueueSettings, Refusal,
-    StoredMessage, Token,
+    Control, Filter, Input, Message, PartitionId, Properties, Property, QueueName, QueueSettings,
+    Refusal, StoredMessage, Token,
 };
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::GroupKey;
@@ -63,6 +64,8 @@ pub(super) struct Overlay {
     pub(super) groups: BTreeSet<(u64, Bytes)>,
     /// Entries that leave their queues for everybody.
     pub(super) leaving: BTreeSet<(u64, Offset)>,
+    /// Names of messages that are on their way into the log.
+    pub(super) inputs: BTreeSet<Input>,
     /// Retroactive queues that are being given more of a partition's history.
     pub(super) following: BTreeSet<(u64, PartitionId)>,
     /// Queues whose oldest entries leave.
@@ -99,29 +102,13 @@ impl<D: Disk> Partition<D> {
     pub(super) fn publish(&mut self, from: ConnectionId, publish: Publish, out: &mut impl Outbox) {
         let message = &publish.message;
         debug_assert!(publish.is_stored(), "what nothing stores does not come here");
-        if self.is_duplicate(&publish) {
-            // Stored already, or about to be: answered with what is under way, at once where nothing is.
-            let token = publish.token.expect("QoS 2 publishes and wills wait for their answer");
-            let may_be_copy = publish.may_be_copy();
-            let waiting = Waiting::Confirm { to: from, token, result: true, may_be_copy };
-            return self.answer_with_next(waiting, out);
-        }
         let (routes, passing) = self.routes(&publish);
-        if routes.is_empty() && (publish.is_copy || !passing.is_empty() && publish.queue.is_some())
-        {
-            // Nothing stores it: it was for queues that pass on, or for a binding that is not any more.
-            let result = self.pass_on(&passing, &publish, out);
-            if let Some(token) = publish.token {
-                out.send(from, Event::Confirm { token, result: Ok(result) });
-            }
+        if self.is_answered(from, &publish, (&routes, &passing), out) {
             return;
         }
-        if let Err(refusal) =
-            self.admit(&publish).and_then(|()| self.admit_to_queues(&routes, &publish))
-        {
-            if let Some(token) = publish.token {
-                out.send(from, Event::Confirm { token, result: Err(refusal) });
-            }
+        let admitted = self.admit(&publish);
+        if let Err(refusal) = admitted.and_then(|()| self.admit_to_queues(&routes, &publish)) {
+            self.refuse_publish(from, &publish, refusal, out);
             if !is_planted(PlantedBug::StoreRefused) {
                 return;
             }
@@ -156,7 +143,53 @@ impl<D: Disk> Partition<D> {
         let pending = self.pending();
         pending.building.message(&publish, &routes, stamp);
         pending.waiting.extend(waiting);
+        if let Some(input) = publish.input {
+            self.note_input(input);
+        }
         self.relieve();
+    }
+
+    /// Answers a publish of which nothing is to be stored: it is stored already, or nobody stores it. False for any other.
+    fn is_answered(
+        &mut self,
+        from: ConnectionId,
+        publish: &Publish,
+        (routes, passing): (&[u64], &[u64]),
+        out: &mut impl Outbox,
+    ) -> bool {
+        if self.is_duplicate(publish) {
+            // Stored already, or about to be: answered with what is under way, at once where nothing is.
+            let token = publish.token.expect("QoS 2 publishes and wills wait for their answer");
+            let may_be_copy = publish.may_be_copy();
+            let waiting = Waiting::Confirm { to: from, token, result: true, may_be_copy };
+            self.answer_with_next(waiting, out);
+            return true;
+        }
+        let is_for_nobody = publish.is_copy || (publish.queue.is_some() && !passing.is_empty());
+        if routes.is_empty() && is_for_nobody {
+            // It was for queues that pass on, or for a binding that is not any more.
+            let result = self.pass_on(passing, publish, out);
+            if let Some(token) = publish.token {
+                out.send(from, Event::Confirm { token, result: Ok(result) });
+            }
+            return true;
+        }
+        match self.judge_input(publish) {
+            Ok(Judged::New) => false,
+            Ok(Judged::Stored) => {
+                self.counters.duplicates += 1;
+                if let Some(token) = publish.token {
+                    let may_be_copy = false;
+                    let waiting = Waiting::Confirm { to: from, token, result: true, may_be_copy };
+                    self.answer_with_next(waiting, out);
+                }
+                true
+            }
+            Err(refusal) => {
+                self.refuse_publish(from, publish, refusal, out);
+                true
+            }
+        }
     }
 
     /// Returns true for a QoS 2 publish, or a will, that is stored, or proposed, and not released [MQTT-4.3.3-10].

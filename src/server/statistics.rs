@@ -46,6 +46,7 @@ fn snapshot(shared: &Shared, admission: &Admission) -> Snapshot {
         passed_on_dropped: live.dropped(),
         backlogs_cut: gauges.backlogs_cut,
         accept_failures: turned_away.accept,
+        duplicates: gauges.duplicates,
         turned_away: vec![
             ("connections", turned_away.connections),
             ("connect_rate", turned_away.rate),

@@ -113,6 +113,8 @@ pub struct Snapshot {
     pub backlogs_cut: u64,
     /// How often the system had no socket for a connection, which then waited.
     pub accept_failures: u64,
+    /// Publishes that were stored before, under the name that they came with.
+    pub duplicates: u64,
     /// Connections that were turned away, by the limit's name.
     pub turned_away: Vec<(&'static str, u64)>,
 }
@@ -187,7 +189,7 @@ impl Loads {
 }
 
 /// Names of single counts below `$SYS/broker/`. What mosquitto has under two names has both here.
-const NAMES: [(&str, Counted); 35] = [
+const NAMES: [(&str, Counted); 36] = [
     ("clients/connected", |now| now.connected),
     ("clients/active", |now| now.connected),
     ("clients/disconnected", |now| now.sessions_away),
@@ -217,6 +219,7 @@ const NAMES: [(&str, Counted); 35] = [
     ("retained messages/count", |now| now.retained),
     ("retained/count", |now| now.retained),
     ("retained/bytes", |now| now.retained_bytes),
+    ("publish/messages/duplicates", |now| now.duplicates),
     ("limits/backlogs/cut", |now| now.backlogs_cut),
     ("limits/connections/accept_failures", |now| now.accept_failures),
     ("limits/messages/no_room", Snapshot::without_room),

@@ -7,6 +7,7 @@ mod dedup;
 mod follow;
 mod group;
 mod horizon;
+mod inputs;
 mod queue;
 mod retained;
 mod section;
@@ -18,6 +19,7 @@ pub use dedup::Dedup;
 pub use follow::Follows;
 pub use group::{Claim, Group, GroupKey, Groups, Member};
 pub use horizon::Horizon;
+pub use inputs::{Inputs, Known};
 pub use queue::{MARK_EVERY, Queue, Queues};
 pub use retained::{Retained, RetainedMessage};
 pub use section::{SectionError, section_name};
@@ -68,6 +70,8 @@ pub struct Views {
     pub follows: Follows,
     /// Where history begins.
     pub horizon: Horizon,
+    /// Names of messages that are stored.
+    pub inputs: Inputs,
 }
 
 impl Views {
@@ -155,7 +159,7 @@ impl Views {
         Ok(views)
     }
 
-    fn all(&self) -> [&dyn View; 9] {
+    fn all(&self) -> [&dyn View; 10] {
         [
             &self.sessions,
             &self.retained,
@@ -166,10 +170,11 @@ impl Views {
             &self.wills,
             &self.follows,
             &self.horizon,
+            &self.inputs,
         ]
     }
 
-    fn all_mut(&mut self) -> [&mut dyn View; 9] {
+    fn all_mut(&mut self) -> [&mut dyn View; 10] {
         [
             &mut self.sessions,
             &mut self.retained,
@@ -180,6 +185,7 @@ impl Views {
             &mut self.wills,
             &mut self.follows,
             &mut self.horizon,
+            &mut self.inputs,
         ]
     }
 }

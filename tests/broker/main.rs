@@ -8,6 +8,7 @@ mod dead_letters;
 mod ephemeral;
 mod exchange;
 mod expiry;
+mod inputs;
 mod limits;
 mod passed_on;
 mod priorities;

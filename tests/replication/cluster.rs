@@ -375,6 +375,7 @@ impl Cluster {
             dedup: DedupKey::default(),
             queue: None,
             is_copy: false,
+            input: None,
         };
         let now = self.now;
         let replica = self.replicas.get_mut(&to).expect("known");

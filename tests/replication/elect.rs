@@ -256,6 +256,7 @@ fn say_once(cluster: &mut Cluster, to: ReplicaId, token: u64) -> Token {
             dedup,
             queue: None,
             is_copy: false,
+            input: None,
         }),
     );
     token

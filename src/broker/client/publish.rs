@@ -10,7 +10,7 @@ use super::{Client, Waiting, theirs};
 use crate::broker::placement::Found;
 use crate::model::address::PublishAddress;
 use crate::model::record::DedupKey;
-use crate::model::{Control, Effect, Message, PartitionId, QoS, Refusal, Token};
+use crate::model::{Control, Effect, Input, Message, PartitionId, QoS, Refusal, Token};
 use crate::partition::request::{Publish, Request};
 use crate::planted::{PlantedBug, is_planted};
 
@@ -57,6 +57,10 @@ impl Client {
                 return self.refuse_publish(token, &message, Refusal::Invalid { reason });
             }
         };
+        let input = match Input::of(&self.standing.principal, &message.topic, &message.properties) {
+            Ok(input) => input,
+            Err(error) => return self.refuse_publish(token, &message, error.into()),
+        };
         let copies = match &queue {
             Some(_) => Arc::default(),
             None if packet_id.is_some() && is_planted(PlantedBug::NotCaptured) => Arc::default(),
@@ -73,7 +77,7 @@ impl Client {
             }
             None => DedupKey::default(),
         };
-        let publish = Publish { token: None, message, dedup, queue, is_copy: false };
+        let publish = Publish { token: None, message, dedup, queue, is_copy: false, input };
         match copies.is_empty() {
             true => self.send_publish(home, token, publish),
             false => self.send_copies(home, copies, token, publish),

@@ -133,6 +133,7 @@ fn publish(topic: &str, qos: QoS) -> Publish {
         dedup: DedupKey::default(),
         queue: None,
         is_copy: false,
+        input: None,
     }
 }
 

@@ -41,7 +41,7 @@ fn nearest(refusal: &Refusal) -> ReasonCode {
         Refusal::Throttled | Refusal::ConnectionRate { .. } => ReasonCode::CONNECTION_RATE_EXCEEDED,
         Refusal::Busy => ReasonCode::SERVER_BUSY,
         Refusal::Quota { .. } | Refusal::DiskFull => ReasonCode::QUOTA_EXCEEDED,
-        Refusal::Unsupported { .. } | Refusal::Invalid { .. } => {
+        Refusal::Unsupported { .. } | Refusal::Invalid { .. } | Refusal::Input(_) => {
             ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR
         }
         Refusal::Unavailable { .. } | Refusal::NotLeader { .. } | Refusal::ShuttingDown => {
