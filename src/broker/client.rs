@@ -13,6 +13,7 @@ mod outbound;
 mod publish;
 mod replay;
 mod subscribe;
+mod transaction;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -76,6 +77,7 @@ pub struct Client {
     /// Where the client's unreleased QoS 2 publishes are.
     inbound: BTreeMap<u16, publish::Open>,
     publishing: publish::Publishing,
+    transactions: transaction::Transactions,
     waiting: BTreeMap<Token, Waiting>,
     next_token: u64,
     credits: BTreeMap<(PartitionId, ReaderId), Credit>,
@@ -191,6 +193,7 @@ impl Client {
             outbound: Outbound::default(),
             inbound: BTreeMap::new(),
             publishing: publish::Publishing::default(),
+            transactions: transaction::Transactions::default(),
             waiting: BTreeMap::new(),
             next_token: 0,
             credits: BTreeMap::new(),

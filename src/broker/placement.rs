@@ -41,9 +41,9 @@ impl Placement {
         }
     }
 
-    /// The home of a queue: its messages and its groups.
+    /// The home of a queue: its messages and its groups. Queues that have the same in braces live together.
     pub fn queue(&self, name: &QueueName) -> PartitionId {
-        self.place(name.origin().as_bytes(), 1)
+        self.place(together(name.origin()).as_bytes(), 1)
     }
 
     /// What the partitions' queues are bound to.
@@ -72,6 +72,12 @@ impl Placement {
     }
 }
 
+/// What of a queue's name says where it lives: what is in its first braces, if anything is.
+fn together(name: &str) -> &str {
+    let inside = name.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    inside.map(|(inside, _)| inside).filter(|inside| !inside.is_empty()).unwrap_or(name)
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -95,6 +101,20 @@ mod tests {
         let placement = Placement::new(4);
         assert_eq!(placement.filter(&filter("$SYS/#")).len(), 1);
         assert_eq!(placement.filter(&filter("$SYSTEM/#")).len(), 4);
+    }
+
+    #[test]
+    fn queues_with_the_same_in_braces_live_together() {
+        let placement = Placement::new(64);
+        let home = |name: &str| {
+            placement.queue(&QueueName::from_text(Bytes::from(name.to_owned())).unwrap())
+        };
+        assert_eq!(home("{orders}.in"), home("out of {orders}{1}"));
+        assert_eq!(home("{orders}"), home("orders"));
+        assert_eq!(home("$dlq/{orders}.in"), home("orders"));
+        for name in ["{}", "{orders", "}orders{", "{}orders"] {
+            assert_eq!(home(name), placement.place(name.as_bytes(), 1), "{name}: the whole name");
+        }
     }
 
     #[test]

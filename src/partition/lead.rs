@@ -181,7 +181,11 @@ impl<D: Disk> Partition<D> {
 
 /// Returns true for what a client publishes; wills are alone, and announced again.
 pub(super) fn is_in_order(request: &Request) -> bool {
-    matches!(request, Request::Publish(publish) if publish.dedup.seq & DedupKey::WILL == 0)
+    match request {
+        Request::Publish(publish) => publish.dedup.seq & DedupKey::WILL == 0,
+        Request::PublishAll(_) => true,
+        _ => false,
+    }
 }
 
 /// Returns true for what gives something back, or tells of it, and begins nothing.

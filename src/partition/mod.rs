@@ -35,6 +35,7 @@ mod sessions;
 mod stage;
 mod stop;
 mod subscriptions;
+mod transaction;
 mod will;
 mod window;
 
@@ -326,6 +327,7 @@ impl<D: Disk> Partition<D> {
     fn take(&mut self, from: ConnectionId, request: Request, at: Offset, out: &mut impl Outbox) {
         match request {
             Request::Publish(publish) => self.publish(from, publish, out),
+            Request::PublishAll(publishes) => self.publish_all(from, publishes, out),
             Request::Write { token, control } => {
                 let waiting = token.map(|token| Waiting::Written { to: from, token });
                 self.write(&control, waiting);

@@ -32,6 +32,8 @@ pub struct ConnectionId(pub u64);
 pub enum Request {
     /// Stores a message, or passes it on where nothing stores it.
     Publish(Publish),
+    /// Stores messages for queues that live here: all in one frame, or none. Each is answered by its own `Confirm`.
+    PublishAll(Vec<Publish>),
     /// Stores a change of state: sessions and releases.
     Write {
         /// Echoed in `Written`, if anybody waits.

@@ -81,6 +81,11 @@ impl<D: Disk> Partition<D> {
 
     /// Refuses what a full queue has no room for, where it is the publisher that gives way.
     pub(super) fn has_room(&self, id: u64, bytes: usize) -> Result<(), Refusal> {
+        self.has_room_for(id, (1, bytes as u64))
+    }
+
+    /// The same of several messages.
+    pub(super) fn has_room_for(&self, id: u64, (more, bytes): (u64, u64)) -> Result<(), Refusal> {
         let Some((_, settings)) = self.queue(id) else { return Ok(()) };
         let limits = &settings.limits;
         if limits.overflow == Overflow::DropHead {
@@ -89,7 +94,7 @@ impl<D: Disk> Partition<D> {
         let queue = self.views.queues.get(id);
         let (messages, used) = queue.map_or((0, 0), |queue| (queue.len(), queue.bytes()));
         let (coming, coming_bytes) = self.overlay.coming.get(&id).copied().unwrap_or((0, 0));
-        let then = (messages + coming + 1, used + coming_bytes + bytes as u64);
+        let then = (messages + coming + more, used + coming_bytes + bytes);
         match is_over(limits, then) {
             true => Err(Refusal::Quota { limit: "the length of a queue" }),
             false => Ok(()),

@@ -280,19 +280,40 @@ impl<D: Disk> Partition<D> {
 
     /// Makes sure that a queue exists, declaring it at its first use.
     pub(super) fn declare(&mut self, name: &QueueName) -> Result<(), Refusal> {
+        if self.may_declare(name)? {
+            self.declare_in_frame(name);
+            self.relieve();
+        }
+        Ok(())
+    }
+
+    /// Returns true when a queue is still to be declared, and why it may not be.
+    pub(super) fn may_declare(&self, name: &QueueName) -> Result<bool, Refusal> {
         if self.is_known(name.as_bytes())? {
-            return Ok(());
+            return Ok(false);
         }
         if !self.options.auto_create_queues && !name.is_dead_letters() {
             let reason = format!("there is no queue '{name}', and queues.auto_create is off");
             return Err(Refusal::Invalid { reason });
         }
+        Ok(true)
+    }
+
+    /// Declares a queue at its first use, unless it is, without proposing what was gathered.
+    pub(super) fn declare_in_frame(&mut self, name: &QueueName) {
+        if self.queue(queue_id(name.as_bytes())).is_some() {
+            return;
+        }
         let settings = match name.is_dead_letters() {
             true => QueueSettings::of_dead_letters(),
             false => QueueSettings::default(),
         };
-        self.declare_queue(name.as_bytes(), Arc::new(settings));
-        Ok(())
+        let settings = Arc::new(settings);
+        let now = self.now;
+        let becomes = Some((name.as_bytes().clone(), settings.clone()));
+        self.overlay.queue_changes(queue_id(name.as_bytes()), becomes);
+        let control = Control::QueueDeclared { name: name.as_bytes().clone(), settings };
+        self.pending().building.control(&control, now);
     }
 
     pub(super) fn declare_queue(&mut self, name: &Bytes, settings: Arc<QueueSettings>) {

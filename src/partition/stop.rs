@@ -39,8 +39,10 @@ pub(super) fn refuse(
         | Request::CommitCursor { token, .. } => {
             out.send(from, Event::Confirm { token: *token, result: Err(refusal) });
         }
-        Request::Write { token: Some(token), .. } => {
-            out.send(from, Event::Written { token: *token, result: Err(refusal) });
+        Request::PublishAll(publishes) => {
+            for token in publishes.iter().filter_map(|publish| publish.token) {
+                out.send(from, Event::Confirm { token, result: Err(refusal.clone()) });
+            }
         }
         Request::OpenSession { .. } => out.send(from, Event::SessionOpened(Err(refusal))),
         Request::Attach(attach) => {
@@ -68,10 +70,9 @@ pub(super) fn refuse(
         Request::ReadOn(_) => out.send(from, Event::Resigned(refusal)),
         Request::ListClaimed { .. } => out.send(from, Event::Claimed(Err(refusal))),
         // What waits for a group to let go has nothing more to wait for here.
-        Request::Leave { token: Some(token), .. } => {
-            out.send(from, Event::Written { token: *token, result: Err(refusal) });
-        }
-        Request::Claim { token, .. } => {
+        Request::Write { token: Some(token), .. }
+        | Request::Leave { token: Some(token), .. }
+        | Request::Claim { token, .. } => {
             out.send(from, Event::Written { token: *token, result: Err(refusal) });
         }
         Request::Publish(_)

@@ -23,6 +23,7 @@ mod sessions;
 mod shared;
 mod statistics;
 mod storage;
+mod transactions;
 mod wills;
 mod wire;
 mod world;

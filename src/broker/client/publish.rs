@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
+use super::transaction::Part;
 use super::{Client, Waiting, theirs};
 use crate::broker::placement::Found;
 use crate::model::address::PublishAddress;
 use crate::model::record::DedupKey;
-use crate::model::{Control, Effect, Input, Message, PartitionId, QoS, Refusal, Token};
+use crate::model::{Control, Effect, Input, Message, PartitionId, QoS, QueueName, Refusal, Token};
 use crate::partition::request::{Publish, Request};
 use crate::planted::{PlantedBug, is_planted};
 
@@ -42,24 +43,21 @@ pub(super) struct Copies {
 
 impl Client {
     pub(super) fn publish(&mut self, token: Token, message: Arc<Message>, packet_id: Option<u16>) {
-        if let Err(refusal) = self.standing.may_publish(&message.topic) {
-            return self.refuse_publish(token, &message, refusal);
-        }
-        let address = match PublishAddress::of(&message.topic) {
-            Ok(address) => address,
-            Err(error) => return self.refuse_publish(token, &message, error.into()),
+        let part = match Part::of(&message.properties) {
+            Ok(part) => part,
+            Err(refusal) => return self.refuse_publish(token, &message, refusal),
         };
-        let (home, queue) = match address {
-            PublishAddress::Topic => (self.placement.topic(&message.topic), None),
-            PublishAddress::Queue(name) => (self.placement.queue(&name), Some(name)),
-            PublishAddress::Settle(..) => {
-                let reason = "a settling verb is not a place to publish to".to_owned();
-                return self.refuse_publish(token, &message, Refusal::Invalid { reason });
+        let (home, queue, input) = match (self.target(&message), part) {
+            (Ok((home, queue, input)), Some(part)) => {
+                let dedup = DedupKey::default();
+                let mut publish =
+                    Publish { token: None, message, dedup, queue, is_copy: false, input };
+                self.sign(&mut publish);
+                return self.gather_publish(part, token, home, publish);
             }
-        };
-        let input = match Input::of(&self.standing.principal, &message.topic, &message.properties) {
-            Ok(input) => input,
-            Err(error) => return self.refuse_publish(token, &message, error.into()),
+            (Ok(target), None) => target,
+            (Err(refusal), Some(part)) => return self.fail_transaction(part, token, refusal),
+            (Err(refusal), None) => return self.refuse_publish(token, &message, refusal),
         };
         let copies = match &queue {
             Some(_) => Arc::default(),
@@ -82,6 +80,24 @@ impl Client {
             true => self.send_publish(home, token, publish),
             false => self.send_copies(home, copies, token, publish),
         }
+    }
+
+    /// Where a publish goes, and what it is named, or why it goes nowhere.
+    fn target(
+        &mut self,
+        message: &Message,
+    ) -> Result<(PartitionId, Option<QueueName>, Option<Input>), Refusal> {
+        self.standing.may_publish(&message.topic)?;
+        let (home, queue) = match PublishAddress::of(&message.topic)? {
+            PublishAddress::Topic => (self.placement.topic(&message.topic), None),
+            PublishAddress::Queue(name) => (self.placement.queue(&name), Some(name)),
+            PublishAddress::Settle(..) => {
+                let reason = "a settling verb is not a place to publish to".to_owned();
+                return Err(Refusal::Invalid { reason });
+            }
+        };
+        let input = Input::of(&self.standing.principal, &message.topic, &message.properties)?;
+        Ok((home, queue, input))
     }
 
     fn send_publish(&mut self, to: PartitionId, token: Token, mut publish: Publish) {

@@ -1,0 +1,111 @@
+//! Publishes that are stored together or not at all: records of one frame.
+
+use std::collections::BTreeMap;
+
+use fluxmq_log::disk::Disk;
+
+use super::Partition;
+use super::inputs::Judged;
+use super::request::{ConnectionId, Outbox, Publish};
+use super::stage::Waiting;
+use crate::model::queue::QueueKind;
+use crate::model::record::queue_id;
+use crate::model::{QueueName, Refusal};
+
+impl<D: Disk> Partition<D> {
+    /// Takes publishes to queues into one frame, or refuses all of them.
+    pub(super) fn publish_all(
+        &mut self,
+        from: ConnectionId,
+        publishes: Vec<Publish>,
+        out: &mut impl Outbox,
+    ) {
+        let new = match self.admit_all(&publishes) {
+            Ok(new) => new,
+            Err(refusal) => {
+                for publish in &publishes {
+                    self.refuse_publish(from, publish, refusal.clone(), out);
+                }
+                return;
+            }
+        };
+        // A message, its name, and the declaration of its queue.
+        let is_full = self
+            .building
+            .as_ref()
+            .is_some_and(|pending| !pending.building.has_room_for(3 * publishes.len()));
+        if is_full && let Err(error) = self.propose() {
+            // Whoever waits is told when `persist` reports this and the partition stops.
+            self.failed.get_or_insert(error);
+        }
+        let mut waiting = Vec::with_capacity(publishes.len());
+        for (publish, is_new) in publishes.into_iter().zip(new) {
+            let confirm = publish.token.map(|token| Waiting::Confirm {
+                to: from,
+                token,
+                result: true,
+                may_be_copy: false,
+            });
+            waiting.extend(confirm);
+            if is_new {
+                self.take_in(&publish);
+            } else {
+                self.counters.duplicates += 1;
+            }
+        }
+        self.relieve();
+        for waiting in waiting {
+            self.answer_with_next(waiting, out);
+        }
+    }
+
+    /// Tells which of them are new, or why none may be stored.
+    fn admit_all(&mut self, publishes: &[Publish]) -> Result<Vec<bool>, Refusal> {
+        if self.disk_full {
+            return Err(Refusal::DiskFull);
+        }
+        let mut new = Vec::with_capacity(publishes.len());
+        let mut coming: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for (at, publish) in publishes.iter().enumerate() {
+            let queue = publish.queue.as_ref().expect("only publishes to queues come here");
+            let is_twice = publish.input.is_some()
+                && publishes[..at].iter().any(|before| before.input == publish.input);
+            let is_new = !is_twice && matches!(self.judge_input(publish)?, Judged::New);
+            new.push(is_new);
+            if is_new {
+                self.may_use(queue)?;
+                let more = coming.entry(queue_id(queue.as_bytes())).or_default();
+                *more = (more.0 + 1, more.1 + publish.message.len_bytes() as u64);
+            }
+        }
+        coming.into_iter().try_for_each(|(id, more)| self.has_room_for(id, more))?;
+        Ok(new)
+    }
+
+    /// Why a queue cannot store anything; declares nothing yet.
+    fn may_use(&self, queue: &QueueName) -> Result<(), Refusal> {
+        self.may_declare(queue)?;
+        let known = self.queue(queue_id(queue.as_bytes()));
+        match known.is_some_and(|(_, settings)| settings.kind == QueueKind::Ephemeral) {
+            true => {
+                let reason = format!("queue '{queue}' is ephemeral and stores nothing");
+                Err(Refusal::Invalid { reason })
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Adds an admitted message to the frame in the making.
+    fn take_in(&mut self, publish: &Publish) {
+        let queue = publish.queue.as_ref().expect("only publishes to queues come here");
+        self.declare_in_frame(queue);
+        let routes = vec![queue_id(queue.as_bytes())];
+        self.overlay_routes(&routes, publish.message.len_bytes());
+        let stamp = self.stamp(&publish.message.properties);
+        let routes = self.with_lanes(routes, stamp.priority);
+        self.pending().building.message(publish, &routes, stamp);
+        if let Some(input) = publish.input {
+            self.note_input(input);
+        }
+    }
+}
