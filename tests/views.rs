@@ -241,6 +241,7 @@ fn queue_control() -> impl Strategy<Value = Control> {
             Control::QueueDeclared { name, settings }
         }),
         queue().prop_map(|queue| Control::QueueDeleted { queue }),
+        (queue(), name()).prop_map(|(queue, group)| Control::GroupDeleted { queue, group }),
         (input(), time()).prop_map(|(input, until)| Control::InputNoted { input, until }),
         (queue(), partition(), offset()).prop_map(|(queue, source, next)| Control::QueueFollowed {
             queue,

@@ -8,6 +8,7 @@ mod close;
 mod given_back;
 mod groups;
 mod held;
+mod manage;
 mod open;
 mod outbound;
 mod publish;
@@ -162,6 +163,11 @@ enum Waiting {
         packet_id: u16,
         missing: usize,
     },
+    /// What an administrator asked of a queue.
+    Managed(Box<manage::AskedOf>),
+    /// Part of a list of queues; another token stands for all of it.
+    ListOf(Token),
+    Listing(Box<manage::Listing>),
     /// A group that a connection which ends leaves.
     Left(PartitionId),
     /// Effects that say that something is stored.
@@ -210,6 +216,9 @@ impl Client {
         match command {
             Command::Open(open) => self.admit(*open),
             Command::Authenticate { method, message } => self.authenticate(&method, message.0),
+            Command::Publish { token, message, .. } if manage::is_request(&message.topic) => {
+                self.manage(now, token, &message);
+            }
             Command::Publish { token, message, packet_id } => {
                 self.publish(token, message, packet_id)
             }
@@ -273,12 +282,10 @@ impl Client {
             Event::Held { reader } => self.reader_held(from, reader),
             Event::Newest { token, result } => self.found_newest(from, token, result),
             Event::Outbound(found) => self.found_outbound(from, found),
-            // Only whoever asks hears of wills, of letters, of what became of queues, and of what they follow.
-            Event::WillDue { .. }
-            | Event::Letter(_)
-            | Event::Queue { .. }
-            | Event::Follow(_)
-            | Event::ReadOn { .. } => {}
+            // Only whoever asks hears of wills, of letters, and of what queues follow.
+            Event::WillDue { .. } | Event::Letter(_) | Event::Follow(_) | Event::ReadOn { .. } => {}
+            Event::Queue { token, result } => self.managed(token, result),
+            Event::Queues { token, result } => self.listed(token, result),
             Event::OpenIds(packet_ids) => self.found_inbound(from, packet_ids),
             // What it read and held there is gone: the peer comes back, to whoever leads then, and its session goes on.
             Event::Resigned(refusal) => self.resigned(from, refusal),
@@ -419,6 +426,9 @@ impl Client {
                 | Waiting::Last(_)
                 | Waiting::NewestOf(_)
                 | Waiting::EndOf(..)
+                | Waiting::Managed(_)
+                | Waiting::ListOf(_)
+                | Waiting::Listing(_)
                 | Waiting::Claiming { .. },
             ) => {
                 unreachable!("parts are answered by readers, groups and confirmations")

@@ -4,6 +4,7 @@
 mod bindings;
 pub mod client;
 mod live;
+mod management;
 pub mod placement;
 pub mod position;
 mod steward;

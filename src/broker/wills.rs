@@ -138,8 +138,8 @@ impl WillPublisher {
                 let home = self.placement.queue(&name);
                 Ok(vec![(home, Publish { queue: Some(name), ..publish })])
             }
-            PublishAddress::Settle(..) => {
-                let reason = "a settling verb is not a place to publish to".to_owned();
+            PublishAddress::Settle(..) | PublishAddress::Manage(_) => {
+                let reason = "a will is a message, and this is no place for one".to_owned();
                 Err(Refusal::Invalid { reason })
             }
         }

@@ -7,9 +7,12 @@ mod bench;
 mod connection;
 mod error;
 mod format;
+mod group;
+mod manage;
 mod progress;
 mod properties;
 mod publish;
+mod queue;
 mod replay;
 mod request;
 mod subscribe;
@@ -29,7 +32,7 @@ use clap::{Parser, Subcommand};
 
 pub use error::CtlError;
 
-/// Publishes, subscribes and measures over MQTT 3.1, 3.1.1 and 5.0.
+/// Publishes, subscribes, administers and measures over MQTT 3.1, 3.1.1 and 5.0.
 #[derive(Debug, Parser)]
 #[command(
     name = "mqttctl",
@@ -45,6 +48,8 @@ Examples:
   mqttctl request ask/time -m now
   mqttctl subscribe '$queue/orders' --from earliest --group billing --format json
   mqttctl replay 'sensors/#' --from=-24h --format json
+  mqttctl queue stats orders
+  mqttctl group seek orders billing --to=-1h
   mqttctl bench --publishers 4 --subscribers 2 --seconds 10 --json"
 )]
 struct Arguments {
@@ -73,6 +78,10 @@ enum Command {
     Replay(replay::Arguments),
     /// Measures throughput and latency, and stops by itself.
     Bench(bench::Arguments),
+    /// Declares queues, looks into them, empties them, brings dead letters back.
+    Queue(queue::Arguments),
+    /// Shows how far consumer groups are, and moves them.
+    Group(group::Arguments),
     /// Writes the broker's file of users.
     Users(users::Arguments),
 }
@@ -116,6 +125,8 @@ fn run(arguments: Arguments) -> Result<(), CtlError> {
             Command::Request(arguments) => request::run(&arguments, json, &mut output).await,
             Command::Replay(arguments) => replay::run(&arguments, json, &mut output).await,
             Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
+            Command::Queue(arguments) => queue::run(&arguments, json, &mut output).await,
+            Command::Group(arguments) => group::run(&arguments, json, &mut output).await,
             Command::Users(arguments) => users::run(&arguments, &mut output),
         }
     });

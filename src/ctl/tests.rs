@@ -45,6 +45,14 @@ fn help_and_version_are_answers_and_everything_unknown_is_wrong_usage() {
         "mqttctl publish t -m x --tls-version 1.1",
         "mqttctl bench --size 8",
         "mqttctl bench --seconds 0",
+        "mqttctl queue",
+        "mqttctl queue declare",
+        "mqttctl queue declare jobs --type lifo",
+        "mqttctl queue declare jobs --from 7",
+        "mqttctl queue declare jobs --backoff soon",
+        "mqttctl queue list -V 3.1.1",
+        "mqttctl group seek jobs workers",
+        "mqttctl group show jobs",
     ] {
         assert_eq!(format!("{:?}", code(line)), format!("{:?}", ExitCode::from(3)), "{line}");
     }
@@ -510,6 +518,8 @@ async fn run_line(line: &str) -> Result<String, CtlError> {
         Command::Request(arguments) => request::run(&arguments, json, &mut output).await,
         Command::Replay(arguments) => replay::run(&arguments, json, &mut output).await,
         Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
+        Command::Queue(arguments) => queue::run(&arguments, json, &mut output).await,
+        Command::Group(arguments) => group::run(&arguments, json, &mut output).await,
         Command::Users(arguments) => users::run(&arguments, &mut output),
     }?;
     Ok(String::from_utf8(output).unwrap())

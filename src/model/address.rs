@@ -310,6 +310,17 @@ pub enum PublishAddress {
     Queue(QueueName),
     /// `$queue/<name>/…/$ack` and its kin: settles instead of publishing.
     Settle(QueueName, Verb),
+    /// `$management/…`: asks instead of publishing.
+    Manage(ManageAddress),
+}
+
+/// What is asked of whom, below `$management/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManageAddress {
+    /// `$management/queues`: which queues there are.
+    Queues,
+    /// `$management/queue/<name>/<operation>`.
+    Queue(QueueName, String),
 }
 
 /// What a consumer group reads.
@@ -393,6 +404,9 @@ impl PublishAddress {
         }
         let text = topic.as_str();
         let first = text.split('/').next().unwrap_or(text);
+        if first == "$management" {
+            return manage_address(topic).map(PublishAddress::Manage);
+        }
         let rest = text.strip_prefix("$queue/");
         let Some(rest) = rest.or_else(|| text.strip_prefix(DEAD_LETTERS)) else {
             return match OURS.contains(&first) {
@@ -460,6 +474,17 @@ impl SubscribeAddress {
             _ => Ok(SubscribeAddress::Filter(filter.clone())),
         }
     }
+}
+
+fn manage_address(topic: &Topic) -> Result<ManageAddress, AddressError> {
+    let text = topic.as_str();
+    if text == "$management/queues" {
+        return Ok(ManageAddress::Queues);
+    }
+    let rest = text.strip_prefix("$management/queue/").ok_or_else(|| reserved(text))?;
+    let (name, operation) = rest.rsplit_once('/').ok_or_else(|| reserved(text))?;
+    let name = QueueName::from_text(topic.0.slice_ref(name.as_bytes()))?;
+    Ok(ManageAddress::Queue(name, operation.to_owned()))
 }
 
 /// Tells whether a filter is of topics whose history is kept in the place that the filter says.

@@ -27,6 +27,7 @@ impl Control {
             | Control::QueueTrimmed { .. }
             | Control::QueueRemoved { .. }
             | Control::QueueFollowed { .. }
+            | Control::GroupDeleted { .. }
             | Control::GroupCreated { .. }
             | Control::CursorSet { .. }
             | Control::Postponed { .. } => put_queue_control(out, self),
@@ -94,7 +95,7 @@ impl Control {
 
     /// Reads what [`encode`](Control::encode) wrote.
     pub fn decode(opcode: u8, body: &Bytes) -> Result<Control, ControlError> {
-        if !matches!(opcode, 1..=24 | 30..=31) {
+        if !matches!(opcode, 1..=25 | 30..=31) {
             return Err(ControlError::UnknownOpcode(opcode));
         }
         let mut input = Source::new(body);
@@ -233,6 +234,7 @@ fn put_queue_control(out: &mut Vec<u8>, control: &Control) {
             put_list(out, entries, |out, entry| varint::put(out, entry.0));
             varint::put(out, *bytes);
         }
+        Control::GroupDeleted { queue, group } => put_group(out, *queue, group),
         Control::QueueFollowed { queue, source, next } => {
             out.extend_from_slice(&queue.to_le_bytes());
             put_position(out, &(*source, *next));
@@ -270,6 +272,7 @@ fn take_queue_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
             let (source, next) = take_position(input)?;
             Control::QueueFollowed { queue, source, next }
         }
+        25 => Control::GroupDeleted { queue: input.input.u64()?, group: take_bytes(input)? },
         22 => Control::Postponed {
             queue: input.input.u64()?,
             group: take_bytes(input)?,

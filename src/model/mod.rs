@@ -3,6 +3,7 @@
 //! Protocols and views never see each other; they meet here.
 
 pub mod address;
+pub mod base64;
 pub mod command;
 mod control_codec;
 pub mod effect;

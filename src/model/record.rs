@@ -147,6 +147,13 @@ pub enum Control {
         /// Where it goes on, an offset of that partition.
         next: Offset,
     },
+    /// A consumer group of a queue is gone, and how far it was.
+    GroupDeleted {
+        /// The queue's id.
+        queue: u64,
+        /// The group's name.
+        group: Bytes,
+    },
     /// The message before this record, in the same frame, is known by this name: it is not stored again.
     InputNoted {
         /// The name.
@@ -446,6 +453,7 @@ impl Control {
             Control::HistoryTrimmed { .. } => 30,
             Control::Moved { .. } => 31,
             Control::InputNoted { .. } => 24,
+            Control::GroupDeleted { .. } => 25,
         }
     }
 }

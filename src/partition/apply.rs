@@ -102,6 +102,9 @@ impl<D: Disk> Partition<D> {
                 }
             }
             Control::QueueDeleted { queue } => self.overlay.queue_applied(*queue),
+            Control::GroupDeleted { queue, group } => {
+                self.overlay.ending_groups.remove(&(*queue, group.clone()));
+            }
             Control::InputNoted { input, .. } => drop(self.overlay.inputs.remove(input)),
             Control::QueueFollowed { queue, source, .. } => {
                 self.overlay.following.remove(&(*queue, *source));

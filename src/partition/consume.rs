@@ -103,6 +103,10 @@ impl<D: Disk> Partition<D> {
         self.declare(queue)?;
         self.groups.idle.remove(&id);
         let key = (queue_id(queue.as_bytes()), join.group.as_bytes().clone());
+        if self.overlay.ending_groups.contains(&key) {
+            let reason = format!("group '{}' is being deleted: try again", join.group);
+            return Err(Refusal::Invalid { reason });
+        }
         let known = self.views.groups.get(key.0, &key.1).is_some();
         let alone = self.groups.others(&key, from) == 0;
         let start = self.locate(key.0, join.position).map_err(|error| {

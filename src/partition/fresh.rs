@@ -49,6 +49,7 @@ impl Fresh {
                 | Request::ListOpenIds { .. }
                 | Request::Join(_)
                 | Request::Queue(_)
+                | Request::ListQueues(_)
         );
         reads || self.waiting.iter().any(|held| held.from == from)
     }

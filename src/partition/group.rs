@@ -270,6 +270,15 @@ impl Groups {
         offered.fold(false, |before, is_passed_on| before | is_passed_on)
     }
 
+    /// Counts the members that read each queue or filter, by id.
+    pub fn member_counts(&self) -> BTreeMap<u64, usize> {
+        let mut counts = BTreeMap::new();
+        for membership in self.memberships.values() {
+            *counts.entry(membership.key.0).or_default() += 1;
+        }
+        counts
+    }
+
     /// Counts the members that read a queue.
     pub fn members_of(&self, queue: u64) -> usize {
         self.memberships.values().filter(|membership| membership.key.0 == queue).count()

@@ -8,14 +8,14 @@ use fluxmq_log::disk::Disk;
 
 use super::history::HistoryError;
 use super::request::{
-    ConnectionId, Event, GroupStats, Outbox, Peeked, Position, QueueAction, QueueAnswer,
-    QueueRequest, QueueStats,
+    ConnectionId, Event, GroupStats, ListQueues, Outbox, Peeked, Position, QueueAction,
+    QueueAnswer, QueueRequest, QueueStats, QueueSummary,
 };
 use super::stage::Waiting;
 use super::{Partition, RECORDS_PER_TURN_MAX};
 use crate::model::record::queue_id;
 use crate::model::{Control, Filter, Millis, QueueName, QueueSettings, Refusal};
-use crate::view::Group;
+use crate::view::{Group, Queue};
 
 /// What was done: at once, or when everything admitted until now is committed.
 pub(super) enum Managed {
@@ -64,6 +64,7 @@ impl<D: Disk> Partition<D> {
                 self.peek(id, from, count_max).map_err(|error| self.unreadable(&error))
             }
             QueueAction::Seek { group, to } => self.seek(queue, &group, to),
+            QueueAction::DeleteGroup { group } => self.delete_group(queue, &group),
             QueueAction::Redrive { filter, count_max } => self.redrive(queue, &filter, count_max),
         }
     }
@@ -102,6 +103,47 @@ impl<D: Disk> Partition<D> {
         self.overlay.queue_changes(id, None);
         self.write(&Control::QueueDeleted { queue: id }, None);
         Ok(Managed::Staged(QueueAnswer::Done { count }))
+    }
+
+    fn delete_group(&mut self, queue: &QueueName, group: &QueueName) -> Result<Managed, Refusal> {
+        let key = (queue_id(queue.as_bytes()), group.as_bytes().clone());
+        let invalid = |reason: String| Err(Refusal::Invalid { reason });
+        if self.views.groups.get(key.0, &key.1).is_none() {
+            return invalid(format!("queue '{queue}' has no consumer group '{group}'"));
+        }
+        let members = self.groups.counts(&key).map_or(0, |(members, ..)| members);
+        if members > 0 {
+            return invalid(format!("group '{group}' has {members} members: end them first"));
+        }
+        let (queue, group) = key.clone();
+        if self.overlay.ending_groups.insert(key) {
+            self.write(&Control::GroupDeleted { queue, group }, None);
+        }
+        Ok(Managed::Staged(QueueAnswer::Done { count: 1 }))
+    }
+
+    /// Lists the queues that live here, by name.
+    pub(super) fn list_queues(
+        &mut self,
+        from: ConnectionId,
+        list: &ListQueues,
+        out: &mut impl Outbox,
+    ) {
+        let all = self.views.queues.iter().filter(|(_, queue)| *queue.name() > list.after);
+        let mut found: Vec<(u64, &Queue)> = all.collect();
+        found.sort_unstable_by(|(_, one), (_, other)| one.name().cmp(other.name()));
+        found.truncate(list.count_max);
+        let members = self.groups.member_counts();
+        let summary = |(id, queue): (u64, &Queue)| QueueSummary {
+            name: queue.name().clone(),
+            kind: queue.settings().kind,
+            messages: queue.len(),
+            bytes: queue.bytes(),
+            groups: self.views.groups.of(id).count(),
+            members: members.get(&id).copied().unwrap_or(0),
+        };
+        let result = Ok(found.into_iter().map(summary).collect());
+        out.send(from, Event::Queues { token: list.token, result });
     }
 
     fn purge(&mut self, id: u64) -> Managed {

@@ -383,6 +383,7 @@ impl<D: Disk> Partition<D> {
             | Request::SettleEntry { .. }
             | Request::CommitCursor { .. }) => self.handle_group(from, request, out),
             Request::Queue(request) => self.manage(from, request, out),
+            Request::ListQueues(list) => self.list_queues(from, &list, out),
             Request::ReadOn(read) => self.read_on(from, *read),
             Request::Follow(followed) => self.follow(from, *followed, out),
             Request::Forget => self.forget(from, out),

@@ -19,8 +19,8 @@ use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Session, StoredSubscription};
 
 pub use queue::{
-    Followed, Following, GroupStats, Letter, LetterId, Peeked, QueueAction, QueueAnswer,
-    QueueRequest, QueueStats, ReadHistory, ReadOn,
+    Followed, Following, GroupStats, Letter, LetterId, ListQueues, Peeked, QueueAction,
+    QueueAnswer, QueueRequest, QueueStats, QueueSummary, ReadHistory, ReadOn,
 };
 
 /// One connection of this process; never reused.
@@ -189,6 +189,8 @@ pub enum Request {
     },
     /// Declares, ends, empties, counts a queue. Answered by `Queue`.
     Queue(QueueRequest),
+    /// Lists queues by name. Answered by `Queues`.
+    ListQueues(ListQueues),
     /// Carries letters to queues elsewhere for this connection's process, and reads other partitions' histories for queues here: told by
     /// `Letter` and `Follow`, any number of times.
     CarryLetters,
@@ -437,6 +439,13 @@ pub enum Event {
         token: Token,
         /// The answer.
         result: Result<QueueAnswer, Refusal>,
+    },
+    /// Queues that live there, by name: no more than were asked for.
+    Queues {
+        /// Echoed.
+        token: Token,
+        /// The queues, or why they cannot be listed.
+        result: Result<Vec<QueueSummary>, Refusal>,
     },
     /// A message is to be stored in a queue that lives elsewhere. Storing it is up to the receiver, and so is saying that it is.
     Letter(Box<Letter>),

@@ -62,6 +62,8 @@ impl Waiting {
 pub(super) struct Overlay {
     pub(super) queues: BTreeMap<u64, QueueChange>,
     pub(super) groups: BTreeSet<(u64, Bytes)>,
+    /// Groups that are about to be gone.
+    pub(super) ending_groups: BTreeSet<(u64, Bytes)>,
     /// Entries that leave their queues for everybody.
     pub(super) leaving: BTreeSet<(u64, Offset)>,
     /// Names of messages that are on their way into the log.

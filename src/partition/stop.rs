@@ -60,14 +60,9 @@ pub(super) fn refuse(
         Request::Join(join) => {
             out.send(from, Event::Joined { token: join.token, result: Err(refusal) });
         }
-        Request::Queue(QueueRequest { token, .. }) => {
-            out.send(from, Event::Queue { token: *token, result: Err(refusal) });
+        Request::Queue(_) | Request::ListQueues(_) | Request::Follow(_) | Request::ReadOn(_) => {
+            refuse_of_queues(from, request, refusal, out);
         }
-        Request::Follow(followed) => {
-            out.send(from, Event::Confirm { token: followed.token, result: Err(refusal) });
-        }
-        // Its queue says again that it follows.
-        Request::ReadOn(_) => out.send(from, Event::Resigned(refusal)),
         Request::ListClaimed { .. } => out.send(from, Event::Claimed(Err(refusal))),
         // What waits for a group to let go has nothing more to wait for here.
         Request::Write { token: Some(token), .. }
@@ -91,5 +86,28 @@ pub(super) fn refuse(
         | Request::LeaveAll { .. }
         | Request::Settle { .. }
         | Request::Forget => {}
+    }
+}
+
+/// Answers what is asked of queues beside reading and settling.
+fn refuse_of_queues(
+    from: ConnectionId,
+    request: &Request,
+    refusal: Refusal,
+    out: &mut impl Outbox,
+) {
+    match request {
+        Request::Queue(QueueRequest { token, .. }) => {
+            out.send(from, Event::Queue { token: *token, result: Err(refusal) });
+        }
+        Request::ListQueues(list) => {
+            out.send(from, Event::Queues { token: list.token, result: Err(refusal) });
+        }
+        Request::Follow(followed) => {
+            out.send(from, Event::Confirm { token: followed.token, result: Err(refusal) });
+        }
+        // A queue that follows says again that it does.
+        Request::ReadOn(_) => out.send(from, Event::Resigned(refusal)),
+        _ => unreachable!("only requests of queues come here"),
     }
 }

@@ -311,6 +311,9 @@ impl View for Groups {
                     entries.iter().for_each(|(entry, until)| group.release(*entry, *until));
                 }
             }
+            Control::GroupDeleted { queue, group } => {
+                self.by_key.remove(&(*queue, group.clone()));
+            }
             Control::QueueDeleted { queue } => {
                 let groups: Vec<GroupKey> = self.of(*queue).map(|(key, _)| key.clone()).collect();
                 groups.iter().for_each(|key| drop(self.by_key.remove(key)));

@@ -10,6 +10,7 @@ mod exchange;
 mod expiry;
 mod inputs;
 mod limits;
+mod management;
 mod passed_on;
 mod priorities;
 mod queue_rules;

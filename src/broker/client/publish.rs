@@ -91,8 +91,8 @@ impl Client {
         let (home, queue) = match PublishAddress::of(&message.topic)? {
             PublishAddress::Topic => (self.placement.topic(&message.topic), None),
             PublishAddress::Queue(name) => (self.placement.queue(&name), Some(name)),
-            PublishAddress::Settle(..) => {
-                let reason = "a settling verb is not a place to publish to".to_owned();
+            PublishAddress::Settle(..) | PublishAddress::Manage(_) => {
+                let reason = "a verb is not a place to publish to".to_owned();
                 return Err(Refusal::Invalid { reason });
             }
         };

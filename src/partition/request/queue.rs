@@ -6,6 +6,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use super::Position;
+use crate::model::queue::QueueKind;
 use crate::model::{
     Filter, Message, Millis, PartitionId, QueueName, QueueSettings, StoredMessage, Token,
 };
@@ -46,6 +47,11 @@ pub enum QueueAction {
         /// Where to.
         to: Position,
     },
+    /// Ends a group, and forgets how far it was; refused while somebody reads with it.
+    DeleteGroup {
+        /// Which.
+        group: QueueName,
+    },
     /// Publishes dead letters again where they died, and takes them out.
     Redrive {
         /// Those whose topics match, as readers of the queue see them.
@@ -53,6 +59,34 @@ pub enum QueueAction {
         /// So many, at most.
         count_max: usize,
     },
+}
+
+/// Asks a partition which queues live there. Answered by [`Event::Queues`](super::Event::Queues).
+#[derive(Clone, Debug)]
+pub struct ListQueues {
+    /// Echoed.
+    pub token: Token,
+    /// Those whose names are above; an empty one is below all.
+    pub after: Bytes,
+    /// So many, at most.
+    pub count_max: usize,
+}
+
+/// A queue in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueSummary {
+    /// Its name.
+    pub name: Bytes,
+    /// How it is read.
+    pub kind: QueueKind,
+    /// Entries that are in it, and their bytes.
+    pub messages: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Consumer groups.
+    pub groups: usize,
+    /// Members that are connected, of all groups.
+    pub members: usize,
 }
 
 /// Names a letter on its way: an entry that one group gave up, or that leaves its queue.

@@ -224,7 +224,7 @@ fn to_will(will: Will, publisher: u64) -> Result<ModelWill, Violation> {
         })?;
     match PublishAddress::of(&topic) {
         Ok(PublishAddress::Topic | PublishAddress::Queue(_)) => {}
-        Ok(PublishAddress::Settle(..)) | Err(_) => {
+        Ok(PublishAddress::Settle(..) | PublishAddress::Manage(_)) | Err(_) => {
             return Err(refused("the will topic cannot be published to"));
         }
     }
