@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
 mod authorization;
+mod bad_input;
 mod bindings;
 mod dead_letters;
 mod ephemeral;
