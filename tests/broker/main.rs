@@ -14,6 +14,7 @@ mod limits;
 mod management;
 mod passed_on;
 mod priorities;
+mod queue_laws;
 mod queue_rules;
 mod queues;
 mod replay;
