@@ -37,7 +37,7 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(2));
-    targets = publish, claim_and_settle
+    targets = publish, publish_to_queues, claim_and_settle
 }
 criterion_main!(benches);
 
@@ -69,6 +69,47 @@ fn publish(criterion: &mut Criterion) {
             });
         });
     }
+}
+
+/// The same total rate over few queues and over many: each batch goes to the next ones in turn, and is flushed and confirmed.
+fn publish_to_queues(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("publish_to_queues");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for queue_count in [100, 100_000] {
+        let mut bench = Stepped::open();
+        let queues: Vec<(QueueName, Message)> = (0..queue_count).map(queue_of).collect();
+        let before = resident_bytes();
+        let mut next = queues.iter().cycle();
+        for _ in 0..queue_count / BATCH + 1 {
+            bench.publish_each(&mut next);
+            bench.flush();
+            bench.out.confirmed_count = 0;
+        }
+        let more = resident_bytes().saturating_sub(before) >> 20;
+        let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        eprintln!("{queue_count} queues: {more} MiB more resident memory, {files} open files");
+        group.bench_function(format!("{queue_count}"), |bencher| {
+            bencher.iter(|| {
+                bench.publish_each(&mut next);
+                bench.flush();
+                assert_eq!(bench.out.confirmed_count, BATCH, "all are stored");
+                bench.out.confirmed_count = 0;
+            });
+        });
+    }
+}
+
+fn queue_of(number: usize) -> (QueueName, Message) {
+    let name = QueueName::new(Bytes::from(format!("orders-{number}"))).expect("a name");
+    let topic = Topic::new(Bytes::from(format!("$queue/orders-{number}"))).expect("a topic");
+    (name, Message { topic, ..message("$queue/orders") })
+}
+
+/// What the system says this process has in memory; 0 where it does not say.
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
 }
 
 /// A group's only member works through a backlog: what is handed out in one turn is settled, and outcomes are flushed every so often.
@@ -198,6 +239,21 @@ impl Stepped {
                 message: Arc::new(message.clone()),
                 dedup: DedupKey::default(),
                 queue: queue.cloned(),
+                is_copy: false,
+                input: None,
+            };
+            self.handle(PUBLISHER, Request::Publish(publish));
+        }
+    }
+
+    /// One batch, each message to the next queue.
+    fn publish_each<'a>(&mut self, queues: &mut impl Iterator<Item = &'a (QueueName, Message)>) {
+        for (number, (queue, message)) in queues.take(BATCH).enumerate() {
+            let publish = Publish {
+                token: Some(Token(number as u64)),
+                message: Arc::new(message.clone()),
+                dedup: DedupKey::default(),
+                queue: Some(queue.clone()),
                 is_copy: false,
                 input: None,
             };
