@@ -2,16 +2,16 @@
 //!
 //! What each says is [`record`](super::record)'s. Decoding checks every length before it uses it and never panics.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_log::format::varint::{self, Input};
 
 use super::command::{RetainHandling, Will};
-use super::input::Input as Name;
 use super::message::publisher_id;
-use super::queue::QueueSettings;
+use super::queue_codec::{
+    put_input, put_member_control, put_queue_control, take_input, take_member_control,
+    take_queue_control,
+};
 use super::record::{
     Control, ControlError, DedupKey, OutboundEntry, Retain, SessionProgress, StoredMessage,
     Subscription,
@@ -76,19 +76,8 @@ impl Control {
                 put_will(out, will);
                 put_principal(out, principal);
             }
-            Control::MemberJoined { filter, group, client_id, expiry_s } => {
-                put_bytes(out, filter.as_bytes());
-                put_member(out, (group, client_id), *expiry_s);
-            }
-            Control::MemberLeft { selection, group, client_id, expiry_s } => {
-                out.extend_from_slice(&selection.to_le_bytes());
-                put_member(out, (group, client_id), *expiry_s);
-            }
-            Control::Claimed { selection, group, client_id, sent, received } => {
-                put_group(out, *selection, group);
-                put_bytes(out, client_id);
-                put_list(out, sent, put_sent);
-                put_list(out, received, |out, entry| varint::put(out, entry.0));
+            Control::MemberJoined { .. } | Control::MemberLeft { .. } | Control::Claimed { .. } => {
+                put_member_control(out, self)
             }
         }
     }
@@ -187,103 +176,6 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
     })
 }
 
-fn take_member_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
-    Some(match opcode {
-        16 => Control::MemberJoined {
-            filter: Filter::new(take_bytes(input)?).ok()?,
-            group: take_bytes(input)?,
-            client_id: take_bytes(input)?,
-            expiry_s: take_u32(input)?,
-        },
-        17 => Control::MemberLeft {
-            selection: input.input.u64()?,
-            group: take_bytes(input)?,
-            client_id: take_bytes(input)?,
-            expiry_s: take_u32(input)?,
-        },
-        18 => Control::Claimed {
-            selection: input.input.u64()?,
-            group: take_bytes(input)?,
-            client_id: take_bytes(input)?,
-            sent: take_list(input, take_sent)?,
-            received: take_list(input, |input| Some(Offset(input.input.varint()?)))?,
-        },
-        _ => return None,
-    })
-}
-
-fn put_queue_control(out: &mut Vec<u8>, control: &Control) {
-    match control {
-        Control::QueueDeclared { name, settings } => {
-            put_bytes(out, name);
-            settings.encode(out);
-        }
-        Control::GroupCreated { queue, group, start: at }
-        | Control::CursorSet { queue, group, to: at } => {
-            put_group(out, *queue, group);
-            varint::put(out, at.0);
-        }
-        Control::QueueDeleted { queue } => out.extend_from_slice(&queue.to_le_bytes()),
-        Control::QueueTrimmed { queue, to, bytes } => {
-            out.extend_from_slice(&queue.to_le_bytes());
-            varint::put(out, to.0);
-            varint::put(out, *bytes);
-        }
-        Control::QueueRemoved { queue, entries, bytes } => {
-            out.extend_from_slice(&queue.to_le_bytes());
-            put_list(out, entries, |out, entry| varint::put(out, entry.0));
-            varint::put(out, *bytes);
-        }
-        Control::GroupDeleted { queue, group } => put_group(out, *queue, group),
-        Control::QueueFollowed { queue, source, next } => {
-            out.extend_from_slice(&queue.to_le_bytes());
-            put_position(out, &(*source, *next));
-        }
-        Control::Postponed { queue, group, entries } => {
-            put_group(out, *queue, group);
-            put_list(out, entries, |out, (entry, until)| {
-                varint::put(out, entry.0);
-                varint::put(out, until.0);
-            });
-        }
-        _ => unreachable!("only controls of queues come here"),
-    }
-}
-
-fn take_queue_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
-    Some(match opcode {
-        1 => Control::QueueDeclared {
-            name: take_bytes(input)?,
-            settings: Arc::new(QueueSettings::decode(input)?),
-        },
-        19 => Control::QueueDeleted { queue: input.input.u64()? },
-        20 => Control::QueueTrimmed {
-            queue: input.input.u64()?,
-            to: Offset(input.input.varint()?),
-            bytes: input.input.varint()?,
-        },
-        21 => Control::QueueRemoved {
-            queue: input.input.u64()?,
-            entries: take_list(input, |input| Some(Offset(input.input.varint()?)))?,
-            bytes: input.input.varint()?,
-        },
-        23 => {
-            let queue = input.input.u64()?;
-            let (source, next) = take_position(input)?;
-            Control::QueueFollowed { queue, source, next }
-        }
-        25 => Control::GroupDeleted { queue: input.input.u64()?, group: take_bytes(input)? },
-        22 => Control::Postponed {
-            queue: input.input.u64()?,
-            group: take_bytes(input)?,
-            entries: take_list(input, |input| {
-                Some((Offset(input.input.varint()?), Millis(input.input.varint()?)))
-            })?,
-        },
-        _ => return None,
-    })
-}
-
 fn put_progress(out: &mut Vec<u8>, progress: &SessionProgress) {
     put_bytes(out, &progress.client_id);
     varint::put(out, progress.epoch.0);
@@ -337,39 +229,6 @@ fn take_progress(input: &mut Source<'_>) -> Option<SessionProgress> {
             })?,
         },
     })
-}
-
-fn put_input(out: &mut Vec<u8>, input: &Name, until: Millis) {
-    varint::put(out, until.0);
-    match input {
-        Name::Id(id) => {
-            out.push(0);
-            out.extend_from_slice(&id.to_le_bytes());
-        }
-        Name::Sequence { producer, epoch, seq } => {
-            out.push(1);
-            out.extend_from_slice(&producer.to_le_bytes());
-            varint::put(out, u64::from(*epoch));
-            varint::put(out, *seq);
-        }
-    }
-}
-
-fn take_input(input: &mut Source<'_>) -> Option<Control> {
-    let until = Millis(input.input.varint()?);
-    let input = match input.input.u8()? {
-        0 => {
-            let (low, high) = (input.input.u64()?, input.input.u64()?);
-            Name::Id(u128::from(low) | u128::from(high) << 64)
-        }
-        1 => Name::Sequence {
-            producer: input.input.u64()?,
-            epoch: take_u32(input)?,
-            seq: input.input.varint()?,
-        },
-        _ => return None,
-    };
-    Some(Control::InputNoted { input, until })
 }
 
 fn put_subscribed(
@@ -559,42 +418,27 @@ fn take_principal(input: &mut Source<'_>) -> Option<Principal> {
     }
 }
 
-fn put_position(out: &mut Vec<u8>, (partition, offset): &(PartitionId, Offset)) {
+pub(super) fn put_position(out: &mut Vec<u8>, (partition, offset): &(PartitionId, Offset)) {
     varint::put(out, u64::from(partition.0));
     varint::put(out, offset.0);
 }
 
-fn take_position(input: &mut Source<'_>) -> Option<(PartitionId, Offset)> {
+pub(super) fn take_position(input: &mut Source<'_>) -> Option<(PartitionId, Offset)> {
     Some((PartitionId(take_u16(input)?), Offset(input.input.varint()?)))
 }
 
-fn put_group(out: &mut Vec<u8>, selection: u64, group: &[u8]) {
+pub(super) fn put_group(out: &mut Vec<u8>, selection: u64, group: &[u8]) {
     out.extend_from_slice(&selection.to_le_bytes());
     put_bytes(out, group);
 }
 
-fn put_member(out: &mut Vec<u8>, (group, client_id): (&[u8], &[u8]), expiry_s: u32) {
-    put_bytes(out, group);
-    put_bytes(out, client_id);
-    varint::put(out, u64::from(expiry_s));
-}
-
-fn put_run(out: &mut Vec<u8>, (first, count): &(Offset, u64)) {
+pub(super) fn put_run(out: &mut Vec<u8>, (first, count): &(Offset, u64)) {
     varint::put(out, first.0);
     varint::put(out, *count);
 }
 
 fn take_run(input: &mut Source<'_>) -> Option<(Offset, u64)> {
     Some((Offset(input.input.varint()?), input.input.varint()?))
-}
-
-fn put_sent(out: &mut Vec<u8>, (packet_id, entry): &(u16, Offset)) {
-    varint::put(out, u64::from(*packet_id));
-    varint::put(out, entry.0);
-}
-
-fn take_sent(input: &mut Source<'_>) -> Option<(u16, Offset)> {
-    Some((take_u16(input)?, Offset(input.input.varint()?)))
 }
 
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -627,10 +471,10 @@ fn take_flag(input: &mut Source<'_>) -> Option<bool> {
     }
 }
 
-fn take_u16(input: &mut Source<'_>) -> Option<u16> {
+pub(super) fn take_u16(input: &mut Source<'_>) -> Option<u16> {
     input.input.varint()?.try_into().ok()
 }
 
-fn take_u32(input: &mut Source<'_>) -> Option<u32> {
+pub(super) fn take_u32(input: &mut Source<'_>) -> Option<u32> {
     input.input.varint()?.try_into().ok()
 }

@@ -16,6 +16,7 @@ pub mod peer;
 pub mod principal;
 pub mod properties;
 pub mod queue;
+mod queue_codec;
 pub mod record;
 
 pub use address::{AddressError, Filter, QueueName, Selection, Topic};
