@@ -174,7 +174,7 @@ fn a_subscriber_that_does_not_read_costs_at_most_64_kib_and_slows_nobody() {
             }
             eprintln!("{what} cost {} KiB", lowest >> 10);
         }
-        eprintln!("{what} cost {} KiB each", lowest / SLOW_COUNT as u64 >> 10);
+        eprintln!("{what} cost {} KiB each", (lowest / SLOW_COUNT as u64) >> 10);
         assert!(lowest <= cost_max, "{what} cost {lowest} bytes, at most {cost_max}");
     }
 }

@@ -20,6 +20,10 @@ const OPEN_MAX: usize = 16;
 
 /// The transactions that a connection has open; most never have any, and take no room for them.
 #[derive(Debug, Default)]
+#[allow(
+    clippy::box_collection,
+    reason = "eight bytes for connections without a transaction, and that is nearly all of them"
+)]
 pub(super) struct Transactions(Option<Box<BTreeMap<Bytes, Open>>>);
 
 #[derive(Debug)]
