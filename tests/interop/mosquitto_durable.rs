@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::inspect::{assert_reads, wal_tools};
+use crate::inspect::{assert_reads, assert_verifies, wal_tools};
 use crate::mosquitto::{Stage, VERSIONS, are_clients_installed, messages};
 use crate::program::run;
 
@@ -54,6 +54,8 @@ fn a_thousand_messages_in_a_queue_survive_kill_9_and_are_read_from_the_earliest(
     let dump = run(wal_tools().to_str().unwrap(), &["dump", "--queue", "orders", data], "");
     let printed = dump.iter().filter(|line| line.contains("$queue/orders/new")).count();
     assert_eq!(printed, 1000, "{:?}", dump.first());
+    stage.kill();
+    assert_verifies(stage.data.path(), &[0, 1]);
 }
 
 /// mosquitto_pub says which of its messages were confirmed: those are in the queue, in order, whatever the kill cut off.

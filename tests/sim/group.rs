@@ -67,6 +67,14 @@ impl World {
         }
     }
 
+    /// Whoever is new is muted until it has what the others have, also where nobody has looked yet.
+    pub fn doubt_spares(&mut self) {
+        for partition in self.partitions() {
+            let spares = self.plan.nodes..self.nodes.len();
+            self.group.doubtful.extend(spares.map(|node| (node, partition)));
+        }
+    }
+
     /// Returns true when whoever may vote has all that it may have acknowledged.
     pub fn is_sound(&self) -> bool {
         let may_vote =

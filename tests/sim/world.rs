@@ -199,6 +199,7 @@ impl World {
         if !self.plan.declared.is_empty() {
             self.schedule.at(0, Event::Manage);
         }
+        self.doubt_spares();
         for client in 0..self.clients.len() {
             let at = self.random.below(self.plan.act_every);
             self.schedule.at(at, Event::Act { client });
