@@ -12,7 +12,7 @@ use crate::run::run;
 /// Seeds within which a defect must be found, unless told otherwise.
 const SEEDS_MAX: u64 = 10;
 /// One in so many is tried in a quick run.
-const QUICK_STEP: usize = 12;
+const QUICK_STEP: usize = 13;
 
 /// A defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
