@@ -99,17 +99,20 @@ impl<D: Disk> Log<D> {
         let at = candidates
             .rfind(|index| *index < newest && *index < to_index && self.ends_segment(*index));
         let Some(at) = at else { return Ok(self.first_index()) };
-        let older: Vec<u64> = self.snapshots.range(..at).map(|(index, _)| *index).collect();
-        let drops: Vec<_> =
-            older.iter().map(|index| Edit::DropSnapshot { index: *index }).collect();
-        if !drops.is_empty() {
+        let first = self.trim(at + 1)?;
+        // Only now: until the manifest says that the log begins later, the one it begins after is what a replica behind it is given.
+        let base = self.base().index;
+        let older: Vec<u64> = self.snapshots.range(..base).map(|(index, _)| *index).collect();
+        if !older.is_empty() {
+            let drops: Vec<_> =
+                older.iter().map(|index| Edit::DropSnapshot { index: *index }).collect();
             self.edit_manifest(&drops)?;
-            self.snapshots.retain(|index, _| *index >= at);
+            self.snapshots.retain(|index, _| *index >= base);
             let files: Vec<_> =
                 older.iter().map(|index| snapshot_path(&self.dir, *index)).collect();
             remove_all(&self.disk, &files)?;
         }
-        self.trim(at + 1)
+        Ok(first)
     }
 
     /// Returns true for the last entry of a sealed segment.
