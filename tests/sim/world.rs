@@ -295,7 +295,11 @@ impl World {
             let gone: BTreeSet<ConnectionId> = waiting.iter().filter_map(hung_up).collect();
             let is_unread =
                 |event: &Event| matches!(event, Event::Upstream { to, .. } if gone.contains(to));
-            waiting.into_iter().filter(|it| !is_unread(it)).for_each(|it| self.take(it));
+            // Like a shard's thread, it looks at the clock before it hands anything out.
+            let waiting = waiting.into_iter().filter(|it| !is_unread(it));
+            let (ticks, others): (Vec<Event>, Vec<Event>) =
+                waiting.partition(|it| matches!(it, Event::Tick { .. }));
+            ticks.into_iter().chain(others).for_each(|it| self.take(it));
         }
     }
 
