@@ -10,7 +10,7 @@ use crate::checkers::Invariant::{self, *};
 use crate::run::run;
 
 /// Seeds within which a defect must be found, unless told otherwise.
-const SEEDS_MAX: u64 = 10;
+const SEEDS_MAX: u64 = 20;
 /// One in so many is tried in a quick run.
 const QUICK_STEP: usize = 13;
 
