@@ -25,6 +25,8 @@ const CONTROL_NAMES: &[(u8, &str)] = &[
     (21, "queue-removed"),
     (22, "postponed"),
     (23, "queue-followed"),
+    (24, "input-noted"),
+    (25, "group-deleted"),
     (30, "history-trimmed"),
     (31, "moved"),
 ];

@@ -33,7 +33,7 @@ fn what_the_engine_wrote_is_equal_and_stays_untouched() {
     assert_eq!(code, 0, "{text}");
     let digest = &stored.states.last().unwrap().2;
     assert!(text.starts_with(&format!("p0001: equal: state {digest} before offset ")), "{text}");
-    assert!(text.contains("; 2 snapshots, 4 indexes") && text.lines().count() == 1, "{text}");
+    assert!(text.contains("; 4 snapshots, 4 indexes") && text.lines().count() == 1, "{text}");
     let found = json(&stored.partition());
     assert_eq!(
         (&found["outcome"], &found["whole_log"]),
