@@ -18,6 +18,8 @@ use crate::protocol::mqtt::types::Version;
 const ANSWERS: &str = "$management/answer";
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take after the request was acknowledged.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection that asks.
 pub(super) struct Asking {
@@ -60,10 +62,23 @@ impl Asking {
         })
     }
 
+    /// Waits for the answer and for the acknowledgement, whichever comes first.
     async fn answer(&mut self, number: &Bytes) -> Result<Value, CtlError> {
-        let mut answer = None;
+        let (mut answer, mut is_done) = (None, false);
         loop {
-            match self.client.next().await? {
+            if let (Some(answer), true) = (&mut answer, is_done) {
+                return Ok(std::mem::take(answer));
+            }
+            let next = self.client.next();
+            let event = match is_done {
+                false => next.await?,
+                true => timeout(ANSWER_PATIENCE, next).await.map_err(|_| {
+                    CtlError::refused(format!(
+                        "done, and the answer did not come: may this client read '{ANSWERS}'?"
+                    ))
+                })??,
+            };
+            match event {
                 Event::Message(message) => {
                     let is_ours = message.properties.iter().any(|property| {
                         matches!(property, Property::CorrelationData(data) if data == number)
@@ -80,11 +95,7 @@ impl Asking {
                         };
                         return Err(CtlError::Refused { said, reason: Some(reason) });
                     }
-                    return answer.ok_or_else(|| {
-                        CtlError::refused(format!(
-                            "done, and the answer did not come: may this client read '{ANSWERS}'?"
-                        ))
-                    });
+                    is_done = true;
                 }
                 _ => {}
             }
