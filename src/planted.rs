@@ -113,6 +113,11 @@ mod switch {
         ON.set(bug);
     }
 
+    /// Returns the one that is on for the calling thread.
+    pub fn planted() -> Option<PlantedBug> {
+        ON.get()
+    }
+
     pub(crate) fn is_planted(bug: PlantedBug) -> bool {
         ON.get() == Some(bug)
     }
@@ -121,7 +126,7 @@ mod switch {
 #[cfg(feature = "planted-bugs")]
 pub(crate) use switch::is_planted;
 #[cfg(feature = "planted-bugs")]
-pub use switch::plant;
+pub use switch::{plant, planted};
 
 #[cfg(not(feature = "planted-bugs"))]
 pub(crate) const fn is_planted(_: PlantedBug) -> bool {

@@ -13,13 +13,17 @@ use fluxmq_log::sim_disk::SimDisk;
 /// What is nobody's data.
 const LEFT_OUT: [&str; 3] = ["spare", "quarantine", "LOCK"];
 
-/// A simulated disk that is kept when its world ends.
+/// A simulated disk that is kept when its world ends, unless a planted defect had a part in it.
 pub struct KeptDisk(pub SimDisk);
 
 impl Drop for KeptDisk {
     fn drop(&mut self) {
         static KEPT: AtomicU64 = AtomicU64::new(0);
         let Some(root) = root() else { return };
+        #[cfg(feature = "planted-bugs")]
+        if fluxmq::planted::planted().is_some() {
+            return;
+        }
         if std::thread::panicking() || self.0.has_lost_power() {
             return;
         }

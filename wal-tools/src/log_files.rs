@@ -32,7 +32,7 @@ pub struct LogFiles {
     pub dir: PathBuf,
     /// The entry before the first.
     pub base: Base,
-    /// Indexes of its snapshots.
+    /// Indexes of its snapshots. One from before the log begins is left over from a trim: what followed it is gone.
     pub snapshots: BTreeSet<u64>,
     /// Oldest first, up to the first that cannot be read.
     pub segments: Vec<Listed>,
@@ -108,6 +108,7 @@ impl LogFiles {
                 offset: header.base_offset,
             };
         }
+        log.snapshots.retain(|index| *index >= log.base.index);
         if let (Some(last), None) = (log.segments.last_mut(), &log.broken) {
             last.is_last = true;
         }

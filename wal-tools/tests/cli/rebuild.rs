@@ -1,6 +1,6 @@
 //! What is derived is derived again and compared; what is wrong is told, and written anew.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -135,6 +135,43 @@ fn a_trimmed_log_is_rebuilt_from_the_snapshot_it_begins_after() {
     let output = wal_tools(&["rebuild", "--verify"], stored.path());
     assert_eq!(exit_code(&output), 2);
     assert!(stderr(&output).contains("wal-tools repair "), "{}", stderr(&output));
+}
+
+#[test]
+fn a_snapshot_that_a_trim_left_behind_does_not_count() {
+    let stored = Stored::new();
+    let before: Vec<(PathBuf, Vec<u8>)> = stored
+        .snapshots()
+        .into_iter()
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect();
+    let mut log = open(stored.path());
+    log.trim_to_snapshot(u64::MAX).unwrap();
+    drop(log);
+    // As if the process had ended between the two edits of the manifest: the log begins later, and all snapshots are still listed.
+    let gone = before.len() - stored.snapshots().len();
+    assert!(gone > 0, "the trim drops snapshots");
+    let manifest = manifest(stored.path());
+    let cut = fs::metadata(&manifest).unwrap().len() - (16 + 9 * gone as u64);
+    File::options().write(true).open(&manifest).unwrap().set_len(cut).unwrap();
+    before.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+
+    let (code, text) = rebuild(stored.path(), &["--verify"]);
+
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains(&stored.states.last().unwrap().2), "{text}");
+    let (offset, ..) = stored.states[stored.states.len() / 4];
+    let output = wal_tools(&["state", "--at", &offset.to_string()], stored.path());
+    assert!(stderr(&output).contains("nothing is kept any more"), "{}", stderr(&output));
+}
+
+/// Returns the only manifest there is.
+fn manifest(data: &Path) -> PathBuf {
+    let files = fs::read_dir(data.join("p0001")).unwrap().map(|entry| entry.unwrap().path());
+    let is_manifest = |path: &PathBuf| path.to_string_lossy().contains("/manifest.");
+    let manifests: Vec<PathBuf> = files.filter(is_manifest).collect();
+    assert_eq!(manifests.len(), 1, "{manifests:?}");
+    manifests.into_iter().next().unwrap()
 }
 
 #[test]
