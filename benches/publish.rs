@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fluxmq::model::record::DedupKey;
+use fluxmq::model::record::{DedupKey, Tenure};
 use fluxmq::model::{
     Delivery, Filter, Message, Millis, Outcome, Properties, QoS, QueueName, ReaderId,
     RetainHandling, Selection, Subscription, Token, Topic,
@@ -238,6 +238,7 @@ impl Stepped {
                 token: Some(Token(number as u64)),
                 message: Arc::new(message.clone()),
                 dedup: DedupKey::default(),
+                tenure: Tenure::default(),
                 queue: queue.cloned(),
                 is_copy: false,
                 input: None,
@@ -253,6 +254,7 @@ impl Stepped {
                 token: Some(Token(number as u64)),
                 message: Arc::new(message.clone()),
                 dedup: DedupKey::default(),
+                tenure: Tenure::default(),
                 queue: Some(queue.clone()),
                 is_copy: false,
                 input: None,

@@ -50,6 +50,7 @@ bugs! {
     CreditGivenTwice: "partition: credit comes back twice",
     HeldForEver: "partition: a session that was opened once is never let go of",
     BacklogReversed: "partition: a reader that is behind gets what it missed newest first",
+    SupersededUnheard: "partition: a connection that has lost its session goes on with its QoS 2 publishes",
     TakeOverUnasked: "partition: a session is granted while another connection has it",
     HandedOutTwice: "partition: an entry goes to two members",
     TakenBackAtOnce: "partition: members lose what they hold at every tick",

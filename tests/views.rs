@@ -12,7 +12,7 @@ use fluxmq::model::message::publisher_id;
 use fluxmq::model::queue::{
     DeadLetterTarget, DeadLetters, Overflow, QueueKind, QueueLimits, QueueSettings,
 };
-use fluxmq::model::record::{DedupKey, filter_id, queue_id};
+use fluxmq::model::record::{DedupKey, Tenure, filter_id, queue_id};
 use fluxmq::model::{
     Control, Filter, Input, Message, Millis, OutboundEntry, PartitionId, Principal, Properties,
     QoS, QueueName, ReaderId, Record, RetainHandling, SessionProgress, StoredMessage, Subscription,
@@ -276,6 +276,10 @@ fn queue_control() -> impl Strategy<Value = Control> {
             publisher: 7,
             incarnation: 1,
             packet_ids
+        }),
+        (6u64..8, 1u64..4, offset()).prop_map(|(publisher, term, epoch)| Control::TenureBegun {
+            publisher,
+            tenure: Tenure { term, epoch },
         }),
         (1u16..9).prop_map(|count| Control::PartitionsFixed { count }),
     ]

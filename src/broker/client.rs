@@ -14,6 +14,7 @@ mod outbound;
 mod publish;
 mod replay;
 mod subscribe;
+mod tenure;
 mod transaction;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,7 @@ use self::open::Opening;
 use self::outbound::Outbound;
 use self::replay::{Last, Replays};
 use self::subscribe::{PendingSubscribe, Subscribed};
+use self::tenure::Step;
 use super::Placement;
 use crate::auth::{Authority, Reach};
 use crate::model::message::publisher_id;
@@ -98,6 +100,8 @@ struct Identity {
     home: Option<PartitionId>,
     stored: bool,
     epoch: Offset,
+    /// Of the home, when it granted the session.
+    term: u64,
     incarnation: u32,
     expiry_s: u32,
     inflight_max: u16,
@@ -168,6 +172,8 @@ enum Waiting {
     /// Part of a list of queues; another token stands for all of it.
     ListOf(Token),
     Listing(Box<manage::Listing>),
+    /// A partition that is told of this connection before its first QoS 2 exchange.
+    Tenure,
     /// A group that a connection which ends leaves.
     Left(PartitionId),
     /// Effects that say that something is stored.
@@ -219,10 +225,13 @@ impl Client {
             Command::Publish { token, message, .. } if manage::is_request(&message.topic) => {
                 self.manage(now, token, &message);
             }
-            Command::Publish { token, message, packet_id } => {
-                self.publish(token, message, packet_id)
+            Command::Publish { token, message, packet_id: Some(packet_id) } => {
+                self.exchange(Step::Publish { token, message, packet_id });
             }
-            Command::Release { packet_id } => self.release(packet_id),
+            Command::Publish { token, message, packet_id: None } => {
+                self.publish(token, message, None);
+            }
+            Command::Release { packet_id } => self.exchange(Step::Release { packet_id }),
             Command::Subscribe { token, subscriptions } => {
                 self.subscribe(now, token, subscriptions)
             }
@@ -415,6 +424,7 @@ impl Client {
             }
             Some(Waiting::ReleaseOf(whole)) => self.part_released(whole, &result),
             Some(Waiting::ClaimOf(whole)) => self.claimed(whole, result),
+            Some(Waiting::Tenure) => self.tenure_begun(&result),
             Some(Waiting::Left(from)) => self.part_closed(from),
             Some(
                 Waiting::PartOf(..)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fluxmq_index::Offset;
 
 use super::Placement;
-use crate::model::record::DedupKey;
+use crate::model::record::{DedupKey, Tenure};
 use crate::model::{PartitionId, QueueName, QueueSettings, Refusal, Token};
 use crate::partition::request::{
     Event, Followed, Following, Letter, LetterId, Publish, QueueAction, QueueAnswer, QueueRequest,
@@ -127,6 +127,7 @@ impl Steward {
             token: Some(token),
             message: Arc::new(message),
             dedup: DedupKey::default(),
+            tenure: Tenure::default(),
             queue: Some(target),
             is_copy: false,
             input: None,

@@ -13,7 +13,7 @@ use fluxmq_index::Offset;
 use super::placement::{Found, Placement};
 use crate::auth::{Access, Action, Authority};
 use crate::model::address::PublishAddress;
-use crate::model::record::DedupKey;
+use crate::model::record::{DedupKey, Tenure};
 use crate::model::{Control, Message, PartitionId, Principal, Refusal, Token};
 use crate::partition::request::{Event, Publish, Request};
 use crate::planted::{PlantedBug, is_planted};
@@ -121,8 +121,16 @@ impl WillPublisher {
             false => DedupKey { incarnation: will.epoch.0 as u32, seq: DedupKey::WILL },
             true => DedupKey { incarnation: self.next_token as u32, seq: DedupKey::WILL },
         };
-        let publish =
-            Publish { token: None, message, dedup, queue: None, is_copy: false, input: None };
+        let tenure = Tenure::default();
+        let publish = Publish {
+            token: None,
+            message,
+            dedup,
+            tenure,
+            queue: None,
+            is_copy: false,
+            input: None,
+        };
         let message = &publish.message;
         match PublishAddress::of(&message.topic)? {
             PublishAddress::Topic => {

@@ -8,6 +8,7 @@ use fluxmq_log::format::varint::{self, Input};
 
 use super::command::{RetainHandling, Will};
 use super::message::publisher_id;
+use super::publisher_codec::{put_publisher_control, take_tenure};
 use super::queue_codec::{
     put_input, put_member_control, put_queue_control, take_input, take_member_control,
     take_queue_control,
@@ -62,10 +63,8 @@ impl Control {
                 put_bytes(out, filter.as_bytes());
             }
             Control::SessionProgress(progress) => put_progress(out, progress),
-            Control::Released { publisher, incarnation, packet_ids } => {
-                out.extend_from_slice(&publisher.to_le_bytes());
-                varint::put(out, u64::from(*incarnation));
-                put_list(out, packet_ids, |out, id| varint::put(out, u64::from(*id)));
+            Control::Released { .. } | Control::TenureBegun { .. } => {
+                put_publisher_control(out, self);
             }
             Control::PartitionsFixed { count } => varint::put(out, u64::from(*count)),
             Control::HistoryTrimmed { to } => varint::put(out, to.0),
@@ -84,7 +83,7 @@ impl Control {
 
     /// Reads what [`encode`](Control::encode) wrote.
     pub fn decode(opcode: u8, body: &Bytes) -> Result<Control, ControlError> {
-        if !matches!(opcode, 1..=25 | 30..=31) {
+        if !matches!(opcode, 1..=26 | 30..=31) {
             return Err(ControlError::UnknownOpcode(opcode));
         }
         let mut input = Source::new(body);
@@ -172,6 +171,7 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
         30 => Control::HistoryTrimmed { to: Offset(input.input.varint()?) },
         31 => take_moved(input)?,
         24 => take_input(input)?,
+        26 => take_tenure(input)?,
         _ => return take_queue_control(opcode, input),
     })
 }

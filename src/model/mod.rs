@@ -15,6 +15,7 @@ pub mod moment;
 pub mod peer;
 pub mod principal;
 pub mod properties;
+mod publisher_codec;
 pub mod queue;
 mod queue_codec;
 pub mod record;

@@ -63,6 +63,16 @@ impl DedupKey {
     pub const COPY: u32 = 1 << 17;
 }
 
+/// One connection's hold on its session: the term and the offset of the record that opened it, which no two have in common. Of two the
+/// later one is greater, also when the unsynced end of a log was lost in between and offsets were given again: the term is another then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tenure {
+    /// In which the session's home was led.
+    pub term: u64,
+    /// The session's.
+    pub epoch: Offset,
+}
+
 impl StoredMessage {
     /// Returns the bytes of what the publisher said: topic, properties and payload.
     pub fn len_bytes(&self) -> usize {
@@ -243,6 +253,14 @@ pub enum Control {
         incarnation: u32,
         /// The ids, or what stands for one: see [`DedupKey`].
         packet_ids: Vec<u32>,
+    },
+    /// A connection that has got a publisher's session begins to publish at QoS 2: what earlier ones have on their way is not taken
+    /// from here on.
+    TenureBegun {
+        /// Who publishes.
+        publisher: u64,
+        /// The connection's.
+        tenure: Tenure,
     },
     /// The number of data partitions, fixed at the first start (meta partition only).
     PartitionsFixed {
@@ -450,6 +468,7 @@ impl Control {
             Control::QueueRemoved { .. } => 21,
             Control::Postponed { .. } => 22,
             Control::QueueFollowed { .. } => 23,
+            Control::TenureBegun { .. } => 26,
             Control::HistoryTrimmed { .. } => 30,
             Control::Moved { .. } => 31,
             Control::InputNoted { .. } => 24,

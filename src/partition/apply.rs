@@ -122,6 +122,9 @@ impl<D: Disk> Partition<D> {
                 queues.iter().for_each(|(queue, entry)| self.groups.moved(*queue, *entry));
                 self.retention.moved();
             }
+            Control::TenureBegun { publisher, tenure } => {
+                self.overlay.tenure_applied(*publisher, *tenure);
+            }
             Control::QueueTrimmed { queue, to, .. } => {
                 self.overlay.trimming.remove(queue);
                 self.groups.trimmed(*queue, *to);
@@ -183,7 +186,10 @@ impl<D: Disk> Partition<D> {
             }
             Waiting::Opened { to, client_id, left_groups } => {
                 let session = self.views.sessions.get(&client_id);
-                let opened = session.map(OpenedSession::of).unwrap_or_default();
+                // Who waits is dismissed with the term in which the record was proposed.
+                let term = self.node.term();
+                let opened = session.map(|session| OpenedSession::of(session, term));
+                let opened = opened.unwrap_or_default();
                 let opened = OpenedSession { left_groups, ..opened };
                 out.send(to, Event::SessionOpened(Ok(Box::new(opened))));
                 self.session_is_open(&client_id, to, out);

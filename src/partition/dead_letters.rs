@@ -19,7 +19,7 @@ use super::stage::Waiting;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
 use crate::model::address::{captured_topic, source_topic};
 use crate::model::queue::DeadLetterTarget;
-use crate::model::record::{DedupKey, queue_id};
+use crate::model::record::{DedupKey, Tenure, queue_id};
 use crate::model::{
     Control, Filter, Message, Millis, Outcome, Properties, Property, QoS, QueueName, QueueSettings,
     Refusal, StoredMessage, Token, Topic,
@@ -218,6 +218,7 @@ impl<D: Disk> Partition<D> {
             token: None,
             message: Arc::new(message),
             dedup: DedupKey::default(),
+            tenure: Tenure::default(),
             queue: Some(target.clone()),
             is_copy: false,
             input: None,

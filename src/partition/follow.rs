@@ -18,7 +18,7 @@ use super::request::{
 use super::stage::Waiting;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
 use crate::model::address::captured_topic;
-use crate::model::record::{DedupKey, queue_id};
+use crate::model::record::{DedupKey, Tenure, queue_id};
 use crate::model::{
     Control, Message, Millis, Properties, Property, QueueName, QueueSettings, Refusal,
     StoredMessage, Token, Topic,
@@ -209,6 +209,7 @@ impl<D: Disk> Partition<D> {
                 token: None,
                 message: Arc::new(to_captured(stored, now)),
                 dedup: DedupKey::default(),
+                tenure: Tenure::default(),
                 queue: Some(queue.clone()),
                 is_copy: false,
                 input: None,

@@ -204,6 +204,7 @@ fn lets_go(request: &Request) -> bool {
             | Request::Leave { .. }
             | Request::LeaveAll { .. }
             | Request::Write { token: None, .. }
+            | Request::Release { token: None, .. }
     )
 }
 

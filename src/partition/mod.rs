@@ -35,6 +35,7 @@ mod sessions;
 mod stage;
 mod stop;
 mod subscriptions;
+mod tenure;
 mod transaction;
 mod will;
 mod window;
@@ -370,10 +371,9 @@ impl<D: Disk> Partition<D> {
                 let found = entries.into_iter().map(|entry| self.fetch_outbound(entry)).collect();
                 out.send(from, Event::Outbound(found));
             }
-            Request::ListOpenIds { publisher, incarnation } => {
-                let open = self.views.dedup.open_ids(publisher, incarnation);
-                out.send(from, Event::OpenIds(Ok(open)));
-            }
+            request @ (Request::ListOpenIds { .. }
+            | Request::BeginTenure { .. }
+            | Request::Release { .. }) => self.handle_exchange(from, request, out),
             request @ (Request::ListClaimed { .. }
             | Request::Join(_)
             | Request::Leave { .. }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use crate::model::command::Will;
-use crate::model::record::DedupKey;
+use crate::model::record::{DedupKey, Tenure};
 use crate::model::{
     Control, Delivery, Filter, Input, Message, Millis, OutboundEntry, Outcome, PartitionId,
     Principal, QoS, QueueName, ReaderId, Refusal, Selection, Subscription, Token, Topic,
@@ -119,6 +119,29 @@ pub enum Request {
         publisher: u64,
         /// The session's incarnation.
         incarnation: u32,
+    },
+    /// A connection that resumed a session begins to publish at QoS 2, or to release: from the answer on nothing of that comes here of an
+    /// earlier one. Answered by `Written`; by `TakenOver` when a later one was here before.
+    BeginTenure {
+        /// Echoed.
+        token: Token,
+        /// Who publishes.
+        publisher: u64,
+        /// The connection's.
+        tenure: Tenure,
+    },
+    /// Ends QoS 2 publishes: their numbers are free again. Answered by `Written`, or as `BeginTenure` is.
+    Release {
+        /// Echoed, if anybody waits.
+        token: Option<Token>,
+        /// Who published.
+        publisher: u64,
+        /// The session's incarnation.
+        incarnation: u32,
+        /// The numbers, or what stands for one: see [`DedupKey`].
+        packet_ids: Vec<u32>,
+        /// The connection's.
+        tenure: Tenure,
     },
     /// Lists the QoS 2 deliveries that groups have begun to a session. Answered by `Claimed`.
     ListClaimed {
@@ -231,6 +254,8 @@ pub struct Publish {
     pub message: Arc<Message>,
     /// What a second copy is known by: of a persistent session's QoS 2 publish, and of a will.
     pub dedup: DedupKey,
+    /// Of the connection that a persistent session's QoS 2 publish comes on. A later one's is taken before it, or it is not taken.
+    pub tenure: Tenure,
     /// The queue it is addressed to.
     pub queue: Option<QueueName>,
     /// True for what the queues of this partition that are bound to the topic get of a message that is stored elsewhere, or nowhere
@@ -371,7 +396,7 @@ pub enum Event {
     },
     /// The session is this connection's.
     SessionOpened(Result<Box<OpenedSession>, Refusal>),
-    /// Another connection wants the session: close it.
+    /// Another connection wants the session, or has got it: close it.
     TakenOver,
     /// The reader stands.
     Attached {
@@ -502,6 +527,8 @@ pub struct OpenedSession {
     pub left_groups: bool,
     /// Epoch of this connection; 0 for a session that is not stored.
     pub epoch: Offset,
+    /// Term of its home in which it was opened; see [`Tenure`].
+    pub term: u64,
     /// Names this life of the session towards duplicate detection; 0 where it is not stored.
     pub incarnation: u32,
     /// What it is subscribed to.
@@ -513,14 +540,15 @@ pub struct OpenedSession {
 }
 
 impl OpenedSession {
-    /// Copies a stored session for its new connection.
-    pub fn of(session: &Session) -> OpenedSession {
+    /// Copies a stored session for its new connection, which got it in a term of its home.
+    pub fn of(session: &Session, term: u64) -> OpenedSession {
         OpenedSession {
             // A session that its own opening record began was not there before.
             present: session.epoch.0 as u32 != session.incarnation,
             stored: true,
             left_groups: false,
             epoch: session.epoch,
+            term,
             incarnation: session.incarnation,
             subscriptions: session.subscriptions.values().cloned().collect(),
             cursors: session.cursors.iter().map(|(partition, at)| (*partition, *at)).collect(),

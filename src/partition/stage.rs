@@ -15,7 +15,7 @@ use super::request::{ConnectionId, Event, Join, Outbox, Publish, QueueAnswer};
 use super::will::Fate;
 use super::{Partition, PartitionError};
 use crate::model::queue::{PRIORITY_MAX, QueueKind};
-use crate::model::record::{DedupKey, lane_id, queue_id};
+use crate::model::record::{DedupKey, Tenure, lane_id, queue_id};
 use crate::model::{
     Control, Filter, Input, Message, PartitionId, Properties, Property, QueueName, QueueSettings,
     Refusal, StoredMessage, Token,
@@ -75,6 +75,8 @@ pub(super) struct Overlay {
     /// Messages and bytes on their way to queues that may be full.
     pub(super) coming: BTreeMap<u64, (u64, u64)>,
     pub(super) publishes: BTreeSet<(u64, DedupKey)>,
+    /// Tenures that begin, by publisher.
+    pub(super) tenures: BTreeMap<u64, Tenure>,
     /// Retained messages that are proposed and not applied, and their bytes.
     pub(super) retained: (usize, u64),
     /// Messages that were passed on, and whose records are not applied.
@@ -104,6 +106,10 @@ impl<D: Disk> Partition<D> {
     pub(super) fn publish(&mut self, from: ConnectionId, publish: Publish, out: &mut impl Outbox) {
         let message = &publish.message;
         debug_assert!(publish.is_stored(), "what nothing stores does not come here");
+        if publish.may_be_copy() && self.is_superseded(message.publisher, publish.tenure) {
+            // Neither yes nor no: the client asks on its new connection.
+            return out.send(from, Event::TakenOver);
+        }
         let (routes, passing) = self.routes(&publish);
         if self.is_answered(from, &publish, (&routes, &passing), out) {
             return;

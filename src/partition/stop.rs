@@ -44,6 +44,14 @@ pub(super) fn refuse(
                 out.send(from, Event::Confirm { token, result: Err(refusal.clone()) });
             }
         }
+        Request::Write { token: Some(token), .. }
+        | Request::Release { token: Some(token), .. }
+        | Request::BeginTenure { token, .. }
+        | Request::Claim { token, .. }
+        // What waits for a group to let go has nothing more to wait for here.
+        | Request::Leave { token: Some(token), .. } => {
+            out.send(from, Event::Written { token: *token, result: Err(refusal) });
+        }
         Request::OpenSession { .. } => out.send(from, Event::SessionOpened(Err(refusal))),
         Request::Attach(attach) => {
             let (reader, token, start) = (attach.reader, attach.token, Err(refusal));
@@ -64,14 +72,9 @@ pub(super) fn refuse(
             refuse_of_queues(from, request, refusal, out);
         }
         Request::ListClaimed { .. } => out.send(from, Event::Claimed(Err(refusal))),
-        // What waits for a group to let go has nothing more to wait for here.
-        Request::Write { token: Some(token), .. }
-        | Request::Leave { token: Some(token), .. }
-        | Request::Claim { token, .. } => {
-            out.send(from, Event::Written { token: *token, result: Err(refusal) });
-        }
         Request::Publish(_)
         | Request::Write { .. }
+        | Request::Release { .. }
         | Request::CloseSession { .. }
         | Request::PublishWills
         | Request::CarryLetters

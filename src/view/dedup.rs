@@ -3,20 +3,23 @@
 //!
 //! Only persistent sessions are here; the others cannot outlive the connection that remembers their packet ids.
 //! [MQTT-4.3.3-10], [MQTT-4.3.3-12]
+//!
+//! A number that is released is free for another message, so a copy that comes after that is not known by it: the tenure tells that it
+//! is of a connection that has lost the session (ADR 0034).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fluxmq_index::Offset;
 use serde::{Deserialize, Serialize};
 
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
-use crate::model::record::DedupKey;
+use crate::model::record::{DedupKey, Tenure};
 use crate::model::{Control, Millis, Record};
 use crate::planted::{PlantedBug, is_planted};
 
 /// Log time after which an open packet id lapses: the longest session expiry and an hour. A session that ended without
-/// releasing them never comes back for them.
+/// releasing them never comes back for them. After as long a tenure is forgotten: what earlier connections had on its way is gone.
 const LAPSE_MS: u64 = (7 * 24 + 1) * 3600 * 1000;
 
 /// The open packet ids.
@@ -26,6 +29,9 @@ pub struct Dedup {
     open: BTreeMap<Key, Entry>,
     /// The same by age, so that lapsing looks only at the oldest.
     by_time: BTreeMap<(Millis, Key), ()>,
+    /// The latest tenure of each publisher that began one, and when.
+    tenures: BTreeMap<u64, (Tenure, Millis)>,
+    tenures_by_time: BTreeSet<(Millis, u64)>,
 }
 
 type Key = (u64, u32, u32);
@@ -42,6 +48,14 @@ struct Row {
     incarnation: u32,
     seq: u32,
     offset: u64,
+    time: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TenureRow {
+    publisher: u64,
+    term: u64,
+    epoch: u64,
     time: u64,
 }
 
@@ -74,6 +88,23 @@ impl Dedup {
         self.open.range(range).map(|((_, _, seq), _)| *seq as u16).collect()
     }
 
+    /// Returns the latest tenure that a publisher's connections have begun.
+    pub fn tenure(&self, publisher: u64) -> Option<Tenure> {
+        self.tenures.get(&publisher).map(|(tenure, _)| *tenure)
+    }
+
+    fn begin(&mut self, publisher: u64, tenure: Tenure, time: Millis) {
+        let known = self.tenures.get(&publisher).copied();
+        if known.is_some_and(|(known, _)| known >= tenure) {
+            return;
+        }
+        if let Some((_, since)) = known {
+            self.tenures_by_time.remove(&(since, publisher));
+        }
+        self.tenures.insert(publisher, (tenure, time));
+        self.tenures_by_time.insert((time, publisher));
+    }
+
     fn insert(&mut self, key: Key, entry: Entry) {
         if let Some(old) = self.open.insert(key, entry) {
             self.by_time.remove(&(old.time, key));
@@ -94,6 +125,13 @@ impl Dedup {
             }
             let key = *key;
             self.remove(key);
+        }
+        while let Some((since, publisher)) = self.tenures_by_time.first().copied() {
+            if since.plus(LAPSE_MS) > now {
+                break;
+            }
+            self.tenures_by_time.pop_first();
+            self.tenures.remove(&publisher);
         }
     }
 }
@@ -118,6 +156,9 @@ impl View for Dedup {
             Record::Control(Control::Released { publisher, incarnation, packet_ids }) => {
                 packet_ids.iter().for_each(|id| self.remove((*publisher, *incarnation, *id)));
             }
+            Record::Control(Control::TenureBegun { publisher, tenure }) => {
+                self.begin(*publisher, *tenure, time);
+            }
             Record::Control(_) => {}
         }
     }
@@ -132,12 +173,25 @@ impl View for Dedup {
             offset: entry.offset.0,
             time: entry.time.0,
         };
-        encode_rows(&self.open.iter().map(row).collect::<Vec<Row>>())
+        let tenure = |(publisher, (tenure, since)): (&u64, &(Tenure, Millis))| TenureRow {
+            publisher: *publisher,
+            term: tenure.term,
+            epoch: tenure.epoch.0,
+            time: since.0,
+        };
+        let rows: Vec<Row> = self.open.iter().map(row).collect();
+        let tenures: Vec<TenureRow> = self.tenures.iter().map(tenure).collect();
+        encode_rows(&(rows, tenures))
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         *self = Dedup::default();
-        for row in decode_rows::<Vec<Row>>(section)? {
+        let (rows, tenures) = decode_rows::<(Vec<Row>, Vec<TenureRow>)>(section)?;
+        for row in tenures {
+            let tenure = Tenure { term: row.term, epoch: Offset(row.epoch) };
+            self.begin(row.publisher, tenure, Millis(row.time));
+        }
+        for row in rows {
             if is_planted(PlantedBug::DedupRestoresNothing) {
                 break;
             }

@@ -26,6 +26,7 @@ mod sessions;
 mod shared;
 mod statistics;
 mod storage;
+mod tenure;
 mod transactions;
 mod wills;
 mod wire;

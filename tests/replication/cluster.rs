@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use fluxmq::model::record::DedupKey;
+use fluxmq::model::record::{DedupKey, Tenure};
 use fluxmq::model::{Message, Millis, PartitionId, Properties, QoS, Refusal, Token, Topic};
 use fluxmq::partition::request::{ConnectionId, Event, Outbox, Publish, Request};
 use fluxmq::partition::{
@@ -373,6 +373,7 @@ impl Cluster {
             token: Some(token),
             message: std::sync::Arc::new(message),
             dedup: DedupKey::default(),
+            tenure: Tenure::default(),
             queue: None,
             is_copy: false,
             input: None,

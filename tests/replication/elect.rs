@@ -1,7 +1,7 @@
 //! Elections, replication, and what becomes of a leader that is deposed.
 
 use bytes::Bytes;
-use fluxmq::model::record::DedupKey;
+use fluxmq::model::record::{DedupKey, Tenure};
 use fluxmq::model::{
     Control, Message, PartitionId, Principal, Properties, QoS, Refusal, SessionProgress, Token,
     Topic,
@@ -254,6 +254,7 @@ fn say_once(cluster: &mut Cluster, to: ReplicaId, token: u64) -> Token {
             token: Some(token),
             message,
             dedup,
+            tenure: Tenure::default(),
             queue: None,
             is_copy: false,
             input: None,

@@ -6,3 +6,4 @@ mod govern;
 mod rejoin;
 mod repair;
 mod snapshot;
+mod tenure;

@@ -79,7 +79,7 @@ pub struct SimClient {
     pub will: Option<(MessageId, Bytes)>,
     /// Which life of the session.
     pub life: u32,
-    is_open: bool,
+    pub is_open: bool,
     is_subscribed: bool,
     is_subscribing: bool,
     connecting_since: u64,
@@ -345,7 +345,7 @@ impl World {
         it.is_subscribing = machine.subscribe(0, &request).is_ok();
     }
 
-    fn publish(&mut self, client: usize) {
+    pub fn publish(&mut self, client: usize) {
         if self.resting || self.clients[client].silent_until > self.now {
             return;
         }

@@ -39,6 +39,7 @@ points! {
     SlowFlush: "flush of more than 200 ms",
     ConnectionCut: "connection cut by the network",
     TakeOver: "session taken over",
+    Superseded: "QoS 2 step of a connection that had lost its session came late",
     Left: "client said goodbye",
     ResumePublishUnsent: "QoS 2 in: resumed, PUBLISH not stored",
     ResumePublishStored: "QoS 2 in: resumed, PUBLISH stored, PUBREC not seen",

@@ -74,6 +74,7 @@ impl World {
             Fault::DiskLost => self.lose_disk(node),
             Fault::OldImage => self.take_image(node),
             Fault::Rot => self.rot(node),
+            Fault::Overtaken => self.stop_unread(),
         }
     }
 
@@ -94,7 +95,7 @@ impl World {
         }
     }
 
-    /// Ends a fault's effect.
+    /// Ends a fault's effect on a node, or on a client.
     pub fn mend(&mut self, fault: Fault, node: usize) {
         match fault {
             Fault::SlowDisk => self.flush_max[node] = 2_000,
@@ -103,6 +104,7 @@ impl World {
             Fault::Weather => self.network.weather = crate::network::CALM,
             Fault::Split | Fault::OneWay | Fault::Mesh => self.network.mend(),
             Fault::Chunks => self.group.has_chunk_trouble = false,
+            Fault::Overtaken => self.go_on_elsewhere(node),
             _ => {}
         }
     }
@@ -181,6 +183,11 @@ impl World {
             return;
         }
         let until = self.now + self.random.between(100_000, 10 * SECOND);
+        self.pause_until(node, until);
+    }
+
+    /// A process that runs stops for a while.
+    pub fn pause_until(&mut self, node: usize, until: u64) {
         self.nodes[node].state = State::Paused;
         self.coverage.hit(Point::Paused);
         let life = self.nodes[node].life;

@@ -149,7 +149,8 @@ impl World {
         options
     }
 
-    fn transfer(&mut self, leader: usize, partition: PartitionId) {
+    /// Leadership is handed to anybody else.
+    pub fn transfer(&mut self, leader: usize, partition: PartitionId) {
         let status = self.status(leader, partition).expect("it serves");
         let others: Vec<ReplicaId> =
             status.members.voters().into_iter().filter(|id| *id != replica(leader)).collect();

@@ -20,6 +20,7 @@ mod mortal;
 mod mutants;
 mod network;
 mod node;
+mod overtaken;
 mod plan;
 mod random;
 mod replayer;

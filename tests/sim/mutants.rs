@@ -30,6 +30,7 @@ const PLANTED: &[(Bug, &[Invariant])] = &[
     (Bug::Broker(B::CutPayload), &[I2]),
     (Bug::Broker(B::DedupFindsNothing), &[I3]),
     (Bug::Broker(B::KeyedByConnection), &[I3]),
+    (Bug::Broker(B::SupersededUnheard), &[I3]),
     (Bug::Broker(B::ReleasedUnstored), &[I11]),
     (Bug::Broker(B::DedupRestoresNothing), &[I16]),
     (Bug::Broker(B::HintForgotten), &[I4, I7]),

@@ -70,6 +70,8 @@ pub enum Fault {
     OldImage,
     /// Disks rot. Not one of `ALL`: it is drawn by itself, so that the plans of known seeds stay what they are.
     Rot,
+    /// Processes stop before they read what clients publish, who go on elsewhere. Drawn by itself, too.
+    Overtaken,
 }
 
 impl Fault {
@@ -200,7 +202,7 @@ impl Plan {
             replayers: 0,
             has_wills: Random::new(seed ^ 0x0_dead).chance(300),
         };
-        plan.with_groups().with_queues().with_replays()
+        plan.with_groups().with_queues().with_replays().with_overtaking()
     }
 
     /// Adds what happens to groups, in half of the seeds.
@@ -224,6 +226,16 @@ impl Plan {
         for fault in chosen {
             let mean = random.between(2 * SECOND, 10 * SECOND);
             self.faults.push((fault, mean));
+        }
+        self
+    }
+
+    /// Adds clients that overtake themselves, in some of the seeds where a session's home and what is published to it may have leaders
+    /// of their own.
+    fn with_overtaking(mut self) -> Plan {
+        let mut random = Random::new(self.seed ^ 0x1a7e);
+        if self.nodes > 1 && self.partitions > 1 && random.chance(300) {
+            self.faults.push((Fault::Overtaken, random.between(4 * SECOND, 12 * SECOND)));
         }
         self
     }

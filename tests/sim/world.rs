@@ -20,6 +20,7 @@ use crate::history::History;
 use crate::ledger::Ledger;
 use crate::network::Network;
 use crate::node::{Node, Owned, Post, State, member, open};
+use crate::overtaken::is_late;
 use crate::plan::{Fault, Plan};
 use crate::random::Random;
 use crate::schedule::Schedule;
@@ -287,18 +288,9 @@ impl World {
         if self.nodes[node].state == State::Paused {
             self.nodes[node].state = State::Up;
             let waiting = std::mem::take(&mut self.nodes[node].waiting);
-            // What clients wrote and gave up on is not read any more: docs/testing.md says why.
-            let hung_up = |event: &Event| match event {
-                Event::Hangup { to } => Some(*to),
-                _ => None,
-            };
-            let gone: BTreeSet<ConnectionId> = waiting.iter().filter_map(hung_up).collect();
-            let is_unread =
-                |event: &Event| matches!(event, Event::Upstream { to, .. } if gone.contains(to));
             // Like a shard's thread, it looks at the clock before it hands anything out.
-            let waiting = waiting.into_iter().filter(|it| !is_unread(it));
             let (ticks, others): (Vec<Event>, Vec<Event>) =
-                waiting.partition(|it| matches!(it, Event::Tick { .. }));
+                waiting.into_iter().partition(|it| matches!(it, Event::Tick { .. }));
             ticks.into_iter().chain(others).for_each(|it| self.take(it));
         }
     }
@@ -472,6 +464,9 @@ impl World {
             }
             let Some(owned) = self.nodes[node].owned.get_mut(&partition) else { continue };
             post.from = partition;
+            if owned.partition.status().serves && is_late(&request, owned.partition.views()) {
+                self.coverage.hit(Point::Superseded);
+            }
             owned.partition.handle(from, request, wall, &mut post);
         }
         self.live.send(&mut passing);

@@ -27,6 +27,7 @@ const CONTROL_NAMES: &[(u8, &str)] = &[
     (23, "queue-followed"),
     (24, "input-noted"),
     (25, "group-deleted"),
+    (26, "tenure-begun"),
     (30, "history-trimmed"),
     (31, "moved"),
 ];

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fluxmq_index::{Offset, topic_trie};
 
+use super::tenure::Announcement;
 use super::{Client, Identity, Phase, Waiting, identity_of};
 use crate::model::command::Open;
 use crate::model::effect::{Opened, Outbound as Resend};
@@ -74,6 +75,7 @@ impl Client {
         };
         self.identity.stored = session.stored;
         self.identity.epoch = session.epoch;
+        self.identity.term = session.term;
         self.identity.incarnation = session.incarnation;
         if session.left_groups {
             let client_id = self.identity.client_id.clone();
@@ -86,6 +88,7 @@ impl Client {
         }
         let mut requests = Vec::new();
         if session.present {
+            self.publishing.announcement = Announcement::Due;
             let (publisher, incarnation) = (self.identity.publisher, session.incarnation);
             requests.extend(
                 self.placement

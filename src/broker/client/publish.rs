@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
+use super::tenure::Announcement;
 use super::transaction::Part;
 use super::{Client, Waiting, theirs};
 use crate::broker::placement::Found;
 use crate::model::address::PublishAddress;
 use crate::model::record::DedupKey;
-use crate::model::{Control, Effect, Input, Message, PartitionId, QoS, QueueName, Refusal, Token};
+use crate::model::{Effect, Input, Message, PartitionId, QoS, QueueName, Refusal, Token};
 use crate::partition::request::{Publish, Request};
 use crate::planted::{PlantedBug, is_planted};
 
@@ -20,6 +21,8 @@ use crate::planted::{PlantedBug, is_planted};
 pub(super) struct Publishing {
     /// The partitions of its last topic.
     found: Found,
+    /// Whether QoS 2 exchanges may go on.
+    pub(super) announcement: Announcement,
 }
 
 /// Where an unreleased QoS 2 publish is.
@@ -50,8 +53,9 @@ impl Client {
         let (home, queue, input) = match (self.target(&message), part) {
             (Ok((home, queue, input)), Some(part)) => {
                 let dedup = DedupKey::default();
+                let tenure = self.tenure();
                 let mut publish =
-                    Publish { token: None, message, dedup, queue, is_copy: false, input };
+                    Publish { token: None, message, dedup, tenure, queue, is_copy: false, input };
                 self.sign(&mut publish);
                 return self.gather_publish(part, token, home, publish);
             }
@@ -75,7 +79,8 @@ impl Client {
             }
             None => DedupKey::default(),
         };
-        let publish = Publish { token: None, message, dedup, queue, is_copy: false, input };
+        let tenure = self.tenure();
+        let publish = Publish { token: None, message, dedup, tenure, queue, is_copy: false, input };
         match copies.is_empty() {
             true => self.send_publish(home, token, publish),
             false => self.send_copies(home, copies, token, publish),
@@ -197,11 +202,7 @@ impl Client {
         if result.is_err() {
             // The number is free again: the next publish under it is no copy of this one.
             for partition in stored_at.iter() {
-                let control = self.released(key.seq);
-                self.request(
-                    *partition,
-                    Request::Write { token: None, control: Box::new(control) },
-                );
+                self.request(*partition, self.released(None, key.seq));
             }
         }
         self.confirm(token, result);
@@ -224,13 +225,11 @@ impl Client {
         let seq = u32::from(packet_id);
         if is_planted(PlantedBug::ReleasedUnstored) {
             self.effects.push_back(Effect::Released { packet_id });
-            let control = self.released(seq);
-            return self.request(home, Request::Write { token: None, control: Box::new(control) });
+            return self.request(home, self.released(None, seq));
         }
         if copies.is_empty() {
             let token = Some(self.wait_for(Waiting::Effects(vec![Effect::Released { packet_id }])));
-            let control = self.released(seq);
-            return self.request(home, Request::Write { token, control: Box::new(control) });
+            return self.request(home, self.released(token, seq));
         }
         let others = copies.iter().filter(|partition| **partition != home);
         let parts: Vec<(PartitionId, u32)> = std::iter::once((home, seq))
@@ -240,8 +239,7 @@ impl Client {
         self.waiting.insert(whole, Waiting::Releasing { packet_id, missing: parts.len() });
         for (partition, seq) in parts {
             let token = Some(self.wait_for(Waiting::ReleaseOf(whole)));
-            let control = self.released(seq);
-            self.request(partition, Request::Write { token, control: Box::new(control) });
+            self.request(partition, self.released(token, seq));
         }
     }
 
@@ -263,11 +261,13 @@ impl Client {
         }
     }
 
-    fn released(&self, seq: u32) -> Control {
-        Control::Released {
+    fn released(&self, token: Option<Token>, seq: u32) -> Request {
+        Request::Release {
+            token,
             publisher: self.identity.publisher,
             incarnation: self.identity.incarnation,
             packet_ids: vec![seq],
+            tenure: self.tenure(),
         }
     }
 

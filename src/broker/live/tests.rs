@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 
 use super::*;
-use crate::model::record::DedupKey;
+use crate::model::record::{DedupKey, Tenure};
 use crate::model::{
     Filter, Properties, QueueName, ReaderId, RetainHandling, Selection, Subscription, Token,
 };
@@ -131,6 +131,7 @@ fn publish(topic: &str, qos: QoS) -> Publish {
         token: None,
         message: Arc::new(message),
         dedup: DedupKey::default(),
+        tenure: Tenure::default(),
         queue: None,
         is_copy: false,
         input: None,

@@ -161,7 +161,8 @@ fn one_member(world: &World) -> Result<(), Violation> {
         let is_late = it.at - before.at >= visible_again;
         let is_given_back = world.queues.is_given_back(&it.name, (before.at, it.at));
         // A leader that was deposed and does not know it yet hands out what the next one hands out too.
-        let may_sleep = world.plan.faults.iter().any(|(fault, _)| *fault == Fault::Pause);
+        let is_pause = |fault: &Fault| matches!(fault, Fault::Pause | Fault::Overtaken);
+        let may_sleep = world.plan.faults.iter().any(|(fault, _)| is_pause(fault));
         let doubt = match world.nodes.len() {
             1 => 0,
             _ if may_sleep => 12 * SECOND,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use fluxmq::model::record::{DedupKey, Retain};
+use fluxmq::model::record::{DedupKey, Retain, Tenure};
 use fluxmq::model::{Control, Filter, Millis, PartitionId, QoS, StoredMessage};
 use fluxmq::view::Views;
 use fluxmq_index::Offset;
@@ -121,6 +121,7 @@ struct Oracle {
     seeks: BTreeSet<(u64, Bytes)>,
     open: BTreeSet<(u64, u32, u32)>,
     once_open: BTreeSet<(u64, u32, u32)>,
+    tenures: BTreeMap<u64, Tenure>,
     sessions: BTreeMap<Bytes, (Offset, u32, BTreeSet<Bytes>)>,
 }
 
@@ -150,6 +151,10 @@ impl Oracle {
                 for packet_id in packet_ids {
                     self.open.remove(&(publisher, incarnation, packet_id));
                 }
+            }
+            Control::TenureBegun { publisher, tenure } => {
+                let latest = self.tenures.entry(publisher).or_default();
+                *latest = tenure.max(*latest);
             }
             Control::Settled { selection, group, finished, .. } => {
                 let entries = self.finished.entry((selection, group)).or_default();
@@ -214,6 +219,7 @@ fn against_oracle(
         retained(&at, &oracle, views),
         groups(&at, &oracle, views),
         open_ids(&at, &oracle, views),
+        tenures(&at, &oracle, views),
         no_id_is_left(&at, &oracle),
         sessions(&at, &oracle, views),
     ]
@@ -271,6 +277,15 @@ fn open_ids(at: &str, oracle: &Oracle, views: &Views) -> Result<(), Violation> {
         Some(key) => {
             wrong(Invariant::I15, format!("{at}: packet id {key:?}: open {}", is_open(key)))
         }
+    }
+}
+
+/// I15: the latest connection that published for a session is known.
+fn tenures(at: &str, oracle: &Oracle, views: &Views) -> Result<(), Violation> {
+    let differs = |known: &(&u64, &Tenure)| views.dedup.tenure(*known.0) != Some(*known.1);
+    match oracle.tenures.iter().find(differs) {
+        None => Ok(()),
+        Some(known) => wrong(Invariant::I15, format!("{at}: the tenure {known:?} is not known")),
     }
 }
 
