@@ -234,8 +234,8 @@ impl Plan {
     /// of their own.
     fn with_overtaking(mut self) -> Plan {
         let mut random = Random::new(self.seed ^ 0x1a7e);
-        if self.nodes > 1 && self.partitions > 1 && random.chance(300) {
-            self.faults.push((Fault::Overtaken, random.between(4 * SECOND, 12 * SECOND)));
+        if self.nodes > 1 && self.partitions > 1 && random.chance(500) {
+            self.faults.push((Fault::Overtaken, random.between(3 * SECOND, 8 * SECOND)));
         }
         self
     }
