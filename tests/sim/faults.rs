@@ -67,7 +67,7 @@ impl World {
             Fault::Trim => self.trim_logs(),
             Fault::Away => self.stay_away(node),
             Fault::Chunks => {
-                self.group.has_chunk_trouble = true;
+                (self.group.has_chunk_trouble, self.group.loses_last_chunk) = (true, true);
                 self.mend_later(fault, node, 8 * SECOND);
             }
             Fault::Members | Fault::Transfer => self.govern(fault),

@@ -29,6 +29,8 @@ pub struct Group {
     pub truce: Option<Truce>,
     /// Chunks of snapshots are lost and damaged, and those who send and fetch them die.
     pub has_chunk_trouble: bool,
+    /// Where chunks were in trouble, one more is lost when nothing else goes wrong any more: nobody comes to the help of that transfer.
+    pub loses_last_chunk: bool,
     /// Members, as they were last seen.
     members: BTreeMap<PartitionId, Vec<u8>>,
 }

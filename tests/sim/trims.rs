@@ -62,6 +62,10 @@ impl World {
             return Some(bytes);
         }
         self.coverage.hit(Point::ChunkSent);
+        if self.resting && std::mem::take(&mut self.group.loses_last_chunk) {
+            self.coverage.hit(Point::ChunkLost);
+            return None;
+        }
         if !self.group.has_chunk_trouble {
             return Some(bytes);
         }
