@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
+mod first_hour;
 mod javascript;
 mod mosquitto;
 mod mosquitto_durable;
