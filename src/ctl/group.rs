@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::connection::ConnectionArguments;
 use super::error::CtlError;
 use super::manage::{cell, group_rows, table};
-use super::queue::{ask_once, say};
+use super::queue::{ask_once, messages, say};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -102,8 +102,8 @@ pub(super) async fn run(
         Command::Seek(Seek { queue, group, to, connection }) => {
             let body = json!({ "group": group, "to": to });
             let answer = ask_once(connection, &format!("queue/{queue}/seek"), &body).await?;
-            let count = cell(&answer["count"]);
-            say(&answer, &format!("{group} moved over {count} messages"), json, output)
+            let moved = messages(&answer["count"]);
+            say(&answer, &format!("{group} moved over {moved}"), json, output)
         }
         Command::Delete(Named { queue, group, connection }) => {
             let address = format!("queue/{queue}/delete_group");

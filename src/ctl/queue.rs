@@ -221,6 +221,12 @@ pub(super) fn say(
     written.map_err(CtlError::Output)
 }
 
+/// "1 message", "2 messages".
+pub(super) fn messages(count: &Value) -> String {
+    let plural = if count == &json!(1) { "" } else { "s" };
+    format!("{} message{plural}", cell(count))
+}
+
 async fn count(
     named: &Named,
     operation: &str,
@@ -230,7 +236,7 @@ async fn count(
 ) -> Result<(), CtlError> {
     let address = format!("queue/{}/{operation}", named.queue);
     let answer = ask_once(&named.connection, &address, &json!({})).await?;
-    let meaning = format!("{}: {meaning} {} messages", named.queue, cell(&answer["count"]));
+    let meaning = format!("{}: {meaning} {}", named.queue, messages(&answer["count"]));
     say(&answer, &meaning, json, output)
 }
 
@@ -290,8 +296,7 @@ async fn stats(named: &Named, json: bool, output: &mut impl Write) -> Result<(),
         "bytes": answer["bytes"],
         "groups": groups,
     });
-    let [messages, bytes] = ["messages", "bytes"].map(|field| cell(&answer[field]));
-    let heading = format!("{messages} messages, {bytes} bytes\n");
+    let heading = format!("{}, {} bytes\n", messages(&answer["messages"]), cell(&answer["bytes"]));
     say(&brief, &format!("{heading}{}", table(&group_rows(groups))), json, output)
 }
 
@@ -331,7 +336,17 @@ async fn redrive_letters(
     loop {
         let left = redrive.count.map_or(REDRIVEN_AT_ONCE, |count| count - total);
         let body = json!({ "filter": redrive.filter, "count": left.min(REDRIVEN_AT_ONCE) });
-        let answer = asking.ask(&format!("queue/{queue}/redrive"), &body).await?;
+        let answer = asking.ask(&format!("queue/{queue}/redrive"), &body).await;
+        let answer = answer.map_err(|error| match error {
+            CtlError::Refused { said, reason } if total == 0 && queue != redrive.queue => {
+                let said = format!(
+                    "{said}: nothing of '{}' has died, or its letters go to another queue; name that one with --as-it-is",
+                    redrive.queue
+                );
+                CtlError::Refused { said, reason }
+            }
+            other => other,
+        })?;
         let count = answer["count"].as_u64().unwrap_or(0);
         total += count;
         if count == 0 || redrive.count.is_some_and(|count| total >= count) {
@@ -340,7 +355,7 @@ async fn redrive_letters(
     }
     asking.end().await?;
     let answer = json!({ "queue": queue, "count": total });
-    say(&answer, &format!("{queue}: {total} messages published again"), json, output)
+    say(&answer, &format!("{queue}: {} published again", messages(&json!(total))), json, output)
 }
 
 impl Declare {

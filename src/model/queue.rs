@@ -156,7 +156,7 @@ pub enum SettingsError {
     #[error("a queue that begins at the earliest cannot refuse publishers: use drop_head")]
     CannotReject,
     /// A rule of another kind of queue.
-    #[error("{field} means nothing to a {kind} queue")]
+    #[error("{field} means nothing to queues of type {kind}")]
     Kind {
         /// Which.
         field: &'static str,
@@ -226,7 +226,7 @@ impl QueueSettings {
             ("backoff", self.backoff_ms == other.backoff_ms),
             ("dead_letters", self.dead_letters == other.dead_letters),
             ("ttl", self.ttl_ms == other.ttl_ms),
-            ("limits", self.limits == other.limits),
+            ("a limit", self.limits == other.limits),
             ("single_active", self.single_active == other.single_active),
             ("exclusive", self.exclusive == other.exclusive),
             ("primary_group", self.primary_group == other.primary_group),
@@ -276,7 +276,7 @@ impl QueueSettings {
         }
         let QueueLimits { messages_max, bytes_max, age_max_ms, .. } = self.limits;
         let numbers = [
-            ("visibility_timeout_ms", self.visibility_timeout_ms),
+            ("visibility_timeout_s", self.visibility_timeout_ms),
             ("ttl_ms", self.ttl_ms),
             ("messages_max", messages_max),
             ("bytes_max", bytes_max),
@@ -313,10 +313,10 @@ impl QueueSettings {
             QueueKind::Ephemeral => (
                 "ephemeral",
                 vec![
-                    ("visibility_timeout_ms", self.visibility_timeout_ms.is_some()),
+                    ("visibility_timeout_s", self.visibility_timeout_ms.is_some()),
                     ("backoff_ms", !self.backoff_ms.is_empty()),
-                    ("ttl_ms", self.ttl_ms.is_some()),
-                    ("limits", self.limits != QueueLimits::default()),
+                    ("ttl_s", self.ttl_ms.is_some()),
+                    ("a limit", self.limits != QueueLimits::default()),
                     ("primary_group", self.primary_group.is_some()),
                     ("priority_max", self.priority_max > 0),
                     ("from", self.retroactive),

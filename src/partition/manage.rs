@@ -96,7 +96,9 @@ impl<D: Disk> Partition<D> {
         let id = queue_id(queue.as_bytes());
         let members = self.groups.members_of(id);
         if members > 0 {
-            let reason = format!("queue '{queue}' has {members} consumers: end them first");
+            let reason = format!(
+                "queue '{queue}' is being read ({members} connected): end its consumers first"
+            );
             return Err(Refusal::Invalid { reason });
         }
         let count = self.views.queues.get(id).map_or(0, |queue| queue.len());
@@ -113,7 +115,9 @@ impl<D: Disk> Partition<D> {
         }
         let members = self.groups.counts(&key).map_or(0, |(members, ..)| members);
         if members > 0 {
-            return invalid(format!("group '{group}' has {members} members: end them first"));
+            return invalid(format!(
+                "group '{group}' is reading ({members} connected): end its members first"
+            ));
         }
         let (queue, group) = key.clone();
         if self.overlay.ending_groups.insert(key) {

@@ -287,7 +287,7 @@ fn a_deleted_queue_captures_nothing_and_another_of_its_name_is_empty() {
         assert_eq!(world.drain(reader).len(), 5);
 
         let refused = world.manage("all", QueueAction::Delete).expect_err("it has a reader");
-        assert!(refused.to_string().contains("1 consumers"), "{refused}");
+        assert!(refused.to_string().contains("1 connected"), "{refused}");
         world.close(reader, false);
         assert_eq!(world.manage("all", QueueAction::Delete), Ok(QueueAnswer::Done { count: 5 }));
         (5..10).for_each(|number| say(&mut world, number));

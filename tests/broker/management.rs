@@ -110,9 +110,9 @@ fn groups_are_shown_with_their_lag_moved_and_deleted() {
         assert_eq!(show["groups"], json!([expected]));
         let said =
             refused(&mut world, admin, "queue/jobs/delete_group", &json!({ "group": "workers" }));
-        assert!(said.contains("has 1 members"), "{said}");
+        assert!(said.contains("is reading (1 connected)"), "{said}");
         let said = refused(&mut world, admin, "queue/jobs/delete", &json!({}));
-        assert!(said.contains("has 1 consumers"), "{said}");
+        assert!(said.contains("is being read (1 connected)"), "{said}");
         world.close(member, false);
 
         let seek = json!({ "group": "workers", "to": "earliest" });

@@ -165,7 +165,7 @@ fn bring_a_dead_letter_back(walk: &Walk, worker: &mut Program) {
     );
     assert_eq!(
         walk.ctl(&["queue", "redrive", "orders"]),
-        ["$dlq/orders: 1 messages published again"]
+        ["$dlq/orders: 1 message published again"]
     );
 
     worker.expect("ENTRY");

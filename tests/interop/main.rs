@@ -12,6 +12,7 @@ mod mosquitto_durable;
 mod mosquitto_five;
 mod mosquitto_replay;
 mod mqttctl;
+mod mqttctl_queues;
 mod paho;
 mod program;
 mod rumqttc;
