@@ -136,13 +136,13 @@ fn it_ends_five_minutes_after_its_last_consumer() {
 fn rules_about_what_is_kept_are_refused() {
     let mut world = World::new(1);
     let rules = [
-        (QueueSettings { ttl_ms: Some(1), ..ephemeral(&[]) }, "ttl_ms"),
+        (QueueSettings { ttl_ms: Some(1), ..ephemeral(&[]) }, "ttl_s"),
         (QueueSettings { priority_max: 3, ..ephemeral(&[]) }, "priority_max"),
         (QueueSettings { retroactive: true, ..ephemeral(&["a"]) }, "from"),
         (QueueSettings { backoff_ms: vec![1], ..ephemeral(&[]) }, "backoff_ms"),
         (
             QueueSettings { visibility_timeout_ms: Some(1), ..ephemeral(&[]) },
-            "visibility_timeout_ms",
+            "visibility_timeout_s",
         ),
     ];
     for (settings, field) in rules {
