@@ -14,7 +14,8 @@ use fluxmq_log::disk::Disk;
 use fluxmq_log::{BuiltIndex, Flush, Flushed, IndexJob, PreparedSpare, SpareJob};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
-use crate::model::{Delivery, Filter, Millis, PartitionId};
+use crate::model::queue::Binding;
+use crate::model::{Delivery, Millis, PartitionId};
 pub use crate::partition::Gauges;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
 use crate::partition::{Durability, Partition};
@@ -50,8 +51,8 @@ pub trait Receiver: Send + Sync + 'static {
 
 /// Where partitions say what their queues are bound to.
 pub trait Binder: Send + Sync + 'static {
-    /// A partition has queues that are bound to a filter, or none any more. In force when it returns.
-    fn bound(&self, partition: PartitionId, filter: &Filter, is_bound: bool);
+    /// A partition has queues with a binding, or none any more. In force when it returns.
+    fn bound(&self, partition: PartitionId, binding: &Binding, is_bound: bool);
 }
 
 /// What a delivery that nothing stores counts for while it waits: its bytes and what carries them.
@@ -151,7 +152,7 @@ pub fn spawn<D: Disk>(
     let mut owned = BTreeMap::new();
     for partition in partitions {
         let id = partition.id();
-        partition.bindings().for_each(|filter| binder.bound(id, filter, true));
+        partition.bindings().for_each(|binding| binder.bound(id, binding, true));
         let flush = move |flush: Flush<D>| (flush.run(), Input::Flushed(id));
         let syncer = Worker::spawn(format!("{name}-sync-{}", id.0), inbox.clone(), flush)?;
         owned.insert(id, Owned { partition, syncer, failed: false });
@@ -445,8 +446,8 @@ impl Outbox for Post {
         self.outgoing.entry(to).or_default().push((self.from, event));
     }
 
-    fn bound(&mut self, filter: &Filter, is_bound: bool) {
-        self.binder.bound(self.from, filter, is_bound);
+    fn bound(&mut self, binding: &Binding, is_bound: bool) {
+        self.binder.bound(self.from, binding, is_bound);
     }
 }
 

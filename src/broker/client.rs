@@ -292,7 +292,11 @@ impl Client {
             Event::Newest { token, result } => self.found_newest(from, token, result),
             Event::Outbound(found) => self.found_outbound(from, found),
             // Only whoever asks hears of wills, of letters, and of what queues follow.
-            Event::WillDue { .. } | Event::Letter(_) | Event::Follow(_) | Event::ReadOn { .. } => {}
+            Event::WillDue { .. }
+            | Event::Letter(_)
+            | Event::Follow(_)
+            | Event::FollowEnded(_)
+            | Event::ReadOn { .. } => {}
             Event::Queue { token, result } => self.managed(token, result),
             Event::Queues { token, result } => self.listed(token, result),
             Event::OpenIds(packet_ids) => self.found_inbound(from, packet_ids),

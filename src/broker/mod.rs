@@ -21,7 +21,8 @@ pub use placement::{Bindings, Placement};
 pub use steward::Steward;
 pub use wills::WillPublisher;
 
-use crate::model::{Filter, PartitionId};
+use crate::model::PartitionId;
+use crate::model::queue::Binding;
 use crate::partition::request::{ConnectionId, Request};
 use crate::shard::{Binder, Gauges, Place, Receiver, Requests, ShardHandle};
 
@@ -32,8 +33,8 @@ const PAUSES_MAX: u32 = 16;
 const YIELDS_MAX: u32 = 8;
 
 impl Binder for Bindings {
-    fn bound(&self, partition: PartitionId, filter: &Filter, is_bound: bool) {
-        self.change(partition, filter, is_bound);
+    fn bound(&self, partition: PartitionId, binding: &Binding, is_bound: bool) {
+        self.change(partition, binding, is_bound);
     }
 }
 

@@ -57,8 +57,13 @@ impl Placement {
     }
 
     /// The partitions that have queues bound to a topic; the last answer is remembered.
-    pub fn bound_to(&self, topic: &Topic, last: &mut Found) -> Arc<[PartitionId]> {
-        self.bindings.find(topic, last)
+    pub fn bound_to(
+        &self,
+        topic: &Topic,
+        is_unstored: bool,
+        last: &mut Found,
+    ) -> Arc<[PartitionId]> {
+        self.bindings.find(topic, is_unstored, last)
     }
 
     /// The home of a session.

@@ -87,6 +87,7 @@ impl Steward {
                 }
             }
             Event::Follow(following) => self.follow(&following),
+            Event::FollowEnded(queue) => self.follow_ended(&queue),
             Event::ReadOn { token, found } => self.bring(token, found),
             Event::Queue { token, result } if self.asked.remove(&token).is_some() => {
                 self.answers.push_back((token, result));
@@ -151,9 +152,21 @@ impl Steward {
         }
     }
 
+    /// A queue is gone, and nobody keeps history for it any more.
+    fn follow_ended(&mut self, queue: &QueueName) {
+        for source in self.placement.data() {
+            if let Some(token) = self.following.remove(&(queue.clone(), source)) {
+                self.asked_for.remove(&token);
+            }
+            self.requests.push_back((source, Request::ReadNoMore(queue.clone())));
+        }
+    }
+
     fn read_on(&mut self, course: Course) {
         let token = self.token();
-        let read = ReadOn { token, settings: course.settings.clone(), from: course.next };
+        let Course { queue, settings, next: from, .. } = &course;
+        let (queue, settings) = (queue.clone(), settings.clone());
+        let read = ReadOn { token, queue, settings, from: *from };
         self.requests.push_back((course.source, Request::ReadOn(Box::new(read))));
         self.wait_for(token, course);
     }

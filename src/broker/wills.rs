@@ -135,7 +135,7 @@ impl WillPublisher {
         match PublishAddress::of(&message.topic)? {
             PublishAddress::Topic => {
                 let home = self.placement.topic(&message.topic);
-                let bound = self.placement.bound_to(&message.topic, &mut Found::default());
+                let bound = self.placement.bound_to(&message.topic, false, &mut Found::default());
                 let dedup = DedupKey { seq: dedup.seq | DedupKey::COPY, ..dedup };
                 let copy = Publish { dedup, is_copy: true, ..publish.clone() };
                 let others = bound.iter().filter(|partition| **partition != home);

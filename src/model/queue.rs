@@ -56,6 +56,15 @@ pub struct QueueSettings {
     pub retroactive: bool,
 }
 
+/// A topic filter of a queue, and which of the publishes that match are brought to it when they are published.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Binding {
+    /// The filter.
+    pub filter: Filter,
+    /// Only those that no history has: the queue follows the histories (ADR 0043, 0049).
+    pub only_unstored: bool,
+}
+
 /// How a queue is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QueueKind {
@@ -236,9 +245,10 @@ impl QueueSettings {
         fields.into_iter().find(|(_, is_same)| !is_same).map(|(field, _)| field)
     }
 
-    /// Returns true when a publish to this topic is in the queue as it is stored; a retroactive one follows history instead.
-    pub fn captures(&self, topic: &[u8]) -> bool {
-        !self.retroactive && self.is_bound_to(topic)
+    /// What publishers have to know of its bindings.
+    pub fn bindings(&self) -> impl Iterator<Item = Binding> {
+        let only_unstored = self.retroactive;
+        self.bindings.iter().map(move |filter| Binding { filter: filter.clone(), only_unstored })
     }
 
     /// Returns true when a publish to this topic is in the queue.

@@ -9,8 +9,9 @@ use super::request::{Event, OpenedSession, Outbox};
 use super::stage::Waiting;
 use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError};
 use crate::model::frame::{Decoded, decode};
+use crate::model::queue::Binding;
 use crate::model::record::{Retain, filter_id, queue_id};
-use crate::model::{Control, Filter, Millis, Record};
+use crate::model::{Control, Millis, Record};
 use crate::planted::{PlantedBug, is_planted};
 
 impl<D: Disk> Partition<D> {
@@ -77,6 +78,7 @@ impl<D: Disk> Partition<D> {
                     if self.leading.is_none() && is_planted(PlantedBug::FollowerSkipsProgress) => {}
                 Decoded::Control(control) => {
                     let gone = self.unbound_by(control);
+                    self.end_following(control, out);
                     self.views.apply(offset, time, Record::Control(control));
                     self.after_control(offset, control);
                     self.announce_bindings(control, &gone, out);
@@ -149,27 +151,33 @@ impl<D: Disk> Partition<D> {
         }
     }
 
+    /// Says before a queue is deleted that it follows nothing any more.
+    fn end_following(&self, control: &Control, out: &mut impl Outbox) {
+        let Control::QueueDeleted { queue } = control else { return };
+        if let Some(queue) = self.views.queues.get(*queue).filter(|it| it.settings().retroactive) {
+            self.follow_ended(queue.name(), out);
+        }
+    }
+
     /// The bindings that a record may end.
-    fn unbound_by(&self, control: &Control) -> Vec<Filter> {
+    fn unbound_by(&self, control: &Control) -> Vec<Binding> {
         match control {
             Control::QueueDeleted { queue } => {
                 let queue = self.views.queues.get(*queue);
-                queue.map_or_else(Vec::new, |queue| queue.settings().bindings.clone())
+                queue.map_or_else(Vec::new, |queue| queue.settings().bindings().collect())
             }
             _ => Vec::new(),
         }
     }
 
     /// Says what queues are bound to since a record, before anybody is answered who waited for it.
-    fn announce_bindings(&self, control: &Control, gone: &[Filter], out: &mut impl Outbox) {
+    fn announce_bindings(&self, control: &Control, gone: &[Binding], out: &mut impl Outbox) {
         let queues = &self.views.queues;
-        if let Control::QueueDeclared { settings, .. } = control
-            && !settings.retroactive
-        {
-            settings.bindings.iter().for_each(|filter| out.bound(filter, true));
+        if let Control::QueueDeclared { settings, .. } = control {
+            settings.bindings().for_each(|binding| out.bound(&binding, true));
         }
-        for filter in gone.iter().filter(|filter| !queues.is_bound(filter)) {
-            out.bound(filter, false);
+        for binding in gone.iter().filter(|binding| !queues.is_bound(binding)) {
+            out.bound(binding, false);
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A connection of the process, the courier, is told which queues follow and where each is, reads the histories, and brings what is new.
 //! What it brings and the place behind it are one frame, taken only where the queue is at the place before it: whatever is repeated or
-//! lost on the way, the queue has each record once, in the order of its log.
+//! lost on the way, the queue has each record once, in the order of its log. History stays until every queue that follows it has it
+//! (ADR 0043).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use crate::model::{
 
 /// How often it is said which queues follow: whoever brings their history may have lost it on the way.
 const CALL_EVERY_MS: u64 = 5_000;
+/// For so long a leader that begins lets no history go: it may not have heard yet of all queues that follow it.
+const HEARD_AFTER_MS: u64 = 2 * CALL_EVERY_MS;
 /// Bytes of messages that are brought together, and one more message.
 const TAKEN_BYTES_MAX: usize = 1 << 20;
 
@@ -39,6 +42,10 @@ pub(super) struct Follows {
     filters: TopicTrie<Waits>,
     /// Those for whom there may be something.
     ready: BTreeSet<Waits>,
+    /// Each queue that follows this history: what it asked last, and where it goes on. It has what is below.
+    places: BTreeMap<(ConnectionId, QueueName), (Token, Offset)>,
+    /// From when on every queue is among them.
+    heard_at: Millis,
 }
 
 type Waits = (ConnectionId, Token);
@@ -47,6 +54,29 @@ impl Follows {
     /// Says in the next turn which queues follow.
     pub(super) fn call(&mut self) {
         self.call_at = Millis(0);
+    }
+
+    /// This replica leads from now on.
+    pub(super) fn begin(&mut self, now: Millis) {
+        self.heard_at = now.plus(HEARD_AFTER_MS);
+    }
+
+    /// Returns the first offset that a queue may not have yet: no history goes from there on.
+    pub(super) fn pinned(&self, now: Millis) -> Option<Offset> {
+        if now < self.heard_at {
+            return Some(Offset::ZERO);
+        }
+        let places = self.places.iter().filter_map(|((connection, _), (token, asked))| {
+            let who = (*connection, *token);
+            match self.waiting.get(&who) {
+                // On its way, or lost there.
+                None => Some(*asked),
+                Some((_, next)) if self.ready.contains(&who) => Some(*next),
+                // It has seen everything that there is.
+                Some(_) => None,
+            }
+        });
+        places.min()
     }
 
     /// A message was applied.
@@ -65,12 +95,14 @@ impl Follows {
         for who in self.waiting.range(range).map(|(who, _)| *who).collect::<Vec<_>>() {
             self.remove(who);
         }
+        self.places.retain(|(of, _), _| *of != connection);
     }
 
     /// Leadership is gone.
     pub(super) fn resign(&mut self) -> BTreeSet<ConnectionId> {
-        let waiting = std::mem::take(self).waiting;
-        waiting.into_keys().map(|(connection, _)| connection).collect()
+        let Follows { waiting, places, .. } = std::mem::take(self);
+        let who = waiting.into_keys().map(|(connection, _)| connection);
+        who.chain(places.into_keys().map(|(connection, _)| connection)).collect()
     }
 
     fn remove(&mut self, who: Waits) {
@@ -104,8 +136,23 @@ impl<D: Disk> Partition<D> {
     /// Notes who wants more of this partition's history.
     pub(super) fn read_on(&mut self, from: ConnectionId, read: ReadOn) {
         let who = (from, read.token);
+        self.follows.places.insert((from, read.queue), (read.token, read.from));
         self.follows.waiting.insert(who, (read.settings, read.from));
         self.follows.ready.insert(who);
+    }
+
+    /// A queue is gone, and with it what it waited for.
+    pub(super) fn read_no_more(&mut self, from: ConnectionId, queue: QueueName) {
+        if let Some((token, _)) = self.follows.places.remove(&(from, queue)) {
+            self.follows.remove((from, token));
+        }
+    }
+
+    /// Tells the courier of a retroactive queue that is gone.
+    pub(super) fn follow_ended(&self, name: &Bytes, out: &mut impl Outbox) {
+        if let Some(courier) = self.letters.courier().filter(|_| self.leading.is_some()) {
+            out.send(courier, Event::FollowEnded(QueueName::from_stored(name.clone())));
+        }
     }
 
     /// Reads for those who wait, one segment each in a turn; true when some have not read everything.

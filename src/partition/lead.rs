@@ -36,6 +36,7 @@ impl<D: Disk> Partition<D> {
         if self.leading.is_none() && leads.is_some() {
             self.leading = leads;
             self.now = self.now.max(Millis(self.log().last_ts()));
+            self.follows.begin(self.now);
             self.close_orphans();
         }
     }
@@ -201,6 +202,7 @@ fn lets_go(request: &Request) -> bool {
             | Request::Hold { .. }
             | Request::Rewind(_)
             | Request::Settle { .. }
+            | Request::ReadNoMore(_)
             | Request::Leave { .. }
             | Request::LeaveAll { .. }
             | Request::Write { token: None, .. }

@@ -13,8 +13,9 @@ use super::request::{
 };
 use super::stage::Waiting;
 use super::{Partition, RECORDS_PER_TURN_MAX};
+use crate::model::queue::Binding;
 use crate::model::record::queue_id;
-use crate::model::{Control, Filter, Millis, QueueName, QueueSettings, Refusal};
+use crate::model::{Control, Millis, QueueName, QueueSettings, Refusal};
 use crate::view::{Group, Queue};
 
 /// What was done: at once, or when everything admitted until now is committed.
@@ -24,8 +25,8 @@ pub(super) enum Managed {
 }
 
 impl<D: Disk> Partition<D> {
-    /// What its queues are bound to, each filter once; changes are said to the outbox.
-    pub fn bindings(&self) -> impl Iterator<Item = &Filter> {
+    /// What its queues are bound to, each binding once; changes are said to the outbox.
+    pub fn bindings(&self) -> impl Iterator<Item = &Binding> {
         self.views.queues.bindings()
     }
 

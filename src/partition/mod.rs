@@ -385,6 +385,7 @@ impl<D: Disk> Partition<D> {
             Request::Queue(request) => self.manage(from, request, out),
             Request::ListQueues(list) => self.list_queues(from, &list, out),
             Request::ReadOn(read) => self.read_on(from, *read),
+            Request::ReadNoMore(queue) => self.read_no_more(from, queue),
             Request::Follow(followed) => self.follow(from, *followed, out),
             Request::Forget => self.forget(from, out),
         }

@@ -107,10 +107,10 @@ impl<D: Disk> Partition<D> {
         Members::take_from(&mut sections).map_err(PartitionError::from)?;
         if !is_planted(PlantedBug::InstalledViewsKept) {
             let before = std::mem::replace(&mut self.views, Views::restore(&sections)?);
-            for filter in before.queues.bindings().filter(|it| !self.views.queues.is_bound(it)) {
-                out.bound(filter, false);
+            for binding in before.queues.bindings().filter(|it| !self.views.queues.is_bound(it)) {
+                out.bound(binding, false);
             }
-            self.views.queues.bindings().for_each(|filter| out.bound(filter, true));
+            self.views.queues.bindings().for_each(|binding| out.bound(binding, true));
         }
         self.applied = Applied { index: at.index, end: at.end };
         self.history = History::new(at.end);

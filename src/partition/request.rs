@@ -10,6 +10,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use crate::model::command::Will;
+use crate::model::queue::Binding;
 use crate::model::record::{DedupKey, Tenure};
 use crate::model::{
     Control, Delivery, Filter, Input, Message, Millis, OutboundEntry, Outcome, PartitionId,
@@ -226,6 +227,8 @@ pub enum Request {
     },
     /// Reads the partition's history for a retroactive queue. Answered by `ReadOn` once there is something.
     ReadOn(Box<ReadOn>),
+    /// A retroactive queue is gone: history is not kept for it any more. Not answered.
+    ReadNoMore(QueueName),
     /// Stores what was read for a retroactive queue that lives here. Answered by `Confirm`.
     Follow(Box<Followed>),
     /// The connection is gone: forget it.
@@ -275,6 +278,11 @@ impl Publish {
             || self.queue.is_some()
             || self.is_copy
             || self.dedup.seq != 0
+    }
+
+    /// Returns true when the history of the topic's partition has the message: queues that follow it need no copy.
+    pub fn is_in_history(&self) -> bool {
+        self.message.qos != QoS::AtMostOnce || self.message.retain || self.dedup.seq != 0
     }
 
     /// Returns true when those who listen are given the message at once, whether it is stored or not: QoS 0, but for what goes to one
@@ -476,6 +484,8 @@ pub enum Event {
     Letter(Box<Letter>),
     /// A queue that lives there follows histories. Reading them for it is up to the receiver; told again every few seconds.
     Follow(Box<Following>),
+    /// A retroactive queue that lived here is gone.
+    FollowEnded(QueueName),
     /// What a partition's history has.
     ReadOn {
         /// Echoed.
@@ -561,7 +571,7 @@ impl OpenedSession {
 pub trait Outbox {
     /// Sends an event that credit or a pending request has room for.
     fn send(&mut self, to: ConnectionId, event: Event);
-    /// Tells whoever finds the way for publishes that queues of the partition are bound to a filter, or none any more. Takes effect
+    /// Tells whoever finds the way for publishes that queues of the partition have a binding, or none any more. Takes effect
     /// before anything that is sent later is heard: who is told that a queue is declared may publish to it.
-    fn bound(&mut self, _filter: &Filter, _is_bound: bool) {}
+    fn bound(&mut self, _binding: &Binding, _is_bound: bool) {}
 }

@@ -173,7 +173,9 @@ impl<D: Disk> Partition<D> {
 
     /// Takes the next segment on the way to the goal, and finds what is needed in it.
     fn find_way(&mut self) -> Result<(), PartitionError> {
-        let (start, goal) = (self.history_start(), self.retention.goal);
+        let start = self.history_start();
+        let goal =
+            self.retention.goal.min(self.follows.pinned(self.now).unwrap_or(Offset(u64::MAX)));
         let segments = self.log().segments();
         let end = segments.iter().map(|segment| segment.end_offset).find(|end| *end > start);
         let (to, mut needed) = self.needed_by_queues(end.unwrap_or(goal).min(goal))?;
@@ -269,7 +271,8 @@ impl<D: Disk> Partition<D> {
         if !rest.is_empty() {
             return Ok(());
         }
-        let to = self.views.pinned(self.now).map_or(*to, |pinned| pinned.min(*to));
+        let pins = [self.views.pinned(self.now), self.follows.pinned(self.now)];
+        let to = pins.into_iter().flatten().fold(*to, Offset::min);
         if to > self.history_start() {
             self.retention.step = Step::Trimming;
             self.write(&Control::HistoryTrimmed { to }, None);

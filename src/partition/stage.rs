@@ -349,8 +349,11 @@ impl<D: Disk> Partition<D> {
             let changes = &self.overlay.queues;
             routes.retain(|id| !changes.contains_key(id));
             let becomes = changes.iter().filter_map(|(id, it)| Some((*id, it.becomes.as_ref()?)));
-            let bound = becomes.filter(|(_, (_, settings))| settings.captures(topic));
+            let bound = becomes.filter(|(_, (_, settings))| settings.is_bound_to(topic));
             routes.extend(bound.map(|(id, _)| id));
+        }
+        if publish.is_in_history() {
+            routes.retain(|id| self.queue(*id).is_none_or(|(_, settings)| !settings.retroactive));
         }
         routes.sort_unstable();
         routes.dedup();

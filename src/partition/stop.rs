@@ -87,6 +87,7 @@ pub(super) fn refuse(
         | Request::Rewind(_)
         | Request::Leave { .. }
         | Request::LeaveAll { .. }
+        | Request::ReadNoMore(_)
         | Request::Settle { .. }
         | Request::Forget => {}
     }

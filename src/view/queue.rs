@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
-use crate::model::queue::QueueKind;
+use crate::model::queue::{Binding, QueueKind};
 use crate::model::record::queue_id;
-use crate::model::{Control, Filter, Millis, QueueSettings, Record};
+use crate::model::{Control, Millis, QueueSettings, Record};
 
 /// Entries between two remembered positions.
 pub const MARK_EVERY: u64 = 128;
@@ -27,7 +27,7 @@ pub struct Queues {
     /// Derived: the queues of each binding.
     bindings: TopicTrie<u64>,
     /// Derived: how many queues each binding has.
-    bound: BTreeMap<Filter, u32>,
+    bound: BTreeMap<Binding, u32>,
     /// Derived: queues whose entries leave by number or age.
     limited: BTreeSet<u64>,
     /// Derived: queues that follow history.
@@ -81,21 +81,21 @@ impl Queues {
         self.by_id.iter().map(|(id, queue)| (*id, queue))
     }
 
-    /// Adds the queues that are bound to a topic, a queue once for each of its bindings that match.
+    /// Adds the queues that are bound to a topic, a queue once for each of its bindings that match, those that follow histories among them.
     pub fn bound_to(&self, topic: &[u8], out: &mut Vec<u64>) {
         if !self.bindings.is_empty() {
             self.bindings.for_each_match(topic, |id| out.push(*id));
         }
     }
 
-    /// Lists the filters that queues are bound to, each once.
-    pub fn bindings(&self) -> impl Iterator<Item = &Filter> {
+    /// Lists what queues are bound to, each once.
+    pub fn bindings(&self) -> impl Iterator<Item = &Binding> {
         self.bound.keys()
     }
 
-    /// Returns true when a queue is bound to exactly this filter.
-    pub fn is_bound(&self, filter: &Filter) -> bool {
-        self.bound.contains_key(filter)
+    /// Returns true when a queue has exactly this binding.
+    pub fn is_bound(&self, binding: &Binding) -> bool {
+        self.bound.contains_key(binding)
     }
 
     /// Lists the queues that store nothing.
@@ -126,9 +126,9 @@ impl Queues {
         if queue.settings.kind == QueueKind::Ephemeral {
             self.ephemeral.insert(id);
         }
-        for filter in captured(&queue) {
-            self.bindings.insert(filter.as_bytes(), id);
-            *self.bound.entry(filter.clone()).or_default() += 1;
+        for binding in queue.settings.bindings() {
+            self.bindings.insert(binding.filter.as_bytes(), id);
+            *self.bound.entry(binding).or_default() += 1;
         }
         if queue.settings.has_limits() {
             self.limited.insert(id);
@@ -138,12 +138,12 @@ impl Queues {
 
     fn remove(&mut self, id: u64) {
         let Some(queue) = self.by_id.remove(&id) else { return };
-        for filter in captured(&queue) {
-            self.bindings.remove(filter.as_bytes(), &id);
-            if let Some(count) = self.bound.get_mut(filter) {
+        for binding in queue.settings.bindings() {
+            self.bindings.remove(binding.filter.as_bytes(), &id);
+            if let Some(count) = self.bound.get_mut(&binding) {
                 *count -= 1;
                 if *count == 0 {
-                    self.bound.remove(filter);
+                    self.bound.remove(&binding);
                 }
             }
         }
@@ -151,11 +151,6 @@ impl Queues {
         self.retroactive.remove(&id);
         self.ephemeral.remove(&id);
     }
-}
-
-/// What a queue is bound to that is routed to it when it is stored.
-fn captured(queue: &Queue) -> &[Filter] {
-    if queue.settings.retroactive { &[] } else { &queue.settings.bindings }
 }
 
 impl Queue {

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fluxmq::model::queue::{Overflow, QueueLimits};
-use fluxmq::model::{Delivery, Filter, Properties, Property, QoS, QueueSettings, Refusal};
+use fluxmq::model::{Delivery, Filter, Message, Properties, Property, QoS, QueueSettings, Refusal};
+use fluxmq::partition::Options;
 use fluxmq::partition::request::{ConnectionId, QueueAction};
 use fluxmq_index::Offset;
+use fluxmq_log::sim_disk::SimDisk;
 
 use crate::wire::Dice;
 use crate::world::{World, message, text};
@@ -135,6 +137,91 @@ fn every_record_is_in_it_once_and_in_order_whatever_comes_between() {
         }
         assert_eq!(world.stats("all").end, Offset(count as u64), "seed {seed}");
     }
+}
+
+/// What is confirmed is in the queue one day, though its history would be over long before: nothing goes that is not there yet.
+#[test]
+fn history_waits_for_queues_that_follow_it_also_around_a_crash() {
+    for (seed, data_partitions) in [(1, 1), (2, 4), (3, 4)] {
+        let options = Options { history_age_max_ms: 5_000, ..Options::default() };
+        let mut world = World::with(SimDisk::new(seed), data_partitions, options).unwrap();
+        let (publisher, _) = world.open("publisher", true, 0);
+        world.declare("all", following(&["site/#"]));
+        (0..50).for_each(|number| {
+            publish(&mut world, publisher, &format!("site/{}", number % 5), number)
+        });
+
+        // What is on its way from now on does not arrive, and the log is far over what is kept.
+        world.steward_rests = true;
+        for number in 50..3_000 {
+            publish(&mut world, publisher, &format!("site/{}", number % 5), number);
+        }
+        (0..600).for_each(|_| world.pass(100));
+        let mut world = world.crash(seed);
+        (0..600).for_each(|_| world.pass(100));
+
+        let entries = read(&mut world, "reader", "all");
+        assert_eq!(entries.len(), 3_000, "seed {seed}");
+        for (topic, numbers) in by_topic(&entries) {
+            assert!(numbers.is_sorted_by(|one, next| one + 5 == *next), "seed {seed}: {topic}");
+        }
+        assert!(world.has_let_history_go(), "what everybody has is over, as ever");
+    }
+}
+
+/// A queue that is gone keeps nothing back.
+#[test]
+fn history_goes_on_when_a_queue_that_followed_it_is_deleted() {
+    let options = Options { history_age_max_ms: 5_000, ..Options::default() };
+    let mut world = World::with(SimDisk::new(4), 4, options).unwrap();
+    let (publisher, _) = world.open("publisher", true, 0);
+    world.declare("all", following(&["site/#"]));
+    world.steward_rests = true;
+    (0..50).for_each(|number| publish(&mut world, publisher, "site/1", number));
+    (0..600).for_each(|_| world.pass(100));
+    assert!(!world.has_let_history_go());
+
+    world.steward_rests = false;
+    world.manage("all", QueueAction::Delete).unwrap();
+    (0..600).for_each(|_| world.pass(100));
+
+    assert!(world.has_let_history_go());
+}
+
+/// No history has them, so they are brought when they are published, as to every queue that is bound to their topic.
+#[test]
+fn messages_of_qos_0_are_in_it_from_its_declaration_on() {
+    with_one_and_four(|mut world| {
+        let (publisher, _) = world.open("publisher", true, 0);
+        let unstored = |world: &mut World, topic: &str, payload: &str, retain| {
+            let message = Message { retain, ..message(topic, payload, QoS::AtMostOnce) };
+            world.publish(publisher, message, None);
+        };
+        unstored(&mut world, "site/1", "before", false);
+        world.declare("all", following(&["site/#", "site/1"]));
+        world.declare("bound", QueueSettings { retroactive: false, ..following(&["site/#"]) });
+        let (listener, _) = world.open("listener", true, 0);
+        world.subscribe(listener, "site/#", |_| {}).unwrap();
+        for site in 0..20 {
+            unstored(&mut world, &format!("site/{site}"), "0", false);
+            unstored(&mut world, &format!("site/{site}"), "1", true);
+            publish(&mut world, publisher, &format!("site/{site}"), 2);
+        }
+        unstored(&mut world, "other", "0", false);
+        world.run();
+        assert_eq!(world.drain(listener).len(), 60, "each once for who listens");
+
+        let mut world = world.crash(5);
+
+        for queue in ["all", "bound"] {
+            let topics = by_topic(&read(&mut world, "reader", queue));
+            let expected =
+                (0..20).map(|site| (format!("$queue/{queue}/site/{site}"), vec![0, 1, 2]));
+            let mut sorted = topics;
+            sorted.values_mut().for_each(|numbers| numbers.sort_unstable());
+            assert_eq!(sorted, expected.collect(), "{queue}");
+        }
+    });
 }
 
 #[test]

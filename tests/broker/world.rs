@@ -15,6 +15,7 @@ use fluxmq::broker::{
 };
 use fluxmq::model::command::{Close, Credentials, Open, Subscribe};
 use fluxmq::model::effect::Opened;
+use fluxmq::model::queue::Binding;
 use fluxmq::model::{
     CertificateIdentity, Command, Delivery, DeliveryId, Effect, Filter, Message, Millis, Outcome,
     PartitionId, PeerInfo, Properties, QoS, QueueName, QueueSettings, Refusal, RetainHandling,
@@ -52,6 +53,8 @@ pub struct World {
     placement: Placement,
     /// Carries letters and asks what no protocol asks.
     steward: Steward,
+    /// What it asks for stays where it is.
+    pub steward_rests: bool,
     /// A partition whose disk is slow: it does not get to flush.
     pub slow: Option<PartitionId>,
     /// Partitions that are to stop.
@@ -78,8 +81,8 @@ impl Outbox for Events {
         self.sent.push_back((to, self.from, event));
     }
 
-    fn bound(&mut self, filter: &Filter, is_bound: bool) {
-        self.bindings.change(self.from, filter, is_bound);
+    fn bound(&mut self, binding: &Binding, is_bound: bool) {
+        self.bindings.change(self.from, binding, is_bound);
     }
 }
 
@@ -150,6 +153,7 @@ impl World {
             data_partitions,
             placement,
             steward,
+            steward_rests: false,
             slow: None,
             failed: BTreeSet::new(),
             client_limits: ClientLimits::default(),
@@ -157,8 +161,8 @@ impl World {
         for id in 1..=data_partitions {
             let id = PartitionId(id);
             let partition = open(&world.disk, id, world.options.clone(), world.now)?;
-            for filter in partition.bindings() {
-                world.placement.bindings().change(id, filter, true);
+            for binding in partition.bindings() {
+                world.placement.bindings().change(id, binding, true);
             }
             world.partitions.insert(id, partition);
         }
@@ -505,6 +509,12 @@ impl World {
         payloads
     }
 
+    /// Returns true when history of some partition is over.
+    pub fn has_let_history_go(&self) -> bool {
+        let mut views = self.partitions.values().map(|partition| partition.views());
+        views.any(|views| views.horizon.start().0 > 0)
+    }
+
     /// Returns true when no partition keeps a will, nor the key that one was published under.
     pub fn wills_are_over(&self) -> bool {
         let over = |partition: &Partition<SimDisk>| {
@@ -537,7 +547,9 @@ impl World {
             }
             self.live.send(&mut peer.passing);
         }
-        while let Some((to, request)) = self.steward.poll_request() {
+        while !self.steward_rests
+            && let Some((to, request)) = self.steward.poll_request()
+        {
             events.from = to;
             let partition = self.partitions.get_mut(&to).expect("placed");
             partition.handle(STEWARD, request, self.now, &mut events);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use fluxmq::model::{Filter, Millis, PartitionId};
+use fluxmq::model::queue::Binding;
+use fluxmq::model::{Millis, PartitionId};
 use fluxmq::partition::request::{ConnectionId, Event, Outbox};
 use fluxmq::partition::{Fenced, Member, Opened, Options, Partition, PartitionError, ReplicaId};
 use fluxmq_log::sim_disk::SimDisk;
@@ -60,7 +61,7 @@ pub struct Post {
     pub from: PartitionId,
     pub sent: Vec<(ConnectionId, PartitionId, Event)>,
     /// What queues of partitions are bound to, or not any more.
-    pub bound: Vec<(PartitionId, Filter, bool)>,
+    pub bound: Vec<(PartitionId, Binding, bool)>,
 }
 
 impl Outbox for Post {
@@ -68,8 +69,8 @@ impl Outbox for Post {
         self.sent.push((to, self.from, event));
     }
 
-    fn bound(&mut self, filter: &Filter, is_bound: bool) {
-        self.bound.push((self.from, filter.clone(), is_bound));
+    fn bound(&mut self, binding: &Binding, is_bound: bool) {
+        self.bound.push((self.from, binding.clone(), is_bound));
     }
 }
 

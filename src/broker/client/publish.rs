@@ -66,7 +66,10 @@ impl Client {
         let copies = match &queue {
             Some(_) => Arc::default(),
             None if packet_id.is_some() && is_planted(PlantedBug::NotCaptured) => Arc::default(),
-            None => self.placement.bound_to(&message.topic, &mut self.publishing.found),
+            None => {
+                let is_unstored = message.qos == QoS::AtMostOnce && !message.retain;
+                self.placement.bound_to(&message.topic, is_unstored, &mut self.publishing.found)
+            }
         };
         let dedup = match packet_id.filter(|_| self.identity.stored) {
             Some(packet_id) => {

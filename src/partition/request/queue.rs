@@ -127,7 +127,9 @@ pub struct Following {
 pub struct ReadOn {
     /// Echoed.
     pub token: Token,
-    /// Whose bindings.
+    /// For which queue; it has everything below `from`, and nothing from there on goes until it asks again.
+    pub queue: QueueName,
+    /// Its settings: whose bindings.
     pub settings: Arc<QueueSettings>,
     /// From here on, a partition offset.
     pub from: Offset,
