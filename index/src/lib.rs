@@ -2,12 +2,14 @@
 //!
 //! Bottom layer of FluxMQ; depends on nothing of ours.
 
+pub mod header_match;
 mod level_tokens;
 mod level_trie;
 pub mod offset;
 pub mod offset_set;
 mod postings;
 pub mod route_set;
+pub mod routing_key;
 pub mod sealed;
 pub mod segment_index;
 pub mod shared_filters;
@@ -15,6 +17,7 @@ pub mod slab;
 pub mod topic_trie;
 pub mod varint;
 
+pub use header_match::{HeaderMatch, Headers, MatchMode};
 pub use offset::{Offset, OffsetRange};
 pub use offset_set::OffsetSet;
 pub use route_set::{EMPTY_ROUTE_SET, RouteSets};
