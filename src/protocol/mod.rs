@@ -2,6 +2,7 @@
 //!
 //! A protocol knows [`model`](crate::model) and nothing else: no sockets, no clock, no other protocol.
 
+pub mod amqp091;
 pub mod mqtt;
 
 use bytes::BytesMut;

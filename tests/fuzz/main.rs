@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
+mod amqp091;
 mod codec;
 mod script;
 
@@ -17,6 +18,11 @@ const INPUT_BYTES_MAX: usize = 2_000;
 #[test]
 fn the_codec_survives_its_corpus_and_what_is_made_of_it() {
     replay_and_mutate("codec", codec::check);
+}
+
+#[test]
+fn the_codec_of_amqp_survives_its_corpus_and_what_is_made_of_it() {
+    replay_and_mutate("amqp091", amqp091::check);
 }
 
 #[test]
