@@ -74,8 +74,6 @@ pub struct Client {
     attached: BTreeMap<PartitionId, ()>,
     /// What is passed on and waits, while subscriptions begin.
     held: Option<Box<Held>>,
-    /// Of it, what had no room, since it was asked last.
-    dropped: u32,
     outbound: Outbound,
     /// Where the client's unreleased QoS 2 publishes are.
     inbound: BTreeMap<u16, publish::Open>,
@@ -201,7 +199,6 @@ impl Client {
             groups: groups::Sharing::default(),
             attached: BTreeMap::new(),
             held: None,
-            dropped: 0,
             outbound: Outbound::default(),
             inbound: BTreeMap::new(),
             publishing: publish::Publishing::default(),
@@ -372,14 +369,9 @@ impl Client {
         #[cfg(feature = "planted-bugs")]
         self.requests.extend(self.kept_back.drain(..));
         if matches!(self.phase, Phase::Open) {
-            self.give_up_missed();
+            self.stop_holding();
             self.write_progress();
         }
-    }
-
-    /// Takes the number of messages that had no room here.
-    pub fn take_dropped(&mut self) -> u64 {
-        u64::from(std::mem::take(&mut self.dropped))
     }
 
     /// Returns true when nothing is left to do for this connection, or nothing was begun.

@@ -80,7 +80,7 @@ impl StoredMessage {
     }
 
     /// Returns true for what those who listened were passed on when it came: a retained message of QoS 0 that is no will. Its record is
-    /// for those who come later (ADR 0044).
+    /// what is retained, and for replays and groups (ADR 0044).
     pub fn was_passed_on(&self) -> bool {
         self.qos == QoS::AtMostOnce && self.retain != Retain::No && self.dedup.seq == 0
     }

@@ -381,10 +381,6 @@ impl<C: Connection> Driver<C> {
 
     /// Adds what went through since the last turn to the statistics.
     fn count(&mut self) {
-        match self.client.take_dropped() {
-            0 => {}
-            dropped => self.shared.statistics.add(Count::DeliveriesWithoutRoom, dropped),
-        }
         let now = *self.connection.counters();
         let before = std::mem::replace(&mut self.counted, now);
         if now == before {

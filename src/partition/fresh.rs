@@ -3,8 +3,8 @@
 //! They wait until a majority has said that this replica leads (Raft §8), one question for all that have come, and for the views to
 //! be as far as the log was when it was asked. Alone that is at once. What a connection asks after one of them waits behind it.
 //!
-//! So do those that change who listens, while a message is on its way into the log that was passed on to those who listened before: they
-//! see it applied (ADR 0044).
+//! So does a new subscription, while a message is on its way into the log that was passed on to those who listened before: it sees it applied
+//! (ADR 0040).
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -75,28 +75,18 @@ impl Fresh {
 }
 
 impl<D: Disk> Partition<D> {
-    /// Where a request comes among the records: what was admitted before a change of who listens comes before it, if any of it was passed
-    /// on to those who listened.
-    pub(super) fn comes_at(&mut self, from: ConnectionId, request: &Request) -> Offset {
-        let changes = matches!(request, Request::Attach(_) | Request::Detach);
-        if !changes {
+    /// Where a request comes among the records: what was admitted before a subscription comes before it, if any of it was passed on to
+    /// those who listened.
+    pub(super) fn comes_at(&mut self, request: &Request) -> Offset {
+        if !matches!(request, Request::Attach(_)) || self.overlay.passed_on == 0 {
             return self.applied.end;
         }
-        let mut at = self.applied.end;
-        if self.overlay.passed_on > 0 {
-            // What gathers gets its offsets now.
-            if let Err(error) = self.propose() {
-                // Whoever waits is told when `persist` reports this and the partition stops.
-                self.failed.get_or_insert(error);
-            }
-            at = self.log().last().end;
+        // What gathers gets its offsets now.
+        if let Err(error) = self.propose() {
+            // Whoever waits is told when `persist` reports this and the partition stops.
+            self.failed.get_or_insert(error);
         }
-        if matches!(request, Request::Detach)
-            && let Some(listening) = self.readers.listening_of(from)
-        {
-            listening.end(at);
-        }
-        at
+        self.log().last().end
     }
 
     /// Asks for what has come, and answers what may be answered.

@@ -313,7 +313,7 @@ impl<D: Disk> Partition<D> {
             refuse(from, &request, &refusal, out);
             return self.part_with(from, &request, refusal, out);
         }
-        let at = self.comes_at(from, &request);
+        let at = self.comes_at(&request);
         if at <= self.applied.end && !self.fresh.holds(from, &request) {
             return self.take(from, request, at, out);
         }
@@ -349,18 +349,13 @@ impl<D: Disk> Partition<D> {
             }
             Request::LetterArrived { id, result } => self.letter_arrived(&id, result, out),
             Request::Attach(attach) => self.attach(from, *attach, at, out),
-            Request::GiveUpMissed => {
-                if let Some(listening) = self.readers.listening_of(from) {
-                    listening.give_up();
-                }
-            }
             Request::DetachFilter { filter } => self.readers.unsubscribe(from, &filter),
             Request::EndReplay { reader } => self.readers.end_replay(from, reader),
             Request::ListNewest { filter, before, count, token } => {
                 let result = self.newest(&filter, before, count);
                 out.send(from, Event::Newest { token, result });
             }
-            Request::Detach => self.detach(from, at, out),
+            Request::Detach => self.detach(from, out),
             Request::Credit { reader, count } => self.readers.credit((from, reader), count),
             Request::Hold { reader } => {
                 self.readers.hold((from, reader));

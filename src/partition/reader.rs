@@ -224,12 +224,6 @@ impl Readers {
         Some(&mut reader.listening)
     }
 
-    /// The same, of a connection's plain subscriptions.
-    pub fn listening_of(&mut self, connection: ConnectionId) -> Option<&mut Listening> {
-        let slot = *self.by_connection.get(&(connection, ReaderId::SESSION))?;
-        self.listening_mut(slot)
-    }
-
     /// Tells connections what they are to know beside deliveries.
     pub fn tell(&mut self, out: &mut impl Outbox) {
         let slots = &mut self.slots;
@@ -305,7 +299,7 @@ impl Readers {
             if reader.place != Place::Live && !is_planted(PlantedBug::DispatchedWhenBehind) {
                 continue;
             }
-            if was_passed_on && reader.listening.has(offset) {
+            if was_passed_on && reader.listening.skips(offset) {
                 if reader.listening.is_untold() {
                     self.untold.insert(slot);
                 }
@@ -430,7 +424,7 @@ impl Readers {
         if message.is_expired(now) || reader.skip.contains(offset) {
             return true;
         }
-        if message.was_passed_on() && reader.listening.has(offset) {
+        if message.was_passed_on() && reader.listening.skips(offset) {
             if reader.listening.is_untold() {
                 self.untold.insert(slot);
             }
@@ -525,7 +519,7 @@ impl Reader {
     fn is_level(&self) -> bool {
         let has_read = match self.place {
             Place::Live => true,
-            Place::Behind(next) => next >= self.listening.from(),
+            Place::Behind(next) => self.listening.is_begun(next),
         };
         has_read && self.retained.is_empty()
     }

@@ -74,9 +74,6 @@ pub enum Request {
         /// Exactly as attached.
         filter: Filter,
     },
-    /// The connection does not wait any longer for what its plain subscriptions begin with: what the session missed of QoS 0 and was
-    /// not handed is given up. Answered by the `Level` that are due.
-    GiveUpMissed,
     /// Ends a replay: takes its reader away.
     EndReplay {
         /// Which.

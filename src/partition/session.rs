@@ -167,8 +167,8 @@ impl<D: Disk> Partition<D> {
         self.end_orphaned_wills();
     }
 
-    /// Adds a reader, or subscriptions to it, that begin `at`: what was passed on before comes as a retained message or as what was
-    /// missed, what is passed on from there the connection has.
+    /// Adds a reader, or subscriptions to it, that begin `at`: what is retained there comes first, what is passed on from there the
+    /// connection has.
     pub(super) fn attach(
         &mut self,
         from: ConnectionId,
@@ -214,9 +214,9 @@ impl<D: Disk> Partition<D> {
         out.send(from, Event::Attached { reader, token, start: Ok(at), cut });
     }
 
-    /// Ends the readers of a connection and says how far each was. What came behind `at` was not passed on to it.
-    pub(super) fn detach(&mut self, from: ConnectionId, at: Offset, out: &mut impl Outbox) {
-        let mut replayed = self.readers.close(from, at);
+    /// Ends the readers of a connection and says how far each was.
+    pub(super) fn detach(&mut self, from: ConnectionId, out: &mut impl Outbox) {
+        let mut replayed = self.readers.close(from, self.applied.end);
         let plain = replayed.extract_if(.., |(reader, _)| !reader.is_replay()).next();
         // The reader of an earlier term is gone with it: how far it was nobody knows here.
         let next = plain.map_or(Offset::ZERO, |(_, next)| next);

@@ -80,7 +80,6 @@ pub(super) fn refuse(
         | Request::CarryLetters
         | Request::LetterArrived { .. }
         | Request::DetachFilter { .. }
-        | Request::GiveUpMissed
         | Request::EndReplay { .. }
         | Request::Credit { .. }
         | Request::Hold { .. }

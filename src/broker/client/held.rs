@@ -10,7 +10,7 @@ use super::{Client, Phase};
 use crate::model::{Delivery, Effect, PartitionId, ReaderId};
 use crate::partition::request::{Attach, Request};
 
-/// Bytes that wait, at most: with more, what was missed of QoS 0 is given up instead.
+/// Bytes that wait, at most: with more, nothing waits any longer.
 const HELD_BYTES_MAX: usize = 64 << 10;
 /// What a delivery takes beside its message.
 const CARRIER_BYTES: usize = 128;
@@ -22,8 +22,8 @@ pub(super) struct Held {
     beginning: BTreeMap<PartitionId, usize>,
     deliveries: VecDeque<Delivery>,
     bytes: usize,
-    /// True once partitions are told that nothing is waited for.
-    gave_up: bool,
+    /// True once nothing waits for those attaches any longer.
+    is_over: bool,
 }
 
 impl Client {
@@ -32,7 +32,7 @@ impl Client {
         if attach.reader == ReaderId::SESSION {
             let held = self.held.get_or_insert_default();
             *held.beginning.entry(partition).or_default() += 1;
-            held.gave_up = false;
+            held.is_over = false;
         }
         self.attached.insert(partition, ());
         self.request(partition, Request::Attach(Box::new(attach)));
@@ -58,47 +58,42 @@ impl Client {
 
     /// Keeps what was passed on, if it has to wait; gives it back otherwise.
     pub(super) fn hold(&mut self, delivery: Delivery) -> Option<Delivery> {
-        let Some(held) = &mut self.held else { return Some(delivery) };
+        let Some(held) = self.held.as_mut().filter(|held| !held.is_over) else {
+            return Some(delivery);
+        };
         held.bytes += delivery.message.len_bytes() + CARRIER_BYTES;
         held.deliveries.push_back(delivery);
         if held.bytes > HELD_BYTES_MAX {
-            self.give_up_missed();
+            self.stop_holding();
         }
-        self.drop_held();
         None
     }
 
-    /// Waits no longer: what subscriptions begin with is not read by somebody who acknowledges too little, and what is new goes on.
-    pub(super) fn give_up_missed(&mut self) {
+    /// Waits no longer: one who acknowledges too little of what its subscriptions begin with is not kept from what is new.
+    pub(super) fn stop_holding(&mut self) {
         let Some(held) = &mut self.held else { return };
-        if std::mem::replace(&mut held.gave_up, true) {
-            return;
-        }
-        let give_up = |partition: &PartitionId| (*partition, Request::GiveUpMissed);
-        self.requests.extend(held.beginning.keys().map(give_up));
+        held.is_over = true;
+        held.bytes = 0;
+        let deliveries = std::mem::take(&mut held.deliveries);
+        self.hand_over(deliveries);
     }
 
     /// Hands over what does not wait any more.
     pub(super) fn release_held(&mut self) {
-        let Some(held) = self.held.take_if(|held| held.beginning.is_empty()) else { return };
+        if let Some(held) = self.held.take_if(|held| held.beginning.is_empty()) {
+            self.hand_over(held.deliveries);
+        }
+    }
+
+    fn hand_over(&mut self, deliveries: VecDeque<Delivery>) {
         if !matches!(self.phase, Phase::Open) {
             return;
         }
-        for delivery in held.deliveries {
+        for delivery in deliveries {
             match self.standing.may_receive(&delivery.message.topic) {
                 true => self.effects.push_back(Effect::Deliver(delivery)),
                 false => self.withhold(&delivery),
             }
-        }
-    }
-
-    /// Drops the oldest of what waits while that is twice too much: a partition takes long to hear that nothing is waited for.
-    fn drop_held(&mut self) {
-        let Some(held) = &mut self.held else { return };
-        while held.bytes > 2 * HELD_BYTES_MAX {
-            let Some(oldest) = held.deliveries.pop_front() else { return };
-            held.bytes -= oldest.message.len_bytes() + CARRIER_BYTES;
-            self.dropped += 1;
         }
     }
 }

@@ -88,11 +88,10 @@ fn in_order(world: &World, places: &Places) -> Result<(), Violation> {
         if world.observer.is_refused(it.id) {
             continue;
         }
-        // What is passed on comes from any node, and what a connection said last may come after what the next one says. A session that
-        // comes back is given what was retained while it was behind, also when it was passed on a newer one before (ADR 0044).
+        // What is passed on comes from any node, and what a connection said last may come after what the next one says.
         let publish = history.publish(it.id);
         let at_most_once = publish.filter(|publish| publish.qos == QoS::AtMostOnce);
-        let connection = at_most_once.map(|publish| (publish.connection, it.connection));
+        let connection = at_most_once.map(|publish| publish.connection);
         let kind = (publish.map_or(it.qos, |it| it.qos), connection);
         let key = (it.client, it.life, it.id >> 32, it.topic.as_str(), kind);
         if let Some(before) = last.insert(key, it.id)
