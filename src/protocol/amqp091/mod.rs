@@ -2,8 +2,20 @@
 //!
 //! * [`reply`]: the codes that close channels and connections.
 //! * [`codec`]: bytes to frames, methods, tables and content, and back, both directions.
+//! * [`connection`]: a broker's side of one connection, sans-IO: the handshake, channels, heartbeats and every way to end.
 
+mod assembly;
+mod channels;
 pub mod codec;
+pub mod connection;
+mod handshake;
 pub mod reply;
+mod sasl;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+mod violation;
 
+pub use connection::AmqpConnection;
 pub use reply::ReplyCode;
+pub use settings::Settings;

@@ -105,17 +105,6 @@ impl Method {
             self.put(&mut writer);
         });
     }
-
-    /// Returns true when content follows it.
-    pub fn has_content(&self) -> bool {
-        matches!(
-            self,
-            Method::BasicPublish(_)
-                | Method::BasicReturn(_)
-                | Method::BasicDeliver(_)
-                | Method::BasicGetOk(_)
-        )
-    }
 }
 
 /// Which method a frame holds, though its fields may be malformed: for what is said about it when it is refused. Zeros for none.

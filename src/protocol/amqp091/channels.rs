@@ -1,0 +1,163 @@
+//! Channels: opened, closed, and what comes on them put together (AMQP 0.9.1 §1.5).
+//!
+//! What a command means to exchanges and queues is asked in one place, [`AmqpConnection::on_command`]. Nothing behind it is served yet:
+//! such methods are refused as not implemented.
+
+use super::ReplyCode;
+use super::assembly::{Assembly, Command};
+use super::codec::method::{
+    AccessRequestOk, ChannelClose, ChannelCloseOk, ChannelFlowOk, ChannelOpenOk, peek_id,
+};
+use super::codec::{Frame, FrameKind, Method, ShortString};
+use super::connection::AmqpConnection;
+use super::violation::Violation;
+
+/// One channel.
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    assembly: Assembly,
+    /// We have closed it; nothing counts but the answer.
+    is_closing: bool,
+}
+
+impl AmqpConnection {
+    /// Takes a frame of a channel. What is wrong closes the channel, or the connection, by its code.
+    pub(super) fn on_channel_frame(&mut self, frame: Frame) {
+        let (number, id) = (frame.channel, peek_id(&frame));
+        match self.channels.get_mut(&number) {
+            None => {
+                if let Err(violation) = self.open_channel(frame) {
+                    self.fail(id, violation);
+                }
+            }
+            Some(channel) if channel.is_closing => self.on_frame_of_closing(frame),
+            Some(Channel { assembly, .. }) => {
+                // A message is refused by its publish, whichever frame of it is wrong.
+                let begun = assembly.method().map(Method::id);
+                self.unfinished_bytes -= assembly.unfinished_bytes();
+                let command = assembly.handle(frame, self.settings.message_bytes_max);
+                self.unfinished_bytes += assembly.unfinished_bytes();
+                let done = match command {
+                    Ok(Some(command)) => self.on_command(number, command),
+                    Ok(None) => self.check_unfinished(),
+                    Err(violation) => Err(violation),
+                };
+                if let Err(violation) = done {
+                    self.fail_channel(number, begun.unwrap_or(id), violation);
+                }
+            }
+        }
+    }
+
+    /// The first frame of a channel must open it.
+    fn open_channel(&mut self, frame: Frame) -> Result<(), Violation> {
+        if frame.kind != FrameKind::Method {
+            let text = "expected method frame, got non method frame instead";
+            return Err(Violation::new(ReplyCode::UnexpectedFrame, text));
+        }
+        match Method::decode(frame.payload)? {
+            Method::ChannelOpen(_) => {}
+            // Ours and theirs crossed, and it is gone already.
+            Method::ChannelCloseOk(_) => return Ok(()),
+            _ => return Err(Violation::new(ReplyCode::ChannelError, "expected 'channel.open'")),
+        }
+        let channels_max = self.tuned.channels_max;
+        if frame.channel > channels_max {
+            let text = format!(
+                "channel {} is higher than the negotiated channel_max ({channels_max})",
+                frame.channel
+            );
+            return Err(Violation::new(ReplyCode::NotAllowed, text));
+        }
+        self.channels.insert(frame.channel, Channel::default());
+        self.send(frame.channel, ChannelOpenOk::default());
+        Ok(())
+    }
+
+    /// What the client sent before it knew is for nobody (§1.5.2.5).
+    fn on_frame_of_closing(&mut self, frame: Frame) {
+        if frame.kind != FrameKind::Method {
+            return;
+        }
+        match Method::decode(frame.payload) {
+            Ok(Method::ChannelCloseOk(_)) => {
+                self.channels.remove(&frame.channel);
+            }
+            // Both at once: each answers the other, and ours is still to be answered.
+            Ok(Method::ChannelClose(_)) => self.send(frame.channel, ChannelCloseOk::default()),
+            _ => {}
+        }
+    }
+
+    /// What a whole command asks for.
+    fn on_command(&mut self, channel: u16, command: Command) -> Result<(), Violation> {
+        match command.method {
+            Method::ChannelClose(_) => {
+                self.channels.remove(&channel);
+                self.send(channel, ChannelCloseOk::default());
+                Ok(())
+            }
+            Method::ChannelOpen(_) => {
+                Err(Violation::new(ReplyCode::ChannelError, "second 'channel.open' seen"))
+            }
+            // As in RabbitMQ: a client that wants less sets its prefetch.
+            Method::ChannelFlow(flow) if flow.active => {
+                self.send(channel, ChannelFlowOk { active: true });
+                Ok(())
+            }
+            Method::ChannelFlow(_) => {
+                Err(Violation::new(ReplyCode::NotImplemented, "active=false"))
+            }
+            Method::AccessRequest(_) => {
+                self.send(channel, AccessRequestOk { ticket: 1 });
+                Ok(())
+            }
+            method if is_for_clients(&method) => {
+                let text = format!("{} is not a method for a server", method.name());
+                Err(Violation::new(ReplyCode::CommandInvalid, text))
+            }
+            method => {
+                let text = format!("{} is not served", method.name());
+                Err(Violation::new(ReplyCode::NotImplemented, text))
+            }
+        }
+    }
+
+    /// Many channels may each have begun a large message: together they are bounded.
+    fn check_unfinished(&self) -> Result<(), Violation> {
+        let (bytes, bytes_max) = (self.unfinished_bytes, self.settings.unfinished_bytes_max);
+        if bytes <= bytes_max {
+            return Ok(());
+        }
+        let text = format!(
+            "messages that were begun have {bytes} bytes, more than {bytes_max}: finish some first"
+        );
+        Err(Violation::new(ReplyCode::ResourceError, text))
+    }
+
+    /// Closes the channel, and the connection where the code says so; other channels and connections are left as they are.
+    fn fail_channel(&mut self, number: u16, method: (u16, u16), violation: Violation) {
+        if violation.code.closes_connection() {
+            return self.fail(method, violation);
+        }
+        self.channels.insert(number, Channel { is_closing: true, ..Channel::default() });
+        self.send(
+            number,
+            ChannelClose {
+                reply_code: violation.code.number(),
+                reply_text: ShortString::truncated(&violation.reply_text()),
+                class_id: method.0,
+                method_id: method.1,
+            },
+        );
+    }
+}
+
+/// Returns true for what only servers send, and for methods of a connection, which belong on channel 0.
+fn is_for_clients(method: &Method) -> bool {
+    let (class, _) = method.id();
+    let is_answer = method.name().ends_with("-ok") || method.name() == "basic.get-empty";
+    let is_taken = matches!(method, Method::ChannelFlowOk(_) | Method::ChannelCloseOk(_));
+    let is_sent = matches!(method, Method::BasicReturn(_) | Method::BasicDeliver(_));
+    class == 10 || is_sent || (is_answer && !is_taken)
+}

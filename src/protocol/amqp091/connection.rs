@@ -1,0 +1,455 @@
+//! A broker's side of one AMQP 0.9.1 connection: frames and effects in, commands and frames out. Sans-IO; time is an argument.
+//!
+//! ```text
+//! AwaitingHeader ──▶ Starting ──start-ok──▶ Opening ──Opened──▶ Tuning ──tune-ok──▶ AwaitingOpen ──open──▶ Open
+//!                                any of them ──close of ours──▶ Closing ──close-ok──▶ Closed
+//! ```
+//!
+//! Here are the states, the timers and the end; `handshake` is the way to `Open`, `channels` what comes after. Nobody is trusted with
+//! an explanation before the broker has admitted it: until then a violation closes the socket without a word, as in RabbitMQ.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::ReplyCode;
+use super::channels::Channel;
+use super::codec::frame;
+use super::codec::method::{ConnectionClose, ConnectionCloseOk, peek_id};
+use super::codec::{Frame, FrameKind, Method, ShortString};
+use super::settings::Settings;
+use super::violation::{self, Violation};
+use crate::model::command::Close;
+use crate::model::{Command, Effect, Millis, PeerInfo, Refusal};
+use crate::protocol::{Connection, Counters};
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The protocol header is due.
+    AwaitingHeader,
+    /// `connection.start-ok` is due.
+    Starting,
+    /// `Open` is with the broker; input waits.
+    Opening,
+    /// `connection.tune-ok` is due.
+    Tuning,
+    /// `connection.open` is due.
+    AwaitingOpen,
+    /// Everything goes.
+    Open,
+    /// We have closed; nothing counts but the answer, which is due at that time.
+    Closing(Millis),
+    /// The socket closes after what is written.
+    Closed,
+}
+
+/// What both sides agreed on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tuned {
+    /// Bytes of a frame.
+    pub(super) frame_bytes_max: u32,
+    /// The highest number of a channel.
+    pub(super) channels_max: u16,
+    /// Milliseconds between heartbeats; 0 is none.
+    pub(super) heartbeat_ms: u64,
+}
+
+/// What the client said about itself.
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    /// The mechanism it chose.
+    pub(super) mechanism: String,
+    /// It wants to be told why it is not admitted.
+    pub(super) hears_of_refusal: bool,
+}
+
+/// When things happened.
+#[derive(Debug)]
+struct Clock {
+    now: Millis,
+    /// When the connection was accepted.
+    started: Millis,
+    /// When the client last sent something.
+    heard: Millis,
+    /// When it was last sent something.
+    sent: Millis,
+    /// Bytes of the partial frame when `heard` was set.
+    partial_bytes: usize,
+}
+
+/// One connection of one client. See [`Connection`] for how it is driven.
+#[derive(Debug)]
+pub struct AmqpConnection {
+    pub(super) settings: Arc<Settings>,
+    /// Who is at the other end, by what the connection shows.
+    pub(super) peer: Box<PeerInfo>,
+    /// Names its session with the broker.
+    pub(super) session_id: Bytes,
+    pub(super) state: State,
+    pub(super) client: Client,
+    pub(super) tuned: Tuned,
+    pub(super) channels: BTreeMap<u16, Channel>,
+    /// Bytes of bodies that were begun and are not whole, of all channels.
+    pub(super) unfinished_bytes: usize,
+    pub(super) commands: VecDeque<Command>,
+    /// Encoded, to be sent.
+    pub(super) answers: BytesMut,
+    pub(super) counters: Counters,
+    /// True while the last input was not taken whole because the peer has to take answers first.
+    has_left_input: bool,
+    clock: Clock,
+}
+
+impl AmqpConnection {
+    /// Starts a connection of `peer` that was accepted at `now`.
+    ///
+    /// `session_id` names its session, which ends with it; the caller makes it unique.
+    pub fn new(
+        settings: Arc<Settings>,
+        peer: PeerInfo,
+        session_id: Bytes,
+        now: Millis,
+    ) -> AmqpConnection {
+        let frame_bytes_max = settings.unconnected_frame_bytes_max;
+        AmqpConnection {
+            settings,
+            peer: Box::new(peer),
+            session_id,
+            state: State::AwaitingHeader,
+            client: Client::default(),
+            tuned: Tuned { frame_bytes_max, channels_max: 0, heartbeat_ms: 0 },
+            channels: BTreeMap::new(),
+            unfinished_bytes: 0,
+            commands: VecDeque::new(),
+            answers: BytesMut::new(),
+            counters: Counters::default(),
+            has_left_input: false,
+            clock: Clock { now, started: now, heard: now, sent: now, partial_bytes: 0 },
+        }
+    }
+
+    /// Encodes a method.
+    pub(super) fn send(&mut self, channel: u16, method: impl Into<Method>) {
+        method.into().encode(channel, &mut self.answers);
+        self.counters.packets_sent += 1;
+    }
+
+    /// Takes frames from `input` for as long as they may be taken.
+    fn take_input(&mut self, input: &mut BytesMut) {
+        if self.state == State::AwaitingHeader && !self.take_header(input) {
+            return;
+        }
+        while self.wants_input() && self.state != State::Closed {
+            let frame = match frame::decode(input, self.tuned.frame_bytes_max) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => {
+                    self.fail((0, 0), error.into());
+                    // Where the next frame begins is not known: an answer could not be told from anything else.
+                    return self.close();
+                }
+            };
+            self.counters.packets_received += 1;
+            let method = peek_id(&frame);
+            if let Err(violation) = self.on_frame(frame) {
+                self.fail(method, violation);
+            }
+        }
+    }
+
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Violation> {
+        if let State::Closing(_) = self.state {
+            self.on_frame_while_closing(frame);
+            return Ok(());
+        }
+        match (frame.channel, frame.kind) {
+            (0, FrameKind::Heartbeat) => Ok(()),
+            (0, FrameKind::Method) => {
+                let method = Method::decode(frame.payload)?;
+                self.on_connection_method(method)
+            }
+            (0, _) => Err(Violation::new(
+                ReplyCode::UnexpectedFrame,
+                "channel 0 takes methods and heartbeats only",
+            )),
+            (channel, _) if self.state != State::Open => Err(Violation::new(
+                ReplyCode::UnexpectedFrame,
+                format!("a frame on channel {channel} before the connection is open"),
+            )),
+            (_, _) => {
+                self.on_channel_frame(frame);
+                Ok(())
+            }
+        }
+    }
+
+    /// §1.4.2.5: whatever the client still sends is for nobody.
+    fn on_frame_while_closing(&mut self, frame: Frame) {
+        if frame.channel != 0 || frame.kind != FrameKind::Method {
+            return;
+        }
+        match Method::decode(frame.payload) {
+            Ok(Method::ConnectionCloseOk(_)) => self.close(),
+            Ok(Method::ConnectionClose(_)) => {
+                // Both at once: each answers the other.
+                self.send(0, ConnectionCloseOk::default());
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_method(&mut self, method: Method) -> Result<(), Violation> {
+        match (self.state, method) {
+            (State::Starting, Method::ConnectionStartOk(start)) => self.on_start_ok(start),
+            (State::Tuning, Method::ConnectionTuneOk(tune)) => self.on_tune_ok(&tune),
+            (State::AwaitingOpen, Method::ConnectionOpen(open)) => self.on_open(&open),
+            (_, Method::ConnectionClose(_)) => {
+                self.send(0, ConnectionCloseOk::default());
+                self.close();
+                Ok(())
+            }
+            (State::Open, Method::ConnectionUpdateSecret(_)) => Err(Violation::new(
+                ReplyCode::NotImplemented,
+                "credentials do not expire here: there is no secret to update",
+            )),
+            (_, method) if method.id().0 != 10 => Err(Violation::new(
+                ReplyCode::ChannelError,
+                format!("{} needs a channel of its own, and came on channel 0", method.name()),
+            )),
+            (state, method) => Err(Violation::new(
+                ReplyCode::ChannelError,
+                format!("unexpected method {} in connection state {}", method.name(), state.name()),
+            )),
+        }
+    }
+
+    /// Ends the connection over a violation, with a word of why to whoever was admitted.
+    pub(super) fn fail(&mut self, method: (u16, u16), violation: Violation) {
+        match self.state {
+            State::Tuning | State::AwaitingOpen | State::Open => {
+                self.close_with(method, &violation);
+            }
+            State::AwaitingHeader | State::Starting | State::Opening => self.close(),
+            State::Closing(_) | State::Closed => {}
+        }
+    }
+
+    /// Says why it closes, and waits for the answer for a while.
+    pub(super) fn close_with(&mut self, method: (u16, u16), violation: &Violation) {
+        self.send(
+            0,
+            ConnectionClose {
+                reply_code: violation.code.number(),
+                reply_text: ShortString::truncated(&violation.reply_text()),
+                class_id: method.0,
+                method_id: method.1,
+            },
+        );
+        self.leave();
+        self.state = State::Closing(self.clock.now.plus(self.settings.close_timeout_ms));
+    }
+
+    /// Ends the connection.
+    pub(super) fn close(&mut self) {
+        self.leave();
+        self.state = State::Closed;
+    }
+
+    /// The broker hears `Close` once if it ever heard `Open`.
+    fn leave(&mut self) {
+        let has_opened = [State::Opening, State::Tuning, State::AwaitingOpen, State::Open];
+        if has_opened.contains(&self.state) {
+            self.commands.push_back(Command::Close(Close { will: false, session_expiry_s: None }));
+        }
+        self.channels.clear();
+        self.unfinished_bytes = 0;
+    }
+
+    fn on_expelled(&mut self, refusal: &Refusal) {
+        let violation = Violation::new(violation::of_connection(refusal), refusal.to_string());
+        self.fail((0, 0), violation);
+    }
+
+    fn is_handshaking(&self) -> bool {
+        match self.state {
+            State::AwaitingHeader | State::Starting | State::Tuning | State::AwaitingOpen => true,
+            State::Opening | State::Open | State::Closing(_) | State::Closed => false,
+        }
+    }
+
+    /// When a peer that is silent counts as gone: after two intervals (§4.2.7).
+    fn silence_end(&self) -> Option<Millis> {
+        let interval_ms = self.tuned.heartbeat_ms;
+        (interval_ms > 0).then(|| self.clock.heard.plus(2 * interval_ms))
+    }
+
+    /// When the peer is to hear something: before one interval is over.
+    fn heartbeat_due(&self) -> Option<Millis> {
+        let interval_ms = self.tuned.heartbeat_ms;
+        (interval_ms > 0).then(|| self.clock.sent.plus(interval_ms / 2))
+    }
+
+    fn has_heartbeats(&self) -> bool {
+        matches!(self.state, State::AwaitingOpen | State::Open)
+    }
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            State::AwaitingHeader | State::Starting => "starting",
+            State::Opening => "securing",
+            State::Tuning => "tuning",
+            State::AwaitingOpen => "opening",
+            State::Open => "running",
+            State::Closing(_) => "closing",
+            State::Closed => "closed",
+        }
+    }
+}
+
+impl Connection for AmqpConnection {
+    fn handle_input(&mut self, now: Millis, input: &mut BytesMut) {
+        self.clock.now = now;
+        let before = self.counters.packets_received;
+        self.take_input(input);
+        // Bytes of a partial frame count: a large one takes its time.
+        if self.counters.packets_received > before || input.len() > self.clock.partial_bytes {
+            self.clock.heard = now;
+        }
+        if self.state == State::Closed {
+            input.clear();
+        }
+        self.clock.partial_bytes = input.len();
+        self.has_left_input = !input.is_empty() && !self.wants_input();
+    }
+
+    fn handle_effect(&mut self, now: Millis, effect: Effect) {
+        self.clock.now = now;
+        if matches!(self.state, State::Closing(_) | State::Closed) {
+            return;
+        }
+        match effect {
+            Effect::Opened(_) => self.on_admitted(),
+            Effect::OpenRefused(refusal) => self.on_refused(&refusal),
+            Effect::Expelled(refusal) => self.on_expelled(&refusal),
+            Effect::TakenOver => {
+                let text = "another connection has its session";
+                self.fail((0, 0), Violation::new(ReplyCode::ConnectionForced, text));
+            }
+            Effect::ShuttingDown => {
+                let text = "broker forced connection closure with reason 'shutdown'";
+                self.fail((0, 0), Violation::new(ReplyCode::ConnectionForced, text));
+            }
+            // Answers to what it never asks, and rights, which are checked where messages are.
+            Effect::Challenge { .. }
+            | Effect::Authenticated { .. }
+            | Effect::RightsChanged(_)
+            | Effect::Confirm { .. }
+            | Effect::Released { .. }
+            | Effect::ReplayEnds { .. }
+            | Effect::Subscribed { .. }
+            | Effect::Unsubscribed { .. }
+            | Effect::Deliver(_)
+            | Effect::Assigned { .. }
+            | Effect::ReceivedStored { .. } => {}
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Millis) {
+        self.clock.now = now;
+        let is_over = |end: Option<Millis>| end.is_some_and(|end| end <= now);
+        if let State::Closing(end) = self.state {
+            if is_over(Some(end)) {
+                self.close();
+            }
+            return;
+        }
+        if self.is_handshaking()
+            && is_over(Some(self.clock.started.plus(self.settings.handshake_timeout_ms)))
+        {
+            return self.close();
+        }
+        if !self.has_heartbeats() {
+            return;
+        }
+        if is_over(self.silence_end()) {
+            if self.wants_input() {
+                // Whoever is gone is not told.
+                return self.close();
+            }
+            // Its frames wait unread, heartbeats perhaps among them: the silence is ours.
+            self.clock.heard = now;
+        }
+        if is_over(self.heartbeat_due()) {
+            if self.answers.is_empty() {
+                frame::encode_heartbeat(&mut self.answers);
+            }
+            self.clock.sent = now;
+        }
+    }
+
+    fn handle_disconnect(&mut self, now: Millis) {
+        self.clock.now = now;
+        self.close();
+    }
+
+    fn poll_command(&mut self) -> Option<Command> {
+        let command = self.commands.pop_front();
+        if command.is_none() {
+            // A quiet connection holds no list.
+            self.commands = VecDeque::new();
+        }
+        command
+    }
+
+    fn poll_transmit(&mut self, now: Millis, out: &mut BytesMut, _limit: usize) {
+        self.clock.now = now;
+        if self.answers.is_empty() {
+            return;
+        }
+        out.extend_from_slice(&self.answers);
+        self.answers = BytesMut::new();
+        self.clock.sent = now;
+    }
+
+    fn handle_congestion(&mut self, _is_congested: bool) {
+        // Answers are all there is for it, and their number is bounded by what is read of it.
+    }
+
+    fn poll_timeout(&self) -> Option<Millis> {
+        let handshake_end = self
+            .is_handshaking()
+            .then(|| self.clock.started.plus(self.settings.handshake_timeout_ms));
+        let heartbeats = self
+            .has_heartbeats()
+            .then(|| [self.silence_end(), self.heartbeat_due()])
+            .into_iter()
+            .flatten()
+            .flatten();
+        match self.state {
+            // The driver is to come back for the input it left, now that there is room.
+            _ if self.has_left_input && self.wants_input() => Some(self.clock.now),
+            State::Closing(end) => Some(end),
+            _ => handshake_end.into_iter().chain(heartbeats).min(),
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn wants_input(&self) -> bool {
+        self.state != State::Opening && self.answers.len() < self.settings.answer_bytes_max
+    }
+
+    fn input_bytes_max(&self) -> usize {
+        self.tuned.frame_bytes_max as usize
+    }
+}

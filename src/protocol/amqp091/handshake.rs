@@ -1,0 +1,167 @@
+//! The way to an open connection: protocol header, start, credentials, tune, virtual host (AMQP 0.9.1 §2.2.4).
+
+use bytes::{Bytes, BytesMut};
+
+use super::ReplyCode;
+use super::codec::frame::{FRAME_BYTES_MIN, PROTOCOL_HEADER};
+use super::codec::method::{
+    ConnectionOpen, ConnectionOpenOk, ConnectionStart, ConnectionStartOk, ConnectionTune,
+    ConnectionTuneOk,
+};
+use super::codec::{Greeting, Table, Value};
+use super::connection::{AmqpConnection, State};
+use super::sasl;
+use super::violation::{self, Violation};
+use crate::model::command::Open;
+use crate::model::{Command, Refusal};
+
+/// What of RabbitMQ's extensions a client may use.
+const CAPABILITIES: [&str; 1] = ["authentication_failure_close"];
+
+impl AmqpConnection {
+    /// Takes the protocol header; returns true when frames follow. Anything else is answered with ours (§4.2.2).
+    pub(super) fn take_header(&mut self, input: &mut BytesMut) -> bool {
+        match Greeting::take(input) {
+            None => false,
+            Some(Greeting::Amqp091) => {
+                let mechanisms = sasl::mechanisms(&self.settings, &self.peer);
+                self.send(
+                    0,
+                    ConnectionStart {
+                        version_major: 0,
+                        version_minor: 9,
+                        server_properties: server_properties(),
+                        mechanisms: Bytes::from_static(mechanisms.as_bytes()),
+                        locales: Bytes::from_static(b"en_US"),
+                    },
+                );
+                self.state = State::Starting;
+                true
+            }
+            Some(Greeting::Amqp10 { .. } | Greeting::Unknown) => {
+                self.answers.extend_from_slice(&PROTOCOL_HEADER);
+                self.close();
+                false
+            }
+        }
+    }
+
+    pub(super) fn on_start_ok(&mut self, start: ConnectionStartOk) -> Result<(), Violation> {
+        self.client.mechanism = String::from_utf8_lossy(start.mechanism.as_bytes()).into_owned();
+        self.client.hears_of_refusal = match start.client_properties.get("capabilities") {
+            Some(Value::Table(capabilities)) => {
+                capabilities.is_true("authentication_failure_close")
+            }
+            _ => false,
+        };
+        if let Some(refusal) = self.settings.turned_away.clone() {
+            self.on_refused(&refusal);
+            return Ok(());
+        }
+        let credentials = sasl::credentials(
+            &self.settings,
+            &self.peer,
+            start.mechanism.as_bytes(),
+            &start.response,
+        )?;
+        self.state = State::Opening;
+        self.commands.push_back(Command::Open(Box::new(Open {
+            peer: self.peer.clone(),
+            credentials,
+            client_id: self.session_id.clone(),
+            clean_start: true,
+            session_expiry_s: 0,
+            inflight_max: self.settings.inflight_max,
+            will: None,
+        })));
+        Ok(())
+    }
+
+    /// The broker lets it in.
+    pub(super) fn on_admitted(&mut self) {
+        if self.state != State::Opening {
+            return;
+        }
+        self.send(
+            0,
+            ConnectionTune {
+                channel_max: self.settings.channels_max,
+                frame_max: self.settings.frame_bytes_max,
+                heartbeat: self.settings.heartbeat_s,
+            },
+        );
+        self.state = State::Tuning;
+    }
+
+    /// The broker does not. Only a client that said so hears of it: others take any answer for a network that fails.
+    pub(super) fn on_refused(&mut self, refusal: &Refusal) {
+        if !matches!(self.state, State::Starting | State::Opening) {
+            return;
+        }
+        // The broker opened nothing: it is not told of the end.
+        self.state = State::Starting;
+        if !self.client.hears_of_refusal {
+            return self.close();
+        }
+        let code = violation::of_connection(refusal);
+        let text = match refusal {
+            // As clients know it, whichever of both was wrong.
+            Refusal::BadCredentials => format!(
+                "Login was refused using authentication mechanism {}. For details see the broker logfile.",
+                self.client.mechanism
+            ),
+            refusal => refusal.to_string(),
+        };
+        self.close_with((0, 0), &Violation::new(code, text));
+    }
+
+    /// The client may take less than it was offered, and no more. §1.4.2.6
+    pub(super) fn on_tune_ok(&mut self, tune: &ConnectionTuneOk) -> Result<(), Violation> {
+        let offered = &self.settings;
+        check_tuned("channel_max", tune.channel_max.into(), 1, offered.channels_max.into())?;
+        check_tuned("frame_max", tune.frame_max, FRAME_BYTES_MIN, offered.frame_bytes_max)?;
+        self.tuned.channels_max = tune.channel_max;
+        self.tuned.frame_bytes_max = tune.frame_max;
+        self.tuned.heartbeat_ms = u64::from(tune.heartbeat) * 1_000;
+        self.state = State::AwaitingOpen;
+        Ok(())
+    }
+
+    pub(super) fn on_open(&mut self, open: &ConnectionOpen) -> Result<(), Violation> {
+        if open.virtual_host.as_bytes() != self.settings.virtual_host.as_bytes() {
+            let name = String::from_utf8_lossy(open.virtual_host.as_bytes());
+            let text = format!("vhost {name} not found");
+            return Err(Violation::new(ReplyCode::NotAllowed, text));
+        }
+        self.send(0, ConnectionOpenOk::default());
+        self.state = State::Open;
+        Ok(())
+    }
+}
+
+/// Checks a value that the client chose against what it was offered; 0 asks for no limit, which is more than any.
+fn check_tuned(field: &str, asked: u32, least: u32, offered: u32) -> Result<(), Violation> {
+    let text = if asked == 0 {
+        format!(
+            "negotiated {field} = 0 (no limit) is higher than the maximum allowed value ({offered})"
+        )
+    } else if asked > offered {
+        format!("negotiated {field} = {asked} is higher than the maximum allowed value ({offered})")
+    } else if asked < least {
+        format!("negotiated {field} = {asked} is lower than the minimum allowed value ({least})")
+    } else {
+        return Ok(());
+    };
+    Err(Violation::new(ReplyCode::NotAllowed, text))
+}
+
+fn server_properties() -> Table {
+    let capabilities = CAPABILITIES.map(|name| (name, Value::Boolean(true)));
+    let properties = [
+        ("capabilities", Value::Table(capabilities.into_iter().collect())),
+        ("product", "FluxMQ".into()),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+        ("platform", "Rust".into()),
+    ];
+    properties.into_iter().collect()
+}
