@@ -86,6 +86,32 @@ impl Properties {
     }
 }
 
+/// Returns true for names of user properties that publishers cannot set: the broker's own, and those of delivery properties.
+pub fn is_reserved(key: &[u8]) -> bool {
+    const NAMES: [&[u8]; 19] = [
+        b"message-id",
+        b"group-id",
+        b"queue",
+        b"offset",
+        b"delivery-count",
+        b"x-source-topic",
+        b"x-source-timestamp",
+        b"x-stream-offset",
+        b"x-stream-partition",
+        b"x-gap",
+        b"x-stream-timestamp",
+        b"x-work-group",
+        b"x-work-committed-offset",
+        b"x-work-acked",
+        b"x-death-queue",
+        b"x-death-reason",
+        b"x-death-count",
+        b"x-death-time",
+        b"x-death-group",
+    ];
+    key.starts_with(b"_flux.") || NAMES.contains(&key)
+}
+
 /// Takes one property: `None` at the end or at malformed bytes, `Some(None)` for an unknown tag.
 fn take_property(rest: &mut Bytes) -> Option<Option<Property>> {
     let tag = *rest.first()?;

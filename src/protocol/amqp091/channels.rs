@@ -1,7 +1,7 @@
 //! Channels: opened, closed, and what comes on them put together (AMQP 0.9.1 §1.5).
 //!
-//! What a command means to exchanges and queues is asked in one place, [`AmqpConnection::on_command`]. Nothing behind it is served yet:
-//! such methods are refused as not implemented.
+//! What a command means is asked in one place, [`AmqpConnection::on_command`]. Of exchanges and queues only `amq.topic` is served yet:
+//! other methods are refused as not implemented.
 
 use super::ReplyCode;
 use super::assembly::{Assembly, Command};
@@ -10,12 +10,14 @@ use super::codec::method::{
 };
 use super::codec::{Frame, FrameKind, Method, ShortString};
 use super::connection::AmqpConnection;
+use super::publish::Publishes;
 use super::violation::Violation;
 
 /// One channel.
 #[derive(Debug, Default)]
 pub(super) struct Channel {
     assembly: Assembly,
+    pub(super) publishes: Publishes,
     /// We have closed it; nothing counts but the answer.
     is_closing: bool,
 }
@@ -93,6 +95,8 @@ impl AmqpConnection {
     fn on_command(&mut self, channel: u16, command: Command) -> Result<(), Violation> {
         match command.method {
             Method::ChannelClose(_) => {
+                self.say_all_settled();
+                self.forget_publishes(channel);
                 self.channels.remove(&channel);
                 self.send(channel, ChannelCloseOk::default());
                 Ok(())
@@ -108,6 +112,15 @@ impl AmqpConnection {
             Method::ChannelFlow(_) => {
                 Err(Violation::new(ReplyCode::NotImplemented, "active=false"))
             }
+            Method::BasicPublish(publish) => {
+                let content = command.content.expect("a publish is whole with its content");
+                self.on_publish(channel, publish, content)
+            }
+            Method::ConfirmSelect(select) => {
+                self.on_confirm_select(channel, select.no_wait);
+                Ok(())
+            }
+            Method::ExchangeDeclare(declare) => self.on_exchange_declare(channel, &declare),
             Method::AccessRequest(_) => {
                 self.send(channel, AccessRequestOk { ticket: 1 });
                 Ok(())
@@ -136,10 +149,12 @@ impl AmqpConnection {
     }
 
     /// Closes the channel, and the connection where the code says so; other channels and connections are left as they are.
-    fn fail_channel(&mut self, number: u16, method: (u16, u16), violation: Violation) {
+    pub(super) fn fail_channel(&mut self, number: u16, method: (u16, u16), violation: Violation) {
         if violation.code.closes_connection() {
             return self.fail(method, violation);
         }
+        self.say_all_settled();
+        self.forget_publishes(number);
         self.channels.insert(number, Channel { is_closing: true, ..Channel::default() });
         self.send(
             number,

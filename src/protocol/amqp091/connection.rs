@@ -59,6 +59,8 @@ pub(super) struct Tuned {
 /// What the client said about itself.
 #[derive(Debug, Default)]
 pub(super) struct Client {
+    /// The user's name as it said it; empty where a certificate says it, or nobody does.
+    pub(super) user: Bytes,
     /// The mechanism it chose.
     pub(super) mechanism: String,
     /// It wants to be told why it is not admitted.
@@ -91,13 +93,19 @@ pub struct AmqpConnection {
     pub(super) client: Client,
     pub(super) tuned: Tuned,
     pub(super) channels: BTreeMap<u16, Channel>,
+    /// Channels that are owed confirms.
+    pub(super) unsaid: Vec<u16>,
+    /// Counts publishes, of all channels.
+    pub(super) last_publish: u64,
+    /// Publishes that the broker has yet to answer, of all channels.
+    pub(super) awaiting_count: usize,
     /// Bytes of bodies that were begun and are not whole, of all channels.
     pub(super) unfinished_bytes: usize,
     pub(super) commands: VecDeque<Command>,
     /// Encoded, to be sent.
     pub(super) answers: BytesMut,
     pub(super) counters: Counters,
-    /// True while the last input was not taken whole because the peer has to take answers first.
+    /// True while the last input was not taken whole because the peer or the broker is behind.
     has_left_input: bool,
     clock: Clock,
 }
@@ -121,6 +129,9 @@ impl AmqpConnection {
             client: Client::default(),
             tuned: Tuned { frame_bytes_max, channels_max: 0, heartbeat_ms: 0 },
             channels: BTreeMap::new(),
+            unsaid: Vec::new(),
+            last_publish: 0,
+            awaiting_count: 0,
             unfinished_bytes: 0,
             commands: VecDeque::new(),
             answers: BytesMut::new(),
@@ -206,6 +217,7 @@ impl AmqpConnection {
             (State::Tuning, Method::ConnectionTuneOk(tune)) => self.on_tune_ok(&tune),
             (State::AwaitingOpen, Method::ConnectionOpen(open)) => self.on_open(&open),
             (_, Method::ConnectionClose(_)) => {
+                self.say_all_settled();
                 self.send(0, ConnectionCloseOk::default());
                 self.close();
                 Ok(())
@@ -238,6 +250,7 @@ impl AmqpConnection {
 
     /// Says why it closes, and waits for the answer for a while.
     pub(super) fn close_with(&mut self, method: (u16, u16), violation: &Violation) {
+        self.say_all_settled();
         self.send(
             0,
             ConnectionClose {
@@ -265,6 +278,7 @@ impl AmqpConnection {
         }
         self.channels.clear();
         self.unfinished_bytes = 0;
+        self.awaiting_count = 0;
     }
 
     fn on_expelled(&mut self, refusal: &Refusal) {
@@ -343,11 +357,11 @@ impl Connection for AmqpConnection {
                 let text = "broker forced connection closure with reason 'shutdown'";
                 self.fail((0, 0), Violation::new(ReplyCode::ConnectionForced, text));
             }
+            Effect::Confirm { token, result } => self.on_confirm(token, result),
             // Answers to what it never asks, and rights, which are checked where messages are.
             Effect::Challenge { .. }
             | Effect::Authenticated { .. }
             | Effect::RightsChanged(_)
-            | Effect::Confirm { .. }
             | Effect::Released { .. }
             | Effect::ReplayEnds { .. }
             | Effect::Subscribed { .. }
@@ -407,6 +421,7 @@ impl Connection for AmqpConnection {
 
     fn poll_transmit(&mut self, now: Millis, out: &mut BytesMut, _limit: usize) {
         self.clock.now = now;
+        self.say_all_settled();
         if self.answers.is_empty() {
             return;
         }
@@ -446,7 +461,9 @@ impl Connection for AmqpConnection {
     }
 
     fn wants_input(&self) -> bool {
-        self.state != State::Opening && self.answers.len() < self.settings.answer_bytes_max
+        self.state != State::Opening
+            && self.answers.len() < self.settings.answer_bytes_max
+            && self.awaiting_count < self.settings.publishes_awaiting_max
     }
 
     fn input_bytes_max(&self) -> usize {

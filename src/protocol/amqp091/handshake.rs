@@ -12,11 +12,12 @@ use super::codec::{Greeting, Table, Value};
 use super::connection::{AmqpConnection, State};
 use super::sasl;
 use super::violation::{self, Violation};
-use crate::model::command::Open;
+use crate::model::command::{Credentials, Open};
 use crate::model::{Command, Refusal};
 
 /// What of RabbitMQ's extensions a client may use.
-const CAPABILITIES: [&str; 1] = ["authentication_failure_close"];
+const CAPABILITIES: [&str; 3] =
+    ["authentication_failure_close", "publisher_confirms", "basic.nack"];
 
 impl AmqpConnection {
     /// Takes the protocol header; returns true when frames follow. Anything else is answered with ours (§4.2.2).
@@ -64,6 +65,10 @@ impl AmqpConnection {
             start.mechanism.as_bytes(),
             &start.response,
         )?;
+        self.client.user = match &credentials {
+            Credentials::Password { user, .. } => user.clone(),
+            Credentials::None | Credentials::Exchange { .. } => Bytes::new(),
+        };
         self.state = State::Opening;
         self.commands.push_back(Command::Open(Box::new(Open {
             peer: self.peer.clone(),

@@ -25,6 +25,8 @@ pub struct Settings {
     pub unfinished_bytes_max: usize,
     /// Unsettled deliveries to a client at a time, whatever it allows.
     pub inflight_max: u16,
+    /// Publishes that wait for the broker before input is left unread.
+    pub publishes_awaiting_max: usize,
     /// Bytes of answers the client has not taken before input is left unread.
     pub answer_bytes_max: usize,
     /// True when a verified certificate says who the client is: EXTERNAL is offered to those who have one.
@@ -48,6 +50,7 @@ impl Default for Settings {
             message_bytes_max: 16 << 20,
             unfinished_bytes_max: 32 << 20,
             inflight_max: 1_024,
+            publishes_awaiting_max: 1_024,
             answer_bytes_max: 64 << 10,
             certificates_name_users: false,
             guest_is_anonymous: false,

@@ -1,5 +1,7 @@
 //! One connection and a client that is played by hand: what is answered, what closes what, and when.
 
+mod publish;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::codec::content;

@@ -10,6 +10,7 @@ use super::property::{
 };
 use super::refusal::Violation;
 use crate::model::Property as Neutral;
+use crate::model::properties::is_reserved;
 use crate::model::{Delivery, Properties};
 
 /// What the properties of a PUBLISH or a will say, apart.
@@ -53,32 +54,6 @@ pub(super) fn parts(list: &PropertyList) -> Result<Parts, Violation> {
         parts.properties = Properties::encode(&neutral);
     }
     Ok(parts)
-}
-
-/// Names of the broker's delivery properties, which publishers cannot set.
-fn is_reserved(key: &[u8]) -> bool {
-    const NAMES: [&[u8]; 19] = [
-        b"message-id",
-        b"group-id",
-        b"queue",
-        b"offset",
-        b"delivery-count",
-        b"x-source-topic",
-        b"x-source-timestamp",
-        b"x-stream-offset",
-        b"x-stream-partition",
-        b"x-gap",
-        b"x-stream-timestamp",
-        b"x-work-group",
-        b"x-work-committed-offset",
-        b"x-work-acked",
-        b"x-death-queue",
-        b"x-death-reason",
-        b"x-death-count",
-        b"x-death-time",
-        b"x-death-group",
-    ];
-    key.starts_with(b"_flux.") || NAMES.contains(&key)
 }
 
 /// Writes the property list of a delivery into `out`: what is left of its expiry, every subscription identifier,

@@ -56,6 +56,11 @@ impl ShortString {
         &self.0
     }
 
+    /// Gives the bytes away.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
     /// Returns the text, if it is one.
     pub fn as_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()

@@ -1,0 +1,274 @@
+//! Publishing to `amq.topic`, and RabbitMQ's confirms: one answer for each publish, in their order, after the broker's.
+
+use std::collections::VecDeque;
+
+use super::ReplyCode;
+use super::assembly::Content;
+use super::channels::Channel;
+use super::codec::method::{
+    BasicAck, BasicNack, BasicPublish, BasicReturn, ConfirmSelectOk, ExchangeDeclare,
+    ExchangeDeclareOk,
+};
+use super::codec::{ShortString, content};
+use super::connection::AmqpConnection;
+use super::convert;
+use super::violation::Violation;
+use crate::model::{Command, QoS, Refusal, Token};
+
+/// The exchange that is the topic space.
+pub(super) const TOPICS: &str = "amq.topic";
+/// Bits of a token below the channel's number.
+const NUMBER_BITS: u32 = 46;
+
+/// A channel's publishes.
+#[derive(Debug, Default)]
+pub(super) struct Publishes {
+    /// The tag of the last publish, in confirm mode.
+    last_tag: Option<u64>,
+    /// Those that the broker has yet to answer, and those behind one of them.
+    awaiting: VecDeque<Awaiting>,
+    /// What is to be said of those that are answered.
+    settled: Option<Settled>,
+}
+
+#[derive(Debug)]
+struct Awaiting {
+    /// Ascends, and is never used again in the connection.
+    number: u64,
+    tag: Option<u64>,
+    answer: Option<Result<bool, Refusal>>,
+    routing_key: ShortString,
+    /// Of a mandatory one: it may come back.
+    content: Option<Content>,
+}
+
+/// Publishes of consecutive tags that have one answer.
+#[derive(Debug)]
+struct Settled {
+    last_tag: u64,
+    count: u64,
+    is_stored: bool,
+}
+
+impl Publishes {
+    /// Takes an answer; one that nobody waits for any more is forgotten.
+    fn answer(&mut self, number: u64, answer: Result<bool, Refusal>) {
+        if let Ok(at) = self.awaiting.binary_search_by_key(&number, |awaiting| awaiting.number) {
+            self.awaiting[at].answer = Some(answer);
+        }
+    }
+
+    /// Takes the first one out, if it is answered.
+    fn next_answered(&mut self) -> Option<Awaiting> {
+        self.awaiting.front()?.answer.as_ref()?;
+        self.awaiting.pop_front()
+    }
+}
+
+impl AmqpConnection {
+    pub(super) fn on_confirm_select(&mut self, channel: u16, no_wait: bool) {
+        if let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) {
+            publishes.last_tag.get_or_insert(0);
+        }
+        if !no_wait {
+            self.send(channel, ConfirmSelectOk::default());
+        }
+    }
+
+    pub(super) fn on_publish(
+        &mut self,
+        channel: u16,
+        publish: BasicPublish,
+        content: Content,
+    ) -> Result<(), Violation> {
+        if publish.immediate {
+            return Err(Violation::new(ReplyCode::NotImplemented, "immediate=true"));
+        }
+        if publish.exchange.as_bytes() != TOPICS {
+            return Err(self.no_exchange(&publish.exchange));
+        }
+        let mut message = convert::read(&publish, &content, &self.client.user, &self.session_id)?;
+        self.counters.publishes_received += 1;
+        self.counters.payload_bytes_received += message.payload.len() as u64;
+        let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) else {
+            return Ok(());
+        };
+        let tag = publishes.last_tag.as_mut().map(|last| {
+            *last += 1;
+            *last
+        });
+        if tag.is_some() || publish.mandatory {
+            // Only what is stored, or would be, is answered.
+            message.qos = QoS::AtLeastOnce;
+        }
+        self.last_publish += 1;
+        let number = self.last_publish;
+        if message.qos != QoS::AtMostOnce {
+            let content = publish.mandatory.then_some(content);
+            let routing_key = publish.routing_key;
+            let awaiting = Awaiting { number, tag, answer: None, routing_key, content };
+            publishes.awaiting.push_back(awaiting);
+            self.awaiting_count += 1;
+        }
+        let token = Token(u64::from(channel) << NUMBER_BITS | number);
+        let message = message.into();
+        self.commands.push_back(Command::Publish { token, message, packet_id: None });
+        Ok(())
+    }
+
+    /// The broker has stored a publish, or not.
+    pub(super) fn on_confirm(&mut self, token: Token, answer: Result<bool, Refusal>) {
+        let number = token.0 & ((1 << NUMBER_BITS) - 1);
+        let Ok(channel) = u16::try_from(token.0 >> NUMBER_BITS) else { return };
+        if let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) {
+            publishes.answer(number, answer);
+        }
+        while let Some(awaiting) =
+            self.channels.get_mut(&channel).and_then(|it| it.publishes.next_answered())
+        {
+            self.awaiting_count -= 1;
+            self.on_answered(channel, awaiting);
+        }
+    }
+
+    fn on_answered(&mut self, channel: u16, awaiting: Awaiting) {
+        let Awaiting { tag, answer, routing_key, content, .. } = awaiting;
+        let is_stored = match answer {
+            Some(Ok(is_routed)) => {
+                if let Some(content) = content.filter(|_| !is_routed) {
+                    self.return_unrouted(channel, routing_key, &content);
+                }
+                true
+            }
+            Some(Err(Refusal::NotAuthorized)) => {
+                let key = String::from_utf8_lossy(routing_key.as_bytes()).into_owned();
+                let vhost = &self.settings.virtual_host;
+                let text = format!(
+                    "access to topic '{key}' in exchange '{TOPICS}' in vhost '{vhost}' refused"
+                );
+                let violation = Violation::new(ReplyCode::AccessRefused, text);
+                return self.fail_channel(channel, (60, 40), violation);
+            }
+            Some(Err(_)) | None => {
+                self.counters.publishes_dropped += u64::from(tag.is_none());
+                false
+            }
+        };
+        if let Some(tag) = tag {
+            self.settle_publish(channel, tag, is_stored);
+        }
+    }
+
+    /// §1.8.3.10: what is mandatory and reaches nobody comes back; in confirm mode before it is acknowledged.
+    fn return_unrouted(&mut self, channel: u16, routing_key: ShortString, content: &Content) {
+        self.send(
+            channel,
+            BasicReturn {
+                reply_code: ReplyCode::NoRoute.number(),
+                reply_text: ShortString::from_static(ReplyCode::NoRoute.name()),
+                exchange: ShortString::from_static(TOPICS),
+                routing_key,
+            },
+        );
+        let Content { properties, body } = content;
+        let frame_bytes_max = self.tuned.frame_bytes_max;
+        content::encode(channel, properties, body, frame_bytes_max, &mut self.answers);
+    }
+
+    /// Neighbours with one answer are answered together, when something is sent anyway.
+    fn settle_publish(&mut self, channel: u16, tag: u64, is_stored: bool) {
+        let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) else { return };
+        if publishes.settled.as_ref().is_some_and(|settled| settled.is_stored != is_stored) {
+            self.say_settled(channel);
+        }
+        let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) else { return };
+        match &mut publishes.settled {
+            Some(settled) => {
+                settled.last_tag = tag;
+                settled.count += 1;
+            }
+            None => {
+                publishes.settled = Some(Settled { last_tag: tag, count: 1, is_stored });
+                self.unsaid.push(channel);
+            }
+        }
+    }
+
+    /// Says what is to be said of all channels' publishes.
+    pub(super) fn say_all_settled(&mut self) {
+        for channel in std::mem::take(&mut self.unsaid) {
+            self.say_settled(channel);
+        }
+    }
+
+    fn say_settled(&mut self, channel: u16) {
+        let settled = self.channels.get_mut(&channel).and_then(|it| it.publishes.settled.take());
+        let Some(Settled { last_tag: delivery_tag, count, is_stored }) = settled else { return };
+        let multiple = count > 1;
+        match is_stored {
+            true => self.send(channel, BasicAck { delivery_tag, multiple }),
+            false => self.send(channel, BasicNack { delivery_tag, multiple, requeue: false }),
+        }
+    }
+
+    /// A channel that ends is not answered any more.
+    pub(super) fn forget_publishes(&mut self, channel: u16) {
+        if let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) {
+            self.awaiting_count -= std::mem::take(publishes).awaiting.len();
+        }
+    }
+
+    /// The exchange that is there can be declared, as what it is.
+    pub(super) fn on_exchange_declare(
+        &mut self,
+        channel: u16,
+        declare: &ExchangeDeclare,
+    ) -> Result<(), Violation> {
+        let name = &declare.exchange;
+        if name.as_bytes() != TOPICS {
+            return Err(match declare.passive {
+                true => self.no_exchange(name),
+                false => Violation::new(
+                    ReplyCode::NotImplemented,
+                    format!("exchanges other than '{TOPICS}' are not served"),
+                ),
+            });
+        }
+        let flags = [
+            ("durable", declare.durable, true),
+            ("auto_delete", declare.auto_delete, false),
+            ("internal", declare.internal, false),
+        ];
+        let kind = String::from_utf8_lossy(declare.kind.as_bytes());
+        let flags = flags.into_iter().filter(|(_, said, is)| said != is);
+        let mut differences =
+            flags.map(|(flag, said, is)| (flag, said.to_string(), is.to_string()));
+        let kind = (kind != "topic").then(|| ("type", kind.into_owned(), "topic".to_owned()));
+        let difference = kind.or_else(|| differences.next()).filter(|_| !declare.passive);
+        if let Some((field, said, is)) = difference {
+            let vhost = &self.settings.virtual_host;
+            let text = format!(
+                "inequivalent arg '{field}' for exchange '{TOPICS}' in vhost '{vhost}': received '{said}' but current is '{is}'"
+            );
+            return Err(Violation::new(ReplyCode::PreconditionFailed, text));
+        }
+        if !declare.no_wait {
+            self.send(channel, ExchangeDeclareOk::default());
+        }
+        Ok(())
+    }
+
+    fn no_exchange(&self, exchange: &ShortString) -> Violation {
+        let vhost = &self.settings.virtual_host;
+        match String::from_utf8_lossy(exchange.as_bytes()) {
+            name if name.is_empty() => Violation::new(
+                ReplyCode::NotImplemented,
+                format!("the default exchange is not served: publish to '{TOPICS}'"),
+            ),
+            name => {
+                let text = format!("no exchange '{name}' in vhost '{vhost}'");
+                Violation::new(ReplyCode::NotFound, text)
+            }
+        }
+    }
+}
