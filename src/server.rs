@@ -1,6 +1,7 @@
 //! Wires the layers together. The order in which a broker starts and stops is this file.
 
 mod listeners;
+mod memory;
 mod queues;
 mod rules;
 mod statistics;
@@ -107,6 +108,7 @@ impl Server {
                 rules_may_change: rules.may_change(),
                 gate: Arc::new(Gate::new(limits.connections_per_user_max as usize)),
                 statistics: Arc::default(),
+                pressure: memory::pressure(limits.memory_bytes_max),
             },
             statistics_every: config.statistics.interval_s,
             rules,
@@ -140,6 +142,12 @@ impl Server {
         self.listeners.accept(&self.shared);
         tokio::spawn(publish_wills(self.shared.broker.clone(), self.authority.subscribe()));
         tokio::spawn(carry_letters(self.shared.broker.clone()));
+        tokio::spawn(memory::watch(memory::Told {
+            pressure: self.shared.pressure.clone(),
+            shards: self.shards.clone(),
+            admission: self.listeners.admission.clone(),
+            broker: self.shared.broker.clone(),
+        }));
         if self.rules.may_change() {
             tokio::spawn(self.rules.clone().watch(self.authority.clone(), reload.clone()));
         }

@@ -69,6 +69,7 @@ enum Input {
     SparePrepared(PartitionId),
     IndexBuilt(PartitionId),
     DiskFull(bool),
+    MemoryFull(bool),
     Stop,
 }
 
@@ -110,6 +111,11 @@ impl ShardHandle {
     /// Refuses or accepts publishes, by the disk watermark.
     pub fn set_disk_full(&self, full: bool) {
         self.send(Input::DiskFull(full));
+    }
+
+    /// Refuses or accepts publishes, by the memory of the process.
+    pub fn set_memory_full(&self, full: bool) {
+        self.send(Input::MemoryFull(full));
     }
 
     /// Flushes everything, writes snapshots and ends.
@@ -296,6 +302,10 @@ impl<D: Disk> Shard<D> {
             }
             Input::DiskFull(full) => {
                 self.partitions.values_mut().for_each(|owned| owned.partition.set_disk_full(full));
+            }
+            Input::MemoryFull(full) => {
+                let owned = self.partitions.values_mut();
+                owned.for_each(|owned| owned.partition.set_memory_full(full));
             }
             Input::Stop => return true,
         }

@@ -103,6 +103,7 @@ const HOMES: [(&str, &[&str]); 7] = [
             "log/src/os_disk.rs",
             "src/config",
             "src/server/rules.rs",
+            "src/server/memory.rs",
             "wal-tools/src",
             "src/ctl",
             "src/bin",

@@ -11,7 +11,7 @@
 mod table;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -31,6 +31,8 @@ pub struct Live {
     /// Changes with the table.
     version: AtomicU64,
     dropped: AtomicU64,
+    /// Nobody has room: the process is short of memory.
+    is_shedding: AtomicBool,
 }
 
 /// What one publishing connection remembers between its messages, and what it has for whom.
@@ -115,6 +117,11 @@ impl Live {
     /// Offers a message to everyone who listens to its topic, once each, whatever matched [MQTT-3.3.4-2..5].
     fn offer(&self, passing: &mut Passing, message: &Arc<Message>) {
         let Passing { hits, shares, outgoing, .. } = passing;
+        if self.is_shedding.load(Ordering::Relaxed) {
+            let count = hits.len() + shares.len();
+            self.dropped.fetch_add(count as u64, Ordering::Relaxed);
+            return;
+        }
         let mut dropped = hits.iter().filter(|hit| !hit.offer(message, outgoing)).count();
         for (turn, members) in shares {
             // To the next that has room, beginning with the one whose turn it is.
@@ -125,6 +132,11 @@ impl Live {
         if dropped > 0 {
             self.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
         }
+    }
+
+    /// While the process is short of memory, what is passed on is dropped, and counted.
+    pub fn set_shedding(&self, is_shedding: bool) {
+        self.is_shedding.store(is_shedding, Ordering::Relaxed);
     }
 
     /// Sends what a turn's messages left for each receiver; returns true when there was something.

@@ -184,6 +184,7 @@ impl WillPublisher {
             // It stays due: its home announces it again.
             Err(
                 Refusal::DiskFull
+                | Refusal::MemoryFull
                 | Refusal::Unavailable { .. }
                 | Refusal::NotLeader { .. }
                 | Refusal::ShuttingDown,

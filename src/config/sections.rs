@@ -133,6 +133,9 @@ pub struct Storage {
 pub struct Limits {
     /// Largest packet a client may send, in bytes. Default 1 MiB, minimum 1 KiB.
     pub packet_bytes_max: u32,
+    /// Memory that the process may have; near it publishers are slowed down, connections and publishes refused. Default 0, which takes what
+    /// the machine or the container has; minimum 0.
+    pub memory_bytes_max: u64,
     /// Largest CONNECT packet, in bytes: what a stranger can make the broker hold. Default 64 KiB, minimum 256.
     pub connect_packet_bytes_max: u32,
     /// Seconds a peer has to complete CONNECT. Default 10, minimum 1.
@@ -235,6 +238,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             packet_bytes_max: 1 << 20,
+            memory_bytes_max: 0,
             connect_packet_bytes_max: 64 << 10,
             connect_timeout_s: 10,
             handshake_timeout_s: 5,
@@ -335,6 +339,7 @@ impl Section for Limits {
     fn fields(&mut self, walk: &mut dyn Walk) {
         let Limits {
             packet_bytes_max,
+            memory_bytes_max,
             connect_packet_bytes_max,
             connect_timeout_s,
             handshake_timeout_s,
@@ -363,6 +368,7 @@ impl Section for Limits {
         } = self;
         // MQTT cannot say more than 256 MiB less one byte behind the fixed header (§1.5.5 in 5.0).
         walk.leaf("packet_bytes_max", &mut Size(packet_bytes_max, KIB..=256 * MIB));
+        walk.leaf("memory_bytes_max", &mut Size(memory_bytes_max, 0..=MIB * MIB));
         walk.leaf("connect_packet_bytes_max", &mut Size(connect_packet_bytes_max, 256..=256 * MIB));
         walk.leaf("connect_timeout_s", &mut Number(connect_timeout_s, 1..=300));
         walk.leaf("handshake_timeout_s", &mut Number(handshake_timeout_s, 1..=300));

@@ -218,6 +218,9 @@ pub enum Refusal {
     /// The disk watermark is reached: reads and settling go on.
     #[error("the disk is full; publishing resumes when there is room")]
     DiskFull,
+    /// Memory is nearly used up: reads and settling go on.
+    #[error("the broker is short of memory; publishing resumes when there is some")]
+    MemoryFull,
     /// The partition stopped after a disk error.
     #[error("partition {partition} is out of service: its disk failed")]
     Unavailable {

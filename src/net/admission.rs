@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,9 @@ pub enum Breach {
     /// Not a limit of ours: the system has no socket for another connection, which waits. In most cases the open files are too many.
     #[error("cannot accept connections")]
     Accept,
+    /// Of memory.
+    #[error("memory is short: limits.memory_bytes_max")]
+    Memory,
 }
 
 /// What was turned away, since the start.
@@ -75,6 +78,8 @@ pub struct TurnedAway {
     pub handshake: u64,
     /// How often [`Breach::Accept`] made the others wait.
     pub accept: u64,
+    /// By [`Breach::Memory`].
+    pub memory: u64,
 }
 
 /// Who may come in.
@@ -85,7 +90,8 @@ pub struct Admission {
     started: Instant,
     node: AtomicBucket,
     addresses: Mutex<HashMap<IpAddr, Address>>,
-    turned_away: [Burst; 6],
+    turned_away: [Burst; 7],
+    is_short_of_memory: AtomicBool,
 }
 
 /// A place among the node's connections; free again when dropped.
@@ -113,16 +119,25 @@ impl Admission {
             node: AtomicBucket::default(),
             addresses: Mutex::default(),
             turned_away: Default::default(),
+            is_short_of_memory: AtomicBool::new(false),
         })
     }
 
     /// Takes a place for a connection; `is_local` ones are not held to the rate.
     pub fn admit(&self, is_local: bool) -> Result<Place, Breach> {
+        if self.is_short_of_memory.load(Ordering::Relaxed) {
+            return Err(Breach::Memory);
+        }
         let place = self.places.clone().try_acquire_owned().map_err(|_| Breach::Connections)?;
         if !is_local && !self.node.take(self.now_us(), self.limits.rate_max) {
             return Err(Breach::Rate);
         }
         Ok(place)
+    }
+
+    /// While the process is short of memory nobody is admitted.
+    pub fn set_short_of_memory(&self, is_short: bool) {
+        self.is_short_of_memory.store(is_short, Ordering::Relaxed);
     }
 
     /// Takes a place for a connection among those of its address.
@@ -176,6 +191,7 @@ impl Admission {
             address_rate: count(Breach::AddressRate),
             handshake: count(Breach::Handshake),
             accept: count(Breach::Accept),
+            memory: count(Breach::Memory),
         }
     }
 
@@ -213,7 +229,9 @@ impl Breach {
     /// What a client is told.
     pub fn refusal(self) -> Refusal {
         match self {
-            Breach::Connections | Breach::Handshake | Breach::Accept => Refusal::Busy,
+            Breach::Connections | Breach::Handshake | Breach::Accept | Breach::Memory => {
+                Refusal::Busy
+            }
             Breach::Rate => Refusal::ConnectionRate { limit: "limits.connect_rate_max" },
             Breach::AddressConnections => {
                 Refusal::Quota { limit: "limits.connections_per_address_max" }
@@ -323,6 +341,17 @@ mod tests {
 
         assert_eq!(admission.admit(true).err(), Some(Breach::Connections));
         drop(places);
+        assert!(admission.admit(true).is_ok());
+    }
+
+    #[test]
+    fn nobody_is_admitted_while_memory_is_short() {
+        let admission = Admission::new(LIMITS);
+        let _before = admission.admit(true).unwrap();
+        admission.set_short_of_memory(true);
+
+        assert_eq!(admission.admit(true).err(), Some(Breach::Memory));
+        admission.set_short_of_memory(false);
         assert!(admission.admit(true).is_ok());
     }
 

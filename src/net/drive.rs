@@ -19,6 +19,7 @@ use crate::model::{Effect, Millis};
 use crate::net::gate::{Gate, Seat, Verdict};
 use crate::net::linger::linger;
 use crate::net::mailbox::Mailbox;
+use crate::net::pressure::Pressure;
 use crate::net::transport::Transport;
 use crate::partition::request::Request;
 use crate::protocol::{Connection, Counters};
@@ -59,6 +60,8 @@ pub struct Shared {
     pub gate: Arc<Gate>,
     /// Where what goes through is counted.
     pub statistics: Arc<Statistics>,
+    /// How short of memory the process is.
+    pub pressure: Arc<Pressure>,
 }
 
 impl Shared {
@@ -103,6 +106,8 @@ pub fn drive<C: Connection, P: Send>(
         parting: None,
         told_to_stop: false,
         is_congested: false,
+        unread_bytes: 0,
+        paused_until: Millis(0),
         counted: Counters::default(),
         presence: None,
     });
@@ -120,6 +125,7 @@ impl<C: Connection> Drop for Driver<C> {
     /// However the connection ends, also by a defect of ours, what it holds goes to others.
     fn drop(&mut self) {
         self.shared.broker.disconnect(&self.caller);
+        self.count_unread(0);
     }
 }
 
@@ -149,6 +155,10 @@ struct Driver<C: Connection> {
     parting: Option<Box<Transport>>,
     told_to_stop: bool,
     is_congested: bool,
+    /// Bytes that are kept for a peer that does not read, as the statistics know them.
+    unread_bytes: usize,
+    /// When one that publishes is read again, where memory is scarce.
+    paused_until: Millis,
     /// What of the connection's counters is among the statistics.
     counted: Counters,
     presence: Option<Presence>,
@@ -217,6 +227,8 @@ impl<C: Connection> Driver<C> {
             }
         }
         self.transmit(now);
+        let unread_bytes = if self.is_congested { self.kept_bytes() } else { 0 };
+        self.count_unread(unread_bytes);
         // Writing settles QoS 0 deliveries: those commands belong to this turn.
         while let Some(command) = self.connection.poll_command() {
             self.client.handle_command(now, command);
@@ -291,6 +303,18 @@ impl<C: Connection> Driver<C> {
         }
     }
 
+    /// Bytes that wait for the peer, wherever they are, with the room they are in.
+    fn kept_bytes(&self) -> usize {
+        self.output.capacity() + self.connection.held_bytes() + self.mailbox.passed_on_bytes()
+    }
+
+    fn count_unread(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.unread_bytes, bytes);
+        if before != bytes {
+            self.shared.statistics.unread(before, bytes);
+        }
+    }
+
     /// Waits for whatever comes first.
     async fn wait(&mut self) -> Woken {
         let deadline = self.deadline();
@@ -344,10 +368,15 @@ impl<C: Connection> Driver<C> {
     }
 
     fn wants_read(&self) -> bool {
-        self.connection.wants_input() && self.input.len() < self.connection.input_bytes_max()
+        self.connection.wants_input()
+            && self.paused_until == Millis(0)
+            && self.input.len() < self.connection.input_bytes_max()
     }
 
     fn read(&mut self) {
+        if self.paused_until > Millis(0) && self.paused_until <= self.now() {
+            self.paused_until = Millis(0);
+        }
         if !self.wants_read() {
             return;
         }
@@ -383,6 +412,7 @@ impl<C: Connection> Driver<C> {
     fn count(&mut self) {
         let now = *self.connection.counters();
         let before = std::mem::replace(&mut self.counted, now);
+        self.slow_down(now.publishes_received > before.publishes_received);
         if now == before {
             return;
         }
@@ -405,6 +435,16 @@ impl<C: Connection> Driver<C> {
         ];
         for (count, more) in counts.into_iter().filter(|(_, more)| *more > 0) {
             self.shared.statistics.add(count, more);
+        }
+    }
+
+    /// Reads one that publishes later, where memory is scarce: also when what it publishes is long and not here yet.
+    fn slow_down(&mut self, has_published: bool) {
+        if has_published || self.input.len() > READ_BYTES_MIN {
+            let pause_ms = self.shared.pressure.pause_ms();
+            if pause_ms > 0 && self.paused_until == Millis(0) {
+                self.paused_until = self.now().plus(pause_ms);
+            }
         }
     }
 
@@ -473,7 +513,8 @@ impl<C: Connection> Driver<C> {
     fn deadline(&self) -> Instant {
         let at = |millis: Millis| self.shared.started + Duration::from_millis(millis.0);
         let timers = self.connection.poll_timeout().map(at).into_iter();
-        let timers = timers.chain(self.closing_by);
+        let paused = (self.paused_until > Millis(0)).then(|| at(self.paused_until));
+        let timers = timers.chain(self.closing_by).chain(paused);
         timers.chain([self.next_checkpoint]).min().expect("the checkpoint is always among them")
     }
 

@@ -62,6 +62,11 @@ impl Mailbox {
         self.is_congested.store(is_congested, Ordering::Relaxed);
     }
 
+    /// Bytes of messages passed on that have not been taken.
+    pub fn passed_on_bytes(&self) -> usize {
+        self.passed_on.load(Ordering::Relaxed)
+    }
+
     fn is_congested(&self) -> bool {
         self.is_congested.load(Ordering::Relaxed)
     }

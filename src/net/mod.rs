@@ -9,6 +9,7 @@ pub mod gate;
 mod linger;
 pub mod listener;
 pub mod mailbox;
+pub mod pressure;
 mod proxy;
 pub mod steward;
 pub mod tls;

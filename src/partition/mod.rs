@@ -117,6 +117,7 @@ pub struct Partition<D: Disk> {
     /// A batch that could not be appended between two flushes.
     failed: Option<PartitionError>,
     disk_full: bool,
+    memory_full: bool,
     /// Bytes of frames applied since the last snapshot, and when that was.
     since_snapshot: u64,
     snapshot_at: Millis,
@@ -253,6 +254,7 @@ impl<D: Disk> Partition<D> {
             stopped: None,
             failed: None,
             disk_full: false,
+            memory_full: false,
             since_snapshot: 0,
             snapshot_at: now,
             activity: Activity::Busy,
@@ -295,6 +297,11 @@ impl<D: Disk> Partition<D> {
     /// Refuses publishes while the disk watermark is reached; everything else goes on.
     pub fn set_disk_full(&mut self, full: bool) {
         self.disk_full = full;
+    }
+
+    /// Refuses what clients publish while memory is nearly used up; everything else goes on.
+    pub fn set_memory_full(&mut self, full: bool) {
+        self.memory_full = full;
     }
 
     /// Takes a request. Answers come from here, when nothing is to be stored, or after the flush that commits it.

@@ -212,6 +212,7 @@ impl<D: Disk> Partition<D> {
     fn admit(&mut self, publish: &Publish) -> Result<(), Refusal> {
         match &publish.queue {
             _ if self.disk_full => Err(Refusal::DiskFull),
+            _ if self.memory_full => Err(Refusal::MemoryFull),
             _ if !self.may_retain(&publish.message) => {
                 Err(Refusal::Quota { limit: "retained messages" })
             }

@@ -64,6 +64,9 @@ impl<D: Disk> Partition<D> {
         if self.disk_full {
             return Err(Refusal::DiskFull);
         }
+        if self.memory_full {
+            return Err(Refusal::MemoryFull);
+        }
         let mut new = Vec::with_capacity(publishes.len());
         let mut coming: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         for (at, publish) in publishes.iter().enumerate() {

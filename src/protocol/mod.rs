@@ -58,6 +58,10 @@ pub trait Connection {
     fn is_closing(&self) -> bool;
     /// What went through so far.
     fn counters(&self) -> &Counters;
+    /// Bytes that wait in the connection to be sent, with what carries them. 0 where a protocol keeps none.
+    fn held_bytes(&self) -> usize {
+        0
+    }
     /// False while the broker or the peer must catch up before more input is taken.
     fn wants_input(&self) -> bool {
         true

@@ -44,6 +44,8 @@ fn snapshot(shared: &Shared, admission: &Admission) -> Snapshot {
         history_bytes_dropped: gauges.history_bytes_dropped,
         histories_cut: gauges.histories_cut,
         passed_on_dropped: live.dropped(),
+        memory: shared.pressure.used(),
+        memory_limit: shared.pressure.limit(),
         backlogs_cut: gauges.backlogs_cut,
         accept_failures: turned_away.accept,
         duplicates: gauges.duplicates,
@@ -53,6 +55,7 @@ fn snapshot(shared: &Shared, admission: &Admission) -> Snapshot {
             ("connections_per_address", turned_away.address_connections),
             ("connect_rate_per_address", turned_away.address_rate),
             ("handshake", turned_away.handshake),
+            ("memory", turned_away.memory),
         ],
         ..Snapshot::of(&shared.statistics)
     }

@@ -46,6 +46,8 @@ pub struct Statistics {
     counts: [AtomicU64; COUNTS],
     connected: AtomicU64,
     connected_max: AtomicU64,
+    unread: AtomicU64,
+    unread_bytes: AtomicU64,
 }
 
 /// A client that is connected, for as long as this is kept.
@@ -61,6 +63,15 @@ impl Statistics {
     /// Returns a count.
     pub fn get(&self, count: Count) -> u64 {
         self.counts[count as usize].load(Ordering::Relaxed)
+    }
+
+    /// Counts what is kept for one client that does not read: so many bytes in place of those before. 0 is for one that reads.
+    pub fn unread(&self, before: usize, now: usize) {
+        let change = |count: &AtomicU64, before: u64, now: u64| {
+            count.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+        };
+        change(&self.unread, u64::from(before > 0), u64::from(now > 0));
+        change(&self.unread_bytes, before as u64, now as u64);
     }
 
     /// Counts a client that has opened its session.
@@ -89,6 +100,14 @@ pub struct Snapshot {
     pub connected: u64,
     /// The most there were at a time.
     pub connected_max: u64,
+    /// Clients that do not read what they are sent.
+    pub unread: u64,
+    /// Bytes kept for them.
+    pub unread_bytes: u64,
+    /// Bytes of the process, and the most there were.
+    pub memory: (u64, u64),
+    /// Bytes that it may have; 0 is no limit.
+    pub memory_limit: u64,
     /// Stored sessions whose clients are not connected.
     pub sessions_away: u64,
     /// Subscriptions of connected clients and of stored sessions.
@@ -126,6 +145,8 @@ impl Snapshot {
             counts: std::array::from_fn(|at| statistics.counts[at].load(Ordering::Relaxed)),
             connected: statistics.connected.load(Ordering::Relaxed),
             connected_max: statistics.connected_max.load(Ordering::Relaxed),
+            unread: statistics.unread.load(Ordering::Relaxed),
+            unread_bytes: statistics.unread_bytes.load(Ordering::Relaxed),
             ..Snapshot::default()
         }
     }
@@ -189,7 +210,7 @@ impl Loads {
 }
 
 /// Names of single counts below `$SYS/broker/`. What mosquitto has under two names has both here.
-const NAMES: [(&str, Counted); 36] = [
+const NAMES: [(&str, Counted); 41] = [
     ("clients/connected", |now| now.connected),
     ("clients/active", |now| now.connected),
     ("clients/disconnected", |now| now.sessions_away),
@@ -222,6 +243,11 @@ const NAMES: [(&str, Counted); 36] = [
     ("publish/messages/duplicates", |now| now.duplicates),
     ("limits/backlogs/cut", |now| now.backlogs_cut),
     ("limits/connections/accept_failures", |now| now.accept_failures),
+    ("limits/clients/not_reading", |now| now.unread),
+    ("limits/bytes/not_read", |now| now.unread_bytes),
+    ("limits/memory/bytes", |now| now.memory_limit),
+    ("heap/current", |now| now.memory.0),
+    ("heap/maximum", |now| now.memory.1),
     ("limits/messages/no_room", Snapshot::without_room),
     ("limits/messages/expired_or_too_large", |now| now.get(Count::DeliveriesDropped)),
     ("sockets/total", |now| now.get(Count::Sockets)),

@@ -173,3 +173,29 @@ fn what_is_older_than_a_session_may_miss_is_given_up() {
 
     assert_eq!(last(&world.drain(subscriber)), [10]);
 }
+
+#[test]
+fn short_memory_refuses_publishes_and_goes_on_serving_and_settling() {
+    for data_partitions in [1, 4] {
+        let mut world = world(data_partitions, Options::default());
+        let (publisher, _) = world.open("publisher", true, 0);
+        let kept = |text: &str| message("$queue/q/x", text, ONCE);
+        assert_eq!(world.publish(publisher, kept("before"), None), Some(Ok(true)));
+        let full = |world: &mut World, full| {
+            world.partitions.values_mut().for_each(|partition| partition.set_memory_full(full));
+        };
+
+        full(&mut world, true);
+        let refused = Some(Err(Refusal::MemoryFull));
+        assert_eq!(world.publish(publisher, kept("refused"), None), refused);
+        assert_eq!(world.publish(publisher, message("a", "refused", ONCE), None), refused);
+        let (consumer, _) = world.open("consumer", true, 0);
+        world.subscribe(consumer, "$queue/q/#", |_| {}).expect("joins");
+        assert_eq!(world.drain(consumer), ["before"]);
+
+        full(&mut world, false);
+        assert_eq!(world.publish(publisher, kept("after"), None), Some(Ok(true)));
+        assert_eq!(world.drain(consumer), ["after"]);
+        assert_eq!(world.stored("a"), Vec::<String>::new());
+    }
+}

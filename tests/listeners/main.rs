@@ -6,6 +6,8 @@
 mod client;
 mod limits;
 #[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
 mod program;
 mod proxy;
 mod scram;

@@ -260,3 +260,21 @@ fn a_receiver_without_room_is_passed_over_and_counted() {
     assert_eq!(world.live.dropped(), 1);
     assert!(world.live.is_crowded(&world.passing), "a pause would help");
 }
+
+#[test]
+fn while_memory_is_short_nobody_is_given_anything_and_all_of_it_is_counted() {
+    let mut world = World::new();
+    world.connect(1);
+    let two = world.connect(2);
+    world.subscribe(2, "t", 0, false);
+
+    world.live.set_shedding(true);
+    world.publish("t");
+    world.publish("t");
+    assert!(taken(&two).is_empty());
+    assert_eq!(world.live.dropped(), 2);
+
+    world.live.set_shedding(false);
+    world.publish("t");
+    assert_eq!(taken(&two).len(), 1);
+}

@@ -40,7 +40,7 @@ pub(super) fn of_connection(refusal: &Refusal) -> ReplyCode {
         Refusal::Busy | Refusal::Quota { .. } | Refusal::ConnectionRate { .. } => {
             ReplyCode::NotAllowed
         }
-        Refusal::DiskFull => ReplyCode::ResourceError,
+        Refusal::DiskFull | Refusal::MemoryFull => ReplyCode::ResourceError,
         Refusal::ShuttingDown => ReplyCode::ConnectionForced,
         Refusal::Unsupported { .. } => ReplyCode::NotImplemented,
         Refusal::Address(_)

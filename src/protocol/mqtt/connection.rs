@@ -383,6 +383,10 @@ impl Client {
 }
 
 impl Connection for MqttConnection {
+    fn held_bytes(&self) -> usize {
+        MqttConnection::held_bytes(self)
+    }
+
     fn handle_input(&mut self, now: Millis, input: &mut BytesMut) {
         self.clock.now = now;
         match self.take_packets(input) {

@@ -40,7 +40,9 @@ fn nearest(refusal: &Refusal) -> ReasonCode {
         Refusal::AuthenticationMethod => ReasonCode::BAD_AUTHENTICATION_METHOD,
         Refusal::Throttled | Refusal::ConnectionRate { .. } => ReasonCode::CONNECTION_RATE_EXCEEDED,
         Refusal::Busy => ReasonCode::SERVER_BUSY,
-        Refusal::Quota { .. } | Refusal::DiskFull => ReasonCode::QUOTA_EXCEEDED,
+        Refusal::Quota { .. } | Refusal::DiskFull | Refusal::MemoryFull => {
+            ReasonCode::QUOTA_EXCEEDED
+        }
         Refusal::Unsupported { .. } | Refusal::Invalid { .. } | Refusal::Input(_) => {
             ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR
         }
@@ -87,6 +89,7 @@ pub(super) fn of_disconnect(refusal: &Refusal) -> ReasonCode {
 pub(super) fn of_connect(refusal: &Refusal) -> ReasonCode {
     match refusal {
         Refusal::DiskFull
+        | Refusal::MemoryFull
         | Refusal::Unavailable { .. }
         | Refusal::NotLeader { .. }
         | Refusal::ShuttingDown => ReasonCode::SERVER_UNAVAILABLE,
@@ -142,6 +145,7 @@ mod tests {
             Refusal::Busy,
             Refusal::Quota { limit: "it" },
             Refusal::DiskFull,
+            Refusal::MemoryFull,
             Refusal::Unsupported { what: "it" },
             Refusal::Unavailable { partition: 1 },
             Refusal::ShuttingDown,
