@@ -23,6 +23,8 @@ pub(super) struct Lanes {
     lanes: Vec<Lane>,
     /// The priorities of entries that are out, came back or wait.
     ranks: BTreeMap<Offset, u8>,
+    /// Entries that came back before their lane was read that far: it still has them, and they are not to come twice.
+    early: BTreeSet<Offset>,
     /// The queue's end when the last lane was found empty.
     drained: Offset,
 }
@@ -40,7 +42,8 @@ struct Lane {
 impl Lanes {
     pub(super) fn new(priority_max: u8) -> Lanes {
         let lanes = (0..=priority_max).map(|_| Lane::default()).collect();
-        Lanes { lanes, ranks: BTreeMap::new(), drained: Offset::ZERO }
+        let (ranks, early) = (BTreeMap::new(), BTreeSet::new());
+        Lanes { lanes, ranks, early, drained: Offset::ZERO }
     }
 
     /// Returns true when there may be something to hand out of a queue that ends there.
@@ -50,7 +53,11 @@ impl Lanes {
 
     /// An entry is to be handed out again. One of which no priority is known is looked at first, and finds its lane then.
     pub(super) fn put_back(&mut self, entry: Offset) {
-        let rank = self.ranks.get(&entry).copied().unwrap_or(self.top());
+        let rank = self.ranks.get(&entry).copied();
+        if rank.is_none() {
+            self.early.insert(entry);
+        }
+        let rank = rank.unwrap_or(self.top());
         self.lanes[usize::from(rank)].back.insert(entry);
     }
 
@@ -65,6 +72,7 @@ impl Lanes {
     /// Entries below are over.
     pub(super) fn trim(&mut self, to: Offset) {
         self.ranks = self.ranks.split_off(&to);
+        self.early = self.early.split_off(&to);
         for lane in &mut self.lanes {
             lane.back = lane.back.split_off(&to);
         }
@@ -126,6 +134,9 @@ impl<D: Disk> Partition<D> {
             }
             let Some(offset) = self.lane(next, priority).ahead.pop_front() else { return Ok(None) };
             let Some(entry) = self.entry_stored_at(id, offset)? else { continue };
+            if self.lanes(next).early.remove(&entry) {
+                continue;
+            }
             // What was moved came back to its lane when it was.
             if self.views.queues.get(id).is_some_and(|queue| queue.moved_to(entry).is_none()) {
                 return Ok(Some((entry, offset)));

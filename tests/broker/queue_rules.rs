@@ -76,6 +76,39 @@ fn a_nack_with_a_delay_comes_again_after_it_also_over_a_restart() {
     });
 }
 
+/// Whoever leads next begins at the oldest entry, and knows which of those behind it must wait. The time of one of them may come before it
+/// has got there.
+#[test]
+fn an_entry_whose_wait_ends_before_its_turn_hides_none_and_comes_once() {
+    for priority_max in [0, 9] {
+        with_one_and_four(|mut world| {
+            world.declare("jobs", QueueSettings { priority_max, ..QueueSettings::default() });
+            fill(&mut world, 6);
+            let member = join(&mut world, "member", "workers");
+            assert_eq!(world.deliveries(member).len(), 6);
+            let wait = Outcome::ReleasedAfter { delay_ms: 5_000 };
+            assert!(settle_entry(&mut world, member, 3, wait));
+
+            let mut world = world.crash(1);
+            world.client_limits.credit = 1;
+            let member = join(&mut world, "member", "workers");
+            let mut got = Vec::new();
+            loop {
+                let deliveries = world.deliveries(member);
+                let Some(delivery) = deliveries.first() else { break };
+                assert_eq!(deliveries.len(), 1, "no credit for more");
+                got.push(text(delivery));
+                world.pass(5_000);
+                world.settle(member, delivery.id, Outcome::Accepted);
+            }
+
+            got.sort();
+            assert_eq!(got, ["0", "1", "2", "3", "4", "5"], "priorities up to {priority_max}");
+            assert_eq!(world.stats("jobs").groups[0].committed, Offset(6));
+        });
+    }
+}
+
 #[test]
 fn a_backoff_grows_by_its_list_and_the_last_step_stays() {
     with_one_and_four(|mut world| {
