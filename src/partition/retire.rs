@@ -33,11 +33,10 @@ impl<D: Disk> Partition<D> {
         if messages == 0 || !self.may_be_due(id, queue, &settings) {
             return Ok(());
         }
-        let (mut to, mut taken, mut is_held) = (head, 0, false);
-        for (entry, offset) in self.positions_of(id, head, RECORDS_PER_TURN_MAX)? {
-            to = entry;
+        let (mut end, mut taken, mut is_held) = (head, 0, false);
+        for (to, offset) in self.positions_of(id, head, RECORDS_PER_TURN_MAX)? {
             if self.views.queues.get(id).is_none_or(|queue| queue.is_removed(to)) {
-                to = to.next();
+                end = if is_held { end } else { to.next() };
                 continue;
             }
             let Some(message) = self.history.fetch(self.node.log(), offset)? else { break };
@@ -58,11 +57,11 @@ impl<D: Disk> Partition<D> {
             }
             messages -= 1;
             bytes = bytes.saturating_sub(message.len_bytes() as u64);
-            to = to.next();
+            end = if is_held { end } else { to.next() };
         }
         if taken > 0 {
             self.overlay.trimming.insert(id);
-            self.write(&Control::QueueTrimmed { queue: id, to, bytes: taken }, None);
+            self.write(&Control::QueueTrimmed { queue: id, to: end, bytes: taken }, None);
         }
         Ok(())
     }
