@@ -33,6 +33,23 @@ pub struct Fenced<D: Disk> {
     repair: Repair<D>,
     /// What it had to say when it left.
     parting: Parting,
+    services: Services,
+}
+
+/// The connections of this process that a replica serves whoever leads: nobody tells it of them twice.
+#[derive(Clone, Copy, Debug, Default)]
+struct Services {
+    /// Who publishes wills.
+    publisher: Option<ConnectionId>,
+    /// Who carries letters.
+    courier: Option<ConnectionId>,
+}
+
+impl Services {
+    fn forget(&mut self, connection: ConnectionId) {
+        self.publisher = self.publisher.filter(|publisher| *publisher != connection);
+        self.courier = self.courier.filter(|courier| *courier != connection);
+    }
 }
 
 /// How a repair stands.
@@ -104,11 +121,18 @@ impl<D: Disk> Fenced<D> {
             "its log is damaged: the replica takes no part until it is repaired"
         );
         let member = Member { joins: false, ..member.clone() };
-        Ok(Fenced { id, options, member, repair, parting: Parting::new() })
+        let (parting, services) = (Parting::new(), Services::default());
+        Ok(Fenced { id, options, member, repair, parting, services })
     }
 
-    /// Refuses a request.
-    pub fn handle(&self, from: ConnectionId, request: &Request, out: &mut impl Outbox) {
+    /// Refuses a request. Who publishes wills and carries letters is noted: this replica may lead when it is whole.
+    pub fn handle(&mut self, from: ConnectionId, request: &Request, out: &mut impl Outbox) {
+        match request {
+            Request::PublishWills => self.services.publisher = Some(from),
+            Request::CarryLetters => self.services.courier = Some(from),
+            Request::Forget => self.services.forget(from),
+            _ => {}
+        }
         let refusal = Refusal::NotLeader { partition: self.id.0, hint: None };
         refuse(from, request, &refusal, out);
     }
@@ -136,7 +160,9 @@ impl<D: Disk> Fenced<D> {
     /// Opens the log and takes part again.
     pub fn finish(self, now: Millis) -> Result<(Partition<D>, Recovery), PartitionError> {
         let (log, recovery) = self.repair.finish()?;
-        let partition = Partition::open(self.id, log, self.options, &self.member, now)?;
+        let mut partition = Partition::open(self.id, log, self.options, &self.member, now)?;
+        self.services.publisher.into_iter().for_each(|it| partition.announcer.register(it));
+        self.services.courier.into_iter().for_each(|it| partition.letters.register(it));
         tracing::info!(partition = self.id.0, "the log is repaired; the replica takes part again");
         Ok((partition, recovery))
     }
@@ -162,12 +188,14 @@ impl<D: Disk> Partition<D> {
         now: Millis,
         out: &mut impl Outbox,
     ) -> Result<Fenced<D>, PartitionError> {
+        let services =
+            Services { publisher: self.announcer.publisher(), courier: self.letters.courier() };
         // Also after a stop, which tells only those who wait.
         self.resign(out);
         let (log, parting) = self.node.leave()?;
         let place = log.into_parts();
         let fenced = Fenced::open(self.id, place, self.options, member, now)?;
-        Ok(Fenced { parting, ..fenced })
+        Ok(Fenced { parting, services, ..fenced })
     }
 }
 

@@ -43,6 +43,11 @@ impl Announcer {
         *self = Announcer { publisher: Some(publisher), announced: BTreeMap::new() };
     }
 
+    /// Who publishes.
+    pub(super) fn publisher(&self) -> Option<ConnectionId> {
+        self.publisher
+    }
+
     /// Leadership is gone, and with it the part of telling: what is due is told again by who leads next.
     pub(super) fn resign(&mut self) {
         self.announced.clear();

@@ -134,6 +134,11 @@ impl Cluster {
     /// Does what a shard does when a partition fails: damage fences it, anything else is a failure of the test.
     fn failed(&mut self, id: ReplicaId, error: &PartitionError) {
         assert!(error.is_rot(), "replica {id} failed: {error}");
+        self.fence(id);
+    }
+
+    /// Has a replica wait for repair.
+    pub fn fence(&mut self, id: ReplicaId) {
         let (member, now) = (self.member(id), self.now);
         let replica = self.replicas.get_mut(&id).expect("known");
         replica.held = None;
@@ -182,8 +187,12 @@ impl Cluster {
     pub fn ask_for(&mut self, connection: u64, to: ReplicaId, request: Request) {
         let now = self.now;
         let replica = self.replicas.get_mut(&to).expect("known");
-        let partition = replica.partition.as_mut().expect("runs");
-        partition.handle(ConnectionId(connection), request, now, &mut replica.heard);
+        let from = ConnectionId(connection);
+        match (&mut replica.partition, &mut replica.fenced) {
+            (Some(partition), _) => partition.handle(from, request, now, &mut replica.heard),
+            (None, Some(fenced)) => fenced.handle(from, &request, &mut replica.heard),
+            (None, None) => panic!("replica {to} is down"),
+        }
     }
 
     /// Lets one tick pass everywhere, and everything that follows from it.

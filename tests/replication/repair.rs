@@ -3,6 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use bytes::Bytes;
+use fluxmq::model::command::Will;
+use fluxmq::model::{Message, Principal, Properties, QoS, Topic};
+use fluxmq::partition::request::{ConnectionId, Event, Request};
 use fluxmq::partition::{MemberChange, Options, Partition, Repaired, ReplicaId, Role};
 use fluxmq::planted::{PlantedBug, plant};
 use fluxmq_log::disk::Disk;
@@ -13,6 +17,8 @@ use crate::cluster::{Cluster, id};
 
 /// Where an envelope says what it is about.
 const KIND_AT: usize = 1;
+/// The connection of a process that publishes wills.
+const SERVICE: u64 = 99;
 
 /// Three replicas with several sealed segments, at rest.
 fn filled() -> (Cluster, ReplicaId) {
@@ -68,6 +74,60 @@ fn a_damaged_replica_is_repaired_and_votes_again() {
     cluster.settle();
     assert_eq!(cluster.leader(), Some(damaged), "it can lead");
     cluster.publish(damaged, 3, 100);
+}
+
+#[test]
+fn who_publishes_wills_and_carries_letters_is_known_after_a_repair() {
+    for tells_late in [false, true] {
+        let (mut cluster, leader) = filled();
+        let damaged = other(&cluster, &[leader]);
+        match tells_late {
+            true => {
+                cluster.kill(damaged, None);
+                let disk = cluster.replicas[&damaged].disk.clone();
+                disk.flip_bit(Path::new("p0001/log/00000000000000000001.seg"), 80).expect("flips");
+                cluster.start(damaged);
+                cluster.ask_for(SERVICE, damaged, Request::PublishWills);
+            }
+            false => {
+                cluster.ask_for(SERVICE, damaged, Request::PublishWills);
+                cluster.rot(damaged, &[8]);
+                cluster.fence(damaged);
+            }
+        }
+        assert!(cluster.replicas[&damaged].fenced.is_some());
+        heal(&mut cluster, 20);
+        cluster.partition_mut(leader).transfer_leadership(damaged).expect("transfers");
+        cluster.settle();
+        assert_eq!(cluster.leader(), Some(damaged));
+
+        let message = Message {
+            topic: Topic::new(Bytes::from_static(b"gone")).expect("a topic"),
+            payload: Bytes::new(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expiry_s: None,
+            properties: Properties::default(),
+            publisher: 0,
+        };
+        let open = Request::OpenSession {
+            client_id: Bytes::from_static(b"mortal"),
+            principal: Principal::ANONYMOUS,
+            clean_start: true,
+            expiry_s: 0,
+            will: Some(Box::new(Will { message, delay_s: 0 })),
+        };
+        cluster.ask_for(2, damaged, open);
+        cluster.settle();
+        cluster.ask_for(2, damaged, Request::Forget);
+        cluster.ticks(3);
+
+        let heard = &cluster.replicas[&damaged].heard.0;
+        let is_told = |(to, event): &(ConnectionId, Event)| {
+            *to == ConnectionId(SERVICE) && matches!(event, Event::WillDue { .. })
+        };
+        assert!(heard.iter().any(is_told), "told late: {tells_late}");
+    }
 }
 
 #[test]

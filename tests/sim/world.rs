@@ -458,7 +458,7 @@ impl World {
             });
             let Some(request) = self.live.route(from, request, &mut passing) else { continue };
             self.observer.requested(from, partition, &request);
-            if let Some(fenced) = self.nodes[node].fenced.get(&partition) {
+            if let Some(fenced) = self.nodes[node].fenced.get_mut(&partition) {
                 post.from = partition;
                 fenced.handle(from, &request, &mut post);
             }
