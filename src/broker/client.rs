@@ -161,10 +161,7 @@ enum Waiting {
     Copies(Box<publish::Copies>),
     /// Part of the end of a QoS 2 publish that several partitions know.
     ReleaseOf(Token),
-    Releasing {
-        packet_id: u16,
-        missing: usize,
-    },
+    Releasing(Box<publish::Releasing>),
     /// What an administrator asked of a queue.
     Managed(Box<manage::AskedOf>),
     /// Part of a list of queues; another token stands for all of it.
@@ -428,7 +425,7 @@ impl Client {
                 | Waiting::Rejoined
                 | Waiting::CopyOf(_)
                 | Waiting::Copies(_)
-                | Waiting::Releasing { .. }
+                | Waiting::Releasing(_)
                 | Waiting::Last(_)
                 | Waiting::NewestOf(_)
                 | Waiting::EndOf(..)

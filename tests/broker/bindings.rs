@@ -1,8 +1,12 @@
 //! Declared queues and what they are bound to: declared once, captured everywhere, gone when deleted.
 
 use bytes::Bytes;
-use fluxmq::model::queue::{DeadLetters, QueueKind, QueueLimits};
-use fluxmq::model::{Delivery, Filter, Outcome, QoS, QueueSettings, Refusal};
+use fluxmq::broker::Placement;
+use fluxmq::model::queue::{DeadLetters, Overflow, QueueKind, QueueLimits};
+use fluxmq::model::{
+    Command, Delivery, Effect, Filter, Outcome, PartitionId, QoS, QueueName, QueueSettings,
+    Refusal, Token, Topic,
+};
 use fluxmq::partition::request::{Position, QueueAction, QueueAnswer};
 use fluxmq_index::Offset;
 use std::sync::Arc;
@@ -185,6 +189,86 @@ fn a_qos_2_publish_sent_again_is_in_the_queue_once() {
         world.command(publisher, fluxmq::model::Command::Release { packet_id: 3 });
         assert!(world.wills_are_over(), "no key is left behind, here or with the copies");
     });
+}
+
+/// The partition of a queue, and a topic that lives in another one.
+fn apart(queue: &str) -> (PartitionId, String) {
+    let placement = Placement::new(4);
+    let home = placement.queue(&QueueName::from_text(Bytes::from(queue.to_owned())).unwrap());
+    let mut topics = (0..).map(|number| format!("site/{number}"));
+    let is_elsewhere =
+        |topic: &String| placement.topic(&Topic::new(Bytes::from(topic.clone())).unwrap()) != home;
+    (home, topics.find(is_elsewhere).unwrap())
+}
+
+#[test]
+fn a_release_that_a_copy_did_not_hear_is_begun_again_and_the_number_is_free_everywhere() {
+    let mut world = World::new(4);
+    world.declare("all", bound_to(&["site/#"]));
+    let (home, topic) = apart("all");
+    let (publisher, _) = world.open("publisher", false, 600);
+    world.publish(publisher, message(&topic, "0", QoS::ExactlyOnce), Some(3));
+
+    // The topic's partition is as fast as ever; the queue's does not get to write the release down before the power goes.
+    world.slow = Some(home);
+    world.command(publisher, Command::Release { packet_id: 3 });
+    let released = |effect: &Effect| matches!(effect, Effect::Released { .. }).then_some(());
+    assert_eq!(world.take(publisher, released), None);
+    let mut world = world.crash(1);
+
+    let (publisher, opened) = world.open("publisher", false, 600);
+    assert_eq!(opened.inbound, [3], "its client has no PUBCOMP, and is to end it");
+    world.command(publisher, Command::Release { packet_id: 3 });
+    assert_eq!(world.take(publisher, released), Some(()));
+    assert!(world.wills_are_over(), "no key is left behind, here or with the copies");
+    world.publish(publisher, message(&topic, "1", QoS::ExactlyOnce), Some(3));
+    assert_eq!(read(&mut world, "reader", "all"), ["0", "1"]);
+}
+
+#[test]
+fn a_refused_publish_is_answered_when_the_copies_that_are_stored_do_not_keep_its_number() {
+    let mut world = World::new(4);
+    let (home, topic) = apart("all");
+    let full = (0..).map(|number| format!("full{number}")).find(|queue| apart(queue).0 != home);
+    let full = full.unwrap();
+    let limits = QueueLimits {
+        messages_max: Some(1),
+        overflow: Overflow::RejectPublish,
+        ..QueueLimits::default()
+    };
+    world.declare("all", bound_to(&["site/#"]));
+    world.declare(&full, QueueSettings { limits, ..bound_to(&[&topic]) });
+    let (publisher, _) = world.open("publisher", false, 600);
+    let say = |world: &mut World, topic: &str, text: &str| {
+        world.publish(publisher, message(topic, text, QoS::ExactlyOnce), Some(3))
+    };
+    assert_eq!(say(&mut world, &topic, "0"), Some(Ok(true)));
+    world.command(publisher, Command::Release { packet_id: 3 });
+
+    // Stored by one queue and refused by the other, whose answer waits until the first has forgotten the number.
+    let token = Token(u64::MAX >> 2);
+    let refused = Arc::new(message(&topic, "1", QoS::ExactlyOnce));
+    world.say(publisher, Command::Publish { token, message: refused, packet_id: Some(3) });
+    let copies = format!("$queue//{topic}");
+    while !world.stored(&copies).contains(&"1".to_owned()) {
+        assert!(world.turn(true), "a copy is stored");
+    }
+    world.slow = Some(home);
+    world.run();
+    let confirmed = |effect: &Effect| match effect {
+        Effect::Confirm { token: answered, result } if *answered == token => Some(result.clone()),
+        _ => None,
+    };
+    assert_eq!(world.take(publisher, confirmed), None, "a crash would keep the number");
+    world.slow = None;
+    world.run();
+    let answer = world.take(publisher, confirmed);
+    assert!(matches!(answer, Some(Err(Refusal::Quota { .. }))), "{answer:?}");
+
+    assert_eq!(say(&mut world, "site/other", "2"), Some(Ok(true)));
+    world.command(publisher, Command::Release { packet_id: 3 });
+    assert_eq!(read(&mut world, "reader", "all"), ["0", "1", "2"]);
+    assert!(world.wills_are_over(), "no key is left behind");
 }
 
 #[test]

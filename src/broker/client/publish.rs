@@ -44,6 +44,15 @@ pub(super) struct Copies {
     key: DedupKey,
 }
 
+/// A QoS 2 publish that is over in the partitions that have copies of it, before it is in the one that has the message: as long as it is
+/// open there, whoever comes back ends it everywhere.
+pub(super) struct Releasing {
+    missing: usize,
+    /// The topic's partition; `None` where it has nothing.
+    home: Option<(PartitionId, u32)>,
+    then: Effect,
+}
+
 impl Client {
     pub(super) fn publish(&mut self, token: Token, message: Arc<Message>, packet_id: Option<u16>) {
         let part = match Part::of(&message.properties) {
@@ -202,13 +211,14 @@ impl Client {
         }
         let Some(Waiting::Copies(copies)) = self.waiting.remove(&whole) else { return };
         let Copies { token, result, stored_at, key, .. } = *copies;
-        if result.is_err() {
-            // The number is free again: the next publish under it is no copy of this one.
-            for partition in stored_at.iter() {
-                self.request(*partition, self.released(None, key.seq));
+        match result {
+            // The number is free when the client hears of it: the next publish under it is no copy of this one.
+            Err(_) if !stored_at.is_empty() => {
+                let copies = stored_at.iter().map(|partition| (*partition, key.seq)).collect();
+                self.release_copies(copies, None, Effect::Confirm { token, result });
             }
+            result => self.confirm(token, result),
         }
-        self.confirm(token, result);
     }
 
     pub(super) fn refuse_publish(&mut self, token: Token, message: &Message, refusal: Refusal) {
@@ -230,20 +240,34 @@ impl Client {
             self.effects.push_back(Effect::Released { packet_id });
             return self.request(home, self.released(None, seq));
         }
-        if copies.is_empty() {
-            let token = Some(self.wait_for(Waiting::Effects(vec![Effect::Released { packet_id }])));
-            return self.request(home, self.released(token, seq));
-        }
         let others = copies.iter().filter(|partition| **partition != home);
-        let parts: Vec<(PartitionId, u32)> = std::iter::once((home, seq))
-            .chain(others.map(|partition| (*partition, seq | DedupKey::COPY)))
-            .collect();
+        let others = others.map(|partition| (*partition, seq | DedupKey::COPY)).collect();
+        self.release_copies(others, Some((home, seq)), Effect::Released { packet_id });
+    }
+
+    fn release_copies(
+        &mut self,
+        copies: Vec<(PartitionId, u32)>,
+        home: Option<(PartitionId, u32)>,
+        then: Effect,
+    ) {
+        let releasing = Releasing { missing: copies.len(), home, then };
+        if copies.is_empty() {
+            return self.release_home(releasing);
+        }
         let whole = self.own_token();
-        self.waiting.insert(whole, Waiting::Releasing { packet_id, missing: parts.len() });
-        for (partition, seq) in parts {
+        self.waiting.insert(whole, Waiting::Releasing(Box::new(releasing)));
+        for (partition, seq) in copies {
             let token = Some(self.wait_for(Waiting::ReleaseOf(whole)));
             self.request(partition, self.released(token, seq));
         }
+    }
+
+    fn release_home(&mut self, releasing: Releasing) {
+        let Releasing { home, then, .. } = releasing;
+        let Some((home, seq)) = home else { return self.effects.push_back(then) };
+        let token = Some(self.wait_for(Waiting::Effects(vec![then])));
+        self.request(home, self.released(token, seq));
     }
 
     /// A partition has forgotten a QoS 2 publish.
@@ -253,14 +277,12 @@ impl Client {
             self.waiting.remove(&whole);
             return self.effects.push_back(Effect::ShuttingDown);
         }
-        let Some(Waiting::Releasing { packet_id, missing }) = self.waiting.get_mut(&whole) else {
-            return;
-        };
-        *missing -= 1;
-        if *missing == 0 {
-            let packet_id = *packet_id;
-            self.waiting.remove(&whole);
-            self.effects.push_back(Effect::Released { packet_id });
+        let Some(Waiting::Releasing(releasing)) = self.waiting.get_mut(&whole) else { return };
+        releasing.missing -= 1;
+        if releasing.missing == 0
+            && let Some(Waiting::Releasing(releasing)) = self.waiting.remove(&whole)
+        {
+            self.release_home(*releasing);
         }
     }
 
