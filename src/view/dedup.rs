@@ -21,13 +21,16 @@ use crate::planted::{PlantedBug, is_planted};
 /// Log time after which an open packet id lapses: the longest session expiry and an hour. A session that ended without
 /// releasing them never comes back for them. After as long a tenure is forgotten: what earlier connections had on its way is gone.
 const LAPSE_MS: u64 = (7 * 24 + 1) * 3600 * 1000;
+/// Log time for which a will is known after its home has said that it is over: a process that was stopped goes on and publishes what it
+/// was told of before.
+const WILL_LINGERS_MS: u64 = 3600 * 1000;
 
 /// The open packet ids.
 #[derive(Debug, Default)]
 pub struct Dedup {
     /// Ordered: snapshots list it.
     open: BTreeMap<Key, Entry>,
-    /// The same by age, so that lapsing looks only at the oldest.
+    /// The same by the time they lapse, so that lapsing looks only at the first.
     by_time: BTreeMap<(Millis, Key), ()>,
     /// The latest tenure of each publisher that began one, and when.
     tenures: BTreeMap<u64, (Tenure, Millis)>,
@@ -39,7 +42,7 @@ type Key = (u64, u32, u32);
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     offset: Offset,
-    time: Millis,
+    until: Millis,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,7 +51,7 @@ struct Row {
     incarnation: u32,
     seq: u32,
     offset: u64,
-    time: u64,
+    until: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,6 +79,11 @@ impl Dedup {
     /// Returns true when nothing is open.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
+    }
+
+    /// Returns true when nothing is open any more at a time, unless something is added.
+    pub fn lapses_by(&self, time: Millis) -> bool {
+        self.by_time.last_key_value().is_none_or(|((until, _), ())| *until <= time)
     }
 
     /// Lists the open packet ids of one incarnation of a session.
@@ -107,20 +115,28 @@ impl Dedup {
 
     fn insert(&mut self, key: Key, entry: Entry) {
         if let Some(old) = self.open.insert(key, entry) {
-            self.by_time.remove(&(old.time, key));
+            self.by_time.remove(&(old.until, key));
         }
-        self.by_time.insert((entry.time, key), ());
+        self.by_time.insert((entry.until, key), ());
     }
 
     fn remove(&mut self, key: Key) {
         if let Some(entry) = self.open.remove(&key) {
-            self.by_time.remove(&(entry.time, key));
+            self.by_time.remove(&(entry.until, key));
+        }
+    }
+
+    /// A will is over: nobody publishes it any more who has not begun to.
+    fn linger(&mut self, key: Key, now: Millis) {
+        if let Some(entry) = self.open.get(&key).copied() {
+            let until = entry.until.min(now.plus(WILL_LINGERS_MS));
+            self.insert(key, Entry { until, ..entry });
         }
     }
 
     fn lapse(&mut self, now: Millis) {
-        while let Some(((time, key), ())) = self.by_time.first_key_value() {
-            if time.plus(LAPSE_MS) > now {
+        while let Some(((until, key), ())) = self.by_time.first_key_value() {
+            if *until > now {
                 break;
             }
             let key = *key;
@@ -148,13 +164,20 @@ impl View for Dedup {
                 let DedupKey { incarnation, seq } = message.dedup;
                 if seq != 0 {
                     let key = (message.publisher, incarnation, seq);
-                    self.insert(key, Entry { offset: at, time });
+                    let until = time.plus(LAPSE_MS);
+                    self.insert(key, Entry { offset: at, until });
                 }
             }
             Record::Control(Control::Released { .. })
                 if is_planted(PlantedBug::DedupNeverForgets) => {}
             Record::Control(Control::Released { publisher, incarnation, packet_ids }) => {
-                packet_ids.iter().for_each(|id| self.remove((*publisher, *incarnation, *id)));
+                for id in packet_ids {
+                    let key = (*publisher, *incarnation, *id);
+                    match *id & DedupKey::WILL {
+                        0 => self.remove(key),
+                        _ => self.linger(key, time),
+                    }
+                }
             }
             Record::Control(Control::TenureBegun { publisher, tenure }) => {
                 self.begin(*publisher, *tenure, time);
@@ -171,7 +194,7 @@ impl View for Dedup {
             incarnation: key.1,
             seq: key.2,
             offset: entry.offset.0,
-            time: entry.time.0,
+            until: entry.until.0,
         };
         let tenure = |(publisher, (tenure, since)): (&u64, &(Tenure, Millis))| TenureRow {
             publisher: *publisher,
@@ -195,7 +218,7 @@ impl View for Dedup {
             if is_planted(PlantedBug::DedupRestoresNothing) {
                 break;
             }
-            let entry = Entry { offset: Offset(row.offset), time: Millis(row.time) };
+            let entry = Entry { offset: Offset(row.offset), until: Millis(row.until) };
             self.insert((row.publisher, row.incarnation, row.seq), entry);
         }
         Ok(())

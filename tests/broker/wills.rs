@@ -1,9 +1,14 @@
 //! Wills: published once, when and only when their connection ended abnormally, through crashes at every step.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use fluxmq::model::command::{Close, Credentials, Open, Will};
-use fluxmq::model::{Command, Message, Properties, Property, QoS, Refusal};
-use fluxmq::partition::request::ConnectionId;
+use fluxmq::model::record::{DedupKey, Tenure};
+use fluxmq::model::{Command, Message, PartitionId, Properties, Property, QoS, Refusal, Token};
+use fluxmq::partition::Partition;
+use fluxmq::partition::request::{ConnectionId, Publish, Request};
+use fluxmq_log::sim_disk::SimDisk;
 
 use crate::world::{World, here, message, text};
 
@@ -61,6 +66,42 @@ fn a_will_of_a_connection_that_was_open_goes_out_after_a_crash_and_its_delay() {
         world.pass(100_000);
         assert_eq!(world.stored("will"), ["gone"], "once");
         assert!(world.wills_are_over());
+    });
+}
+
+/// A process that was stopped goes on with what it was told before another one published the will and its home said that it is over.
+#[test]
+fn a_will_that_is_over_is_not_stored_again_when_a_process_is_late() {
+    with_one_and_four(|mut world| {
+        let id = open(&mut world, Mortal { delay_s: 0, ..MORTAL }, "gone");
+        let open = world.partitions.values().flat_map(|partition| partition.views().wills.open());
+        let left: Vec<_> = open.map(|(_, epoch, will)| (epoch, will.message.clone())).collect();
+        let [(epoch, will)] = &left[..] else { panic!("{left:?}") };
+        lose(&mut world, id);
+        world.pass(100);
+        assert_eq!(world.stored("will"), ["gone"]);
+        assert!(world.wills_are_over());
+
+        let late = Publish {
+            token: Some(Token(1)),
+            message: Arc::new(will.clone()),
+            dedup: DedupKey { incarnation: epoch.0 as u32, seq: DedupKey::WILL },
+            tenure: Tenure::default(),
+            queue: None,
+            is_copy: false,
+            input: None,
+        };
+        let is_there = |(_, partition): &(&PartitionId, &Partition<SimDisk>)| {
+            !partition.views().dedup.is_empty()
+        };
+        let target = *world.partitions.iter().find(is_there).expect("the will is known").0;
+        for _ in 0..2 {
+            world.ask(target, Request::Publish(late.clone()));
+            assert_eq!(world.stored("will"), ["gone"], "once");
+            world.snapshot();
+            world = world.crash(5);
+        }
+        assert!(world.wills_are_over(), "an hour later it is forgotten");
     });
 }
 

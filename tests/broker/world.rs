@@ -387,6 +387,16 @@ impl World {
         self.command(id, Command::Close(Close { will, session_expiry_s: None }));
     }
 
+    /// Asks a partition something for who publishes wills in another process.
+    pub fn ask(&mut self, to: PartitionId, request: Request) {
+        let mut events = Events::new(&self.placement);
+        events.from = to;
+        let partition = self.partitions.get_mut(&to).expect("one of ours");
+        partition.handle(ConnectionId(u64::MAX - 2), request, self.now, &mut events);
+        self.deliver(events);
+        self.run();
+    }
+
     /// Stops a partition, as after a disk error.
     pub fn stop_partition(&mut self, id: PartitionId) {
         let mut events = Events::new(&self.placement);
@@ -515,10 +525,12 @@ impl World {
         views.any(|views| views.horizon.start().0 > 0)
     }
 
-    /// Returns true when no partition keeps a will, nor the key that one was published under.
+    /// Returns true when no partition keeps a will, nor, for longer than an hour, the key that one was published under.
     pub fn wills_are_over(&self) -> bool {
+        let later = self.now.plus(3_600_000);
         let over = |partition: &Partition<SimDisk>| {
-            partition.views().wills.is_empty() && partition.views().dedup.is_empty()
+            let views = partition.views();
+            views.wills.is_empty() && views.dedup.lapses_by(later)
         };
         self.partitions.values().all(over)
     }

@@ -149,7 +149,12 @@ impl Oracle {
         match control {
             Control::Released { publisher, incarnation, packet_ids } => {
                 for packet_id in packet_ids {
-                    self.open.remove(&(publisher, incarnation, packet_id));
+                    let key = (publisher, incarnation, packet_id);
+                    self.open.remove(&key);
+                    if packet_id & DedupKey::WILL != 0 {
+                        // Known a while longer: it may be published late.
+                        self.once_open.remove(&key);
+                    }
                 }
             }
             Control::TenureBegun { publisher, tenure } => {
