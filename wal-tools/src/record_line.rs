@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use fluxmq::model::{Properties, Property};
+use fluxmq::model::{Control, Properties, Property};
 use fluxmq_index::Offset;
 use fluxmq_log::format::{FrameHeader, Message, Producer, Retain};
 use serde::Serialize;
@@ -101,7 +101,51 @@ struct ControlLine {
     op: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     op_name: Option<&'static str>,
+    #[serde(flatten)]
+    moves: Moves,
     size: usize,
+}
+
+/// What a control moves, and to where.
+#[derive(Default, Serialize)]
+struct Moves {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<u64>,
+}
+
+impl Moves {
+    /// Reads the controls that say where something begins or goes on; others say nothing here, nor do bytes that are no control.
+    fn of(op: u8, payload: &Bytes) -> Moves {
+        let id = |queue: u64| Some(format!("{queue:016x}"));
+        match Control::decode(op, payload) {
+            Ok(Control::HistoryTrimmed { to }) => Moves { to: Some(to.0), ..Moves::default() },
+            Ok(Control::QueueTrimmed { queue, to, .. }) => {
+                Moves { queue: id(queue), to: Some(to.0), ..Moves::default() }
+            }
+            Ok(Control::QueueFollowed { queue, source, next }) => Moves {
+                queue: id(queue),
+                source: Some(source.0),
+                to: Some(next.0),
+                ..Moves::default()
+            },
+            Ok(Control::Moved { from, .. }) => Moves { from: Some(from.0), ..Moves::default() },
+            _ => Moves::default(),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let number = |name: &str, value: Option<u64>| value.map(|it| format!(" {name}={it}"));
+        let queue = self.queue.as_ref().map(|queue| format!(" queue={queue}"));
+        let source = number("source", self.source.map(u64::from));
+        let parts = [queue, source, number("from", self.from), number("to", self.to)];
+        parts.into_iter().flatten().collect()
+    }
 }
 
 #[derive(Serialize)]
@@ -136,7 +180,9 @@ pub fn control(place: Place, op: u8, payload: &Bytes, ts: u64, format: Format) -
     let op_name = control_name(op);
     if format == Format::Text {
         let name = op_name.map(|name| format!(" {name}")).unwrap_or_default();
-        return format!("{} control op={op}{name} size={}", head(place, ts), payload.len());
+        let (head, moves, size) =
+            (head(place, ts), Moves::of(op, payload).to_text(), payload.len());
+        return format!("{head} control op={op}{name}{moves} size={size}");
     }
     to_json(&ControlLine {
         kind: "control",
@@ -149,6 +195,7 @@ pub fn control(place: Place, op: u8, payload: &Bytes, ts: u64, format: Format) -
         time_ms: ts,
         op,
         op_name,
+        moves: Moves::of(op, payload),
         size: payload.len(),
     })
 }

@@ -153,6 +153,7 @@ fn summary(fold: &Fold) -> Tree {
     let number = |count: usize| Tree::Number(count as u64);
     let away = views.sessions.away();
     let sections = views.snapshot();
+    let (ids, producers) = views.inputs.counts();
     let mut fields = vec![
         ("from_snapshot", fold.start.map_or(Tree::None, |at| Tree::Number(at.index))),
         ("entries_read", Tree::Number(fold.entries)),
@@ -164,6 +165,9 @@ fn summary(fold: &Fold) -> Tree {
         ("retained", number(views.retained.len())),
         ("retained_bytes", Tree::Number(views.retained.bytes())),
         ("open_qos2_publishes", number(views.dedup.len())),
+        ("remembered_ids", number(ids)),
+        ("remembered_producers", number(producers)),
+        ("history_begins_at", Tree::Number(views.horizon.start().0)),
         ("queues", Tree::list(views.queues.iter().map(|(_, queue)| queue::line(queue)))),
         ("groups", Tree::list(views.groups.iter().map(|it| group::line(fold, it)))),
     ];

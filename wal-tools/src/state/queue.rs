@@ -24,8 +24,20 @@ pub(super) fn find(fold: &Fold, name: &[u8]) -> Vec<Tree> {
         ("end", Tree::Number(queue.end().0)),
         ("head_is_at_or_after_offset", mark.map_or(Tree::None, Tree::Number)),
         ("settings", settings(queue.settings())),
+        ("follows", follows(fold, id)),
         ("groups", Tree::list(groups.map(|it| group::describe(fold, it)))),
     ])]
+}
+
+/// Returns where a queue that follows histories goes on in each; nothing for any other.
+fn follows(fold: &Fold, id: u64) -> Tree {
+    let places = fold.views.follows.places(id).map(|(partition, next)| {
+        Tree::Fields(vec![
+            ("partition", Tree::Number(u64::from(partition.0))),
+            ("offset", Tree::Number(next.0)),
+        ])
+    });
+    Tree::list(places)
 }
 
 /// Returns one of many.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use fluxmq::model::{Properties, Property};
+use fluxmq::model::{Control, PartitionId, Properties, Property};
 use fluxmq_log::format::{BatchBuilder, MessageRecord, Producer, Retain};
 use serde_json::Value;
 
@@ -159,6 +159,42 @@ fn json_lines_have_the_documented_fields() {
     });
     let control = serde_json::json!({ "type": "control", "op": 200, "size": 5 });
     assert_eq!(lines, [with(0, full), with(1, bare), with(2, control)]);
+}
+
+#[test]
+fn controls_that_move_something_say_where_to() {
+    let data = Data::new();
+    let mut batch = BatchBuilder::new(START_MS);
+    let (queue, at) = (0xabc, fluxmq_index::Offset);
+    for control in [
+        Control::HistoryTrimmed { to: at(40) },
+        Control::QueueTrimmed { queue, to: at(7), bytes: 100 },
+        Control::QueueFollowed { queue, source: PartitionId(2), next: at(9) },
+        Control::QueueDeleted { queue },
+    ] {
+        let mut body = Vec::new();
+        control.encode(&mut body);
+        batch.push_control(control.opcode(), &body, START_MS);
+    }
+    batch.push_control(30, b"", START_MS);
+    let mut segment = SegmentBuilder::first();
+    segment.push(batch.finish());
+    data.write(&segment);
+
+    let text = stdout(&wal_tools(&["dump"], data.path()));
+    let said: Vec<&str> =
+        text.lines().filter_map(|line| line.split_once("op=")).map(|it| it.1).collect();
+    assert_eq!(said[0].split(" size").next(), Some("30 history-trimmed to=40"));
+    assert_eq!(said[1].split(" size").next(), Some("20 queue-trimmed queue=0000000000000abc to=7"));
+    let followed = "23 queue-followed queue=0000000000000abc source=2 to=9";
+    assert_eq!(said[2].split(" size").next(), Some(followed));
+    assert_eq!(said[3].split(" size").next(), Some("19 queue-deleted"));
+    assert_eq!(said[4], "30 history-trimmed size=0", "what is no control is printed all the same");
+    let json = stdout(&wal_tools(&["dump", "--format", "json"], data.path()));
+    let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["to"], &lines[0]["queue"]), (&Value::from(40), &Value::Null));
+    let fields = ["queue", "source", "to"].map(|name| lines[2][name].clone());
+    assert_eq!(fields, [Value::from("0000000000000abc"), 2.into(), 9.into()]);
 }
 
 #[test]

@@ -36,6 +36,10 @@ fn every_offset_and_time_has_the_state_of_the_records_before_it() {
     let newest = &state(stored.path(), &[])[0];
     assert!(newest["from_snapshot"].as_u64().is_some_and(|index| index > 90), "{newest}");
     assert_eq!(newest["committed_for_certain_to_index"], Value::Null);
+    let counts = ["remembered_ids", "remembered_producers", "history_begins_at"];
+    let first_of_orders = 3;
+    let counts = counts.map(|name| newest[name].as_u64().unwrap());
+    assert_eq!(counts, [1, 1, first_of_orders]);
 }
 
 #[test]
@@ -69,6 +73,7 @@ fn queues_groups_and_retained_messages_are_told() {
     let queue = &state(stored.path(), &["--queue", "orders"])[0];
     assert_eq!((&queue["entries"], &queue["end"]), (&ENTRIES.into(), &ENTRIES.into()));
     assert_eq!(queue["settings"]["type"], "classic");
+    assert_eq!(queue["follows"], serde_json::json!([{ "partition": 2, "offset": 77 }]));
     let group = &queue["groups"][0];
     assert_eq!((&group["group"], &group["queue"]), (&"workers".into(), &"orders".into()));
     let finished = group["committed"].as_u64().unwrap() + group["finished_above"].as_u64().unwrap();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fluxmq::model::frame::{Decoded, decode};
 use fluxmq::model::record::{Control, Subscription, queue_id};
 use fluxmq::model::{
-    Filter, Millis, PartitionId, Principal, QoS, QueueSettings, ReaderId, RetainHandling,
+    Filter, Input, Millis, PartitionId, Principal, QoS, QueueSettings, ReaderId, RetainHandling,
 };
 use fluxmq::view::{Views, digest};
 use fluxmq_log::format::{Batch, BatchBuilder, FrameKind, MessageRecord, Retain};
@@ -227,6 +227,18 @@ fn controls(number: u64, orders: u64) -> Vec<Control> {
             },
             Control::Subscribed { client_id, subscription: subscription(), starts: starts() },
         ],
+        102 => {
+            vec![Control::QueueFollowed { queue: orders, source: PartitionId(2), next: Offset(77) }]
+        }
+        105 => vec![
+            Control::InputNoted { input: Input::Id(7), until: Millis(u64::MAX) },
+            Control::InputNoted {
+                input: Input::Sequence { producer: 5, epoch: 1, seq: 3 },
+                until: Millis(u64::MAX),
+            },
+        ],
+        // Entry 1 of the queue is not finished, and is found from entry 0: history begins there, whatever this says.
+        108 => vec![Control::HistoryTrimmed { to: Offset(40) }],
         100 => vec![Control::SessionClosed { client_id, epoch: epoch(), expiry_s: 3600 }],
         number if number % 3 == 1 => vec![Control::Settled {
             selection: orders,
