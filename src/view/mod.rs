@@ -12,6 +12,7 @@ mod queue;
 mod retained;
 mod section;
 mod session;
+mod small_map;
 mod topology;
 mod will;
 
@@ -24,6 +25,7 @@ pub use queue::{MARK_EVERY, Queue, Queues};
 pub use retained::{Retained, RetainedMessage};
 pub use section::{SectionError, section_name};
 pub use session::{Away, Session, Sessions, StoredSubscription};
+pub use small_map::SmallMap;
 pub use topology::Topology;
 pub use will::{KeptWill, Wills};
 

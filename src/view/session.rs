@@ -9,7 +9,7 @@ use fluxmq_index::Offset;
 use serde::{Deserialize, Serialize};
 
 use super::section::{decode_rows, encode_rows};
-use super::{SectionError, View};
+use super::{SectionError, SmallMap, View};
 use crate::model::{
     Control, Filter, Millis, OutboundEntry, PartitionId, Principal, QoS, ReaderId, Record,
     RetainHandling, SessionProgress, Subscription,
@@ -19,7 +19,8 @@ use crate::planted::{PlantedBug, is_planted};
 /// The sessions of a partition, by client id.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    by_client: BTreeMap<Bytes, Session>,
+    /// Boxed: most places in the nodes of a tree are empty.
+    by_client: BTreeMap<Bytes, Box<Session>>,
     /// How many each user has; none of anonymous clients.
     count_by_user: BTreeMap<Principal, usize>,
     /// Closed sessions by the log time at which they end.
@@ -50,9 +51,9 @@ pub struct Session {
     /// When its connection ended; `None` while it is open.
     pub closed_at: Option<Millis>,
     /// By filter as the client wrote it.
-    pub subscriptions: BTreeMap<Filter, StoredSubscription>,
+    pub subscriptions: SmallMap<Filter, StoredSubscription>,
     /// Matching records below these are settled or outbound.
-    pub cursors: BTreeMap<PartitionId, Offset>,
+    pub cursors: SmallMap<PartitionId, Offset>,
     /// What is out, in sending order.
     pub outbound: Vec<OutboundEntry>,
 }
@@ -69,7 +70,7 @@ pub struct StoredSubscription {
 impl Sessions {
     /// Returns a session.
     pub fn get(&self, client_id: &[u8]) -> Option<&Session> {
-        self.by_client.get(client_id)
+        self.by_client.get(client_id).map(Box::as_ref)
     }
 
     /// Returns how many there are.
@@ -94,12 +95,12 @@ impl Sessions {
 
     /// Lists all sessions by client id.
     pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Session)> {
-        self.by_client.iter()
+        self.by_client.iter().map(|(client_id, session)| (client_id, &**session))
     }
 
     /// Lists the sessions whose connection has not ended, as far as the log knows.
     pub fn open(&self) -> impl Iterator<Item = (&Bytes, &Session)> {
-        self.by_client.iter().filter(|(_, session)| session.closed_at.is_none())
+        self.iter().filter(|(_, session)| session.closed_at.is_none())
     }
 
     fn opened(
@@ -110,15 +111,17 @@ impl Sessions {
         principal: &Principal,
     ) {
         let old = self.take(client_id).filter(|_| !clean);
-        let mut session = old.unwrap_or_else(|| Session {
-            epoch: at,
-            incarnation: at.0 as u32,
-            principal: Principal::ANONYMOUS,
-            expiry_s,
-            closed_at: None,
-            subscriptions: BTreeMap::new(),
-            cursors: BTreeMap::new(),
-            outbound: Vec::new(),
+        let mut session = old.unwrap_or_else(|| {
+            Box::new(Session {
+                epoch: at,
+                incarnation: at.0 as u32,
+                principal: Principal::ANONYMOUS,
+                expiry_s,
+                closed_at: None,
+                subscriptions: SmallMap::default(),
+                cursors: SmallMap::default(),
+                outbound: Vec::new(),
+            })
         });
         session.epoch = at;
         if session.principal != *principal {
@@ -147,7 +150,7 @@ impl Sessions {
         }
     }
 
-    fn take(&mut self, client_id: &[u8]) -> Option<Session> {
+    fn take(&mut self, client_id: &[u8]) -> Option<Box<Session>> {
         let (key, session) = self.by_client.remove_entry(client_id)?;
         if let Some(count) = self.count_by_user.get_mut(&session.principal) {
             *count -= 1;
@@ -165,7 +168,7 @@ impl Sessions {
         Some(session)
     }
 
-    fn put(&mut self, client_id: &Bytes, session: Session) {
+    fn put(&mut self, client_id: &Bytes, session: Box<Session>) {
         // A copy: the slice would keep its whole frame in memory.
         let key = Bytes::copy_from_slice(client_id);
         if !session.principal.is_anonymous() {
@@ -207,7 +210,9 @@ impl Session {
         };
         if !subscription.reader.is_replay() {
             for (partition, start) in &stored.starts {
-                self.cursors.entry(*partition).or_insert(*start);
+                if self.cursors.get(partition).is_none() {
+                    self.cursors.insert(*partition, *start);
+                }
             }
         }
         self.subscriptions.insert(subscription.filter.clone(), stored);
@@ -305,8 +310,7 @@ impl View for Sessions {
 
     fn snapshot(&self) -> Vec<u8> {
         let owner = |session: &Session| session.principal.as_bytes().to_vec();
-        let rows =
-            self.by_client.iter().map(|(id, session)| (to_row((id, session)), owner(session)));
+        let rows = self.iter().map(|(id, session)| (to_row((id, session)), owner(session)));
         encode_rows(&rows.collect::<Vec<(Row, Vec<u8>)>>())
     }
 
@@ -315,7 +319,7 @@ impl View for Sessions {
         for (row, owner) in decode_rows::<Vec<(Row, Vec<u8>)>>(section)? {
             let (client_id, session) = from_row(row);
             let principal = Principal::from_stored(Bytes::from(owner));
-            self.put(&client_id, Session { principal, ..session });
+            self.put(&client_id, Box::new(Session { principal, ..session }));
         }
         Ok(())
     }

@@ -323,7 +323,7 @@ impl Observer {
             if known.0 != session.incarnation {
                 *known = (session.incarnation, BTreeMap::new());
             }
-            for (partition, cursor) in &session.cursors {
+            for (partition, cursor) in session.cursors.iter() {
                 let old = known.1.insert(*partition, *cursor).unwrap_or(Offset::ZERO);
                 if old > *cursor {
                     let name = String::from_utf8_lossy(name);
