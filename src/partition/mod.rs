@@ -490,6 +490,7 @@ impl<D: Disk> Partition<D> {
             self.retain_history()?;
             self.end_idle_queues();
             self.write_due();
+            self.let_wills_out();
         }
         let old = self.now.0 - self.snapshot_at.0 >= self.options.snapshot_every_ms;
         if old && self.since_snapshot > 0 && !self.flushing {

@@ -139,17 +139,33 @@ impl<D: Disk> Partition<D> {
         }
     }
 
+    /// Writes down that wills go out whose delay is over: whoever comes back is before that record, or too late. A leader that was deposed
+    /// and does not know it lets none out that another has cancelled.
+    pub(super) fn let_wills_out(&mut self) {
+        let wills = &self.views.wills;
+        let waits = |client_id: &Bytes, epoch: Offset| {
+            wills.get(client_id, epoch).is_some_and(|kept| !kept.goes_out)
+                && self.overlay.fate(client_id, epoch).is_none()
+        };
+        let over = wills.due(self.now).filter(|(client_id, epoch)| waits(client_id, *epoch));
+        let over: Vec<_> = over.map(|(client_id, epoch)| (client_id.clone(), epoch)).collect();
+        for (client_id, epoch) in over {
+            self.write_will_due(&client_id, epoch, 0);
+        }
+    }
+
     /// Tells whoever publishes wills which are due.
     pub(super) fn announce_wills(&mut self, out: &mut impl Outbox) {
         let publisher = self.announcer.publisher.filter(|_| self.leading.is_some());
         let Some(publisher) = publisher else { return };
         for (client_id, epoch) in self.views.wills.due(self.now) {
+            let kept = self.views.wills.get(client_id, epoch).filter(|kept| kept.goes_out);
+            let Some(kept) = kept else { continue };
             if self.overlay.fate(client_id, epoch) == Some(Fate::Cleared)
                 || !self.announcer.announces(client_id, epoch, self.now)
             {
                 continue;
             }
-            let Some(kept) = self.views.wills.get(client_id, epoch) else { continue };
             let principal = kept.principal.clone();
             let message = Arc::new(kept.will.message.clone());
             let client_id = client_id.clone();

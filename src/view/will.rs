@@ -32,6 +32,8 @@ pub struct KeptWill {
     pub principal: Principal,
     /// When; `None` while its connection is open.
     pub due: Option<Millis>,
+    /// True from the record on that says that it goes out now: nothing cancels it any more.
+    pub goes_out: bool,
 }
 
 impl Wills {
@@ -95,13 +97,14 @@ impl View for Wills {
             Control::WillSet { client_id, will, principal } => {
                 let copy = Bytes::copy_from_slice;
                 let principal = Principal::from_stored(copy(principal.as_bytes()));
-                let kept = KeptWill { will: owned(will), principal, due: None };
+                let kept = KeptWill { will: owned(will), principal, due: None, goes_out: false };
                 self.put((copy(client_id), at), kept);
             }
             Control::WillDue { client_id, epoch, delay_s } => {
                 if let Some((key, kept)) = self.take(&(client_id.clone(), *epoch)) {
                     let due = Some(time.plus(u64::from(*delay_s) * 1000));
-                    self.put(key, KeptWill { due, ..kept });
+                    let goes_out = kept.goes_out || *delay_s == 0;
+                    self.put(key, KeptWill { due, goes_out, ..kept });
                 }
             }
             Control::WillCleared { client_id, epoch } => {
@@ -146,6 +149,7 @@ struct Row {
     epoch: u64,
     principal: Vec<u8>,
     due: Option<u64>,
+    goes_out: bool,
     delay_s: u32,
     topic: Vec<u8>,
     payload: Vec<u8>,
@@ -162,6 +166,7 @@ fn to_row(((client_id, epoch), kept): (&(Bytes, Offset), &KeptWill)) -> Row {
         epoch: epoch.0,
         principal: kept.principal.as_bytes().to_vec(),
         due: kept.due.map(|at| at.0),
+        goes_out: kept.goes_out,
         delay_s: kept.will.delay_s,
         topic: message.topic.as_bytes().to_vec(),
         payload: message.payload.to_vec(),
@@ -185,5 +190,6 @@ fn from_row(row: Row) -> ((Bytes, Offset), KeptWill) {
     let will = Will { message, delay_s: row.delay_s };
     let key = (Bytes::from(row.client_id), Offset(row.epoch));
     let principal = Principal::from_stored(Bytes::from(row.principal));
-    (key, KeptWill { will, principal, due: row.due.map(Millis) })
+    let (due, goes_out) = (row.due.map(Millis), row.goes_out);
+    (key, KeptWill { will, principal, due, goes_out })
 }

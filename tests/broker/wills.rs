@@ -241,6 +241,8 @@ fn a_will_carries_everything_its_publisher_said() {
         open_with(&mut world, MORTAL, will);
         let mut world = world.crash(4);
         world.pass(10_000);
+        // That its time has come is written down by a tick that knows of the crash.
+        world.pass(0);
         world.pass(5_000);
 
         let (late, _) = world.open("late", true, 0);

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use fluxmq::model::command::Will;
 use fluxmq::model::record::{DedupKey, Tenure};
-use fluxmq::model::{Message, Millis, PartitionId, Properties, QoS, Refusal, Token, Topic};
+use fluxmq::model::{
+    Message, Millis, PartitionId, Principal, Properties, QoS, Refusal, Token, Topic,
+};
 use fluxmq::partition::request::{ConnectionId, Event, Outbox, Publish, Request};
 use fluxmq::partition::{
     Fenced, Member, Opened, Options, Partition, PartitionError, ReceiveError, ReplicaId,
@@ -193,6 +196,40 @@ impl Cluster {
             (None, Some(fenced)) => fenced.handle(from, &request, &mut replica.heard),
             (None, None) => panic!("replica {to} is down"),
         }
+    }
+
+    /// Opens a session with a will for a connection, and ends it without a goodbye.
+    pub fn lose_mortal(&mut self, connection: u64, to: ReplicaId, (expiry_s, delay_s): (u32, u32)) {
+        let message = Message {
+            topic: Topic::new(Bytes::from_static(b"gone")).expect("a topic"),
+            payload: Bytes::new(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expiry_s: None,
+            properties: Properties::default(),
+            publisher: 0,
+        };
+        let open = Request::OpenSession {
+            client_id: Bytes::from_static(b"mortal"),
+            principal: Principal::ANONYMOUS,
+            clean_start: true,
+            expiry_s,
+            will: Some(Box::new(Will { message, delay_s })),
+        };
+        self.ask_for(connection, to, open);
+        self.settle();
+        self.ask_for(connection, to, Request::Forget);
+        self.settle();
+    }
+
+    /// How many wills a replica has told a connection of.
+    pub fn wills_told(&self, from: ReplicaId, connection: u64) -> usize {
+        let heard = self.replicas[&from].heard.0.iter();
+        heard
+            .filter(|(to, event)| {
+                *to == ConnectionId(connection) && matches!(event, Event::WillDue { .. })
+            })
+            .count()
     }
 
     /// Lets one tick pass everywhere, and everything that follows from it.

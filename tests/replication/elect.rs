@@ -369,3 +369,29 @@ fn a_connection_that_lost_its_session_moves_it_no_more() {
     let views = cluster.partition(old).views();
     assert!(views.sessions.get(b"c").is_some_and(|session| session.cursors.is_empty()));
 }
+
+#[test]
+fn a_leader_that_nobody_hears_any_more_lets_no_will_out() {
+    const SERVICE: u64 = 99;
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    for id in cluster.voters.clone() {
+        cluster.ask_for(SERVICE, id, Request::PublishWills);
+    }
+    cluster.lose_mortal(2, leader, (300, 1));
+    cluster.ticks(9);
+    let told = |cluster: &Cluster| {
+        cluster.voters.iter().map(|id| cluster.wills_told(*id, SERVICE)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&cluster), [0, 0, 0], "its time has not come");
+
+    // Its client may be back with another leader already, which it cannot know of.
+    cluster.isolate(leader);
+    cluster.ticks(3);
+    assert!(cluster.partition(leader).status().serves, "it does not know yet");
+    assert_eq!(told(&cluster), [0, 0, 0]);
+
+    cluster.heal();
+    cluster.ticks(40);
+    assert_eq!(told(&cluster).iter().sum::<usize>(), 1, "it goes out once somebody leads");
+}

@@ -3,10 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use bytes::Bytes;
-use fluxmq::model::command::Will;
-use fluxmq::model::{Message, Principal, Properties, QoS, Topic};
-use fluxmq::partition::request::{ConnectionId, Event, Request};
+use fluxmq::partition::request::Request;
 use fluxmq::partition::{MemberChange, Options, Partition, Repaired, ReplicaId, Role};
 use fluxmq::planted::{PlantedBug, plant};
 use fluxmq_log::disk::Disk;
@@ -101,32 +98,10 @@ fn who_publishes_wills_and_carries_letters_is_known_after_a_repair() {
         cluster.settle();
         assert_eq!(cluster.leader(), Some(damaged));
 
-        let message = Message {
-            topic: Topic::new(Bytes::from_static(b"gone")).expect("a topic"),
-            payload: Bytes::new(),
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            expiry_s: None,
-            properties: Properties::default(),
-            publisher: 0,
-        };
-        let open = Request::OpenSession {
-            client_id: Bytes::from_static(b"mortal"),
-            principal: Principal::ANONYMOUS,
-            clean_start: true,
-            expiry_s: 0,
-            will: Some(Box::new(Will { message, delay_s: 0 })),
-        };
-        cluster.ask_for(2, damaged, open);
-        cluster.settle();
-        cluster.ask_for(2, damaged, Request::Forget);
+        cluster.lose_mortal(2, damaged, (0, 0));
         cluster.ticks(3);
 
-        let heard = &cluster.replicas[&damaged].heard.0;
-        let is_told = |(to, event): &(ConnectionId, Event)| {
-            *to == ConnectionId(SERVICE) && matches!(event, Event::WillDue { .. })
-        };
-        assert!(heard.iter().any(is_told), "told late: {tells_late}");
+        assert_eq!(cluster.wills_told(damaged, SERVICE), 1, "told late: {tells_late}");
     }
 }
 
