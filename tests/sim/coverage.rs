@@ -124,11 +124,8 @@ impl Coverage {
         }
     }
 
-    /// Those never seen, of those that can be.
-    pub fn missing(&self, has_newcomers: bool) -> Vec<Point> {
-        let is_newcomers = |point: &Point| (Point::WillSet..=Point::QueueFull).contains(point);
-        let points = Point::ALL.iter().copied();
-        let points = points.filter(|point| has_newcomers || !is_newcomers(point));
-        points.filter(|point| self.count(*point) == 0).collect()
+    /// Those never seen.
+    pub fn missing(&self) -> Vec<Point> {
+        Point::ALL.iter().copied().filter(|point| self.count(*point) == 0).collect()
     }
 }

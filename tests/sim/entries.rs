@@ -3,13 +3,15 @@
 use fluxmq::model::PartitionId;
 use fluxmq::partition::Partition;
 use fluxmq::partition::request::Event as Said;
+use fluxmq_log::format::frame::Frame;
 use fluxmq_log::sim_disk::SimDisk;
 
 use crate::checkers::queues::HandOut;
 use crate::connection::delivered_id;
-use crate::history::EntryName;
+use crate::history::{EntryName, id_of};
+use crate::ledger::{Record, records};
 use crate::plan::Fault;
-use crate::world::World;
+use crate::world::{World, brief};
 
 impl World {
     /// A replica begins to take part: publishes find the queues that it knows. All nodes have one table of bindings here.
@@ -21,6 +23,7 @@ impl World {
     /// Takes over what was committed since the last look.
     pub fn learn(&mut self) {
         for (partition, frame) in std::mem::take(&mut self.observer.frames) {
+            self.note_committed(partition, &frame);
             if self.plan.replayers > 0 {
                 self.replays.apply(partition, &frame);
             }
@@ -34,6 +37,25 @@ impl World {
         let wills = std::mem::take(&mut self.wills.found);
         for violation in std::mem::take(&mut self.queues.found).into_iter().chain(wills) {
             self.accept(Err(violation));
+        }
+    }
+
+    fn note_committed(&mut self, partition: PartitionId, frame: &Frame) {
+        if !self.trace.is_read() {
+            return;
+        }
+        for (offset, time, record) in records(frame) {
+            let what = match &record {
+                Record::Message { message, queues } => {
+                    let id = id_of(&message.payload).unwrap_or_default();
+                    let topic = String::from_utf8_lossy(&message.topic);
+                    format!("{id:x} to {topic}, in {queues:x?}")
+                }
+                Record::Control(control) => brief(control),
+            };
+            self.trace.note(self.now, "committed", &[offset.0], || {
+                format!("p{} {offset} at {time}: {what}", partition.0)
+            });
         }
     }
 

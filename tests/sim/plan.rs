@@ -255,13 +255,6 @@ impl Plan {
         self.snapshot_every_bytes = random.between(8, 48) << 10;
     }
 
-    /// Takes out queues with rules, replays and wills: what they find is not fixed yet, see docs/testing.md.
-    pub fn without_newcomers(mut self) -> Plan {
-        (self.declared, self.workers, self.replayers) = (Vec::new(), 0, 0);
-        self.has_wills = false;
-        self
-    }
-
     /// Adds clients that replay, in a part of the seeds in which anybody reads.
     fn with_replays(mut self) -> Plan {
         let mut random = Random::new(self.seed ^ 0x0_4e91);

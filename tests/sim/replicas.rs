@@ -84,11 +84,21 @@ impl World {
                 && self.nodes[other].is_up()
     }
 
-    /// Where a connection's node believes the leader of a partition to be.
+    /// Where a connection's node believes the leader of a partition to be. One that is not in the group hears nothing of it, and asks one
+    /// that is.
     pub fn leader_seen_from(&self, node: usize, partition: PartitionId) -> usize {
-        let owned = self.nodes[node].owned.get(&partition);
-        let leader = owned.and_then(|owned| owned.partition.status().leader);
-        leader.map_or(node, node_of)
+        let leader = |node: usize| {
+            let owned = self.nodes[node].owned.get(&partition)?;
+            owned.partition.status().leader
+        };
+        let members = self.members_of(partition);
+        let mut others = (0..self.nodes.len())
+            .filter(|other| members.contains(replica(*other)) && self.is_linked(node, *other));
+        let seen = match members.contains(replica(node)) {
+            true => leader(node),
+            false => others.find_map(leader),
+        };
+        seen.map_or(node, node_of)
     }
 
     /// The stream between a connection's node and a leader breaks: both ends learn of it.

@@ -29,6 +29,11 @@ impl Trace {
         }
     }
 
+    /// True when somebody reads it.
+    pub fn is_read(&self) -> bool {
+        self.text.is_some()
+    }
+
     pub fn hash(&self) -> u64 {
         self.hash
     }

@@ -45,6 +45,8 @@ struct Will {
     due: Option<u64>,
     published: u64,
     is_over: bool,
+    /// In which it was stored: whoever leads in another has none of the connections of before.
+    term: u64,
     /// Its partition was served by another process or leader since: whoever holds it may be gone, and goodbyes lost.
     is_orphan: bool,
 }
@@ -114,7 +116,8 @@ impl Wills {
                     Ok(())
                 }
                 Record::Control(control) => {
-                    self.control((partition, offset), time, control, coverage)
+                    let at = (frame.header.term, time);
+                    self.control((partition, offset), at, control, coverage)
                 }
             };
             self.found.extend(found.err());
@@ -135,7 +138,7 @@ impl Wills {
     fn control(
         &mut self,
         (partition, offset): (PartitionId, Offset),
-        time: u64,
+        (term, time): (u64, u64),
         control: Control,
         coverage: &mut Coverage,
     ) -> Result<(), Violation> {
@@ -145,7 +148,8 @@ impl Wills {
                 let key = (partition, client_id, offset);
                 self.by_message.insert(message, key.clone());
                 let (due, published, is_over, is_orphan) = (None, 0, false, false);
-                self.by_key.insert(key, Will { message, due, published, is_over, is_orphan });
+                let will = Will { message, due, published, is_over, term, is_orphan };
+                self.by_key.insert(key, will);
                 coverage.hit(Point::WillSet);
                 Ok(())
             }
@@ -160,7 +164,7 @@ impl Wills {
                 let heard =
                     |on: &ConnectionId| self.goodbyes.contains(on) && !self.lost.contains(on);
                 let is_discarded = on.is_some_and(heard);
-                match will.is_orphan || has_ended && !is_discarded {
+                match will.is_orphan || will.term != term || has_ended && !is_discarded {
                     true => Ok(()),
                     false => wrong(
                         Invariant::I18,
@@ -224,16 +228,17 @@ impl Wills {
         Some(format!("the will {:x} is due and not over", will.message))
     }
 
-    /// I18: at the end, wills that nobody made due are those of connections that are open.
-    pub fn check(&self) -> Vec<Result<(), Violation>> {
-        let open = self.by_key.values().filter(|will| !will.is_over && will.due.is_none());
+    /// Names a will whose connection ended, and of which nothing is said since.
+    pub fn undecided(&self) -> Option<MessageId> {
+        let mut open = self.by_key.values().filter(|will| !will.is_over && will.due.is_none());
         let is_lost =
             |will: &&Will| self.left_on.get(&will.message).is_none_or(|on| self.ended.contains(on));
-        let lost = open.filter(is_lost);
-        lost.map(|will| {
-            let what = format!("{:x}: its connection ended, and it is not due", will.message);
-            wrong(Invariant::I18, what)
-        })
-        .collect()
+        open.find(is_lost).map(|will| will.message)
+    }
+
+    /// I18: at the end, wills that nobody made due are those of connections that are open.
+    pub fn check(&self) -> Result<(), Violation> {
+        let Some(will) = self.undecided() else { return Ok(()) };
+        wrong(Invariant::I18, format!("{will:x}: its connection ended, and it is not due"))
     }
 }
