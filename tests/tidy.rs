@@ -34,7 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("src/broker/mod.rs", &["shard", "partition::request", "model"]),
     ("src/broker/live", &["shard", "partition::request", "model", "fluxmq_index"]),
     ("src/broker", &["auth", "planted", "partition::request", "model", "fluxmq_index"]),
-    ("src/client", &["planted", "protocol::mqtt", "model"]),
+    ("src/client", &["planted", "protocol::mqtt", "model", "auth::scram"]),
     (
         "src/net",
         &["auth", "broker", "shard", "partition::request", "protocol", "model", "telemetry"],

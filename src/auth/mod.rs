@@ -1,7 +1,7 @@
 //! Who a client is and what it may do: users and their credentials, the access list, and the one decision made of both.
 //!
 //! * [`users`]: the users file, and [`credential`] for what a line of it holds.
-//! * [`scram`]: SCRAM-SHA-256, the server's side.
+//! * [`scram`]: SCRAM-SHA-256, the server's side, and the client's for our tools.
 //! * [`acl`]: the access list; [`filter`] compares the sets of topics that filters mean.
 //! * [`authority`]: both files and the policy, at one moment: who is admitted.
 //! * [`access`]: what one connection may do, the choke point of every publish and every delivery (ADR 0021).

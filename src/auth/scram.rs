@@ -10,6 +10,8 @@
 //! No channel binding: the layers that carry the messages do not know the channel. Passwords and names are taken as they come, without
 //! SASLprep: for ASCII they are the same. An unknown user gets a salt that is always the same and a proof that never fits.
 
+mod prover;
+
 use std::fmt;
 
 use base64::Engine;
@@ -19,6 +21,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::credential::{CredentialError, ROUNDS_MAX};
+pub use prover::{ProofError, Prover};
 
 /// The method's name.
 pub const SCRAM_SHA_256: &str = "SCRAM-SHA-256";

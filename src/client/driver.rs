@@ -22,6 +22,7 @@ use super::options::ConnectOptions;
 use super::session::Session;
 use super::stream::Stream;
 use crate::model::Millis;
+use crate::protocol::mqtt::property::PropertyList;
 use crate::protocol::mqtt::reason::ReasonCode;
 
 /// Bytes read at a time, at least.
@@ -149,9 +150,14 @@ impl Client {
         self.machine.subscribe(token, request)
     }
 
-    /// Takes subscriptions back; answered by [`Event::Unsubscribed`].
-    pub fn unsubscribe(&mut self, token: u64, filters: Vec<Bytes>) -> Result<(), RequestError> {
-        self.machine.unsubscribe(token, filters)
+    /// Takes subscriptions back, with properties that UNSUBSCRIBE may have; answered by [`Event::Unsubscribed`].
+    pub fn unsubscribe(
+        &mut self,
+        token: u64,
+        filters: Vec<Bytes>,
+        properties: PropertyList,
+    ) -> Result<(), RequestError> {
+        self.machine.unsubscribe(token, filters, properties)
     }
 
     /// Acknowledges a delivery, [`Machine::acknowledge`].

@@ -3,9 +3,12 @@
 use thiserror::Error;
 
 use super::endpoint::UrlError;
+use crate::auth::scram::ProofError;
 use crate::model::QoS;
 use crate::protocol::mqtt::codec::{DecodeError, EncodeError};
+use crate::protocol::mqtt::property::{Property, PropertyList};
 use crate::protocol::mqtt::reason::ReasonCode;
+use crate::protocol::mqtt::types::Version;
 
 /// Why a connection was not made or is over. The session is kept.
 #[derive(Debug, Error)]
@@ -61,6 +64,9 @@ pub enum ClientError {
     /// The server sent what MQTT does not allow here.
     #[error("the server broke the protocol: {0}")]
     Protocol(&'static str),
+    /// The server could not be convinced, or could not convince us.
+    #[error("authentication failed: {0}")]
+    Authentication(#[from] ProofError),
     /// The server sent more unacknowledged deliveries than allowed.
     #[error("the server has more than {receive_maximum} deliveries unacknowledged")]
     ReceiveMaximum {
@@ -112,6 +118,28 @@ pub enum RequestError {
     /// A field is too long for MQTT.
     #[error("{0}")]
     Encode(#[from] EncodeError),
+}
+
+/// The reason string of a packet.
+pub(super) fn text_of(properties: &PropertyList) -> String {
+    let text = properties.find(|property| match property {
+        Property::ReasonString(text) => Some(String::from_utf8_lossy(&text).into_owned()),
+        _ => None,
+    });
+    text.unwrap_or_default()
+}
+
+/// Returns the code of 5.0 that means what a CONNACK return code of 3.1.1 means (§3.2.2.3).
+pub(super) fn unified(reason: ReasonCode, version: Version) -> ReasonCode {
+    match reason.0 {
+        _ if version.is_v5() => reason,
+        1 => ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+        2 => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+        3 => ReasonCode::SERVER_UNAVAILABLE,
+        4 => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        5 => ReasonCode::NOT_AUTHORIZED,
+        _ => ReasonCode::UNSPECIFIED_ERROR,
+    }
 }
 
 fn described(reason: ReasonCode, text: &str) -> String {

@@ -7,16 +7,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
-use super::error::{ClientError, RequestError};
+use super::authenticate::{authentication_data, prove};
+use super::error::{ClientError, RequestError, text_of, unified};
 use super::event::{AckHandle, Connected, Event, Incoming, PublishRequest, SubscribeRequest};
 use super::options::ConnectOptions;
 use super::session::{AfterReceived, Arrival, Session, Stage};
+use crate::auth::scram::Prover;
 use crate::model::{Millis, QoS};
 use crate::protocol::mqtt::codec::{Limits, decode, encode};
 use crate::protocol::mqtt::property::{Property, PropertyList};
 use crate::protocol::mqtt::reason::ReasonCode;
 use crate::protocol::mqtt::types::{
-    Ack, ConnAck, Disconnect, Packet, Publish, Subscribe, Unsubscribe, Version,
+    Ack, ConnAck, Disconnect, Packet, Publish, Subscribe, Unsubscribe,
 };
 
 /// One connection.
@@ -35,6 +37,8 @@ pub struct Machine {
     receiving: BTreeSet<u16>,
     aliases: BTreeMap<u16, Bytes>,
     clock: KeepAlive,
+    /// Until the server has shown that it knows the password.
+    prover: Option<Prover>,
 }
 
 enum State {
@@ -75,7 +79,8 @@ impl Machine {
         now: Millis,
     ) -> Result<Machine, (RequestError, Session)> {
         let mut output = BytesMut::new();
-        let connect = Packet::Connect(Box::new(options.to_connect()));
+        let prover = options.prover();
+        let connect = Packet::Connect(Box::new(options.to_connect(prover.as_ref())));
         if let Err(error) = encode(&connect, options.version, &mut output) {
             return Err((error.into(), session));
         }
@@ -101,6 +106,7 @@ impl Machine {
                 last_sent: now,
                 ping_sent: None,
             },
+            prover,
             options,
         })
     }
@@ -168,12 +174,16 @@ impl Machine {
         Ok(())
     }
 
-    /// Takes subscriptions back; answered by [`Event::Unsubscribed`].
-    pub fn unsubscribe(&mut self, token: u64, filters: Vec<Bytes>) -> Result<(), RequestError> {
+    /// Takes subscriptions back, with properties that UNSUBSCRIBE may have; answered by [`Event::Unsubscribed`].
+    pub fn unsubscribe(
+        &mut self,
+        token: u64,
+        filters: Vec<Bytes>,
+        properties: PropertyList,
+    ) -> Result<(), RequestError> {
         self.check_open()?;
         let packet_id = self.packet_id()?;
         let count = filters.len();
-        let properties = PropertyList::default();
         self.send(&Packet::Unsubscribe(Unsubscribe { packet_id, properties, filters }))?;
         self.requests.insert(packet_id, Request::Unsubscribe { token, count });
         Ok(())
@@ -212,7 +222,8 @@ impl Machine {
         if self.check_open().is_err() {
             return;
         }
-        let properties = session_expiry_s.map(Property::SessionExpiry).into_iter().collect();
+        let expiry = session_expiry_s.map(Property::SessionExpiry).into_iter();
+        let properties = expiry.chain(self.options.disconnect_properties.iter()).collect();
         self.answer(&Packet::Disconnect(Disconnect { reason, properties }));
         self.state = State::Leaving;
     }
@@ -335,6 +346,11 @@ impl Machine {
         if matches!(self.state, State::Connecting) {
             return match packet {
                 Packet::ConnAck(connack) => self.on_connack(now, &connack),
+                Packet::Auth(auth) => {
+                    let proof = prove(self.prover.as_mut(), &auth)?;
+                    self.answer(&proof);
+                    Ok(())
+                }
                 // [MQTT-3.2.0-1]
                 _ => Err(ClientError::Protocol("the first packet was not CONNACK")),
             };
@@ -380,6 +396,9 @@ impl Machine {
         if connack.reason != ReasonCode::SUCCESS {
             let reason = unified(connack.reason, self.options.version);
             return Err(ClientError::Refused { reason, text: text_of(&connack.properties) });
+        }
+        if let Some(prover) = self.prover.take() {
+            prover.check(&authentication_data(&connack.properties))?;
         }
         // [MQTT-3.2.2-2]
         if self.options.clean_start && connack.session_present {
@@ -574,27 +593,5 @@ impl Machine {
         };
         self.events.push_back(event);
         Ok(())
-    }
-}
-
-/// The reason string of a packet.
-fn text_of(properties: &PropertyList) -> String {
-    let text = properties.find(|property| match property {
-        Property::ReasonString(text) => Some(String::from_utf8_lossy(&text).into_owned()),
-        _ => None,
-    });
-    text.unwrap_or_default()
-}
-
-/// Returns the code of 5.0 that means what a CONNACK return code of 3.1.1 means (§3.2.2.3).
-fn unified(reason: ReasonCode, version: Version) -> ReasonCode {
-    match reason.0 {
-        _ if version.is_v5() => reason,
-        1 => ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
-        2 => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
-        3 => ReasonCode::SERVER_UNAVAILABLE,
-        4 => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
-        5 => ReasonCode::NOT_AUTHORIZED,
-        _ => ReasonCode::UNSPECIFIED_ERROR,
     }
 }

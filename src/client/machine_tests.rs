@@ -8,7 +8,7 @@ use crate::model::{Millis, QoS};
 use crate::protocol::mqtt::property::{Property, PropertyList};
 use crate::protocol::mqtt::reason::ReasonCode;
 use crate::protocol::mqtt::types::{
-    Ack, ConnAck, Disconnect, Packet, Publish, SubAck, SubscribeFilter, Version,
+    Ack, Auth, ConnAck, Disconnect, Packet, Publish, SubAck, SubscribeFilter, Version,
 };
 
 const V5: Version = Version::V5;
@@ -44,6 +44,68 @@ fn a_refused_connection_says_why_in_the_codes_of_both_versions() {
         let error = machine.poll_failure().unwrap().to_string();
         assert_eq!(error, "the connection was refused: 0x87 not authorized");
     }
+}
+
+/// The exchange of RFC 7677, as its server says it; what a client says is never the password.
+#[test]
+fn a_password_is_proved_and_only_a_server_that_knows_it_is_believed() {
+    let first =
+        "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+    let last = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
+    let says = |data: &str| -> PropertyList {
+        let method = Property::AuthenticationMethod(Bytes::from_static(b"SCRAM-SHA-256"));
+        [method, Property::AuthenticationData(Bytes::from(data.to_owned()))].into_iter().collect()
+    };
+    let auth = |reason, data| Packet::Auth(Auth { reason, properties: says(data) });
+    let reason = ReasonCode::CONTINUE_AUTHENTICATION;
+    let proof = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                 p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+    for (last, error) in [
+        (last, None),
+        (
+            "v=AAAA",
+            Some(
+                "authentication failed: the server does not know the password: it is not who it should be",
+            ),
+        ),
+        (
+            "",
+            Some(
+                "authentication failed: the server does not know the password: it is not who it should be",
+            ),
+        ),
+    ] {
+        let options = ConnectOptions {
+            username: Some("user".to_owned()),
+            password: Some(Bytes::from_static(b"pencil")),
+            scram_nonce: Some("rOprNGfwEbeRWgbNEkqO".to_owned()),
+            ..ConnectOptions::default()
+        };
+        let mut machine = machine(options, Session::default());
+        let Packet::Connect(connect) = sent(&mut machine, V5).remove(0) else {
+            panic!("no CONNECT")
+        };
+        assert_eq!((&connect.username, &connect.password), (&None, &None));
+        let first_of_ours = says("n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
+        assert!(first_of_ours.iter().all(|said| connect.properties.iter().any(|it| it == said)));
+
+        say(&mut machine, &[auth(reason, first)]);
+        assert_eq!(sent(&mut machine, V5), [auth(reason, proof)]);
+        say(&mut machine, &[connack(false, says(last))]);
+
+        let failure = machine.poll_failure().map(|failure| failure.to_string());
+        assert_eq!(failure.as_deref(), error);
+        assert_eq!(machine.poll_event().is_some(), error.is_none());
+    }
+}
+
+#[test]
+fn an_authentication_that_nobody_asked_for_ends_the_connection() {
+    let mut machine = machine(ConnectOptions::default(), Session::default());
+    let auth = Auth { reason: ReasonCode::CONTINUE_AUTHENTICATION, ..Auth::default() };
+    say(&mut machine, &[Packet::Auth(auth)]);
+    let failure = machine.poll_failure().unwrap().to_string();
+    assert_eq!(failure, "the server broke the protocol: AUTH came without being asked for");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! [`Client`] a machine on a stream: TCP, TLS or WebSocket. Reconnecting is the caller's business: it keeps the session and decides when.
 //! Acknowledging is the caller's business too: a delivery stays unsettled until it says so.
 
+mod authenticate;
 mod driver;
 pub mod endpoint;
 mod error;

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::authenticate::scram_properties;
+use crate::auth::scram::Prover;
 use crate::model::QoS;
 use crate::protocol::mqtt::property::{Property, PropertyList};
 use crate::protocol::mqtt::types::{Connect, Version, Will};
@@ -39,8 +41,13 @@ pub struct ConnectOptions {
     pub username: Option<String>,
     /// With which secret.
     pub password: Option<Bytes>,
+    /// Proves the password with SCRAM-SHA-256 instead of sending it: a printable text without commas that was never used before.
+    /// 5.0 only.
+    pub scram_nonce: Option<String>,
     /// 5.0 only.
     pub user_properties: Vec<(String, String)>,
+    /// What DISCONNECT says beside its reason: `SessionExpiry`, user properties. 5.0 only.
+    pub disconnect_properties: PropertyList,
 }
 
 /// The message a client leaves for when it is gone.
@@ -76,16 +83,31 @@ impl Default for ConnectOptions {
             will: None,
             username: None,
             password: None,
+            scram_nonce: None,
             user_properties: Vec::new(),
+            disconnect_properties: PropertyList::default(),
         }
     }
 }
 
 impl ConnectOptions {
-    /// Returns the CONNECT packet. Values that are the protocol's own defaults are left out of its properties.
-    pub(super) fn to_connect(&self) -> Connect {
+    /// Returns what proves the password, when that is asked for.
+    pub(super) fn prover(&self) -> Option<Prover> {
+        let nonce = self.scram_nonce.as_ref().filter(|_| self.version.is_v5())?;
+        let user = self.username.as_deref().unwrap_or_default();
+        let password = self.password.as_deref().unwrap_or_default();
+        Some(Prover::new(user, password, nonce))
+    }
+
+    /// Returns the CONNECT packet. Values that are the protocol's own defaults are left out of its properties, and a password that is
+    /// proved is not sent.
+    pub(super) fn to_connect(&self, prover: Option<&Prover>) -> Connect {
         let is_v5 = self.version.is_v5();
-        let properties = if is_v5 { self.properties() } else { PropertyList::default() };
+        let mut properties = if is_v5 { self.properties() } else { PropertyList::default() };
+        if let Some(prover) = prover {
+            let scram = scram_properties(prover.first());
+            properties = properties.iter().chain(scram.iter()).collect();
+        }
         let will = self.will.as_ref().map(|will| Will {
             topic: Bytes::from(will.topic.clone()),
             payload: will.payload.clone(),
@@ -99,8 +121,8 @@ impl ConnectOptions {
             keep_alive_s: self.keep_alive_s,
             client_id: Bytes::from(self.client_id.clone()),
             will,
-            username: self.username.clone().map(Bytes::from),
-            password: self.password.clone(),
+            username: self.username.clone().filter(|_| prover.is_none()).map(Bytes::from),
+            password: self.password.clone().filter(|_| prover.is_none()),
             properties,
         }
     }
@@ -157,8 +179,8 @@ mod tests {
             ..ConnectOptions::default()
         };
 
-        let five = options.to_connect();
-        let three = ConnectOptions { version: Version::V311, ..options }.to_connect();
+        let five = options.to_connect(None);
+        let three = ConnectOptions { version: Version::V311, ..options }.to_connect(None);
 
         let expected = [
             Property::SessionExpiry(60),

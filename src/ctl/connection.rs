@@ -54,6 +54,9 @@ pub(super) struct ConnectionArguments {
     /// File whose first line is the password.
     #[arg(long, requires = "username", value_name = "FILE")]
     pub password_file: Option<std::path::PathBuf>,
+    /// Proves the password with SCRAM-SHA-256 instead of sending it (5.0); the broker proves that it knows it.
+    #[arg(long)]
+    pub scram: bool,
     /// Continues the session of this client id instead of beginning anew.
     #[arg(long, requires = "client_id")]
     pub resume: bool,
@@ -72,6 +75,12 @@ pub(super) struct ConnectionArguments {
     /// Largest packet in bytes that the broker may send (5.0).
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_packet_size: Option<u32>,
+    /// User property of DISCONNECT (5.0); repeat for several.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = super::properties::parse_pair)]
+    pub disconnect_property: Vec<(String, String)>,
+    /// Seconds the session outlives the connection, said at its end in place of --session-expiry (5.0).
+    #[arg(long, value_name = "SECONDS", requires = "session_expiry")]
+    pub disconnect_session_expiry: Option<u32>,
     /// Wants no reason strings (5.0, Request Problem Information 0).
     #[arg(long)]
     pub no_problem_information: bool,
@@ -234,7 +243,10 @@ impl ConnectionArguments {
         let will = &self.will;
         let flags = [
             ("--session-expiry", self.session_expiry > 0),
+            ("--scram", self.scram),
             ("--connect-property", !self.connect_property.is_empty()),
+            ("--disconnect-property", !self.disconnect_property.is_empty()),
+            ("--disconnect-session-expiry", self.disconnect_session_expiry.is_some()),
             ("--max-packet-size", self.max_packet_size.is_some()),
             ("--no-problem-information", self.no_problem_information),
             ("--will-delay", will.will_delay > 0),
@@ -284,6 +296,11 @@ impl ConnectionArguments {
             }
             _ => self.client_id.clone(),
         };
+        let username = self.username.clone().or(url.username);
+        if self.scram && username.is_none() {
+            return Err(CtlError::Usage("--scram needs a user: write -u NAME too".to_owned()));
+        }
+        let expiry = self.disconnect_session_expiry.map(Property::SessionExpiry).into_iter();
         let defaults = ConnectOptions::default();
         Ok(ConnectOptions {
             version: self.mqtt_version,
@@ -293,9 +310,11 @@ impl ConnectionArguments {
             session_expiry_s: self.session_expiry,
             keep_alive_s: self.keep_alive,
             will,
-            username: self.username.clone().or(url.username),
+            username,
             password: password.or(url.password).map(Bytes::from),
+            scram_nonce: self.scram.then(|| uuid::Uuid::new_v4().simple().to_string()),
             user_properties: self.connect_property.clone(),
+            disconnect_properties: expiry.chain(user(&self.disconnect_property)).collect(),
             packet_bytes_max: self.max_packet_size.unwrap_or(defaults.packet_bytes_max),
             wants_problem_information: !self.no_problem_information,
             ..defaults
@@ -346,8 +365,10 @@ impl ConnectionArguments {
         &self,
         client: &mut Client,
         filters: &[String],
+        properties: &[(String, String)],
     ) -> Result<(), CtlError> {
-        client.unsubscribe(0, filters.iter().cloned().map(Bytes::from).collect())?;
+        let all = filters.iter().cloned().map(Bytes::from).collect();
+        client.unsubscribe(0, all, user(properties).collect())?;
         let answer = client.wait_for(|event| match event {
             Event::Unsubscribed { reasons, .. } => Some(reasons.clone()),
             _ => None,

@@ -47,6 +47,9 @@ pub(super) struct Arguments {
     /// Takes a subscription of this session back first; repeat for several.
     #[arg(long, value_name = "FILTER")]
     pub unsubscribe: Vec<String>,
+    /// User property of UNSUBSCRIBE (5.0); repeat for several.
+    #[arg(long, value_name = "KEY=VALUE", requires = "unsubscribe", value_parser = super::properties::parse_pair)]
+    pub unsubscribe_property: Vec<(String, String)>,
     /// Does not print what this filter matches; repeat for several.
     #[arg(short = 'T', long, value_name = "FILTER", value_parser = parse_filter)]
     pub filter_out: Vec<Filter>,
@@ -166,6 +169,7 @@ fn requests(arguments: &Arguments) -> Result<Vec<SubscribeRequest>, CtlError> {
     let needs_v5 = arguments.from.is_some()
         || arguments.group.is_some()
         || !arguments.user.is_empty()
+        || !arguments.unsubscribe_property.is_empty()
         || arguments.no_local
         || arguments.subscription_id.is_some()
         || arguments.retain_as_published
@@ -215,7 +219,8 @@ async fn subscribe(
     requests: &[SubscribeRequest],
 ) -> Result<(), CtlError> {
     if !arguments.unsubscribe.is_empty() {
-        arguments.connection.unsubscribe(client, &arguments.unsubscribe).await?;
+        let Arguments { connection, unsubscribe, unsubscribe_property, .. } = arguments;
+        connection.unsubscribe(client, unsubscribe, unsubscribe_property).await?;
     }
     for request in requests {
         arguments.connection.subscribe(client, request).await?;

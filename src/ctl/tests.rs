@@ -30,6 +30,8 @@ fn help_and_version_are_answers_and_everything_unknown_is_wrong_usage() {
         "mqttctl publish t -m x -V 6",
         "mqttctl publish t -m x -U novalue",
         "mqttctl publish t -m x --resume",
+        "mqttctl publish t -m x --disconnect-session-expiry 5",
+        "mqttctl subscribe t --unsubscribe-property a=b",
         "mqttctl publish t -m x --will-retain",
         "mqttctl publish t -m x -a h:1 --port 2",
         "mqttctl subscribe",
@@ -134,6 +136,17 @@ fn flags_become_what_connect_says() {
     let will = options.will.unwrap();
     assert_eq!((will.topic.as_str(), will.qos, will.retain), ("w", QoS::AtLeastOnce, true));
     assert_eq!(will.properties, [Property::WillDelay(4)].into_iter().collect());
+}
+
+#[test]
+fn a_password_is_proved_under_a_nonce_of_each_connection() {
+    let options = || {
+        let line = "mqttctl publish t -m x -a mqtt://alice:pencil@broker --scram";
+        publish_arguments(line).connection.options().unwrap()
+    };
+    let (one, other) = (options(), options());
+    assert_eq!(one.username.as_deref(), Some("alice"));
+    assert!(one.scram_nonce.is_some() && one.scram_nonce != other.scram_nonce);
 }
 
 #[test]
@@ -284,6 +297,10 @@ async fn properties_need_version_5_and_are_wrong_usage_before() {
         "mqttctl request t -m x -V 3.1.1 --response-topic r --correlation-data c",
         "mqttctl publish t -m x -V 3.1.1 --connect-property a=b",
         "mqttctl publish t -m x -V 3.1 --will-topic w --will-delay 1",
+        "mqttctl publish t -m x -V 3.1.1 -u u -P p --scram",
+        "mqttctl publish t -m x --scram",
+        "mqttctl publish t -m x -V 3.1.1 --disconnect-property a=b",
+        "mqttctl subscribe -V 3.1.1 t --unsubscribe u --unsubscribe-property a=b",
         "mqttctl publish t -m x -V 3.1.1 --will-topic w --will-property a=b",
     ] {
         assert_eq!(run_on(&broker, line).await.unwrap_err().exit_code(), 3, "{line}");
@@ -410,7 +427,9 @@ async fn a_removal_that_is_refused_is_exit_code_1() {
 async fn a_session_is_prepared_and_left() {
     let broker = TinyBroker::start(stored(&["one"])).await;
 
-    let line = "mqttctl subscribe a/# b --unsubscribe old/# --unsubscribe older -i me --resume -E";
+    let line = "mqttctl subscribe a/# b --unsubscribe old/# --unsubscribe older -i me --resume -E \
+                --unsubscribe-property why=moved --session-expiry 60 --disconnect-session-expiry 5 \
+                --disconnect-property by=hand --disconnect-property a=b";
     assert_eq!(run_on(&broker, line).await.unwrap(), "");
 
     let packets = all_until_disconnect(&broker).await;
@@ -419,11 +438,15 @@ async fn a_session_is_prepared_and_left() {
         Packet::Unsubscribe(old),
         Packet::Subscribe(a),
         Packet::Subscribe(b),
-        Packet::Disconnect(_),
+        Packet::Disconnect(left),
     ] = &packets[..]
     else {
         panic!("{packets:?}")
     };
+    let user = |key, value| Property::User(Bytes::from_static(key), Bytes::from_static(value));
+    assert_eq!(old.properties, [user(b"why", b"moved")].into_iter().collect());
+    let said = [Property::SessionExpiry(5), user(b"by", b"hand"), user(b"a", b"b")];
+    assert_eq!(left.properties, said.into_iter().collect());
     assert_eq!(old.filters, [Bytes::from_static(b"old/#"), Bytes::from_static(b"older")]);
     assert_eq!((&a.filters[0].filter[..], &b.filters[0].filter[..]), (&b"a/#"[..], &b"b"[..]));
 }

@@ -48,6 +48,7 @@ pub fn is_crash(error: &ClientError) -> bool {
         | ClientError::Address(_)
         | ClientError::Decode(_)
         | ClientError::Protocol(_)
+        | ClientError::Authentication(_)
         | ClientError::ReceiveMaximum { .. }
         | ClientError::NoPingResponse { .. } => false,
     }

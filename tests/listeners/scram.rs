@@ -4,13 +4,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use fluxmq::auth::Credential;
+use fluxmq::client::{Client, ClientError, ConnectOptions, Endpoint, Session};
 use fluxmq::protocol::mqtt::types::{Auth, Connect, Packet};
 use fluxmq::protocol::mqtt::{Property, PropertyList, ReasonCode};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 
-use super::support::{Broker, Peer, connect};
+use super::support::{Broker, PATIENCE, Peer, connect};
 
 const METHOD: &str = "SCRAM-SHA-256";
 
@@ -204,6 +205,34 @@ async fn authenticating_again_as_somebody_else_or_in_vain_ends_the_connection() 
             other => panic!("{other:?}"),
         }
         assert_eq!(peer.receive().await, None);
+    }
+    broker.stop().await;
+}
+
+/// Our own client, as `mqttctl --scram` uses it.
+#[tokio::test]
+async fn our_client_proves_its_password_and_is_refused_with_a_wrong_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker(dir.path());
+    let endpoint = Endpoint::tcp(&broker.address().ip().to_string(), broker.address().port());
+    for (password, is_right) in [("pencil", true), ("pen", false)] {
+        let options = ConnectOptions {
+            username: Some("alice".to_owned()),
+            password: Some(Bytes::from(password)),
+            scram_nonce: Some(format!("never{password}")),
+            ..ConnectOptions::default()
+        };
+        let mut session = Session::default();
+        let connected = Client::connect_to(&endpoint, &options, &mut session, PATIENCE).await;
+        match connected {
+            Ok((client, _)) if is_right => {
+                client.disconnect(ReasonCode::SUCCESS, None).await.1.unwrap();
+            }
+            Err(ClientError::Refused { reason, .. }) if !is_right => {
+                assert_eq!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+            }
+            other => panic!("{password}: {:?}", other.map(|_| ())),
+        }
     }
     broker.stop().await;
 }
