@@ -23,7 +23,10 @@ pub const MARK_EVERY: u64 = 128;
 /// The queues of a partition, by id.
 #[derive(Debug, Default)]
 pub struct Queues {
-    by_id: BTreeMap<u64, Queue>,
+    /// Boxed: what is looked up on the way to one of many queues is their ids alone.
+    by_id: BTreeMap<u64, Box<Queue>>,
+    /// What queues are that their first use declared: once for all of them.
+    default: Arc<QueueSettings>,
     /// Derived: the queues of each binding.
     bindings: TopicTrie<u64>,
     /// Derived: how many queues each binding has.
@@ -73,12 +76,12 @@ struct Moved {
 impl Queues {
     /// Returns a queue.
     pub fn get(&self, id: u64) -> Option<&Queue> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(Box::as_ref)
     }
 
     /// Lists all queues by id.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Queue)> {
-        self.by_id.iter().map(|(id, queue)| (*id, queue))
+        self.by_id.iter().map(|(id, queue)| (*id, &**queue))
     }
 
     /// Adds the queues that are bound to a topic, a queue once for each of its bindings that match, those that follow histories among them.
@@ -118,7 +121,10 @@ impl Queues {
         self.by_id.values().map(|queue| queue.moved.len()).sum()
     }
 
-    fn insert(&mut self, queue: Queue) {
+    fn insert(&mut self, mut queue: Queue) {
+        if queue.settings == self.default {
+            queue.settings = self.default.clone();
+        }
         let id = queue_id(&queue.name);
         if queue.settings.retroactive {
             self.retroactive.insert(id);
@@ -133,7 +139,7 @@ impl Queues {
         if queue.settings.has_limits() {
             self.limited.insert(id);
         }
-        self.by_id.insert(id, queue);
+        self.by_id.insert(id, Box::new(queue));
     }
 
     fn remove(&mut self, id: u64) {
@@ -298,6 +304,9 @@ impl Queue {
             self.first = self.count;
         }
         if self.marks.is_empty() || self.count.is_multiple_of(MARK_EVERY) {
+            if self.marks.is_empty() {
+                self.marks.reserve_exact(1);
+            }
             self.marks.push(Mark { at, bytes: 0 });
         }
         self.marks.last_mut().expect("pushed when there was none").bytes += bytes;
@@ -475,7 +484,7 @@ impl View for Queues {
     fn due(&self, _now: Millis, _out: &mut Vec<Control>) {}
 
     fn snapshot(&self) -> Vec<u8> {
-        encode_rows(&self.by_id.values().map(to_row).collect::<Vec<Row>>())
+        encode_rows(&self.by_id.values().map(|queue| to_row(queue)).collect::<Vec<Row>>())
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
