@@ -1,7 +1,9 @@
-//! What one partition costs, stepped by hand: publish to confirmation and delivery, and a queue's entries to their settlement.
+//! What one partition costs, stepped by hand: publish to confirmation and delivery, a queue's entries to their settlement, and reading
+//! again what sealed segments have.
 //!
-//! `cargo bench --profile perf --bench publish`, in a temporary directory of `TMPDIR`; a `TMPDIR` in memory leaves the disk out. One thread
-//! does everything, the flush in line. Goals: 300,000 messages a second with a disk below; 300,000 entries a second claimed and settled.
+//! `cargo bench --profile perf --bench publish`, in a temporary directory of `TMPDIR`; a `TMPDIR` in memory leaves the disk out. One
+//! thread does everything, the flush in line. Goals: 300,000 messages a second with a disk below; 300,000 entries a second claimed and
+//! settled; 1,000,000 records a second replayed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +27,8 @@ use tempfile::TempDir;
 const BATCH: usize = 256;
 const PAYLOAD: [u8; 256] = [b'x'; 256];
 const CREDIT: u32 = 4096;
+/// Records of a log that is replayed: 75 MB.
+const REPLAYED: u64 = 1 << 18;
 /// Settled before anything is measured: a consumer's window begins small.
 const WARM_UP_BATCHES: u64 = 8;
 const NOW: Millis = Millis(1_000_000);
@@ -37,7 +41,7 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(2));
-    targets = publish, publish_to_queues, claim_and_settle
+    targets = publish, publish_to_queues, claim_and_settle, replay
 }
 criterion_main!(benches);
 
@@ -122,12 +126,12 @@ fn claim_and_settle(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(entries as u64));
         let mut bench = Stepped::open();
         bench.join(&queue);
-        bench.fill(&message, &queue, WARM_UP_BATCHES);
+        bench.fill(&message, Some(&queue), WARM_UP_BATCHES);
         while bench.settle_some() > 0 {}
         bench.flush();
         group.bench_function(format!("flush_every_{entries}"), |bencher| {
             bencher.iter_custom(|iterations| {
-                bench.fill(&message, &queue, iterations * batch_count as u64);
+                bench.fill(&message, Some(&queue), iterations * batch_count as u64);
                 let start = Instant::now();
                 for _ in 0..iterations {
                     for _ in 0..batch_count {
@@ -138,6 +142,36 @@ fn claim_and_settle(criterion: &mut Criterion) {
                 let elapsed = start.elapsed();
                 bench.assert_settled(&queue);
                 elapsed
+            });
+        });
+    }
+}
+
+/// Everything that a log has is read from its beginning, most of it out of sealed segments: a topic by a replay, and a queue by a group
+/// that is new each time, which settles what it is given. Nothing is flushed meanwhile.
+fn replay(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("replay");
+    group.throughput(Throughput::Elements(REPLAYED));
+    let queue = QueueName::new(Bytes::from_static(b"orders")).expect("a name");
+    let mut next = 100;
+    for (name, topic, queue) in [
+        ("of_a_topic", "site/7/device/temperature", None),
+        ("of_a_queue", "$queue/orders/new", Some(&queue)),
+    ] {
+        let mut bench =
+            Stepped::with(LogOptions { segment_bytes_max: 16 << 20, ..LogOptions::default() });
+        bench.fill(&message(topic), queue, REPLAYED / BATCH as u64);
+        while let Some(job) = bench.partition.prepare_index() {
+            bench.partition.finish_index(job.run());
+        }
+        assert!(bench.partition.log().segments().len() > 4, "most are sealed");
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                next += 1;
+                match queue {
+                    None => bench.replay(next),
+                    Some(queue) => bench.read_queue(queue, next),
+                }
             });
         });
     }
@@ -165,7 +199,7 @@ impl Outbox for Said {
                 self.confirmed_count += 1;
             }
             Event::Deliver(delivery) => self.deliveries.push(delivery),
-            Event::Attached { .. } => {}
+            Event::Attached { .. } | Event::Level | Event::Written { .. } => {}
             Event::Joined { result, .. } => assert_eq!(result, Ok(())),
             other => panic!("nobody asked for {other:?}"),
         }
@@ -174,9 +208,13 @@ impl Outbox for Said {
 
 impl Stepped {
     fn open() -> Stepped {
+        Stepped::with(LogOptions::default())
+    }
+
+    fn with(options: LogOptions) -> Stepped {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let disk = OsDisk::new(directory.path().to_owned()).expect("the directory is there");
-        let options = LogOptions { partition: 1, ..LogOptions::default() };
+        let options = LogOptions { partition: 1, ..options };
         let (log, _) = Log::open(disk, PathBuf::from("p0001"), options).expect("it is new");
         let id = fluxmq::model::PartitionId(1);
         let partition = Partition::open(id, log, Options::default(), &Member::alone(), NOW)
@@ -184,7 +222,41 @@ impl Stepped {
         Stepped { partition, out: Said::default(), _directory: directory }
     }
 
+    /// Replays everything, as fast as the connection takes it.
+    fn replay(&mut self, connection: u64) {
+        let (connection, reader) = (ConnectionId(connection), ReaderId(1));
+        self.attach_from(connection, reader, Some(Position::Earliest));
+        let mut left = REPLAYED;
+        while left > 0 {
+            self.partition.pump(&mut self.out).expect("history reads");
+            let count = self.out.deliveries.len();
+            assert!(count > 0, "{left} do not come");
+            self.out.deliveries.clear();
+            left -= count as u64;
+            self.handle(connection, Request::Credit { reader, count: count as u32 });
+        }
+        self.handle(connection, Request::EndReplay { reader });
+    }
+
+    /// Reads and settles all of a queue, in a group of its own.
+    fn read_queue(&mut self, queue: &QueueName, group: u64) {
+        let connection = ConnectionId(group);
+        self.join_as(connection, queue, &format!("group-{group}"));
+        let mut left = REPLAYED;
+        while left > 0 {
+            let count = self.settle_some_as(connection) as u64;
+            assert!(count > 0, "{left} do not come");
+            left -= count;
+        }
+        self.flush();
+        self.handle(connection, Request::Forget);
+    }
+
     fn attach(&mut self, reader: ConnectionId) {
+        self.attach_from(reader, ReaderId::SESSION, None);
+    }
+
+    fn attach_from(&mut self, from: ConnectionId, reader: ReaderId, position: Option<Position>) {
         let subscription = Subscription {
             filter: Filter::new(Bytes::from_static(b"site/+/device/#")).expect("a filter"),
             qos: QoS::AtLeastOnce,
@@ -194,28 +266,32 @@ impl Stepped {
             subscription_id: 0,
             group: None,
             settle_explicit: false,
-            reader: ReaderId::SESSION,
+            reader,
         };
         let attach = Attach {
-            reader: ReaderId::SESSION,
-            position: None,
+            reader,
+            position,
             subscriptions: vec![(Arc::new(subscription), None)],
             cursor: None,
             outbound: Vec::new(),
-            publisher: reader.0,
+            publisher: from.0,
             credit: CREDIT,
             keeps_place: false,
             retained: vec![false],
             token: Token(0),
         };
-        self.handle(reader, Request::Attach(Box::new(attach)));
+        self.handle(from, Request::Attach(Box::new(attach)));
     }
 
     fn join(&mut self, queue: &QueueName) {
+        self.join_as(CONSUMER, queue, "workers");
+    }
+
+    fn join_as(&mut self, consumer: ConnectionId, queue: &QueueName, group: &str) {
         let join = Join {
             membership: 1,
             reads: Selection::Queue(queue.clone()),
-            group: QueueName::new(Bytes::from_static(b"workers")).expect("a name"),
+            group: QueueName::new(Bytes::from(group.to_owned())).expect("a name"),
             filter: Filter::new(Bytes::from(format!("$queue/{queue}/#"))).expect("a filter"),
             position: Position::Earliest,
             client_id: Bytes::from_static(b"worker"),
@@ -227,7 +303,7 @@ impl Stepped {
             credit: CREDIT,
             token: Token(0),
         };
-        self.handle(CONSUMER, Request::Join(Box::new(join)));
+        self.handle(consumer, Request::Join(Box::new(join)));
         self.flush();
     }
 
@@ -264,9 +340,9 @@ impl Stepped {
     }
 
     /// A backlog in frames of a thousand entries: what a group under load commits together.
-    fn fill(&mut self, message: &Message, queue: &QueueName, batch_count: u64) {
+    fn fill(&mut self, message: &Message, queue: Option<&QueueName>, batch_count: u64) {
         for number in 1..=batch_count {
-            self.publish(message, Some(queue));
+            self.publish(message, queue);
             if number.is_multiple_of(4) || number == batch_count {
                 self.flush();
             }
@@ -308,12 +384,16 @@ impl Stepped {
 
     /// The member settles what one turn hands out to it; returns how much that is.
     fn settle_some(&mut self) -> usize {
+        self.settle_some_as(CONSUMER)
+    }
+
+    fn settle_some_as(&mut self, consumer: ConnectionId) -> usize {
         self.partition.pump(&mut self.out).expect("history reads");
         let deliveries = std::mem::take(&mut self.out.deliveries);
         let count = deliveries.len();
         for delivery in &deliveries {
             let (entry, outcome) = (delivery.id.offset, Outcome::Accepted);
-            self.handle(CONSUMER, Request::Settle { membership: 1, entry, outcome });
+            self.handle(consumer, Request::Settle { membership: 1, entry, outcome });
         }
         self.out.deliveries = deliveries;
         self.out.deliveries.clear();
