@@ -34,6 +34,7 @@ use crate::net::steward::carry_letters;
 use crate::net::wills::publish_wills;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
 use crate::partition::{Durability, Member, Options, Partition, SharedFilters};
+use crate::protocol::amqp091;
 use crate::protocol::mqtt::codec::Limits;
 use crate::protocol::mqtt::{DeniedPublish, DeniedSubscribe, Settings};
 use crate::shard::{self, ShardHandle, ShardLimits};
@@ -254,6 +255,18 @@ fn mqtt_settings(config: &Config) -> Settings {
         inflight_max: limits.inflight_max,
         topic_alias_max: limits.topic_alias_max,
         ..Settings::default()
+    }
+}
+
+fn amqp_settings(config: &Config) -> amqp091::Settings {
+    let Config { limits, authentication, .. } = config;
+    amqp091::Settings {
+        handshake_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
+        message_bytes_max: limits.packet_bytes_max.into(),
+        unfinished_bytes_max: 2 * limits.packet_bytes_max as usize,
+        certificates_name_users: authentication.tls_identity != config::TlsIdentity::None,
+        guest_is_anonymous: authentication.users_file.is_none(),
+        ..amqp091::Settings::default()
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Listeners {
     pub ws: Vec<WebListener>,
     /// The same over WebSocket over TLS.
     pub wss: Vec<SecureWebListener>,
+    /// AMQP 0.9.1 over TCP.
+    pub amqp: Vec<AmqpListener>,
 }
 
 /// One socket that accepts connections.
@@ -34,6 +36,13 @@ pub struct Listener {
     pub tcp_nodelay: bool,
     /// Every connection begins with a PROXY protocol header, version 1 or 2; others are closed. Default false.
     pub proxy_protocol: bool,
+}
+
+/// One socket that accepts AMQP connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AmqpListener {
+    /// The socket. Default address 127.0.0.1:5672.
+    pub socket: Listener,
 }
 
 /// One socket that accepts TLS connections.
@@ -114,7 +123,13 @@ pub struct Web {
 impl Listeners {
     /// Returns no listener at all.
     pub fn none() -> Listeners {
-        Listeners { mqtt: Vec::new(), mqtts: Vec::new(), ws: Vec::new(), wss: Vec::new() }
+        Listeners {
+            mqtt: Vec::new(),
+            mqtts: Vec::new(),
+            ws: Vec::new(),
+            wss: Vec::new(),
+            amqp: Vec::new(),
+        }
     }
 
     /// Returns every socket with its place in the configuration.
@@ -125,10 +140,12 @@ impl Listeners {
         let mqtts = self.mqtts.iter().map(|listener| &listener.socket);
         let ws = self.ws.iter().map(|listener| &listener.socket);
         let wss = self.wss.iter().map(|listener| &listener.socket);
+        let amqp = self.amqp.iter().map(|listener| &listener.socket);
         (self.mqtt.iter().enumerate().map(at("mqtt")))
             .chain(mqtts.enumerate().map(at("mqtts")))
             .chain(ws.enumerate().map(at("ws")))
             .chain(wss.enumerate().map(at("wss")))
+            .chain(amqp.enumerate().map(at("amqp")))
     }
 
     /// Returns every TLS section with its place in the configuration.
@@ -174,6 +191,12 @@ impl Default for Listener {
     }
 }
 
+impl Default for AmqpListener {
+    fn default() -> AmqpListener {
+        AmqpListener { socket: Listener::local(5672) }
+    }
+}
+
 impl Default for TlsListener {
     fn default() -> TlsListener {
         TlsListener { socket: Listener::local(8883), tls: Tls::default() }
@@ -204,11 +227,12 @@ impl Default for Web {
 
 impl Section for Listeners {
     fn fields(&mut self, walk: &mut dyn Walk) {
-        let Listeners { mqtt, mqtts, ws, wss } = self;
+        let Listeners { mqtt, mqtts, ws, wss, amqp } = self;
         walk.list("mqtt", mqtt);
         walk.list("mqtts", mqtts);
         walk.list("ws", ws);
         walk.list("wss", wss);
+        walk.list("amqp", amqp);
     }
 }
 
@@ -220,6 +244,12 @@ impl Section for Listener {
         walk.leaf("tcp_keepalive_s", &mut Number(tcp_keepalive_s, 0..=32_767));
         walk.leaf("tcp_nodelay", &mut Flag(tcp_nodelay));
         walk.leaf("proxy_protocol", &mut Flag(proxy_protocol));
+    }
+}
+
+impl Section for AmqpListener {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        self.socket.fields(walk);
     }
 }
 

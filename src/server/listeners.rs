@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 
-use super::{assigned_client_id, mqtt_settings};
+use super::{amqp_settings, assigned_client_id, mqtt_settings};
 use crate::config::{self, Config};
 use crate::model::{Millis, PeerInfo};
 use crate::net::admission::{AddressPlace, Admission, AdmissionLimits, Breach, Place};
@@ -17,7 +17,9 @@ use crate::net::listener::{self, Accepted, SocketOptions};
 use crate::net::tls::{ClientCertificates, TlsKeeper, TlsOptions};
 use crate::net::transport::Transport;
 use crate::net::websocket::{Origins, WebOptions};
-use crate::protocol::mqtt::{MqttConnection, Settings};
+use crate::protocol::amqp091::AmqpConnection;
+use crate::protocol::mqtt::MqttConnection;
+use crate::protocol::{amqp091, mqtt};
 
 /// Open files that are kept from connections: for each partition its logs and indexes, and for everything else.
 const FILES_PER_PARTITION: u64 = 16;
@@ -33,7 +35,7 @@ pub(super) struct Listeners {
     /// Of the TLS listeners.
     pub(super) keepers: Vec<TlsKeeper>,
     pub(super) admission: Arc<Admission>,
-    settings: Arc<Settings>,
+    spoken: Spoken,
 }
 
 struct Open {
@@ -42,7 +44,14 @@ struct Open {
     arrival: Arrival,
 }
 
-/// Where a listener is and what is spoken there: `mqtt`, `mqtts`, `ws` or `wss`.
+/// What clients are allowed, by what they speak.
+#[derive(Clone)]
+struct Spoken {
+    mqtt: Arc<mqtt::Settings>,
+    amqp: Arc<amqp091::Settings>,
+}
+
+/// Where a listener is and what is spoken there: `mqtt`, `mqtts`, `ws`, `wss` or `amqp`.
 pub type ListeningAt = (SocketAddr, &'static str);
 
 impl Listeners {
@@ -53,7 +62,10 @@ impl Listeners {
             open: Vec::new(),
             keepers: Vec::new(),
             admission: Admission::new(admission_limits(config, partitions)),
-            settings: Arc::new(mqtt_settings(config)),
+            spoken: Spoken {
+                mqtt: Arc::new(mqtt_settings(config)),
+                amqp: Arc::new(amqp_settings(config)),
+            },
         };
         let timeout = Duration::from_secs(config.limits.handshake_timeout_s.into());
         for socket in &listeners.mqtt {
@@ -68,6 +80,9 @@ impl Listeners {
         for listener in &listeners.wss {
             let (tls, web) = (Some(&listener.tls), Some(&listener.web));
             bound.add("wss", &listener.socket, tls, web, timeout)?;
+        }
+        for listener in &listeners.amqp {
+            bound.add("amqp", &listener.socket, None, None, timeout)?;
         }
         Ok(bound)
     }
@@ -119,7 +134,8 @@ impl Listeners {
             let is_proxied = open.arrival.proxy_protocol;
             let door = Arc::new(Door {
                 arrival: open.arrival,
-                settings: self.settings.clone(),
+                is_amqp: open.protocol == "amqp",
+                spoken: self.spoken.clone(),
                 admission: self.admission.clone(),
                 shared: shared.clone(),
             });
@@ -152,7 +168,8 @@ impl Listeners {
 /// One listener, as its connections see it.
 struct Door {
     arrival: Arrival,
-    settings: Arc<Settings>,
+    is_amqp: bool,
+    spoken: Spoken,
     admission: Arc<Admission>,
     shared: Shared,
 }
@@ -235,10 +252,7 @@ impl Door {
         now: Millis,
         places: (Place, Option<Box<AddressPlace>>),
     ) {
-        let settings = self.settings.clone();
-        let address = peer.address.ip();
-        let connection = MqttConnection::new(settings, peer, assigned_client_id(), now);
-        tokio::spawn(drive(transport, connection, address, self.shared.clone(), places));
+        self.begin(self.spoken.clone(), (transport, peer), now, places);
     }
 
     /// Serves a connection just long enough to tell it why it may not stay.
@@ -251,14 +265,38 @@ impl Door {
         told: Option<Place>,
     ) {
         let Some(told) = told else { return };
-        let settings = Settings {
+        let Spoken { mqtt, amqp } = &self.spoken;
+        let mqtt = mqtt::Settings {
             turned_away: Some(breach.refusal()),
-            connect_timeout_ms: self.settings.connect_timeout_ms.min(TURNING_AWAY_MS),
-            ..(*self.settings).clone()
+            connect_timeout_ms: mqtt.connect_timeout_ms.min(TURNING_AWAY_MS),
+            ..(**mqtt).clone()
         };
-        let address = peer.address.ip();
-        let connection = MqttConnection::new(Arc::new(settings), peer, assigned_client_id(), now);
-        tokio::spawn(drive(transport, connection, address, self.shared.clone(), told));
+        let amqp = amqp091::Settings {
+            turned_away: Some(breach.refusal()),
+            handshake_timeout_ms: amqp.handshake_timeout_ms.min(TURNING_AWAY_MS),
+            close_timeout_ms: amqp.close_timeout_ms.min(TURNING_AWAY_MS),
+            ..(**amqp).clone()
+        };
+        let spoken = Spoken { mqtt: Arc::new(mqtt), amqp: Arc::new(amqp) };
+        self.begin(spoken, (transport, peer), now, told);
+    }
+
+    /// Runs a connection in a task of its own.
+    fn begin<P: Send + 'static>(
+        &self,
+        spoken: Spoken,
+        (transport, peer): (Transport, PeerInfo),
+        now: Millis,
+        places: P,
+    ) {
+        let (address, shared, id) = (peer.address.ip(), self.shared.clone(), assigned_client_id());
+        if self.is_amqp {
+            let connection = AmqpConnection::new(spoken.amqp, peer, id, now);
+            tokio::spawn(drive(transport, connection, address, shared, places));
+        } else {
+            let connection = MqttConnection::new(spoken.mqtt, peer, id, now);
+            tokio::spawn(drive(transport, connection, address, shared, places));
+        }
     }
 }
 

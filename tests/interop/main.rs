@@ -1,7 +1,7 @@
-//! Clients that nobody here wrote, against the real binary: mosquitto's from Debian, paho-mqtt from PyPI.
+//! Clients that nobody here wrote, against the real binary: mosquitto's from Debian, paho-mqtt and pika from PyPI.
 //!
 //! Peers that are no clients at all come beside them. A client that is not installed is skipped with the reason on standard error, unless `FLUXMQ_INTEROP=required`: then the
-//! test fails. `FLUXMQ_PYTHON` names the Python that has paho-mqtt (default `python3`).
+//! test fails. `FLUXMQ_PYTHON` names the Python that has paho-mqtt, and pika where AMQP is to be tried (default `python3`).
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
@@ -14,6 +14,7 @@ mod mosquitto_replay;
 mod mqttctl;
 mod mqttctl_queues;
 mod paho;
+mod pika;
 mod program;
 mod rumqttc;
 mod slow;

@@ -72,6 +72,7 @@ async fn the_client_speaks_over_every_kind_of_listener() {
         mqtts: vec![TlsListener { socket: local(), tls: tls.clone() }],
         ws: vec![WebListener { socket: local(), web: Web::default() }],
         wss: vec![SecureWebListener { socket: local(), tls, web: Web::default() }],
+        ..Listeners::none()
     });
     let own = authority.sign("client");
 

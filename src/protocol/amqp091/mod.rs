@@ -1,4 +1,4 @@
-//! AMQP 0.9.1 with the extensions that RabbitMQ's clients know. Not served yet: no listener speaks it.
+//! AMQP 0.9.1 with the extensions that RabbitMQ's clients know. Served so far: publishing to topics (docs/protocol/amqp091.md).
 //!
 //! * [`reply`]: the codes that close channels and connections.
 //! * [`codec`]: bytes to frames, methods, tables and content, and back, both directions.

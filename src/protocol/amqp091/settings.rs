@@ -46,7 +46,8 @@ impl Default for Settings {
             channels_max: 2047,
             heartbeat_s: 60,
             handshake_timeout_ms: 10_000,
-            close_timeout_ms: 5_000,
+            // Less than a broker that stops waits for its connections.
+            close_timeout_ms: 3_000,
             message_bytes_max: 16 << 20,
             unfinished_bytes_max: 32 << 20,
             inflight_max: 1_024,

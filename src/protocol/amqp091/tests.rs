@@ -456,7 +456,7 @@ fn a_connection_that_we_close_waits_for_the_answer_and_not_for_ever() {
     peer.send(0, ConnectionClose::default());
     assert_eq!(peer.methods(), [(0, ConnectionCloseOk::default().into())]);
     assert!(!peer.is_closed());
-    let end = NOW.plus(5_000);
+    let end = NOW.plus(3_000);
     assert_eq!(peer.wait(Millis(u64::MAX)), end);
     assert!(peer.is_closed());
 }

@@ -1,0 +1,50 @@
+//! pika for Python publishes, paho-mqtt subscribes: the script says what each of them does.
+
+use crate::process::{BrokerProcess, Start};
+use crate::program::{Program, is_installed};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/pika_client.py");
+
+fn python() -> String {
+    std::env::var("FLUXMQ_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
+fn is_pika_installed() -> bool {
+    is_installed(&python(), &["-c", "import pika, paho.mqtt.client"])
+}
+
+fn broker(data: &std::path::Path) -> BrokerProcess {
+    let amqp = ("FLUXMQ_LISTENERS__AMQP__0__ADDRESS", "127.0.0.1:0".to_owned());
+    BrokerProcess::start_with(data, &Start { variables: vec![amqp], ..Start::default() })
+}
+
+fn play(broker: &mut BrokerProcess, scene: &str) {
+    let amqp = broker.address_of("amqp");
+    let (host, amqp_port) = amqp.rsplit_once(':').unwrap();
+    let mqtt = broker.address_of("mqtt");
+    let (_, mqtt_port) = mqtt.rsplit_once(':').unwrap();
+    Program::start(&python(), &["-u", SCRIPT, host, amqp_port, mqtt_port, scene], "").finish();
+}
+
+#[test]
+fn what_an_amqp_client_publishes_an_mqtt_client_receives() {
+    if !is_pika_installed() {
+        return;
+    }
+    let data = tempfile::tempdir().unwrap();
+    let mut broker = broker(data.path());
+    play(&mut broker, "publish");
+    play(&mut broker, "refusals");
+}
+
+#[test]
+fn what_was_confirmed_to_an_amqp_client_survives_a_kill() {
+    if !is_pika_installed() {
+        return;
+    }
+    let data = tempfile::tempdir().unwrap();
+    let mut before = broker(data.path());
+    play(&mut before, "store");
+    before.kill();
+    play(&mut broker(data.path()), "fetch");
+}
