@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
 mod amqp091;
+mod amqp091_script;
 mod codec;
 mod script;
 
@@ -23,6 +24,11 @@ fn the_codec_survives_its_corpus_and_what_is_made_of_it() {
 #[test]
 fn the_codec_of_amqp_survives_its_corpus_and_what_is_made_of_it() {
     replay_and_mutate("amqp091", amqp091::check);
+}
+
+#[test]
+fn a_connection_of_amqp_survives_scripts_of_methods_and_answers() {
+    replay_and_mutate("amqp091-script", amqp091_script::check);
 }
 
 #[test]
