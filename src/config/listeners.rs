@@ -21,6 +21,8 @@ pub struct Listeners {
     pub wss: Vec<SecureWebListener>,
     /// AMQP 0.9.1 over TCP.
     pub amqp: Vec<AmqpListener>,
+    /// The same over TLS.
+    pub amqps: Vec<SecureAmqpListener>,
 }
 
 /// One socket that accepts connections.
@@ -43,6 +45,15 @@ pub struct Listener {
 pub struct AmqpListener {
     /// The socket. Default address 127.0.0.1:5672.
     pub socket: Listener,
+}
+
+/// One socket that accepts AMQP connections over TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecureAmqpListener {
+    /// The socket. Default address 127.0.0.1:5671.
+    pub socket: Listener,
+    /// What stands on it.
+    pub tls: Tls,
 }
 
 /// One socket that accepts TLS connections.
@@ -129,6 +140,7 @@ impl Listeners {
             ws: Vec::new(),
             wss: Vec::new(),
             amqp: Vec::new(),
+            amqps: Vec::new(),
         }
     }
 
@@ -141,11 +153,13 @@ impl Listeners {
         let ws = self.ws.iter().map(|listener| &listener.socket);
         let wss = self.wss.iter().map(|listener| &listener.socket);
         let amqp = self.amqp.iter().map(|listener| &listener.socket);
+        let amqps = self.amqps.iter().map(|listener| &listener.socket);
         (self.mqtt.iter().enumerate().map(at("mqtt")))
             .chain(mqtts.enumerate().map(at("mqtts")))
             .chain(ws.enumerate().map(at("ws")))
             .chain(wss.enumerate().map(at("wss")))
             .chain(amqp.enumerate().map(at("amqp")))
+            .chain(amqps.enumerate().map(at("amqps")))
     }
 
     /// Returns every TLS section with its place in the configuration.
@@ -154,7 +168,10 @@ impl Listeners {
             |kind: &'static str| move |(index, tls)| (format!("listeners.{kind}.{index}"), tls);
         let mqtts = self.mqtts.iter().map(|listener| &listener.tls);
         let wss = self.wss.iter().map(|listener| &listener.tls);
-        (mqtts.enumerate().map(at("mqtts"))).chain(wss.enumerate().map(at("wss")))
+        let amqps = self.amqps.iter().map(|listener| &listener.tls);
+        (mqtts.enumerate().map(at("mqtts")))
+            .chain(wss.enumerate().map(at("wss")))
+            .chain(amqps.enumerate().map(at("amqps")))
     }
 }
 
@@ -197,6 +214,12 @@ impl Default for AmqpListener {
     }
 }
 
+impl Default for SecureAmqpListener {
+    fn default() -> SecureAmqpListener {
+        SecureAmqpListener { socket: Listener::local(5671), tls: Tls::default() }
+    }
+}
+
 impl Default for TlsListener {
     fn default() -> TlsListener {
         TlsListener { socket: Listener::local(8883), tls: Tls::default() }
@@ -227,12 +250,13 @@ impl Default for Web {
 
 impl Section for Listeners {
     fn fields(&mut self, walk: &mut dyn Walk) {
-        let Listeners { mqtt, mqtts, ws, wss, amqp } = self;
+        let Listeners { mqtt, mqtts, ws, wss, amqp, amqps } = self;
         walk.list("mqtt", mqtt);
         walk.list("mqtts", mqtts);
         walk.list("ws", ws);
         walk.list("wss", wss);
         walk.list("amqp", amqp);
+        walk.list("amqps", amqps);
     }
 }
 
@@ -250,6 +274,14 @@ impl Section for Listener {
 impl Section for AmqpListener {
     fn fields(&mut self, walk: &mut dyn Walk) {
         self.socket.fields(walk);
+    }
+}
+
+impl Section for SecureAmqpListener {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let SecureAmqpListener { socket, tls } = self;
+        socket.fields(walk);
+        tls.fields(walk);
     }
 }
 

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 pub use error::{ConfigError, FieldProblem};
 pub use history::History;
 pub use listeners::{
-    AmqpListener, ClientCertificates, Listener, Listeners, SecureWebListener, Tls, TlsListener,
-    TlsVersion, Web, WebListener,
+    AmqpListener, ClientCertificates, Listener, Listeners, SecureAmqpListener, SecureWebListener,
+    Tls, TlsListener, TlsVersion, Web, WebListener,
 };
 pub use queues::{DeclaredQueue, OverflowPolicy, QueueStart, QueueType, Queues};
 pub use sections::{

@@ -59,7 +59,8 @@ pub(super) fn between_fields(config: &Config, problems: &mut Vec<FieldProblem>) 
 
 fn listeners(config: &Config, problems: &mut Vec<FieldProblem>) {
     if config.listeners.sockets().next().is_none() {
-        let remedy = "write at least one address below mqtt, mqtts, ws, wss or amqp".to_owned();
+        let remedy =
+            "write at least one address below mqtt, mqtts, ws, wss, amqp or amqps".to_owned();
         add(problems, "listeners", "nobody could connect".to_owned(), remedy);
     }
     for (path, tls) in config.listeners.tls() {

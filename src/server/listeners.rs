@@ -51,7 +51,7 @@ struct Spoken {
     amqp: Arc<amqp091::Settings>,
 }
 
-/// Where a listener is and what is spoken there: `mqtt`, `mqtts`, `ws`, `wss` or `amqp`.
+/// Where a listener is and what is spoken there: `mqtt`, `mqtts`, `ws`, `wss`, `amqp` or `amqps`.
 pub type ListeningAt = (SocketAddr, &'static str);
 
 impl Listeners {
@@ -84,6 +84,9 @@ impl Listeners {
         for listener in &listeners.amqp {
             bound.add("amqp", &listener.socket, None, None, timeout)?;
         }
+        for listener in &listeners.amqps {
+            bound.add("amqps", &listener.socket, Some(&listener.tls), None, timeout)?;
+        }
         Ok(bound)
     }
 
@@ -99,7 +102,7 @@ impl Listeners {
         let tls = match tls {
             None => None,
             Some(tls) => {
-                let keeper = TlsKeeper::new(tls_options(tls, web.is_some()));
+                let keeper = TlsKeeper::new(tls_options(tls, protocol));
                 let (keeper, current) = keeper.with_context(|| {
                     format!("the {protocol} listener on {address} cannot be set up")
                 })?;
@@ -134,7 +137,7 @@ impl Listeners {
             let is_proxied = open.arrival.proxy_protocol;
             let door = Arc::new(Door {
                 arrival: open.arrival,
-                is_amqp: open.protocol == "amqp",
+                is_amqp: is_amqp(open.protocol),
                 spoken: self.spoken.clone(),
                 admission: self.admission.clone(),
                 shared: shared.clone(),
@@ -336,7 +339,11 @@ fn share_of_connections(files: u64, partitions: u64) -> (u32, u32) {
     (u32::try_from(allowed).unwrap_or(u32::MAX), told_max)
 }
 
-fn tls_options(tls: &config::Tls, is_web: bool) -> TlsOptions {
+fn is_amqp(protocol: &str) -> bool {
+    matches!(protocol, "amqp" | "amqps")
+}
+
+fn tls_options(tls: &config::Tls, protocol: &str) -> TlsOptions {
     let authorities = || tls.client_ca.clone().unwrap_or_default();
     TlsOptions {
         certificate: tls.certificate.clone(),
@@ -347,7 +354,11 @@ fn tls_options(tls: &config::Tls, is_web: bool) -> TlsOptions {
             config::ClientCertificates::Require => ClientCertificates::Require(authorities()),
         },
         allows_1_2: tls.min_version == config::TlsVersion::V1_2,
-        application: if is_web { b"http/1.1" } else { b"mqtt" },
+        application: match protocol {
+            "wss" => b"http/1.1",
+            protocol if is_amqp(protocol) => b"amqp",
+            _ => b"mqtt",
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
+mod amqp;
 mod client;
 mod limits;
 #[cfg(target_os = "linux")]
