@@ -91,6 +91,27 @@ impl Assembly {
         }
     }
 
+    /// Copies what was begun into memory of its own: a slice would keep everything that was read with it, for as long as the rest
+    /// does not come.
+    pub(super) fn detach(&mut self) {
+        let (Assembly::Header(method) | Assembly::Body { method, .. }) = self else { return };
+        if let Method::BasicPublish(publish) = method {
+            publish.exchange = publish.exchange.detached();
+            publish.routing_key = publish.routing_key.detached();
+        }
+        if let Assembly::Body { header, .. } = self {
+            header.properties = header.properties.detached();
+        }
+        self.detach_body();
+    }
+
+    /// The same for the body alone: what is before it was copied already.
+    pub(super) fn detach_body(&mut self) {
+        if let Assembly::Body { body, .. } = self {
+            body.join();
+        }
+    }
+
     fn on_header(
         &mut self,
         method: Method,
@@ -167,10 +188,14 @@ impl Body {
             self.first = part;
             return;
         }
+        self.join();
+        self.joined.extend_from_slice(&part);
+    }
+
+    fn join(&mut self) {
         if !self.first.is_empty() {
             self.joined.extend_from_slice(&std::mem::take(&mut self.first));
         }
-        self.joined.extend_from_slice(&part);
     }
 
     fn into_bytes(self) -> Bytes {

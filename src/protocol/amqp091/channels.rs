@@ -17,6 +17,8 @@ use super::violation::Violation;
 #[derive(Debug, Default)]
 pub(super) struct Channel {
     assembly: Assembly,
+    /// What was begun, but for its body, is in memory of its own.
+    is_detached: bool,
     pub(super) publishes: Publishes,
     /// We have closed it; nothing counts but the answer.
     is_closing: bool,
@@ -33,7 +35,8 @@ impl AmqpConnection {
                 }
             }
             Some(channel) if channel.is_closing => self.on_frame_of_closing(frame),
-            Some(Channel { assembly, .. }) => {
+            Some(Channel { assembly, is_detached, .. }) => {
+                *is_detached &= frame.kind == FrameKind::Body;
                 // A message is refused by its publish, whichever frame of it is wrong.
                 let begun = assembly.method().map(Method::id);
                 self.unfinished_bytes -= assembly.unfinished_bytes();
@@ -41,12 +44,28 @@ impl AmqpConnection {
                 self.unfinished_bytes += assembly.unfinished_bytes();
                 let done = match command {
                     Ok(Some(command)) => self.on_command(number, command),
-                    Ok(None) => self.check_unfinished(),
+                    Ok(None) => {
+                        if self.begun.last() != Some(&number) {
+                            self.begun.push(number);
+                        }
+                        self.check_unfinished()
+                    }
                     Err(violation) => Err(violation),
                 };
                 if let Err(violation) = done {
                     self.fail_channel(number, begun.unwrap_or(id), violation);
                 }
+            }
+        }
+    }
+
+    /// Copies what was begun and has not come whole with the input that is taken now.
+    pub(super) fn detach_begun(&mut self) {
+        for number in std::mem::take(&mut self.begun) {
+            let Some(channel) = self.channels.get_mut(&number) else { continue };
+            match std::mem::replace(&mut channel.is_detached, true) {
+                true => channel.assembly.detach_body(),
+                false => channel.assembly.detach(),
             }
         }
     }

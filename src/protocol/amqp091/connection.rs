@@ -93,6 +93,8 @@ pub struct AmqpConnection {
     pub(super) client: Client,
     pub(super) tuned: Tuned,
     pub(super) channels: BTreeMap<u16, Channel>,
+    /// Channels that began something with the input that is being taken.
+    pub(super) begun: Vec<u16>,
     /// Channels that are owed confirms.
     pub(super) unsaid: Vec<u16>,
     /// Counts publishes, of all channels.
@@ -129,6 +131,7 @@ impl AmqpConnection {
             client: Client::default(),
             tuned: Tuned { frame_bytes_max, channels_max: 0, heartbeat_ms: 0 },
             channels: BTreeMap::new(),
+            begun: Vec::new(),
             unsaid: Vec::new(),
             last_publish: 0,
             awaiting_count: 0,
@@ -286,6 +289,11 @@ impl AmqpConnection {
         self.fail((0, 0), violation);
     }
 
+    /// True while the broker must answer before more input is taken.
+    fn is_broker_behind(&self) -> bool {
+        self.awaiting_count >= self.settings.publishes_awaiting_max
+    }
+
     fn is_handshaking(&self) -> bool {
         match self.state {
             State::AwaitingHeader | State::Starting | State::Tuning | State::AwaitingOpen => true,
@@ -329,6 +337,7 @@ impl Connection for AmqpConnection {
         self.clock.now = now;
         let before = self.counters.packets_received;
         self.take_input(input);
+        self.detach_begun();
         // Bytes of a partial frame count: a large one takes its time.
         if self.counters.packets_received > before || input.len() > self.clock.partial_bytes {
             self.clock.heard = now;
@@ -390,7 +399,7 @@ impl Connection for AmqpConnection {
             return;
         }
         if is_over(self.silence_end()) {
-            if self.wants_input() {
+            if !self.is_broker_behind() {
                 // Whoever is gone is not told.
                 return self.close();
             }
@@ -463,7 +472,7 @@ impl Connection for AmqpConnection {
     fn wants_input(&self) -> bool {
         self.state != State::Opening
             && self.answers.len() < self.settings.answer_bytes_max
-            && self.awaiting_count < self.settings.publishes_awaiting_max
+            && !self.is_broker_behind()
     }
 
     fn input_bytes_max(&self) -> usize {

@@ -206,6 +206,39 @@ fn a_broker_that_is_behind_is_not_asked_for_more() {
 }
 
 #[test]
+fn what_is_begun_does_not_keep_what_was_read_with_it() {
+    let mut peer = Peer::publisher(Settings::default(), true);
+    let mut whole = BytesMut::new();
+    Method::from(to_topic("a.b")).encode(1, &mut whole);
+    content::encode(
+        1,
+        &Properties::encode([Property::Priority(4)]),
+        &[5; 30_000],
+        8_192,
+        &mut whole,
+    );
+    let whole = whole.freeze();
+
+    // Wherever it is cut, the buffer is free again; and it comes whole all the same.
+    for cut in [10, 40, 60, 8_000, 9_000, 20_000, 29_000] {
+        let mut input = BytesMut::with_capacity(whole.len());
+        input.extend_from_slice(&whole[..cut]);
+        peer.connection.handle_input(NOW, &mut input);
+        let left = input.len();
+        assert!(left == 0 || input[0] < 4, "what is left begins with a frame");
+        let rest = input.split();
+        let mut next = BytesMut::from(&rest[..]);
+        drop(rest);
+        assert!(input.try_reclaim(whole.len() - left), "nothing keeps it at {cut}");
+        next.extend_from_slice(&whole[cut..]);
+        peer.connection.handle_input(NOW, &mut next);
+        let (_, message) = peer.published();
+        assert_eq!(message.topic.as_str(), "a/b");
+        assert_eq!(message.payload, vec![5; 30_000]);
+    }
+}
+
+#[test]
 fn what_is_owed_is_said_before_the_connection_closes() {
     let mut peer = Peer::publisher(Settings::default(), true);
     peer.publish(to_topic("t"), vec![]);
