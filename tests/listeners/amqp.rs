@@ -7,7 +7,9 @@ use fluxmq::config::{
     AmqpListener, ClientCertificates, Listeners, SecureAmqpListener, Tls, TlsIdentity,
 };
 use fluxmq::protocol::amqp091::codec::method::*;
-use fluxmq::protocol::amqp091::codec::{Method, ShortString, Table, Value, frame};
+use fluxmq::protocol::amqp091::codec::{
+    Method, Properties, ShortString, Table, Value, content, frame,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -60,8 +62,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     async fn send(&mut self, method: impl Into<Method>) {
+        self.send_on(0, method).await;
+    }
+
+    /// Publishes to `amq.topic` on channel 1.
+    async fn publish(&mut self, routing_key: &'static str) {
+        self.send_on(
+            1,
+            BasicPublish {
+                exchange: ShortString::from_static("amq.topic"),
+                routing_key: ShortString::from_static(routing_key),
+                ..BasicPublish::default()
+            },
+        )
+        .await;
         let mut out = BytesMut::new();
-        method.into().encode(0, &mut out);
+        content::encode(1, &Properties::default(), b"body", 4096, &mut out);
+        self.stream.write_all(&out).await.unwrap();
+    }
+
+    async fn send_on(&mut self, channel: u16, method: impl Into<Method>) {
+        let mut out = BytesMut::new();
+        method.into().encode(channel, &mut out);
         self.stream.write_all(&out).await.unwrap();
         self.stream.flush().await.unwrap();
     }
@@ -155,6 +177,35 @@ async fn a_certificate_says_who_its_client_is() {
     let (mut nobody, mechanisms) = Peer::greet(stream).await;
     assert_eq!(mechanisms, "PLAIN AMQPLAIN");
     assert_eq!(nobody.start("EXTERNAL", b"").await, None, "it was not offered");
+}
+
+#[tokio::test]
+async fn the_access_list_decides_what_is_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let acl = dir.path().join("acl");
+    std::fs::write(&acl, "topic write open/#\n").unwrap();
+    let broker = Broker::with(|config| {
+        config.listeners = listen();
+        config.authorization.acl_file = Some(acl);
+    });
+    let (mut peer, _) = tcp(broker.address()).await;
+    peer.start("PLAIN", b"\0guest\0guest").await;
+    peer.open().await;
+    peer.send_on(1, ChannelOpen::default()).await;
+    peer.send_on(1, ConfirmSelect { no_wait: true }).await;
+    assert_eq!(peer.receive().await, Some(ChannelOpenOk::default().into()));
+
+    peer.publish("open.1").await;
+    let ack = BasicAck { delivery_tag: 1, multiple: false };
+    assert_eq!(peer.receive().await, Some(ack.into()));
+    peer.publish("closed.1").await;
+
+    let closed = peer.receive().await;
+    let Some(Method::ChannelClose(close)) = closed else { panic!("{closed:?}") };
+    assert_eq!((close.reply_code, close.class_id, close.method_id), (403, 60, 40));
+    // The connection goes on.
+    peer.send_on(2, ChannelOpen::default()).await;
+    assert_eq!(peer.receive().await, Some(ChannelOpenOk::default().into()));
 }
 
 #[tokio::test]
