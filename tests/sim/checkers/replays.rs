@@ -109,7 +109,8 @@ impl Replays {
         };
         let is_new = place >= replay.ends.get(&partition).copied().unwrap_or(0);
         let may_be_early = is_new && matches!(replay.from, Start::Time(_));
-        if !it.is_in(replay) && !(may_be_early && matches(&replay.filter, &it.topic)) {
+        let is_early = may_be_early && matches(&replay.filter, &it.topic);
+        if !it.is_in(replay) && !is_early {
             return wrong(Invariant::I30, format!("{at}: not part of the replay"));
         }
         let is_unacked = it.is_unacked;
