@@ -40,6 +40,8 @@ pub struct Node<D: Disk> {
     pub(super) seed: u64,
     /// How often this replica's patience has ended: the next one differs.
     elections: u64,
+    /// Ticks since it was opened, up to those of an election.
+    age: usize,
     unflushed: VecDeque<Unflushed>,
     is_flushing: bool,
     /// A message that takes entries back which a flush is writing: it waits for the flush.
@@ -163,6 +165,7 @@ impl<D: Disk> Node<D> {
             address,
             seed: mix(&[member.seed, member.id.0, u64::from(address.partition)]),
             elections: 0,
+            age: 0,
             unflushed: VecDeque::new(),
             is_flushing: false,
             parked: None,
@@ -338,6 +341,10 @@ impl<D: Disk> Node<D> {
             {
                 return Ok(());
             }
+            // Whoever leads is to find out first what this disk has forgotten (ADR 0025).
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if self.is_young() => {
+                return Ok(());
+            }
             // To stand while entries are not flushed would be to claim them.
             MessageType::MsgTimeoutNow if !self.unflushed.is_empty() => return Ok(()),
             // What it knows of this log may be what an earlier life acknowledged: entries that are lost, or others in their place. How
@@ -355,6 +362,12 @@ impl<D: Disk> Node<D> {
         }
     }
 
+    /// Returns true while a leader that there may be has not had the time to be heard from since this replica was opened, as it is for
+    /// one that was heard from (Raft, dissertation §4.2.3).
+    fn is_young(&self) -> bool {
+        self.age < ELECTION_TICKS
+    }
+
     /// The next message to another replica.
     pub fn poll_message(&mut self) -> Option<(ReplicaId, Bytes)> {
         self.outgoing.pop_front()
@@ -362,6 +375,7 @@ impl<D: Disk> Node<D> {
 
     /// A tick has passed.
     pub fn tick(&mut self) -> Result<(), NodeError> {
+        self.age = ELECTION_TICKS.min(self.age + 1);
         self.tick_transfers()?;
         // A replica that has forgotten something does not stand, nor one whose disk is behind.
         if self.role() != Role::Leader && (self.is_muted() || !self.unflushed.is_empty()) {
