@@ -157,7 +157,9 @@ impl Wills {
                 let Some(will) = self.by_key.get_mut(&(partition, client_id, epoch)) else {
                     return Ok(());
                 };
-                will.due = Some(time + u64::from(delay_s) * 1000);
+                // What says that it goes out now does not put it off.
+                let due = time + u64::from(delay_s) * 1000;
+                will.due = Some(will.due.map_or(due, |before| before.min(due)));
                 coverage.hit(if delay_s > 0 { Point::WillDelayed } else { Point::WillDue });
                 let on = self.left_on.get(&will.message);
                 let has_ended = on.is_some_and(|on| self.ended.contains(on));
