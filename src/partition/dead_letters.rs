@@ -108,12 +108,19 @@ impl<D: Disk> Partition<D> {
         }
         if is_pending && outcome == Outcome::Rejected {
             if let Err(error) = self.bury_dying(key) {
-                // Whoever waits is told when `persist` reports this and the partition stops.
+                // Whoever waits for more is told when `persist` reports this and the partition stops.
                 self.failed.get_or_insert(error);
             }
             let id = LetterId { queue: key.0, group: Some(key.1.clone()), entry };
             if let Some(due) = self.letters.due.get_mut(&id) {
                 return due.waiting.push((from, token));
+            }
+            if self.groups.get_mut(key).is_some_and(|it| it.dying.contains_key(&entry)) {
+                // Nothing says so in the log: it could not be read, or there is no room for its letter yet.
+                let unbroken = Refusal::Quota { limit: "the length of a queue for dead letters" };
+                let broken = Refusal::Unavailable { partition: self.id.0 };
+                let refusal = if self.failed.is_some() { broken } else { unbroken };
+                return out.send(from, Event::Confirm { token, result: Err(refusal) });
             }
         }
         let result = is_pending;

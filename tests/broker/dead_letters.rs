@@ -9,6 +9,7 @@ use fluxmq::model::{
     QueueSettings, Refusal, Token,
 };
 use fluxmq::partition::request::{ConnectionId, QueueAction, QueueAnswer};
+use fluxmq_index::Offset;
 
 use crate::world::{World, message, text};
 
@@ -84,6 +85,31 @@ fn confirmed(world: &mut World, by: ConnectionId, token: Token) -> Option<Result
         Effect::Confirm { token: answered, result } if *answered == token => Some(result.clone()),
         _ => None,
     })
+}
+
+#[test]
+fn a_reject_is_confirmed_when_its_letter_is_stored_and_not_before_there_is_room_for_it() {
+    let mut world = World::new(1);
+    let limits = QueueLimits {
+        bytes_max: Some(5),
+        overflow: Overflow::RejectPublish,
+        ..QueueLimits::default()
+    };
+    world.declare("morgue", QueueSettings { limits, ..QueueSettings::default() });
+    let target = DeadLetterTarget::Queue(name("morgue"));
+    let dead_letters = DeadLetters { target, ..DeadLetters::default() };
+    world.declare("jobs", QueueSettings { dead_letters, ..QueueSettings::default() });
+    fill(&mut world, "jobs", 0..1);
+    let (member, _) = world.open("member", true, 0);
+    world.subscribe(member, "$share/g/$queue/jobs", |_| {}).expect("joins");
+    assert_eq!(world.deliveries(member).len(), 1);
+
+    // Some room there is, and the letter needs more.
+    let answer = reject(&mut world, member, "g", 0);
+
+    assert!(matches!(answer, Some(Err(Refusal::Quota { .. }))), "{answer:?}");
+    assert_eq!(world.stats("jobs").groups[0].committed, Offset(0));
+    assert_eq!(world.stats("morgue").messages, 0);
 }
 
 #[test]
