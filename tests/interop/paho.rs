@@ -48,6 +48,19 @@ fn a_queue_is_read_from_the_earliest_and_settled() {
     start(&broker, "queue-consume").finish();
 }
 
+#[test]
+fn what_two_workers_settled_is_settled_after_a_kill_and_the_rest_comes_again() {
+    if !is_paho_installed() {
+        return;
+    }
+    let data = tempfile::tempdir().unwrap();
+    let broker = BrokerProcess::start(data.path());
+    start(&broker, "work").finish();
+    broker.kill();
+    let broker = BrokerProcess::start(data.path());
+    start(&broker, "rest-of-work").finish();
+}
+
 /// Both of paho's clients keep their sessions in memory and connect again by themselves, to the same port.
 #[test]
 fn qos_2_between_two_clients_is_exactly_once_across_kills() {

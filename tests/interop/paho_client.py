@@ -28,6 +28,7 @@ class Peer:
         self.messages = []
         self.granted = []
         self.finished = set()
+        self.reasons = {}
         self.connect_count = 0
         self.reasons_of_disconnect = []
         self.client.on_connect = self._on_connect
@@ -89,7 +90,7 @@ class Peer:
         self._told(lambda: self.granted.append((mid, [it.value for it in reasons])))
 
     def _on_publish(self, client, data, mid, reason, properties):
-        self._told(lambda: self.finished.add(mid))
+        self._told(lambda: (self.finished.add(mid), self.reasons.update({mid: reason.value})))
 
 
 def round_trips():
@@ -180,6 +181,60 @@ def queue_consume():
     consumer.leave()
 
 
+WORK_COUNT, WORK_DONE = 40, 25
+
+
+def worker(name):
+    peer = Peer(name, mqtt.MQTTv5)
+    options = Properties(PacketTypes.SUBSCRIBE)
+    options.UserProperty = [("consumer-group", "workers"), ("settle", "explicit")]
+    peer.subscribe("$queue/work/#", 1, options)
+    return peer
+
+
+def settle(peer, message_id):
+    """Says that an entry is done and returns the reason code of PUBACK."""
+    options = Properties(PacketTypes.PUBLISH)
+    options.UserProperty = [("message-id", message_id), ("group-id", "workers")]
+    mid = peer.publish("$queue/work/$ack", b"", 1, properties=options).mid
+    peer.wait(lambda: mid in peer.finished, "it is settled")
+    return peer.reasons[mid]
+
+
+def entries(peer):
+    return [dict(it.properties.UserProperty)["message-id"] for it in peer.messages]
+
+
+def work():
+    """Two workers share a queue, and finish most of it by $ack; the broker is killed next."""
+    workers = [worker("one"), worker("two")]
+    speaker = Peer("speaks", mqtt.MQTTv5)
+    for number in range(WORK_COUNT):
+        speaker.publish("$queue/work/x", str(number), 1)
+    deadline = time.monotonic() + PATIENCE_S
+    while sum(len(it.messages) for it in workers) < WORK_COUNT:
+        assert time.monotonic() < deadline, [it.summary() for it in workers]
+        time.sleep(0.01)
+    assert all(it.messages for it in workers), "each has some"
+    shared = sorted(entries(workers[0]) + entries(workers[1]))
+    assert shared == sorted(f"work:{number}" for number in range(WORK_COUNT)), shared
+    for number in range(WORK_DONE):
+        assert settle(workers[number % 2], f"work:{number}") == 0, number
+    assert settle(workers[0], "work:0") == 0x10, "it was pending once"
+
+
+def rest_of_work():
+    """What was settled before the kill does not come again, what was not does."""
+    peer = worker("three")
+    left = [f"work:{number}" for number in range(WORK_DONE, WORK_COUNT)]
+    peer.wait(lambda: len(peer.messages) >= len(left), "the rest came")
+    assert entries(peer) == left, entries(peer)
+    for message_id in left:
+        assert settle(peer, message_id) == 0, message_id
+    assert entries(peer) == left, "nothing else came"
+    peer.leave()
+
+
 EXACTLY_ONCE_BATCH, EXACTLY_ONCE_BATCHES = 40, 20
 
 
@@ -213,6 +268,8 @@ SCENES = {
     "goodbye": goodbye,
     "queue-publish": queue_publish,
     "queue-consume": queue_consume,
+    "work": work,
+    "rest-of-work": rest_of_work,
     "exactly-once": exactly_once,
 }
 
