@@ -17,6 +17,8 @@ pub(super) enum Format {
     Text,
     /// One object per line.
     Json,
+    /// One object over several lines.
+    Pretty,
     /// The payload's bytes as they are, and a line feed unless --no-newline.
     Payload,
     /// Text with places for parts of the message, as mosquitto_sub's -F has it, and a line feed unless --no-newline.
@@ -39,9 +41,11 @@ pub(super) fn parse_format(text: &str) -> Result<Format, String> {
     match text {
         "text" => return Ok(Format::Text),
         "json" => return Ok(Format::Json),
+        "pretty" => return Ok(Format::Pretty),
         "payload" => return Ok(Format::Payload),
         _ if !text.contains('%') => {
-            return Err("write text, json, payload, or a template such as '%t %p'".to_owned());
+            let names = "text, json, pretty, payload, or a template such as '%t %p'";
+            return Err(format!("write {names}"));
         }
         _ => {}
     }
@@ -93,6 +97,7 @@ pub(super) fn print(
     match &style.format {
         Format::Text => print_text(message, style.verbosity, output),
         Format::Json => writeln!(output, "{}", to_json(message)),
+        Format::Pretty => writeln!(output, "{:#}", to_json(message)),
         Format::Payload => {
             output.write_all(&message.payload)?;
             if style.newline { output.write_all(b"\n") } else { Ok(()) }
@@ -319,10 +324,21 @@ mod tests {
         let day: jiff::Timestamp = day.parse().unwrap();
         let seconds: f64 = seconds.parse().unwrap();
         assert!((day.as_second() as f64 - seconds).abs() < 2.0, "{times}");
-        for (wrong, said) in [("xml", "text, json, payload"), ("%t %z", "'%z'"), ("100%", "'%'")] {
+        for (wrong, said) in
+            [("xml", "text, json, pretty, payload"), ("%t %z", "'%z'"), ("100%", "'%'")]
+        {
             let error = parse_format(wrong).unwrap_err();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn pretty_is_the_same_object_over_several_lines() {
+        let line = printed(b"hi", Format::Json, 0, true);
+        let pretty = printed(b"hi", Format::Pretty, 0, true);
+        let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+        assert_eq!(read(&line), read(&pretty));
+        assert!(pretty.starts_with(b"{\n  \"") && pretty.ends_with(b"}\n"));
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub(super) struct Arguments {
     /// Takes what carries other correlation data or none for a response, too.
     #[arg(long)]
     pub any_response: bool,
-    /// How to print: text, json (also --json), payload, or a template as for subscribe.
+    /// How to print: text, json (also --json), pretty (JSON over several lines), payload, or a template as for subscribe.
     #[arg(short = 'F', long, default_value = "text", value_parser = parse_format)]
     pub format: Format,
     /// Prints the topic, too; -vv also QoS, flags and properties.

@@ -98,7 +98,7 @@ pub(super) struct Arguments {
     /// Stops when nothing came in for this many seconds.
     #[arg(long, value_name = "SECONDS")]
     pub idle: Option<u64>,
-    /// How to print: text, json (also --json), payload, or a template as of mosquitto_sub: %t topic, %p payload, %x in hex,
+    /// How to print: text, json (also --json), pretty (JSON over several lines), payload, or a template as of mosquitto_sub: %t topic, %p payload, %x in hex,
     /// %l its length, %q QoS, %r retain, %d dup, %j JSON, %C content type, %R response topic, %D correlation data, %E expiry,
     /// %F payload format, %P user properties, %S subscription ids, %I time (UTC), %U seconds since 1970, %% a percent sign, \n \t \r \0.
     #[arg(short = 'F', long, default_value = "text", value_parser = parse_format)]
