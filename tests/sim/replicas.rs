@@ -107,7 +107,10 @@ impl World {
         let partitions = connection.lose_stream(leader);
         let Some(partitions) = partitions else { return };
         self.coverage.hit(Point::StreamBroken);
-        self.wills.lost(id);
+        // A connection that has nothing there goes on.
+        if !partitions.is_empty() {
+            self.wills.lost(id);
+        }
         let notice = self.resign(id, partitions.into_iter());
         self.forget_at(id, leader, notice);
     }
