@@ -56,6 +56,8 @@ fn node(stage: Stage) -> Node<SimDisk> {
     }
     let mut node =
         Node::open(log, &member, Members::first(&member), applied, 1_000).expect("opens");
+    // Votes are looked at.
+    node.age = 1_000;
     if stage == Stage::Fresh {
         return node;
     }

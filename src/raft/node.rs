@@ -41,7 +41,7 @@ pub struct Node<D: Disk> {
     /// How often this replica's patience has ended: the next one differs.
     elections: u64,
     /// Ticks since it was opened, up to those of an election.
-    age: usize,
+    pub(super) age: usize,
     unflushed: VecDeque<Unflushed>,
     is_flushing: bool,
     /// A message that takes entries back which a flush is writing: it waits for the flush.
