@@ -14,6 +14,7 @@ use super::batch::Stamp;
 use super::consumers::Death;
 use super::history::HistoryError;
 use super::manage::Managed;
+use super::patience::Said;
 use super::request::{ConnectionId, Event, Letter, LetterId, Outbox, Publish, QueueAnswer};
 use super::stage::Waiting;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
@@ -27,8 +28,6 @@ use crate::model::{
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::GroupKey;
 
-/// Time after which a letter that was announced and not answered is announced again.
-const ANNOUNCED_FOR_MS: u64 = 5_000;
 /// Letters on their way at a time.
 const LETTERS_MAX: usize = 1_024;
 
@@ -42,7 +41,8 @@ pub(super) struct Letters {
 struct Due {
     target: QueueName,
     message: Message,
-    announced: Option<Millis>,
+    /// One that is not answered in time is announced again.
+    announced: Option<Said>,
     /// Who rejected the entry, and waits.
     waiting: Vec<(ConnectionId, Token)>,
 }
@@ -271,9 +271,9 @@ impl<D: Disk> Partition<D> {
 
     fn announce_letters(&mut self, out: &mut impl Outbox) {
         let Some(courier) = self.letters.courier else { return };
-        let now = self.now;
+        let now = Said { at: self.now, tick: self.ticks };
         for (id, due) in &mut self.letters.due {
-            if due.announced.is_none_or(|at| at.plus(ANNOUNCED_FOR_MS) <= now) {
+            if due.announced.is_none_or(|said| said.is_long_ago(now)) {
                 due.announced = Some(now);
                 let (target, message) = (due.target.clone(), due.message.clone());
                 out.send(

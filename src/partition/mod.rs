@@ -22,6 +22,7 @@ mod lead;
 mod listening;
 mod manage;
 mod options;
+mod patience;
 mod peers;
 mod priority;
 mod reader;
@@ -113,6 +114,8 @@ pub struct Partition<D: Disk> {
     retention: Retention,
     fresh: Fresh,
     now: Millis,
+    /// Ticks since it was opened.
+    ticks: u64,
     stopped: Option<Refusal>,
     /// A batch that could not be appended between two flushes.
     failed: Option<PartitionError>,
@@ -251,6 +254,7 @@ impl<D: Disk> Partition<D> {
             retention,
             fresh: Fresh::default(),
             now,
+            ticks: 0,
             stopped: None,
             failed: None,
             disk_full: false,
@@ -479,6 +483,7 @@ impl<D: Disk> Partition<D> {
     /// writes down what is proven.
     pub fn tick(&mut self, now: Millis, out: &mut impl Outbox) -> Result<(), PartitionError> {
         self.now = self.now.max(now);
+        self.ticks += 1;
         if self.stopped.is_some() {
             return Ok(());
         }

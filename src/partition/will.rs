@@ -12,12 +12,11 @@ use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
 use super::Partition;
+use super::patience::Said;
 use super::request::{ConnectionId, Event, Outbox};
 use crate::model::{Control, Millis};
 use crate::planted::{PlantedBug, is_planted};
 
-/// Time after which a will that is announced and not over is announced again: its target was full or out of service.
-const ANNOUNCED_FOR_MS: u64 = 5_000;
 /// Wills announced and not over at a time: a restart makes many due at once.
 const ANNOUNCED_MAX: usize = 1_024;
 
@@ -25,7 +24,8 @@ const ANNOUNCED_MAX: usize = 1_024;
 #[derive(Debug, Default)]
 pub(super) struct Announcer {
     publisher: Option<ConnectionId>,
-    announced: BTreeMap<(Bytes, Offset), Millis>,
+    /// One that is not over in time is announced again: its target was full or out of service.
+    announced: BTreeMap<(Bytes, Offset), Said>,
 }
 
 /// What proposed and not yet applied records say of a will.
@@ -67,10 +67,10 @@ impl Announcer {
     }
 
     /// Returns true when a will that is due is to be announced, and remembers that it was.
-    fn announces(&mut self, client_id: &Bytes, epoch: Offset, now: Millis) -> bool {
+    fn announces(&mut self, client_id: &Bytes, epoch: Offset, now: Said) -> bool {
         let key = (client_id.clone(), epoch);
         match self.announced.get(&key) {
-            Some(at) if at.plus(ANNOUNCED_FOR_MS) > now => false,
+            Some(said) if !said.is_long_ago(now) => false,
             Some(_) => self.announced.insert(key, now).is_some(),
             None => self.has_room() && self.announced.insert(key, now).is_none(),
         }
@@ -158,11 +158,12 @@ impl<D: Disk> Partition<D> {
     pub(super) fn announce_wills(&mut self, out: &mut impl Outbox) {
         let publisher = self.announcer.publisher.filter(|_| self.leading.is_some());
         let Some(publisher) = publisher else { return };
+        let now = Said { at: self.now, tick: self.ticks };
         for (client_id, epoch) in self.views.wills.due(self.now) {
             let kept = self.views.wills.get(client_id, epoch).filter(|kept| kept.goes_out);
             let Some(kept) = kept else { continue };
             if self.overlay.fate(client_id, epoch) == Some(Fate::Cleared)
-                || !self.announcer.announces(client_id, epoch, self.now)
+                || !self.announcer.announces(client_id, epoch, now)
             {
                 continue;
             }

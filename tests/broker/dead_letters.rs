@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fluxmq::broker::Placement;
 use fluxmq::model::queue::{DeadLetterTarget, DeadLetters, Overflow, QueueLimits};
 use fluxmq::model::{
-    Command, Delivery, Effect, Filter, Outcome, PartitionId, Property, QoS, QueueName,
+    Command, Delivery, Effect, Filter, Millis, Outcome, PartitionId, Property, QoS, QueueName,
     QueueSettings, Refusal, Token,
 };
 use fluxmq::partition::request::{ConnectionId, QueueAction, QueueAnswer};
@@ -262,6 +263,41 @@ fn a_full_target_elsewhere_refuses_the_reject_and_gets_the_letter_when_there_is_
         world.close(workers, false);
         assert!(world.manage("jobs", QueueAction::Delete).is_ok());
     }
+}
+
+/// The time of a log stands while the clock has gone back. What is to be tried again is tried all the same (seed 1795300875957).
+#[test]
+fn a_letter_is_announced_again_also_when_the_clock_has_gone_back() {
+    let mut world = World::new(4);
+    let limits = QueueLimits {
+        messages_max: Some(1),
+        overflow: Overflow::RejectPublish,
+        ..QueueLimits::default()
+    };
+    let placement = Placement::new(4);
+    let is_elsewhere =
+        |target: &str| placement.queue(&name(target)) != placement.queue(&name("jobs"));
+    let target =
+        ["failed", "morgue", "x", "y"].into_iter().find(|it| is_elsewhere(it)).expect("one");
+    world.declare(target, QueueSettings { limits, ..QueueSettings::default() });
+    fill(&mut world, target, 0..1);
+    let dead_letters =
+        DeadLetters { target: DeadLetterTarget::Queue(name(target)), ..DeadLetters::default() };
+    world.declare("jobs", QueueSettings { dead_letters, ..QueueSettings::default() });
+    fill(&mut world, "jobs", 0..1);
+    let workers = reader(&mut world, "workers", "jobs");
+    assert_eq!(world.deliveries(workers).len(), 1);
+    let refused = reject(&mut world, workers, "workers", 0);
+    assert!(matches!(refused, Some(Err(Refusal::Quota { .. }))), "{refused:?}");
+
+    assert_eq!(world.manage(target, QueueAction::Purge), Ok(QueueAnswer::Done { count: 1 }));
+    world.now = Millis(world.now.0 - 600_000);
+    (0..40).for_each(|_| world.pass(100));
+    assert_eq!(world.stats(target).messages, 0, "not yet");
+    (0..20).for_each(|_| world.pass(100));
+
+    assert_eq!(world.stats(target).messages, 1);
+    assert_eq!(world.stats("jobs").groups[0].lag, 0);
 }
 
 #[test]
