@@ -383,6 +383,7 @@ impl World {
                 Ok(())
             });
         }
+        self.look_at_replicas(node);
         self.deliver(node, post);
         self.tick_fenced(node);
         self.tick_connections(node);
@@ -504,8 +505,14 @@ impl World {
         self.restart_soon(node);
     }
 
-    /// Looks at what a node has applied and flushed.
+    /// Looks at what a node has applied and flushed, and sends what it has to say to others.
     pub fn observe(&mut self, node: usize) {
+        self.look_at_replicas(node);
+        self.send_messages(node);
+    }
+
+    /// Looks at what a node has applied and flushed: before anybody hears of it.
+    fn look_at_replicas(&mut self, node: usize) {
         let Some(state) = self.nodes.get_mut(node) else { return };
         for (partition, owned) in &mut state.owned {
             let status = owned.partition.status();
@@ -546,7 +553,6 @@ impl World {
         }
         self.learn();
         self.look_at_queues(node, false);
-        self.send_messages(node);
     }
 
     pub fn accept(&mut self, found: Result<(), Violation>) {
