@@ -42,6 +42,8 @@ pub struct Connection {
     routes: BTreeMap<PartitionId, usize>,
     /// Nodes to which there is no stream any more.
     lost: BTreeSet<usize>,
+    /// Term of its session's home in which it got the session; 0 until it has it.
+    term: u64,
     publishes_sent: u64,
     passed_on: Arc<PassedOn>,
 }
@@ -133,6 +135,7 @@ impl World {
             asked: BTreeMap::new(),
             routes: BTreeMap::new(),
             lost: BTreeSet::new(),
+            term: 0,
             publishes_sent: 0,
             passed_on: Arc::default(),
         };
@@ -164,6 +167,9 @@ impl World {
                 format!("c{} by p{} {}", to.0, from.0, brief(&event))
             });
             let connection = self.connections.get_mut(&to).expect("it lives");
+            if let Said::SessionOpened(Ok(opened)) = &event {
+                connection.term = opened.term;
+            }
             connection.broker.handle_event(from, event);
         }
         self.drive(to);
@@ -221,9 +227,7 @@ impl World {
             }
             while let Some(effect) = connection.broker.poll_effect() {
                 if let Effect::Opened(opened) = &effect {
-                    let home = self.placement.session(self.clients[client].name.as_bytes());
-                    let leader = connection.routes.get(&home).copied().unwrap_or(node);
-                    self.observer.opened(client, id, leader);
+                    self.observer.opened(client, id, connection.term);
                     self.wills.opened(id);
                     self.clients[client].note_resume(opened, &mut self.coverage);
                 }
@@ -260,14 +264,14 @@ impl World {
             });
             self.schedule.at(at, Event::Downstream { from: id, bytes });
         }
-        let is_closing = connection.protocol.is_closing();
+        let (is_closing, term) = (connection.protocol.is_closing(), connection.term);
         let home = self.placement.session(self.clients[client].name.as_bytes());
         let leader = connection.routes.get(&home).copied().unwrap_or(connection.node);
         // Nobody tells a node that its stream to the leader broke while the node was stopped: it learns of that and of the other at once.
         let may_know = !connection.lost.contains(&leader);
         if is_sending
             && may_know
-            && let Some(newer) = self.observer.superseded(client, id, leader)
+            && let Some(newer) = self.observer.superseded(client, id, term)
         {
             let name = &self.clients[client].name;
             let what = format!("{name}: connection {} sends after {} was opened", id.0, newer.0);

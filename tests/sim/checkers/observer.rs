@@ -56,7 +56,7 @@ pub struct Observer {
     /// Entries that were seen committed for the first time since somebody took them.
     pub frames: Vec<(PartitionId, Frame)>,
     /// The newest connection that was told that it has the session, by client.
-    opened: BTreeMap<usize, (ConnectionId, usize)>,
+    opened: BTreeMap<usize, (ConnectionId, u64)>,
     leaders: BTreeMap<(PartitionId, u64), usize>,
     votes: BTreeMap<(PartitionId, u64, usize), u64>,
     /// What disks had flushed that are not there any more: acknowledgements of it may still be on their way.
@@ -467,21 +467,21 @@ impl Observer {
         Ok(())
     }
 
-    /// A connection was told by this leader that it has its client's session.
-    pub fn opened(&mut self, client: usize, connection: ConnectionId, leader: usize) {
-        let newest = self.opened.entry(client).or_insert((connection, leader));
-        *newest = (*newest).max((connection, leader));
+    /// A connection was told by the leader of a term that it has its client's session.
+    pub fn opened(&mut self, client: usize, connection: ConnectionId, term: u64) {
+        let newest = self.opened.entry(client).or_insert((connection, term));
+        *newest = (*newest).max((connection, term));
     }
 
-    /// Returns the newer connection that has the session of this one's client, as the same leader gave it away. One that was deposed
-    /// and does not know it yet has nobody to learn it from.
+    /// Returns the newer connection that has the session of this one's client, given away in the same term. A leader tells all its
+    /// connections when it is deposed, which may be on its way to a node that does not run; one of a later term does not know them.
     pub fn superseded(
         &self,
         client: usize,
         connection: ConnectionId,
-        leader: usize,
+        term: u64,
     ) -> Option<ConnectionId> {
-        let newest = self.opened.get(&client).filter(|newest| newest.1 == leader)?.0;
+        let newest = self.opened.get(&client).filter(|newest| newest.1 == term)?.0;
         (newest > connection).then_some(newest)
     }
 
