@@ -5,6 +5,7 @@
 
 mod admission;
 mod close;
+mod consume;
 mod given_back;
 mod groups;
 mod held;
@@ -12,7 +13,9 @@ mod manage;
 mod open;
 mod outbound;
 mod publish;
+mod queues;
 mod replay;
+mod route;
 mod subscribe;
 mod tenure;
 mod transaction;
@@ -250,6 +253,15 @@ impl Client {
                 let to = self.placement.queue(&queue);
                 let (token, offset) = (theirs(token), Offset(offset));
                 self.request(to, Request::CommitCursor { token, queue, group, to: offset });
+            }
+            Command::Route(route) => self.route(*route),
+            Command::Queue { token, queue, command } => self.ask_queue(token, &queue, command),
+            Command::Consume(consume) => self.consume(&consume),
+            Command::Grant { consumer, count } => self.grant(consumer, count),
+            Command::StopConsuming { token, consumer } => self.stop_consuming(token, consumer),
+            Command::Leave { consumer } => self.leave(consumer),
+            Command::Get { token, consumer, queue, group } => {
+                self.get(token, (consumer, &queue, &group));
             }
             Command::Close(close) => self.close(close),
         }

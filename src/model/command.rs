@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{DeliveryId, Filter, Message, PeerInfo, QueueName, Token};
+use super::{
+    Consume, DeliveryId, Filter, Message, PeerInfo, QueueCommand, QueueName, Route, Token,
+};
 
 /// One request of one connection. Everything that stores is answered after it is committed, never before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +93,50 @@ pub enum Command {
         group: QueueName,
         /// Everything below this queue offset is finished.
         offset: u64,
+    },
+    /// Publishes to an exchange. Answered by `Confirm`, whatever the QoS; `Ok(false)` where it came to no queue and is not stored.
+    Route(Box<Route>),
+    /// Declares, counts, empties or ends a queue. Answered by `Queue`.
+    Queue {
+        /// Echoed.
+        token: Token,
+        /// Which.
+        queue: QueueName,
+        /// What.
+        command: QueueCommand,
+    },
+    /// Consumes a queue. Answered by `Consuming`, before its first delivery.
+    Consume(Box<Consume>),
+    /// A consumer may have more: for one whose credit is granted.
+    Grant {
+        /// Which.
+        consumer: u32,
+        /// So many more.
+        count: u32,
+    },
+    /// A consumer gets nothing more; what it has, it keeps until it is settled. Answered by `Stopped`, after its last delivery.
+    StopConsuming {
+        /// Echoed.
+        token: Token,
+        /// Which.
+        consumer: u32,
+    },
+    /// A consumer is gone: what it has goes back, in its place. Not answered.
+    Leave {
+        /// Which.
+        consumer: u32,
+    },
+    /// Asks for one entry of a queue. Answered by `Got`; the entry is out at `consumer` until it is settled or that leaves. A number that
+    /// only `Get`s name is a consumer that no count has.
+    Get {
+        /// Echoed.
+        token: Token,
+        /// Who gets it; the same for many.
+        consumer: u32,
+        /// Which queue.
+        queue: QueueName,
+        /// Which group.
+        group: QueueName,
     },
     /// Goes on with an exchange that `Challenge` asked about, or begins one again in an open connection. Answered by `Challenge`,
     /// `Authenticated`, or the end of the connection.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use thiserror::Error;
 
-use super::{DeliveryId, Message, PartitionId, QoS, Token, Topic};
+use super::{DeliveryId, Got, Message, PartitionId, QoS, QueueAnswer, QueueRefusal, Token, Topic};
 
 /// One thing a connection must know or pass on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,37 @@ pub enum Effect {
     ReceivedStored {
         /// The number under which it was sent.
         packet_id: u16,
+    },
+    /// What became of a request to a queue.
+    Queue {
+        /// Out of `Queue`.
+        token: Token,
+        /// What it is now.
+        result: Result<QueueAnswer, Refusal>,
+    },
+    /// The consumer stands, or not.
+    Consuming {
+        /// Out of `Consume`.
+        token: Token,
+        /// What became of it.
+        result: Result<(), Refusal>,
+    },
+    /// Nothing more comes for a consumer.
+    Stopped {
+        /// Out of `StopConsuming`.
+        token: Token,
+    },
+    /// A consumer's queue is gone, and so is what it had out.
+    ConsumerEnded {
+        /// Which.
+        consumer: u32,
+    },
+    /// An entry that was asked for; `None` where there is none to be had.
+    Got {
+        /// Out of `Get`.
+        token: Token,
+        /// What there is.
+        result: Result<Option<Box<Got>>, Refusal>,
     },
     /// Another connection took the session (MQTT 5 reason 0x8E). The connection closes at once, without its will.
     TakenOver,
@@ -241,6 +272,9 @@ pub enum Refusal {
         /// What.
         what: &'static str,
     },
+    /// A queue is not there, or not what it was asked to be.
+    #[error("{0}")]
+    Queue(Box<QueueRefusal>),
     /// A request that contradicts itself or the state of what it names.
     #[error("{reason}")]
     Invalid {

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod base64;
 pub mod command;
+pub mod consume;
 mod control_codec;
 pub mod effect;
 pub mod frame;
@@ -22,6 +23,7 @@ pub mod record;
 
 pub use address::{AddressError, Filter, QueueName, Selection, Topic};
 pub use command::{Command, Outcome, RetainHandling};
+pub use consume::{Consume, Credit, Got, QueueAnswer, QueueCommand, QueueRefusal, Route};
 pub use effect::{Delivery, Effect, Refusal};
 pub use ids::{DeliveryId, DeliverySource, Millis, PartitionId, ReaderId, Token};
 pub use input::{Input, InputError};

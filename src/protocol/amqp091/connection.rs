@@ -377,7 +377,12 @@ impl Connection for AmqpConnection {
             | Effect::Unsubscribed { .. }
             | Effect::Deliver(_)
             | Effect::Assigned { .. }
-            | Effect::ReceivedStored { .. } => {}
+            | Effect::ReceivedStored { .. }
+            | Effect::Queue { .. }
+            | Effect::Consuming { .. }
+            | Effect::Stopped { .. }
+            | Effect::ConsumerEnded { .. }
+            | Effect::Got { .. } => {}
         }
     }
 

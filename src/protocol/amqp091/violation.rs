@@ -47,6 +47,7 @@ pub(super) fn of_connection(refusal: &Refusal) -> ReplyCode {
         | Refusal::Input(_)
         | Refusal::Unavailable { .. }
         | Refusal::NotLeader { .. }
+        | Refusal::Queue(_)
         | Refusal::Invalid { .. } => ReplyCode::InternalError,
     }
 }

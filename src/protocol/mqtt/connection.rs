@@ -422,6 +422,12 @@ impl Connection for MqttConnection {
             Effect::Expelled(refusal) => self.on_expelled(&refusal),
             Effect::RightsChanged(recheck) => self.on_rights_changed(&recheck),
             Effect::OpenRefused(refusal) => self.on_open_refused(&refusal),
+            // Answers to what it never asks.
+            Effect::Queue { .. }
+            | Effect::Consuming { .. }
+            | Effect::Stopped { .. }
+            | Effect::ConsumerEnded { .. }
+            | Effect::Got { .. } => {}
             Effect::TakenOver => {
                 self.disconnect(
                     ReasonCode::SESSION_TAKEN_OVER,

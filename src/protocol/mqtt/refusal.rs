@@ -43,9 +43,10 @@ fn nearest(refusal: &Refusal) -> ReasonCode {
         Refusal::Quota { .. } | Refusal::DiskFull | Refusal::MemoryFull => {
             ReasonCode::QUOTA_EXCEEDED
         }
-        Refusal::Unsupported { .. } | Refusal::Invalid { .. } | Refusal::Input(_) => {
-            ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR
-        }
+        Refusal::Unsupported { .. }
+        | Refusal::Invalid { .. }
+        | Refusal::Queue(_)
+        | Refusal::Input(_) => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
         Refusal::Unavailable { .. } | Refusal::NotLeader { .. } | Refusal::ShuttingDown => {
             ReasonCode::UNSPECIFIED_ERROR
         }
