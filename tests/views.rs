@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fluxmq::model::command::Will;
 use fluxmq::model::message::publisher_id;
 use fluxmq::model::queue::{
-    DeadLetterTarget, DeadLetters, Overflow, QueueKind, QueueLimits, QueueSettings,
+    DeadLetterTarget, DeadLetters, Lifetime, Overflow, QueueKind, QueueLimits, QueueSettings,
 };
 use fluxmq::model::record::{DedupKey, Tenure, filter_id, queue_id};
 use fluxmq::model::{
@@ -196,8 +196,12 @@ fn settings() -> impl Strategy<Value = QueueSettings> {
     let rules = (dead_letters, limits, number(), number(), 0u32..30, backoff);
     let kind =
         proptest::sample::select(vec![QueueKind::Classic, QueueKind::Stream, QueueKind::Ephemeral]);
-    (kind, bindings, rules, any::<bool>(), any::<bool>()).prop_map(
-        |(kind, bindings, rules, single_active, exclusive)| {
+    let lifetime =
+        proptest::sample::select(vec![Lifetime::Durable, Lifetime::Transient, Lifetime::Owned]);
+    let life = (lifetime, any::<bool>(), number());
+    (kind, bindings, rules, life, any::<bool>(), any::<bool>()).prop_map(
+        |(kind, bindings, rules, life, single_active, exclusive)| {
+            let (lifetime, auto_delete, expires_ms) = life;
             let (dead_letters, limits, ttl_ms, visibility_timeout_ms, deliveries_max, backoff_ms) =
                 rules;
             let group = QueueName::new(Bytes::from_static(b"workers")).unwrap();
@@ -215,6 +219,9 @@ fn settings() -> impl Strategy<Value = QueueSettings> {
                 exclusive,
                 primary_group: is_stream.then_some(group),
                 retroactive: false,
+                lifetime,
+                auto_delete,
+                expires_ms,
                 priority_max: if is_stream || !is_kept { 0 } else { (deliveries_max % 10) as u8 },
             }
         },

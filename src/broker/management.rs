@@ -150,6 +150,7 @@ fn settings(fields: &mut Fields) -> Result<QueueSettings, Refusal> {
         primary_group: group.map(|group| QueueName::new(group.into())).transpose()?,
         priority_max: narrow("priority_max", fields.number("priority_max")?, 0)?.min(255) as u8,
         retroactive: fields.choice("from", &[("latest", false), ("earliest", true)])?,
+        ..QueueSettings::default()
     })
 }
 

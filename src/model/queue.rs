@@ -54,6 +54,24 @@ pub struct QueueSettings {
     pub priority_max: u8,
     /// It holds what history still has of its bindings, and follows it from there.
     pub retroactive: bool,
+    /// How long it is there.
+    pub lifetime: Lifetime,
+    /// It ends when the last of its consumers leaves.
+    pub auto_delete: bool,
+    /// Milliseconds without a consumer, an entry asked for and a redeclaration, after which it ends.
+    pub expires_ms: Option<u64>,
+}
+
+/// What a queue outlives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Everything.
+    #[default]
+    Durable,
+    /// The connections that use it: it ends when its partition gets another leader, as with every restart.
+    Transient,
+    /// Nothing: it is for the connection that declared it alone, and ends with it, or as a transient one does.
+    Owned,
 }
 
 /// A topic filter of a queue, and which of the publishes that match are brought to it when they are published.
@@ -194,6 +212,9 @@ impl Default for QueueSettings {
             primary_group: None,
             priority_max: 0,
             retroactive: false,
+            lifetime: Lifetime::Durable,
+            auto_delete: false,
+            expires_ms: None,
         }
     }
 }
@@ -241,6 +262,9 @@ impl QueueSettings {
             ("primary_group", self.primary_group == other.primary_group),
             ("priority_max", self.priority_max == other.priority_max),
             ("from", self.retroactive == other.retroactive),
+            ("lifetime", self.lifetime == other.lifetime),
+            ("auto_delete", self.auto_delete == other.auto_delete),
+            ("expires", self.expires_ms == other.expires_ms),
         ];
         fields.into_iter().find(|(_, is_same)| !is_same).map(|(field, _)| field)
     }
@@ -291,6 +315,7 @@ impl QueueSettings {
             ("messages_max", messages_max),
             ("bytes_max", bytes_max),
             ("age_max_ms", age_max_ms),
+            ("expires_ms", self.expires_ms),
         ];
         if let Some((field, _)) = numbers.iter().find(|(_, value)| *value == Some(0)) {
             return Err(SettingsError::Zero { field });
@@ -387,6 +412,10 @@ impl QueueSettings {
         number(out, 18, Some(u64::from(self.priority_max)).filter(|max| *max > 0));
         flag(out, 19, self.retroactive);
         flag(out, 20, self.kind == QueueKind::Ephemeral);
+        flag(out, 21, self.lifetime == Lifetime::Transient);
+        flag(out, 22, self.lifetime == Lifetime::Owned);
+        flag(out, 23, self.auto_delete);
+        number(out, 24, self.expires_ms);
     }
 
     /// Encodes it as its record has it.
@@ -444,6 +473,10 @@ impl QueueSettings {
             18 => self.priority_max = input.input.varint()?.try_into().ok()?,
             19 => self.retroactive = true,
             20 if self.kind == QueueKind::Classic => self.kind = QueueKind::Ephemeral,
+            21 => self.lifetime = Lifetime::Transient,
+            22 if self.lifetime == Lifetime::Durable => self.lifetime = Lifetime::Owned,
+            23 => self.auto_delete = true,
+            24 => self.expires_ms = Some(input.input.varint()?),
             _ => return None,
         }
         Some(())

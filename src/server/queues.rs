@@ -90,6 +90,7 @@ fn declaration(queue: &DeclaredQueue) -> anyhow::Result<Declaration> {
         primary_group,
         priority_max: queue.priority_max.try_into().context("priority_max")?,
         retroactive: queue.from == QueueStart::Earliest,
+        ..QueueSettings::default()
     };
     Ok((QueueName::from_text(bytes(&queue.name)).context("name")?, settings.checked()?))
 }

@@ -1,7 +1,7 @@
 //! A queue: what it was declared to be, what is in it, and its groups.
 
 use fluxmq::model::QueueSettings;
-use fluxmq::model::queue::{DeadLetterTarget, Overflow, QueueKind};
+use fluxmq::model::queue::{DeadLetterTarget, Lifetime, Overflow, QueueKind};
 use fluxmq::model::record::queue_id;
 use fluxmq::view::Queue;
 
@@ -85,6 +85,7 @@ fn settings(settings: &QueueSettings) -> Tree {
         ("messages_max", settings.limits.messages_max),
         ("bytes_max", settings.limits.bytes_max),
         ("age_max_ms", settings.limits.age_max_ms),
+        ("expires_ms", settings.expires_ms),
     ];
     let set = numbers.into_iter().filter_map(|(name, it)| Some((name, Tree::Number(it?))));
     fields.extend(set);
@@ -98,6 +99,9 @@ fn settings(settings: &QueueSettings) -> Tree {
         ("reject_publish", settings.limits.overflow == Overflow::RejectPublish),
         ("single_active", settings.single_active),
         ("exclusive", settings.exclusive),
+        ("transient", settings.lifetime == Lifetime::Transient),
+        ("owned", settings.lifetime == Lifetime::Owned),
+        ("auto_delete", settings.auto_delete),
     ];
     fields.extend(flags.into_iter().filter(|(_, is)| *is).map(|(name, is)| (name, Tree::Flag(is))));
     if let Some(group) = &settings.primary_group {
