@@ -17,7 +17,7 @@ use fluxmq::model::{
     RetainHandling, Selection, Subscription, Token, Topic,
 };
 use fluxmq::partition::request::{
-    Attach, ConnectionId, Event, Join, Outbox, Position, Publish, Request,
+    Attach, ConnectionId, Event, Join, Outbox, Position, Publish, Request, Target,
 };
 use fluxmq::partition::{Member, Options, Partition};
 use fluxmq_log::os_disk::OsDisk;
@@ -315,8 +315,7 @@ impl Stepped {
                 message: Arc::new(message.clone()),
                 dedup: DedupKey::default(),
                 tenure: Tenure::default(),
-                queue: queue.cloned(),
-                is_copy: false,
+                target: queue.cloned().map_or(Target::Topic, Target::Queue),
                 input: None,
             };
             self.handle(PUBLISHER, Request::Publish(publish));
@@ -331,8 +330,7 @@ impl Stepped {
                 message: Arc::new(message.clone()),
                 dedup: DedupKey::default(),
                 tenure: Tenure::default(),
-                queue: Some(queue.clone()),
-                is_copy: false,
+                target: Target::Queue(queue.clone()),
                 input: None,
             };
             self.handle(PUBLISHER, Request::Publish(publish));

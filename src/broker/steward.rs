@@ -14,7 +14,7 @@ use crate::model::record::{DedupKey, Tenure};
 use crate::model::{PartitionId, QueueName, QueueSettings, Refusal, Token};
 use crate::partition::request::{
     Event, Followed, Following, Letter, LetterId, Publish, QueueAction, QueueAnswer, QueueRequest,
-    ReadHistory, ReadOn, Request,
+    ReadHistory, ReadOn, Request, Target,
 };
 
 /// Carries letters, and asks for administrators.
@@ -129,8 +129,7 @@ impl Steward {
             message: Arc::new(message),
             dedup: DedupKey::default(),
             tenure: Tenure::default(),
-            queue: Some(target),
-            is_copy: false,
+            target: Target::Queue(target),
             input: None,
         };
         self.requests.push_back((to, Request::Publish(publish)));

@@ -15,7 +15,7 @@ use crate::auth::{Access, Action, Authority};
 use crate::model::address::PublishAddress;
 use crate::model::record::{DedupKey, Tenure};
 use crate::model::{Control, Message, PartitionId, Principal, Refusal, Token};
-use crate::partition::request::{Event, Publish, Request};
+use crate::partition::request::{Event, Publish, Request, Target};
 use crate::planted::{PlantedBug, is_planted};
 
 /// Publishes wills.
@@ -122,29 +122,22 @@ impl WillPublisher {
             true => DedupKey { incarnation: self.next_token as u32, seq: DedupKey::WILL },
         };
         let tenure = Tenure::default();
-        let publish = Publish {
-            token: None,
-            message,
-            dedup,
-            tenure,
-            queue: None,
-            is_copy: false,
-            input: None,
-        };
+        let publish =
+            Publish { token: None, message, dedup, tenure, target: Target::Topic, input: None };
         let message = &publish.message;
         match PublishAddress::of(&message.topic)? {
             PublishAddress::Topic => {
                 let home = self.placement.topic(&message.topic);
                 let bound = self.placement.bound_to(&message.topic, false, &mut Found::default());
                 let dedup = DedupKey { seq: dedup.seq | DedupKey::COPY, ..dedup };
-                let copy = Publish { dedup, is_copy: true, ..publish.clone() };
+                let copy = Publish { dedup, target: Target::Bound, ..publish.clone() };
                 let others = bound.iter().filter(|partition| **partition != home);
                 let copies = others.map(|partition| (*partition, copy.clone()));
                 Ok(std::iter::once((home, publish)).chain(copies).collect())
             }
             PublishAddress::Queue(name) => {
                 let home = self.placement.queue(&name);
-                Ok(vec![(home, Publish { queue: Some(name), ..publish })])
+                Ok(vec![(home, Publish { target: Target::Queue(name), ..publish })])
             }
             PublishAddress::Settle(..) | PublishAddress::Manage(_) => {
                 let reason = "a will is a message, and this is no place for one".to_owned();

@@ -61,7 +61,7 @@ impl Building {
         let Stamp { now, deliver_at, priority } = stamp;
         let message = &publish.message;
         let route_set = self.route(queues);
-        let captured = publish.is_copy.then(|| captured_topic(message.topic.as_bytes()));
+        let captured = publish.is_copy().then(|| captured_topic(message.topic.as_bytes()));
         let producer = (message.publisher != 0).then_some(Producer {
             id: message.publisher,
             epoch: publish.dedup.incarnation,
@@ -71,7 +71,7 @@ impl Building {
             topic: captured.as_ref().unwrap_or(message.topic.as_bytes()),
             route_set,
             qos: message.qos as u8,
-            retain: match (message.retain && !publish.is_copy, message.payload.is_empty()) {
+            retain: match (message.retain && !publish.is_copy(), message.payload.is_empty()) {
                 (false, _) => Retain::No,
                 (true, true) => Retain::Clear,
                 (true, false) => Retain::Set,

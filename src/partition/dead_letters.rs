@@ -15,7 +15,7 @@ use super::consumers::Death;
 use super::history::HistoryError;
 use super::manage::Managed;
 use super::patience::Said;
-use super::request::{ConnectionId, Event, Letter, LetterId, Outbox, Publish, QueueAnswer};
+use super::request::{ConnectionId, Event, Letter, LetterId, Outbox, Publish, QueueAnswer, Target};
 use super::stage::Waiting;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
 use crate::model::address::{captured_topic, source_topic};
@@ -226,8 +226,7 @@ impl<D: Disk> Partition<D> {
             message: Arc::new(message),
             dedup: DedupKey::default(),
             tenure: Tenure::default(),
-            queue: Some(target.clone()),
-            is_copy: false,
+            target: Target::Queue(target.clone()),
             input: None,
         };
         let now = self.now;

@@ -14,7 +14,7 @@ use fluxmq_log::disk::Disk;
 
 use super::batch::Stamp;
 use super::request::{
-    ConnectionId, Event, Followed, Following, Outbox, Publish, ReadHistory, ReadOn,
+    ConnectionId, Event, Followed, Following, Outbox, Publish, ReadHistory, ReadOn, Target,
 };
 use super::stage::Waiting;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
@@ -257,8 +257,7 @@ impl<D: Disk> Partition<D> {
                 message: Arc::new(to_captured(stored, now)),
                 dedup: DedupKey::default(),
                 tenure: Tenure::default(),
-                queue: Some(queue.clone()),
-                is_copy: false,
+                target: Target::Queue(queue.clone()),
                 input: None,
             };
             self.pending().building.message(&publish, &routes, stamp);

@@ -256,13 +256,23 @@ pub struct Publish {
     pub dedup: DedupKey,
     /// Of the connection that a persistent session's QoS 2 publish comes on. A later one's is taken before it, or it is not taken.
     pub tenure: Tenure,
-    /// The queue it is addressed to.
-    pub queue: Option<QueueName>,
-    /// True for what the queues of this partition that are bound to the topic get of a message that is stored elsewhere, or nowhere
-    /// else: nobody but they see it.
-    pub is_copy: bool,
+    /// Who gets it.
+    pub target: Target,
     /// What its publisher names it by, beside: under a name that is known it is not stored again.
     pub input: Option<Input>,
+}
+
+/// Who in a partition gets a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Who subscribes to its topic, and the queues that are bound to it.
+    Topic,
+    /// Only the queues that are bound to its topic: the message is stored elsewhere, or nowhere else.
+    Bound,
+    /// A queue, which is declared at its first use.
+    Queue(QueueName),
+    /// Those of these queues that are there. Answered with `Ok(false)` when nobody got it.
+    Queues(Arc<[QueueName]>),
 }
 
 impl Publish {
@@ -272,8 +282,7 @@ impl Publish {
     pub fn is_stored(&self) -> bool {
         self.message.qos != QoS::AtMostOnce
             || self.message.retain
-            || self.queue.is_some()
-            || self.is_copy
+            || self.target != Target::Topic
             || self.dedup.seq != 0
     }
 
@@ -286,8 +295,7 @@ impl Publish {
     /// queue, for copies, and for wills.
     pub fn is_passed_on(&self) -> bool {
         self.message.qos == QoS::AtMostOnce
-            && self.queue.is_none()
-            && !self.is_copy
+            && self.target == Target::Topic
             && self.dedup.seq == 0
             && !(self.message.retain && is_planted(PlantedBug::RetainedQos0Waits))
     }
@@ -297,8 +305,13 @@ impl Publish {
     ///
     /// [`StoredMessage::was_passed_on`]: crate::model::StoredMessage::was_passed_on
     pub fn is_recorded_as_passed_on(&self) -> bool {
-        let Publish { message, is_copy, dedup, .. } = self;
-        message.qos == QoS::AtMostOnce && message.retain && !is_copy && dedup.seq == 0
+        let Publish { message, dedup, .. } = self;
+        message.qos == QoS::AtMostOnce && message.retain && !self.is_copy() && dedup.seq == 0
+    }
+
+    /// Returns true for what bound queues get of a message beside its topic.
+    pub fn is_copy(&self) -> bool {
+        self.target == Target::Bound
     }
 
     /// Returns true for a QoS 2 publish that an earlier copy may be stored of. A refusal would end the exchange for its client, which

@@ -11,7 +11,7 @@ use fluxmq_log::disk::Disk;
 
 use super::batch::{Building, Stamp};
 use super::inputs::Judged;
-use super::request::{ConnectionId, Event, Join, Outbox, Publish, QueueAnswer};
+use super::request::{ConnectionId, Event, Join, Outbox, Publish, QueueAnswer, Target};
 use super::will::Fate;
 use super::{Partition, PartitionError};
 use crate::model::queue::{PRIORITY_MAX, QueueKind};
@@ -173,9 +173,13 @@ impl<D: Disk> Partition<D> {
             self.answer_with_next(waiting, out);
             return true;
         }
-        let is_for_nobody = publish.is_copy || (publish.queue.is_some() && !passing.is_empty());
+        let is_for_nobody = match publish.target {
+            Target::Topic => false,
+            Target::Bound | Target::Queues(_) => true,
+            Target::Queue(_) => !passing.is_empty(),
+        };
         if routes.is_empty() && is_for_nobody {
-            // It was for queues that pass on, or for a binding that is not any more.
+            // It was for queues that pass on, that are not there, or for a binding that is not any more.
             let result = self.pass_on(passing, publish, out);
             if let Some(token) = publish.token {
                 out.send(from, Event::Confirm { token, result: Ok(result) });
@@ -210,14 +214,14 @@ impl<D: Disk> Partition<D> {
 
     /// Decides whether a publish may be stored, and makes sure that there is a queue for it.
     fn admit(&mut self, publish: &Publish) -> Result<(), Refusal> {
-        match &publish.queue {
+        match &publish.target {
             _ if self.disk_full => Err(Refusal::DiskFull),
             _ if self.memory_full => Err(Refusal::MemoryFull),
             _ if !self.may_retain(&publish.message) => {
                 Err(Refusal::Quota { limit: "retained messages" })
             }
-            Some(queue) => self.declare(queue),
-            None => Ok(()),
+            Target::Queue(queue) => self.declare(queue),
+            Target::Topic | Target::Bound | Target::Queues(_) => Ok(()),
         }
     }
 
@@ -332,16 +336,18 @@ impl<D: Disk> Partition<D> {
     }
 
     /// The queues that a publish goes to, ascending: those that store it, and those that pass it on.
-    fn routes(&self, publish: &Publish) -> (Vec<u64>, Vec<u64>) {
+    pub(super) fn routes(&self, publish: &Publish) -> (Vec<u64>, Vec<u64>) {
         self.all_routes(publish).into_iter().partition(|id| {
             self.queue(*id).is_none_or(|(_, settings)| settings.kind != QueueKind::Ephemeral)
         })
     }
 
-    /// The queue that a publish is addressed to, or those of this partition that are bound to its topic.
+    /// The queues that a publish is addressed to, or those of this partition that are bound to its topic.
     fn all_routes(&self, publish: &Publish) -> Vec<u64> {
-        if let Some(queue) = &publish.queue {
-            return vec![queue_id(queue.as_bytes())];
+        match &publish.target {
+            Target::Queue(queue) => return vec![queue_id(queue.as_bytes())],
+            Target::Queues(queues) => return self.those_here(queues),
+            Target::Topic | Target::Bound => {}
         }
         let mut routes = Vec::new();
         let topic = publish.message.topic.as_bytes();
@@ -356,6 +362,18 @@ impl<D: Disk> Partition<D> {
         if publish.is_in_history() {
             routes.retain(|id| self.queue(*id).is_none_or(|(_, settings)| !settings.retroactive));
         }
+        routes.sort_unstable();
+        routes.dedup();
+        routes
+    }
+
+    /// Of these queues those that are there, or about to be, ascending.
+    fn those_here(&self, queues: &[QueueName]) -> Vec<u64> {
+        let here = queues.iter().filter_map(|name| {
+            let id = queue_id(name.as_bytes());
+            self.queue(id).filter(|(known, _)| *known == name.as_bytes()).map(|_| id)
+        });
+        let mut routes: Vec<u64> = here.collect();
         routes.sort_unstable();
         routes.dedup();
         routes

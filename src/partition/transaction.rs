@@ -6,7 +6,7 @@ use fluxmq_log::disk::Disk;
 
 use super::Partition;
 use super::inputs::Judged;
-use super::request::{ConnectionId, Outbox, Publish};
+use super::request::{ConnectionId, Outbox, Publish, Target};
 use super::stage::Waiting;
 use crate::model::queue::QueueKind;
 use crate::model::record::queue_id;
@@ -40,18 +40,16 @@ impl<D: Disk> Partition<D> {
         }
         let mut waiting = Vec::with_capacity(publishes.len());
         for (publish, is_new) in publishes.into_iter().zip(new) {
+            let result = !is_new || self.take_in(&publish, out);
+            let may_be_copy = false;
             let confirm = publish.token.map(|token| Waiting::Confirm {
                 to: from,
                 token,
-                result: true,
-                may_be_copy: false,
+                result,
+                may_be_copy,
             });
             waiting.extend(confirm);
-            if is_new {
-                self.take_in(&publish);
-            } else {
-                self.counters.duplicates += 1;
-            }
+            self.counters.duplicates += u64::from(!is_new);
         }
         self.relieve();
         for waiting in waiting {
@@ -70,15 +68,18 @@ impl<D: Disk> Partition<D> {
         let mut new = Vec::with_capacity(publishes.len());
         let mut coming: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         for (at, publish) in publishes.iter().enumerate() {
-            let queue = publish.queue.as_ref().expect("only publishes to queues come here");
             let is_twice = publish.input.is_some()
                 && publishes[..at].iter().any(|before| before.input == publish.input);
             let is_new = !is_twice && matches!(self.judge_input(publish)?, Judged::New);
             new.push(is_new);
             if is_new {
-                self.may_use(queue)?;
-                let more = coming.entry(queue_id(queue.as_bytes())).or_default();
-                *more = (more.0 + 1, more.1 + publish.message.len_bytes() as u64);
+                if let Target::Queue(queue) = &publish.target {
+                    self.may_use(queue)?;
+                }
+                for queue in self.routes(publish).0 {
+                    let more = coming.entry(queue).or_default();
+                    *more = (more.0 + 1, more.1 + publish.message.len_bytes() as u64);
+                }
             }
         }
         coming.into_iter().try_for_each(|(id, more)| self.has_room_for(id, more))?;
@@ -98,11 +99,16 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    /// Adds an admitted message to the frame in the making.
-    fn take_in(&mut self, publish: &Publish) {
-        let queue = publish.queue.as_ref().expect("only publishes to queues come here");
-        self.declare_in_frame(queue);
-        let routes = vec![queue_id(queue.as_bytes())];
+    /// Adds an admitted message to the frame in the making, unless nothing stores it; true when somebody gets it.
+    fn take_in(&mut self, publish: &Publish, out: &mut impl Outbox) -> bool {
+        if let Target::Queue(queue) = &publish.target {
+            self.declare_in_frame(queue);
+        }
+        let (routes, passing) = self.routes(publish);
+        let is_passed_on = self.pass_on(&passing, publish, out);
+        if routes.is_empty() {
+            return is_passed_on;
+        }
         self.overlay_routes(&routes, publish.message.len_bytes());
         let stamp = self.stamp(&publish.message.properties);
         let routes = self.with_lanes(routes, stamp.priority);
@@ -110,5 +116,6 @@ impl<D: Disk> Partition<D> {
         if let Some(input) = publish.input {
             self.note_input(input);
         }
+        true
     }
 }

@@ -22,6 +22,7 @@ mod resigned;
 mod retention;
 mod retroactive;
 mod rewind;
+mod route;
 mod sessions;
 mod shared;
 mod statistics;

@@ -7,7 +7,7 @@ use fluxmq::model::command::{Close, Credentials, Open, Will};
 use fluxmq::model::record::{DedupKey, Tenure};
 use fluxmq::model::{Command, Message, PartitionId, Properties, Property, QoS, Refusal, Token};
 use fluxmq::partition::Partition;
-use fluxmq::partition::request::{ConnectionId, Publish, Request};
+use fluxmq::partition::request::{ConnectionId, Publish, Request, Target};
 use fluxmq_log::sim_disk::SimDisk;
 
 use crate::world::{World, here, message, text};
@@ -87,8 +87,7 @@ fn a_will_that_is_over_is_not_stored_again_when_a_process_is_late() {
             message: Arc::new(will.clone()),
             dedup: DedupKey { incarnation: epoch.0 as u32, seq: DedupKey::WILL },
             tenure: Tenure::default(),
-            queue: None,
-            is_copy: false,
+            target: Target::Topic,
             input: None,
         };
         let is_there = |(_, partition): &(&PartitionId, &Partition<SimDisk>)| {

@@ -9,7 +9,7 @@ use fluxmq::model::record::{DedupKey, Tenure};
 use fluxmq::model::{
     Message, Millis, PartitionId, Principal, Properties, QoS, Refusal, Token, Topic,
 };
-use fluxmq::partition::request::{ConnectionId, Event, Outbox, Publish, Request};
+use fluxmq::partition::request::{ConnectionId, Event, Outbox, Publish, Request, Target};
 use fluxmq::partition::{
     Fenced, Member, Opened, Options, Partition, PartitionError, ReceiveError, ReplicaId,
 };
@@ -420,8 +420,7 @@ impl Cluster {
             message: std::sync::Arc::new(message),
             dedup: DedupKey::default(),
             tenure: Tenure::default(),
-            queue: None,
-            is_copy: false,
+            target: Target::Topic,
             input: None,
         };
         let now = self.now;

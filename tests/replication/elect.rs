@@ -7,7 +7,7 @@ use fluxmq::model::{
     Topic,
 };
 use fluxmq::partition::ReplicaId;
-use fluxmq::partition::request::{Event, Publish, Request};
+use fluxmq::partition::request::{Event, Publish, Request, Target};
 use fluxmq_index::Offset;
 
 use crate::cluster::{Cluster, id};
@@ -255,8 +255,7 @@ fn say_once(cluster: &mut Cluster, to: ReplicaId, token: u64) -> Token {
             message,
             dedup,
             tenure: Tenure::default(),
-            queue: None,
-            is_copy: false,
+            target: Target::Topic,
             input: None,
         }),
     );

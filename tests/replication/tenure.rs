@@ -4,7 +4,7 @@ use bytes::Bytes;
 use fluxmq::model::record::{DedupKey, Tenure};
 use fluxmq::model::{Message, Properties, QoS, Token, Topic};
 use fluxmq::partition::ReplicaId;
-use fluxmq::partition::request::{ConnectionId, Event, Publish, Request};
+use fluxmq::partition::request::{ConnectionId, Event, Publish, Request, Target};
 use fluxmq_index::Offset;
 
 use crate::cluster::Cluster;
@@ -31,8 +31,7 @@ fn publish(cluster: &mut Cluster, to: ReplicaId, by: (u64, Tenure), token: u64) 
         message: std::sync::Arc::new(message),
         dedup: DedupKey { incarnation: INCARNATION, seq: 7 },
         tenure: by.1,
-        queue: None,
-        is_copy: false,
+        target: Target::Topic,
         input: None,
     };
     cluster.ask_for(by.0, to, Request::Publish(publish));

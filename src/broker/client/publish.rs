@@ -12,8 +12,8 @@ use super::{Client, Waiting, theirs};
 use crate::broker::placement::Found;
 use crate::model::address::PublishAddress;
 use crate::model::record::DedupKey;
-use crate::model::{Effect, Input, Message, PartitionId, QoS, QueueName, Refusal, Token};
-use crate::partition::request::{Publish, Request};
+use crate::model::{Effect, Input, Message, PartitionId, QoS, Refusal, Token};
+use crate::partition::request::{Publish, Request, Target};
 use crate::planted::{PlantedBug, is_planted};
 
 /// What is under way of the client's publishes.
@@ -59,12 +59,11 @@ impl Client {
             Ok(part) => part,
             Err(refusal) => return self.refuse_publish(token, &message, refusal),
         };
-        let (home, queue, input) = match (self.target(&message), part) {
-            (Ok((home, queue, input)), Some(part)) => {
+        let (home, target, input) = match (self.target(&message), part) {
+            (Ok((home, target, input)), Some(part)) => {
                 let dedup = DedupKey::default();
                 let tenure = self.tenure();
-                let mut publish =
-                    Publish { token: None, message, dedup, tenure, queue, is_copy: false, input };
+                let mut publish = Publish { token: None, message, dedup, tenure, target, input };
                 self.sign(&mut publish);
                 return self.gather_publish(part, token, home, publish);
             }
@@ -72,10 +71,12 @@ impl Client {
             (Err(refusal), Some(part)) => return self.fail_transaction(part, token, refusal),
             (Err(refusal), None) => return self.refuse_publish(token, &message, refusal),
         };
-        let copies = match &queue {
-            Some(_) => Arc::default(),
-            None if packet_id.is_some() && is_planted(PlantedBug::NotCaptured) => Arc::default(),
-            None => {
+        let copies = match target {
+            Target::Bound | Target::Queue(_) | Target::Queues(_) => Arc::default(),
+            Target::Topic if packet_id.is_some() && is_planted(PlantedBug::NotCaptured) => {
+                Arc::default()
+            }
+            Target::Topic => {
                 let is_unstored = message.qos == QoS::AtMostOnce && !message.retain;
                 self.placement.bound_to(&message.topic, is_unstored, &mut self.publishing.found)
             }
@@ -92,7 +93,7 @@ impl Client {
             None => DedupKey::default(),
         };
         let tenure = self.tenure();
-        let publish = Publish { token: None, message, dedup, tenure, queue, is_copy: false, input };
+        let publish = Publish { token: None, message, dedup, tenure, target, input };
         match copies.is_empty() {
             true => self.send_publish(home, token, publish),
             false => self.send_copies(home, copies, token, publish),
@@ -103,18 +104,18 @@ impl Client {
     fn target(
         &mut self,
         message: &Message,
-    ) -> Result<(PartitionId, Option<QueueName>, Option<Input>), Refusal> {
+    ) -> Result<(PartitionId, Target, Option<Input>), Refusal> {
         self.standing.may_publish(&message.topic)?;
-        let (home, queue) = match PublishAddress::of(&message.topic)? {
-            PublishAddress::Topic => (self.placement.topic(&message.topic), None),
-            PublishAddress::Queue(name) => (self.placement.queue(&name), Some(name)),
+        let (home, target) = match PublishAddress::of(&message.topic)? {
+            PublishAddress::Topic => (self.placement.topic(&message.topic), Target::Topic),
+            PublishAddress::Queue(name) => (self.placement.queue(&name), Target::Queue(name)),
             PublishAddress::Settle(..) | PublishAddress::Manage(_) => {
                 let reason = "a verb is not a place to publish to".to_owned();
                 return Err(Refusal::Invalid { reason });
             }
         };
         let input = Input::of(&self.standing.principal, &message.topic, &message.properties)?;
-        Ok((home, queue, input))
+        Ok((home, target, input))
     }
 
     fn send_publish(&mut self, to: PartitionId, token: Token, mut publish: Publish) {
@@ -165,7 +166,7 @@ impl Client {
             0 => key,
             seq => DedupKey { seq: seq | DedupKey::COPY, ..key },
         };
-        let copy = Publish { dedup: copy_key, is_copy: true, ..publish.clone() };
+        let copy = Publish { dedup: copy_key, target: Target::Bound, ..publish.clone() };
         // The partition of the topic stores one record for both, unless nothing but its queues wants the message.
         let is_shared = publish.is_stored();
         let others: Vec<PartitionId> =

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Client, theirs};
 use crate::model::{PartitionId, Properties, Property, QoS, Refusal, Token};
-use crate::partition::request::{Publish, Request};
+use crate::partition::request::{Publish, Request, Target};
 
 /// Messages of one transaction: each waits for its acknowledgement, and clients have a window.
 const MESSAGES_MAX: usize = 256;
@@ -176,13 +176,13 @@ fn refusal_of(
     count: Option<usize>,
 ) -> Option<Refusal> {
     let (first, last) = (publishes.first()?, publishes.last()?);
-    let Some(queue) = &last.queue else {
+    let Target::Queue(queue) = &last.target else {
         return Some(invalid("a transaction is of publishes to queues: '$queue/…'"));
     };
     if last.message.qos != QoS::AtLeastOnce {
         return Some(invalid("messages of a transaction are published at QoS 1"));
     }
-    if let (false, Some(first)) = (is_together, &first.queue) {
+    if let (false, Target::Queue(first)) = (is_together, &first.target) {
         let reason = format!(
             "queues '{first}' and '{queue}' live in different partitions, and a transaction in one: name them alike \
              in braces, such as '{{orders}}.in' and '{{orders}}.out'"

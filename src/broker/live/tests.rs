@@ -9,7 +9,7 @@ use crate::model::record::{DedupKey, Tenure};
 use crate::model::{
     Filter, Properties, QueueName, ReaderId, RetainHandling, Selection, Subscription, Token,
 };
-use crate::partition::request::{Attach, Join, Position, Publish};
+use crate::partition::request::{Attach, Join, Position, Publish, Target};
 
 #[derive(Default)]
 struct Inbox {
@@ -132,8 +132,7 @@ fn publish(topic: &str, qos: QoS) -> Publish {
         message: Arc::new(message),
         dedup: DedupKey::default(),
         tenure: Tenure::default(),
-        queue: None,
-        is_copy: false,
+        target: Target::Topic,
         input: None,
     }
 }
