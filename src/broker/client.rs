@@ -258,6 +258,7 @@ impl Client {
             Command::Queue { token, queue, command } => self.ask_queue(token, &queue, command),
             Command::Consume(consume) => self.consume(&consume),
             Command::Grant { consumer, count } => self.grant(consumer, count),
+            Command::Sent { consumer, count } => self.sent(consumer, count),
             Command::StopConsuming { token, consumer } => self.stop_consuming(token, consumer),
             Command::Leave { consumer } => self.leave(consumer),
             Command::Get { token, consumer, queue, group } => {

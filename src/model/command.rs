@@ -114,6 +114,15 @@ pub enum Command {
         /// So many more.
         count: u32,
     },
+    /// So many more deliveries of a consumer were written to its client, the oldest first: they are in memory no more, and others may
+    /// take their room. One that is settled needs no `Sent`. Without it a consumer has no more out than fits into its window's bytes,
+    /// whatever its credit: see [`Credit`](super::Credit).
+    Sent {
+        /// Which.
+        consumer: u32,
+        /// How many.
+        count: u32,
+    },
     /// A consumer gets nothing more; what it has, it keeps until it is settled. Answered by `Stopped`, after its last delivery.
     StopConsuming {
         /// Echoed.
@@ -127,11 +136,11 @@ pub enum Command {
         consumer: u32,
     },
     /// Asks for one entry of a queue. Answered by `Got`; the entry is out at `consumer` until it is settled or that leaves. A number that
-    /// only `Get`s name is a consumer that no count has.
+    /// only `Get`s name is a consumer that no count has. The delivery's id names it by a number of the broker's.
     Get {
         /// Echoed.
         token: Token,
-        /// Who gets it; the same for many.
+        /// Who gets it; the same for many, of whatever queues.
         consumer: u32,
         /// Which queue.
         queue: QueueName,

@@ -57,9 +57,12 @@ pub struct Consume {
 pub const CONSUMERS_END: u32 = 1 << 31;
 
 /// How much a consumer may be sent.
+///
+/// Beside, what is on its way to the client and not [`Sent`](super::Command::Sent) is bounded in bytes: 8 KiB at first, as much more as
+/// was sent, up to 256 KiB. A client that does not read costs that; what it was sent and has not settled costs its number only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credit {
-    /// So many that are not settled, at a time.
+    /// So many that are not settled, at a time; `u32::MAX` is as many as it takes.
     Window(u32),
     /// So many, and then as many as it is granted: settling gives nothing back.
     Granted(u32),
@@ -83,7 +86,7 @@ pub struct Route {
 /// An entry that was asked for, and how many remain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Got {
-    /// Names the consumer that has it.
+    /// The entry.
     pub delivery: Delivery,
     /// Those that are not handed out.
     pub remaining: u64,

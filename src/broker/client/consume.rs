@@ -12,6 +12,8 @@ impl Client {
 
     pub(super) fn grant(&mut self, _consumer: u32, _count: u32) {}
 
+    pub(super) fn sent(&mut self, _consumer: u32, _count: u32) {}
+
     pub(super) fn stop_consuming(&mut self, token: Token, _consumer: u32) {
         self.effects.push_back(Effect::Stopped { token });
     }
