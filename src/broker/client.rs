@@ -6,6 +6,7 @@
 mod admission;
 mod close;
 mod consume;
+mod exchanges;
 mod given_back;
 mod groups;
 mod held;
@@ -256,6 +257,10 @@ impl Client {
             }
             Command::Route(route) => self.route(*route),
             Command::Queue { token, queue, command } => self.ask_queue(token, &queue, command),
+            Command::Exchange { token, exchange, command } => {
+                self.ask_exchange(token, &exchange, command);
+            }
+            Command::Bind(bind) => self.bind(*bind),
             Command::Consume(consume) => self.consume(&consume),
             Command::Grant { consumer, count } => self.grant(consumer, count),
             Command::Sent { consumer, count } => self.sent(consumer, count),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Consume, DeliveryId, Filter, Message, PeerInfo, QueueCommand, QueueName, Route, Token,
+    Bind, Consume, DeliveryId, ExchangeCommand, Filter, Message, PeerInfo, QueueCommand, QueueName,
+    Route, Token,
 };
 
 /// One request of one connection. Everything that stores is answered after it is committed, never before.
@@ -105,6 +106,17 @@ pub enum Command {
         /// What.
         command: QueueCommand,
     },
+    /// Declares, asks for or ends an exchange. Answered by `Exchange`.
+    Exchange {
+        /// Echoed.
+        token: Token,
+        /// Its name.
+        exchange: Bytes,
+        /// What.
+        command: ExchangeCommand,
+    },
+    /// Binds a queue or an exchange to an exchange, or ends that. Answered by `Exchange`.
+    Bind(Box<Bind>),
     /// Consumes a queue. Answered by `Consuming`, before its first delivery.
     Consume(Box<Consume>),
     /// A consumer may have more: for one whose credit is granted.

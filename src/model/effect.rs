@@ -6,7 +6,10 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use thiserror::Error;
 
-use super::{DeliveryId, Got, Message, PartitionId, QoS, QueueAnswer, QueueRefusal, Token, Topic};
+use super::{
+    DeliveryId, ExchangeRefusal, Got, Message, PartitionId, QoS, QueueAnswer, QueueRefusal, Token,
+    Topic,
+};
 
 /// One thing a connection must know or pass on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +83,13 @@ pub enum Effect {
         token: Token,
         /// What it is now.
         result: Result<QueueAnswer, Refusal>,
+    },
+    /// What became of a request to an exchange, or of a binding: the next publish, of anybody, finds it so.
+    Exchange {
+        /// Out of `Exchange` or `Bind`.
+        token: Token,
+        /// Whether it is so now.
+        result: Result<(), Refusal>,
     },
     /// The consumer stands, or not.
     Consuming {
@@ -275,6 +285,9 @@ pub enum Refusal {
     /// A queue is not there, or not what it was asked to be.
     #[error("{0}")]
     Queue(Box<QueueRefusal>),
+    /// An exchange is not what it was asked to be.
+    #[error("{0}")]
+    Exchange(Box<ExchangeRefusal>),
     /// A request that contradicts itself or the state of what it names.
     #[error("{reason}")]
     Invalid {

@@ -8,6 +8,7 @@ pub mod command;
 pub mod consume;
 mod control_codec;
 pub mod effect;
+pub mod exchange;
 pub mod frame;
 pub mod ids;
 pub mod input;
@@ -25,6 +26,10 @@ pub use address::{AddressError, Filter, QueueName, Selection, Topic};
 pub use command::{Command, Outcome, RetainHandling};
 pub use consume::{Consume, Credit, Got, QueueAnswer, QueueCommand, QueueRefusal, Route};
 pub use effect::{Delivery, Effect, Refusal};
+pub use exchange::{
+    Bind, Destination, ExchangeBinding, ExchangeCommand, ExchangeId, ExchangeKind, ExchangeRefusal,
+    ExchangeSettings,
+};
 pub use ids::{DeliveryId, DeliverySource, Millis, PartitionId, ReaderId, Token};
 pub use input::{Input, InputError};
 pub use message::{Message, QoS};

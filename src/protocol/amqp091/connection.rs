@@ -379,6 +379,7 @@ impl Connection for AmqpConnection {
             | Effect::Assigned { .. }
             | Effect::ReceivedStored { .. }
             | Effect::Queue { .. }
+            | Effect::Exchange { .. }
             | Effect::Consuming { .. }
             | Effect::Stopped { .. }
             | Effect::ConsumerEnded { .. }

@@ -48,6 +48,7 @@ pub(super) fn of_connection(refusal: &Refusal) -> ReplyCode {
         | Refusal::Unavailable { .. }
         | Refusal::NotLeader { .. }
         | Refusal::Queue(_)
+        | Refusal::Exchange(_)
         | Refusal::Invalid { .. } => ReplyCode::InternalError,
     }
 }

@@ -424,6 +424,7 @@ impl Connection for MqttConnection {
             Effect::OpenRefused(refusal) => self.on_open_refused(&refusal),
             // Answers to what it never asks.
             Effect::Queue { .. }
+            | Effect::Exchange { .. }
             | Effect::Consuming { .. }
             | Effect::Stopped { .. }
             | Effect::ConsumerEnded { .. }

@@ -46,6 +46,7 @@ fn nearest(refusal: &Refusal) -> ReasonCode {
         Refusal::Unsupported { .. }
         | Refusal::Invalid { .. }
         | Refusal::Queue(_)
+        | Refusal::Exchange(_)
         | Refusal::Input(_) => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
         Refusal::Unavailable { .. } | Refusal::NotLeader { .. } | Refusal::ShuttingDown => {
             ReasonCode::UNSPECIFIED_ERROR
