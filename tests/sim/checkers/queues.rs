@@ -90,6 +90,8 @@ struct Said {
 struct Letters {
     stored: u64,
     spent: u64,
+    /// Of those ends, how many have another cause too: what they stood for may be another entry's.
+    in_doubt: u64,
     /// Why, of all of them.
     reasons: BTreeSet<Bytes>,
 }
@@ -176,6 +178,17 @@ impl Letters {
         let is_there = self.stored > self.spent;
         self.spent += u64::from(is_there);
         is_there
+    }
+
+    /// Takes one for an end that may have another cause; one that has none may take what such an end was given.
+    fn spend_for(&mut self, has_cause: bool) -> bool {
+        if self.spend() {
+            self.in_doubt += u64::from(has_cause);
+            return true;
+        }
+        let is_free = !has_cause && self.in_doubt > 0;
+        self.in_doubt -= u64::from(is_free);
+        is_free
     }
 }
 
@@ -361,16 +374,15 @@ impl Queues {
             b"max-deliveries" => max > 0 && handed >= max,
             _ => false,
         };
-        // The same message may be another entry, too, whose letter this is.
-        let letters = self.letters.get_mut(&(it.id, queue.name.clone(), group.clone()));
-        if letters.is_some_and(|it| it.reasons.iter().any(may_die) && it.spend()) {
-            return Ok(());
-        }
         let has_letters = queue.settings.dead_letters.target != DeadLetterTarget::Nowhere;
         let is_due = queue.is_expired(it, time) && !queue.settings.dead_letters.with_expired;
         let is_said = said.is_some_and(|it| it.is_acked || it.is_rejected && !has_letters);
         // A message of QoS 0 is settled when it is written.
-        match !is_new || it.is_gone || it.qos == 0 || is_due || is_said {
+        let has_cause = !is_new || it.is_gone || it.qos == 0 || is_due || is_said;
+        // The same message may be another entry, too, whose letter this is.
+        let letters = self.letters.get_mut(&(it.id, queue.name.clone(), group.clone()));
+        let letters = letters.filter(|it| it.reasons.iter().any(may_die));
+        match letters.is_some_and(|it| it.spend_for(has_cause)) || has_cause {
             true => Ok(()),
             false => wrong(
                 Invariant::I28,
