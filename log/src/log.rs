@@ -220,7 +220,7 @@ pub struct Log<D: Disk> {
     pub(crate) written: Position,
     /// Everything up to here is synced.
     pub(crate) durable: Position,
-    /// Log time of the last entry.
+    /// Log time of the last record, or entry.
     pub(crate) last_ts: u64,
     pub(crate) writer: Writer<D>,
     pub(crate) damaged_snapshots: Vec<PathBuf>,
@@ -273,7 +273,7 @@ impl<D: Disk> Log<D> {
         header.crc = u32::from_le_bytes([encoded[4], encoded[5], encoded[6], encoded[7]]);
         self.tally.push(&header, &encoded, &entry.body);
         push_term(&mut self.terms, header.index, header.term);
-        self.last_ts = base_ts;
+        self.last_ts = header.max_ts();
         self.tail.bytes += header.frame_bytes();
         self.tail.frames.push_back(Placed {
             frame: Frame { header, body: entry.body },
@@ -376,7 +376,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Returns log time of the last entry in milliseconds: no later entry may be before it.
+    /// Returns log time of the last record, or entry, in milliseconds: no later entry may be before it. So a frame that begins before a
+    /// time has all records of that time or later in it or behind it.
     pub fn last_ts(&self) -> u64 {
         self.last_ts
     }

@@ -286,7 +286,7 @@ impl Reloaded {
     ) {
         self.tally.push(header, encoded, body);
         self.segment.push(header);
-        self.last_ts = header.base_ts;
+        self.last_ts = header.max_ts();
     }
 
     /// Reads frames up to the one at `last_index`, which must be there.

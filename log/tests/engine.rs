@@ -93,7 +93,7 @@ fn an_entry_without_records_takes_no_offset_and_the_time_of_the_last() {
     append(&mut log, 1);
 
     let frames = frames(&log);
-    assert_eq!(frames[1].header.base_ts, frames[0].header.base_ts);
+    assert_eq!(frames[1].header.base_ts, frames[0].header.max_ts());
     assert_eq!(frames[2].header.base_offset, Offset(2));
     assert_eq!(
         (log.term(0), log.term(1), log.term(2), log.term(3)),
@@ -377,6 +377,30 @@ fn a_time_finds_the_first_offset_that_reaches_it() {
             let expected = first.map_or(log.last().end, |header| header.base_offset);
             assert_eq!(log.offset_at_time(ts).unwrap(), expected, "ts {ts}");
         }
+    }
+}
+
+#[test]
+fn a_time_finds_a_frame_that_takes_long_also_before_entries_without_records() {
+    let disk = SimDisk::new(1);
+    let mut log = open_clean(&disk);
+    for _ in 0..40 {
+        let mut long = entry(&log, 1, 20_000);
+        long.max_ts_delta = 15;
+        log.append(long).unwrap();
+        let index = log.last_index() + 1;
+        let body = vec![0; 20_000].into();
+        log.append(Entry::without_records(index, 1, FrameKind::Noop, 0, body)).unwrap();
+    }
+    log.flush().unwrap();
+    let all = frames(&log);
+    let log = open(&disk);
+    for ts in 0..log.last_ts() + 50 {
+        let mut data =
+            all.iter().map(|frame| frame.header).filter(|header| header.record_count > 0);
+        let first = data.find(|header| header.max_ts() >= ts);
+        let expected = first.map_or(log.last().end, |header| header.base_offset);
+        assert_eq!(log.offset_at_time(ts).unwrap(), expected, "ts {ts}");
     }
 }
 
