@@ -87,6 +87,7 @@ bugs! {
     ReleasedUnstored: "broker: PUBCOMP goes out before the release of the packet id is stored",
     KeyedByConnection: "broker: QoS 2 publishes are known by their connection, not by their session",
     AssignedUnstored: "broker: QoS 2 deliveries go out before their packet ids are stored",
+    MovedBeside: "view: entries that are stored again are looked for behind their new places",
     ResumedAtStart: "broker: a resumed session reads from where its subscriptions began",
     SubscribedLate: "broker: a stored subscription begins after what it was granted",
     TakeOverHalf: "broker: a connection lets go of its session and reads on",

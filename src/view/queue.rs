@@ -16,6 +16,7 @@ use super::{SectionError, View};
 use crate::model::queue::{Binding, QueueKind};
 use crate::model::record::queue_id;
 use crate::model::{Control, Millis, QueueSettings, Record};
+use crate::planted::{PlantedBug, is_planted};
 
 /// Entries between two remembered positions.
 pub const MARK_EVERY: u64 = 128;
@@ -471,6 +472,7 @@ impl View for Queues {
                 self.by_id.values_mut().for_each(|queue| queue.lose_history(*to));
             }
             Record::Control(Control::Moved { queues, message, .. }) => {
+                let at = at.plus(u64::from(is_planted(PlantedBug::MovedBeside)));
                 for (queue, entry) in queues {
                     if let Some(queue) = self.by_id.get_mut(queue) {
                         queue.move_entry(*entry, at, message.len_bytes() as u64);

@@ -1,13 +1,15 @@
 //! What is looked at of queues while the world goes on: what is committed of them, what replicas know, what is handed out.
 
-use fluxmq::model::PartitionId;
+use fluxmq::model::{Control, PartitionId};
 use fluxmq::partition::Partition;
 use fluxmq::partition::request::Event as Said;
+use fluxmq_index::Offset;
 use fluxmq_log::format::frame::Frame;
 use fluxmq_log::sim_disk::SimDisk;
 
 use crate::checkers::queues::HandOut;
 use crate::connection::delivered_id;
+use crate::coverage::Point;
 use crate::history::{EntryName, id_of};
 use crate::ledger::{Record, records};
 use crate::plan::Fault;
@@ -24,6 +26,9 @@ impl World {
     pub fn learn(&mut self) {
         for (partition, frame) in std::mem::take(&mut self.observer.frames) {
             self.note_committed(partition, &frame);
+            if self.plan.ends_history() {
+                self.note_retention(&frame);
+            }
             if self.plan.replayers > 0 {
                 self.replays.apply(partition, &frame);
             }
@@ -38,6 +43,25 @@ impl World {
         for violation in std::mem::take(&mut self.queues.found).into_iter().chain(wills) {
             self.accept(Err(violation));
         }
+    }
+
+    fn note_retention(&mut self, frame: &Frame) {
+        for (.., record) in records(frame) {
+            match record {
+                Record::Control(Control::HistoryTrimmed { .. }) => {
+                    self.coverage.hit(Point::HistoryEnded);
+                }
+                Record::Control(Control::Moved { .. }) => self.coverage.hit(Point::MovedOn),
+                Record::Control(_) | Record::Message { .. } => {}
+            }
+        }
+    }
+
+    /// Returns true for a place below the beginning of history: only queues and retained messages have what was there.
+    pub fn is_over(&self, (partition, offset): (PartitionId, Offset)) -> bool {
+        let replicas = self.nodes.iter().filter_map(|node| node.owned.get(&partition));
+        let starts = replicas.map(|owned| owned.partition.views().horizon.start());
+        starts.max().is_some_and(|start| offset < start)
     }
 
     fn note_committed(&mut self, partition: PartitionId, frame: &Frame) {

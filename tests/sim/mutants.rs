@@ -85,6 +85,8 @@ const PLANTED: &[(Bug, &[Invariant])] = &[
     (Bug::Broker(B::DiedUnwritten), &[I28]),
     (Bug::Broker(B::LetterUnawaited), &[I28]),
     (Bug::Broker(B::NotCaptured), &[I28]),
+    (Bug::Broker(B::NeedsUnheeded), &[I10, I25]),
+    (Bug::Broker(B::MovedBeside), &[I10, I25]),
     (Bug::Broker(B::ReturnUncounted), &[I29]),
     (Bug::Broker(B::WokenAtOnce), &[I29]),
     (Bug::Broker(B::ReturnsKept), &[I29]),

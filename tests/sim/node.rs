@@ -53,6 +53,16 @@ pub struct Owned {
     pub failed: Option<String>,
     /// The term it served connections in when it was last looked at.
     pub served: Option<u64>,
+    /// The first entry of its log then.
+    pub first_index: u64,
+}
+
+impl Owned {
+    /// A replica that was just opened.
+    pub fn new(partition: Partition<SimDisk>) -> Owned {
+        let first_index = partition.log().first_index();
+        Owned { partition, flush: None, failed: None, served: None, first_index }
+    }
 }
 
 /// What a turn of a node had to say to connections.

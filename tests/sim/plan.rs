@@ -164,6 +164,9 @@ pub struct Plan {
     pub replayers: usize,
     /// Publishers and subscribers leave wills.
     pub has_wills: bool,
+    /// How old history gets, in milliseconds, and how many bytes it has; 0 is no limit.
+    pub history_age_ms: u64,
+    pub history_bytes: u64,
 }
 
 impl Plan {
@@ -201,8 +204,10 @@ impl Plan {
             workers: 0,
             replayers: 0,
             has_wills: Random::new(seed ^ 0x0_dead).chance(300),
+            history_age_ms: 0,
+            history_bytes: 0,
         };
-        plan.with_groups().with_queues().with_replays().with_overtaking()
+        plan.with_groups().with_queues().with_replays().with_overtaking().with_retention()
     }
 
     /// Adds what happens to groups, in half of the seeds.
@@ -236,6 +241,24 @@ impl Plan {
         let mut random = Random::new(self.seed ^ 0x1a7e);
         if self.nodes > 1 && self.partitions > 1 && random.chance(500) {
             self.faults.push((Fault::Overtaken, random.between(3 * SECOND, 8 * SECOND)));
+        }
+        self
+    }
+
+    /// Ends history while clients read, in some of the seeds in which anybody does. What replays find then depends on when it ended: they
+    /// have seeds of their own.
+    fn with_retention(mut self) -> Plan {
+        let mut random = Random::new(self.seed ^ 0x4157);
+        let trims = self.faults.iter().any(|(fault, _)| *fault == Fault::Trim);
+        if trims || self.replayers > 0 || random.chance(600) {
+            return self;
+        }
+        if random.chance(700) {
+            self.history_age_ms = random.between(1_000, 8_000);
+        }
+        if self.history_age_ms == 0 || random.chance(500) {
+            self.history_bytes = random.between(64, 512) << 10;
+            self.filling_max = self.filling_max.max(random.between(2_000, 8_000));
         }
         self
     }
@@ -296,6 +319,11 @@ impl Plan {
                 && (it.settings.is_bound_to(topic.as_bytes())
                     || topic.starts_with(&format!("$queue/{}/", it.name)))
         })
+    }
+
+    /// Returns true when history ends by its age or its bytes.
+    pub fn ends_history(&self) -> bool {
+        self.history_age_ms > 0 || self.history_bytes > 0
     }
 
     /// Returns true when a declared queue is bound to a topic.

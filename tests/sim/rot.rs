@@ -136,13 +136,7 @@ impl World {
                 Ok((partition_again, _)) => {
                     self.bind(&partition_again);
                     self.queues.restarted(node);
-                    let again = Owned {
-                        partition: partition_again,
-                        flush: None,
-                        failed: None,
-                        served: None,
-                    };
-                    self.nodes[node].owned.insert(partition, again);
+                    self.nodes[node].owned.insert(partition, Owned::new(partition_again));
                     self.rotten.retain(|it| (it.0, it.1) != (node, partition));
                     self.observer.unfenced(node, partition);
                     self.observe(node);

@@ -172,7 +172,7 @@ impl World {
         let places = |id| self.observer.places(id).to_vec();
         let stored = self.history.publishes.iter().map(|publish| (publish.id, places(publish.id)));
         let stored = stored.filter(|(_, places)| !places.is_empty()).collect();
-        delivery::at_least_once(&self.history, &stored).err().map(|violation| violation.to_string())
+        delivery::at_least_once(self, &stored).err().map(|violation| violation.to_string())
     }
 
     fn count_coverage(&mut self) {

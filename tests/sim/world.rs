@@ -158,6 +158,8 @@ impl World {
             snapshot_every_bytes: plan.snapshot_every_bytes,
             snapshot_every_ms: 15_000,
             snapshot_chunk_bytes: plan.chunk_bytes,
+            history_age_max_ms: plan.history_age_ms,
+            history_bytes_max: plan.history_bytes,
             ..Options::default()
         };
         let mut world = World {
@@ -327,9 +329,7 @@ impl World {
                         }
                     };
                     self.bind(&opened);
-                    let fresh =
-                        Owned { partition: opened, flush: None, failed: None, served: None };
-                    owned.insert(partition, fresh);
+                    owned.insert(partition, Owned::new(opened));
                 }
                 Err(error) => {
                     self.trace.note(self.now, "no-open", &[node as u64], || error.clone());
@@ -517,6 +517,12 @@ impl World {
         for (partition, owned) in &mut state.owned {
             let status = owned.partition.status();
             let serves = status.serves.then_some(status.term);
+            let first_index = owned.partition.log().first_index();
+            if first_index > std::mem::replace(&mut owned.first_index, first_index)
+                && self.plan.ends_history()
+            {
+                self.coverage.hit(Point::SegmentsGone);
+            }
             if let Some(truce) = self.group.truce.as_mut().filter(|_| status.muted) {
                 truce.saw_muted(node, *partition);
             }
