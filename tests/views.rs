@@ -242,6 +242,7 @@ fn input() -> impl Strategy<Value = Input> {
 fn queue_control() -> impl Strategy<Value = Control> {
     let finished = proptest::collection::vec((offset(), 1u64..5), 0..4);
     let released = proptest::collection::vec(offset(), 0..3);
+    let kept = proptest::collection::btree_set(offset(), 0..3);
     prop_oneof![
         (name(), settings()).prop_map(|(name, settings)| {
             let settings = Arc::new(settings.checked().expect("made to make sense"));
@@ -262,6 +263,13 @@ fn queue_control() -> impl Strategy<Value = Control> {
         }),
         (queue(), proptest::collection::vec(offset(), 0..4), 0u64..20)
             .prop_map(|(queue, entries, bytes)| Control::QueueRemoved { queue, entries, bytes }),
+        (queue(), offset(), proptest::collection::btree_map(name(), kept, 0..3)).prop_map(
+            |(queue, to, kept)| {
+                let kept = kept.into_iter().map(|(group, it)| (group, it.into_iter().collect()));
+                Control::QueuePurged { queue, to, kept: kept.collect() }
+            }
+        ),
+        (queue(), any::<bool>()).prop_map(|(queue, goes_on)| Control::QueueUsed { queue, goes_on }),
         (queue(), name(), proptest::collection::vec((offset(), time()), 0..3))
             .prop_map(|(queue, group, entries)| Control::Postponed { queue, group, entries }),
         (queue(), name(), offset()).prop_map(|(queue, group, start)| Control::GroupCreated {
@@ -413,6 +421,12 @@ fn list_entries(lists: &mut BTreeMap<u64, Vec<bool>>, said: &Said, views: &Views
                 if let Some(is_in) = list.and_then(|list| list.get_mut(entry.0 as usize)) {
                     *is_in = false;
                 }
+            }
+        }
+        Said::Control(Control::QueuePurged { queue, to, kept }) => {
+            let list = lists.get_mut(queue).into_iter().flatten().take(to.0 as usize);
+            for (entry, is_in) in list.enumerate() {
+                *is_in &= kept.iter().any(|(_, it)| it.contains(&Offset(entry as u64)));
             }
         }
         Said::Control(_) => {}

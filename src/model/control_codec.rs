@@ -27,6 +27,8 @@ impl Control {
             | Control::QueueDeleted { .. }
             | Control::QueueTrimmed { .. }
             | Control::QueueRemoved { .. }
+            | Control::QueuePurged { .. }
+            | Control::QueueUsed { .. }
             | Control::QueueFollowed { .. }
             | Control::GroupDeleted { .. }
             | Control::GroupCreated { .. }
@@ -83,7 +85,7 @@ impl Control {
 
     /// Reads what [`encode`](Control::encode) wrote.
     pub fn decode(opcode: u8, body: &Bytes) -> Result<Control, ControlError> {
-        if !matches!(opcode, 1..=26 | 30..=31) {
+        if !matches!(opcode, 1..=28 | 30..=31) {
             return Err(ControlError::UnknownOpcode(opcode));
         }
         let mut input = Source::new(body);

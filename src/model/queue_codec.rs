@@ -36,6 +36,18 @@ pub(super) fn put_queue_control(out: &mut Vec<u8>, control: &Control) {
             put_list(out, entries, |out, entry| varint::put(out, entry.0));
             varint::put(out, *bytes);
         }
+        Control::QueuePurged { queue, to, kept } => {
+            out.extend_from_slice(&queue.to_le_bytes());
+            varint::put(out, to.0);
+            put_list(out, kept, |out, (group, entries)| {
+                put_bytes(out, group);
+                put_list(out, entries, |out, entry| varint::put(out, entry.0));
+            });
+        }
+        Control::QueueUsed { queue, goes_on } => {
+            out.extend_from_slice(&queue.to_le_bytes());
+            out.push(u8::from(*goes_on));
+        }
         Control::GroupDeleted { queue, group } => put_group(out, *queue, group),
         Control::QueueFollowed { queue, source, next } => {
             out.extend_from_slice(&queue.to_le_bytes());
@@ -68,6 +80,22 @@ pub(super) fn take_queue_control(opcode: u8, input: &mut Source<'_>) -> Option<C
             queue: input.input.u64()?,
             entries: take_list(input, |input| Some(Offset(input.input.varint()?)))?,
             bytes: input.input.varint()?,
+        },
+        27 => Control::QueuePurged {
+            queue: input.input.u64()?,
+            to: Offset(input.input.varint()?),
+            kept: take_list(input, |input| {
+                let group = take_bytes(input)?;
+                Some((group, take_list(input, |input| Some(Offset(input.input.varint()?)))?))
+            })?,
+        },
+        28 => Control::QueueUsed {
+            queue: input.input.u64()?,
+            goes_on: match input.input.u8()? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
         },
         23 => {
             let queue = input.input.u64()?;

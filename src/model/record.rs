@@ -138,6 +138,22 @@ pub enum Control {
         /// What they had together.
         bytes: u64,
     },
+    /// Everything below is not in the queue any more, for nobody, but for what groups had out: that each of them still has to finish.
+    QueuePurged {
+        /// The queue's id.
+        queue: u64,
+        /// Queue offset.
+        to: Offset,
+        /// By group, what stays: queue offsets, ascending.
+        kept: Vec<(Bytes, Vec<Offset>)>,
+    },
+    /// Somebody uses a queue that ends when nobody does.
+    QueueUsed {
+        /// The queue's id.
+        queue: u64,
+        /// From here on, until another such record says that nobody does any more; false is once more, here.
+        goes_on: bool,
+    },
     /// Entries came back to one group and are to be delivered again, not before a time. Each counts one more delivery.
     Postponed {
         /// The queue's id.
@@ -469,6 +485,8 @@ impl Control {
             Control::Postponed { .. } => 22,
             Control::QueueFollowed { .. } => 23,
             Control::TenureBegun { .. } => 26,
+            Control::QueuePurged { .. } => 27,
+            Control::QueueUsed { .. } => 28,
             Control::HistoryTrimmed { .. } => 30,
             Control::Moved { .. } => 31,
             Control::InputNoted { .. } => 24,

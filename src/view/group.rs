@@ -10,6 +10,7 @@ use bytes::Bytes;
 use fluxmq_index::{Offset, OffsetSet};
 use serde::{Deserialize, Serialize};
 
+use super::queue::gaps;
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
 use crate::model::record::filter_id;
@@ -156,6 +157,13 @@ impl Group {
     /// Returns true for an entry that this group is done with.
     pub fn is_finished(&self, entry: Offset) -> bool {
         entry < self.committed || self.finished.contains(entry)
+    }
+
+    /// The entries that this group is done with.
+    pub fn finished(&self) -> OffsetSet {
+        let mut finished = self.finished.clone();
+        finished.insert_range(Offset::ZERO..self.committed);
+        finished
     }
 
     /// Returns the first entry at or above another that this group is not done with.
@@ -321,6 +329,17 @@ impl View for Groups {
             Control::QueueTrimmed { queue, to, .. } => {
                 for group in self.of_mut(*queue) {
                     group.finish_to(*to);
+                }
+            }
+            Control::QueuePurged { queue, to, kept } => {
+                let range = self.by_key.range_mut((*queue, Bytes::new())..);
+                for ((_, name), group) in range.take_while(|((of, _), _)| of == queue) {
+                    let kept = kept.iter().filter(|(group, _)| group == name);
+                    let kept = kept.flat_map(|(_, entries)| entries.iter().copied()).collect();
+                    let gone = gaps(group.committed.min(*to)..*to, &kept);
+                    group.finish(
+                        &gone.map(|it| (it.start, it.end.0 - it.start.0)).collect::<Vec<_>>(),
+                    );
                 }
             }
             Control::QueueRemoved { queue, entries, .. } => {

@@ -8,6 +8,7 @@ mod follow;
 mod group;
 mod horizon;
 mod inputs;
+mod lease;
 mod queue;
 mod retained;
 mod section;
@@ -21,6 +22,7 @@ pub use follow::Follows;
 pub use group::{Claim, Group, GroupKey, Groups, Member};
 pub use horizon::Horizon;
 pub use inputs::{Inputs, Known};
+pub use lease::Leases;
 pub use queue::{MARK_EVERY, Queue, Queues};
 pub use retained::{Retained, RetainedMessage};
 pub use section::{SectionError, section_name};
@@ -74,6 +76,8 @@ pub struct Views {
     pub horizon: Horizon,
     /// Names of messages that are stored.
     pub inputs: Inputs,
+    /// Since when queues are not used.
+    pub leases: Leases,
 }
 
 impl Views {
@@ -161,7 +165,7 @@ impl Views {
         Ok(views)
     }
 
-    fn all(&self) -> [&dyn View; 10] {
+    fn all(&self) -> [&dyn View; 11] {
         [
             &self.sessions,
             &self.retained,
@@ -173,10 +177,11 @@ impl Views {
             &self.follows,
             &self.horizon,
             &self.inputs,
+            &self.leases,
         ]
     }
 
-    fn all_mut(&mut self) -> [&mut dyn View; 10] {
+    fn all_mut(&mut self) -> [&mut dyn View; 11] {
         [
             &mut self.sessions,
             &mut self.retained,
@@ -188,6 +193,7 @@ impl Views {
             &mut self.follows,
             &mut self.horizon,
             &mut self.inputs,
+            &mut self.leases,
         ]
     }
 }

@@ -4,6 +4,8 @@
 //! ones between. Entries leave it for everybody, by number, age or purge, or with the history that holds them once nobody needs them;
 //! what its consumer groups have finished is `group.rs`.
 
+mod purge;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use fluxmq_index::{Offset, OffsetSet, TopicTrie};
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::purge::gaps;
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
 use crate::model::queue::{Binding, QueueKind};
@@ -203,6 +206,13 @@ impl Queue {
     /// Returns true when no entry is in it.
     pub fn is_empty(&self) -> bool {
         self.head.0 == self.count
+    }
+
+    /// The entries below its end that are not in it.
+    pub fn gone(&self) -> OffsetSet {
+        let mut gone = self.removed.clone();
+        gone.insert_range(Offset::ZERO..self.head);
+        gone
     }
 
     /// Bytes of topics, properties and payloads that are in it.
@@ -466,6 +476,11 @@ impl View for Queues {
             Record::Control(Control::QueueRemoved { queue, entries, bytes }) => {
                 if let Some(queue) = self.by_id.get_mut(queue) {
                     queue.remove(entries, *bytes);
+                }
+            }
+            Record::Control(Control::QueuePurged { queue, to, kept }) => {
+                if let Some(queue) = self.by_id.get_mut(queue) {
+                    queue.purge(*to, kept);
                 }
             }
             Record::Control(Control::HistoryTrimmed { to }) => {

@@ -28,6 +28,8 @@ const CONTROL_NAMES: &[(u8, &str)] = &[
     (24, "input-noted"),
     (25, "group-deleted"),
     (26, "tenure-begun"),
+    (27, "queue-purged"),
+    (28, "queue-used"),
     (30, "history-trimmed"),
     (31, "moved"),
 ];

@@ -125,9 +125,9 @@ impl Moves {
         let id = |queue: u64| Some(format!("{queue:016x}"));
         match Control::decode(op, payload) {
             Ok(Control::HistoryTrimmed { to }) => Moves { to: Some(to.0), ..Moves::default() },
-            Ok(Control::QueueTrimmed { queue, to, .. }) => {
-                Moves { queue: id(queue), to: Some(to.0), ..Moves::default() }
-            }
+            Ok(
+                Control::QueueTrimmed { queue, to, .. } | Control::QueuePurged { queue, to, .. },
+            ) => Moves { queue: id(queue), to: Some(to.0), ..Moves::default() },
             Ok(Control::QueueFollowed { queue, source, next }) => Moves {
                 queue: id(queue),
                 source: Some(source.0),

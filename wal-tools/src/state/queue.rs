@@ -23,6 +23,7 @@ pub(super) fn find(fold: &Fold, name: &[u8]) -> Vec<Tree> {
         ("head", Tree::Number(queue.head().0)),
         ("end", Tree::Number(queue.end().0)),
         ("head_is_at_or_after_offset", mark.map_or(Tree::None, Tree::Number)),
+        ("ends_unless_used_before", Tree::time(fold.views.leases.ends_at(id).map(|at| at.0))),
         ("settings", settings(queue.settings())),
         ("follows", follows(fold, id)),
         ("groups", Tree::list(groups.map(|it| group::describe(fold, it)))),
