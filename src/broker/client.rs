@@ -38,6 +38,7 @@ use self::subscribe::{PendingSubscribe, Subscribed};
 use self::tenure::Step;
 use super::Placement;
 use crate::auth::{Authority, Reach};
+use crate::model::consume::CONSUMERS_END;
 use crate::model::message::publisher_id;
 use crate::model::{
     Command, Control, Delivery, DeliveryId, DeliverySource, Effect, Filter, Millis, Outcome,
@@ -166,6 +167,8 @@ enum Waiting {
     /// Part of the end of a QoS 2 publish that several partitions know.
     ReleaseOf(Token),
     Releasing(Box<publish::Releasing>),
+    /// What a protocol asked of a queue.
+    Asked(Token),
     /// What an administrator asked of a queue.
     Managed(Box<manage::AskedOf>),
     /// Part of a list of queues; another token stands for all of it.
@@ -195,7 +198,7 @@ impl Client {
             identity: Identity::default(),
             subscriptions: BTreeMap::new(),
             memberships: BTreeMap::new(),
-            next_membership: 0,
+            next_membership: CONSUMERS_END,
             replays: Replays::default(),
             groups: groups::Sharing::default(),
             attached: BTreeMap::new(),
@@ -318,6 +321,7 @@ impl Client {
             Event::Joined { token, result } => {
                 self.part_done(from, token, result.map(|()| None));
             }
+            Event::MembershipEnded { membership } => self.membership_ended(membership),
         }
     }
 
@@ -447,6 +451,7 @@ impl Client {
                 | Waiting::Last(_)
                 | Waiting::NewestOf(_)
                 | Waiting::EndOf(..)
+                | Waiting::Asked(_)
                 | Waiting::Managed(_)
                 | Waiting::ListOf(_)
                 | Waiting::Listing(_)

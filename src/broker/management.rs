@@ -10,11 +10,12 @@ use serde_json::{Map, Value, json};
 use super::position;
 use crate::model::address::ManageAddress;
 use crate::model::queue::{
-    DELIVERIES_MAX, DeadLetterTarget, DeadLetters, Overflow, QueueKind, QueueLimits, QueueSettings,
+    DELIVERIES_MAX, DeadLetterTarget, DeadLetters, Lifetime, Overflow, QueueKind, QueueLimits,
+    QueueSettings,
 };
 use crate::model::{Filter, Millis, Properties, Property, QueueName, Refusal, base64};
 use crate::partition::request::{
-    GroupStats, Peeked, QueueAction, QueueAnswer, QueueStats, QueueSummary,
+    Counts, GroupStats, Peeked, QueueAction, QueueAnswer, QueueStats, QueueSummary,
 };
 
 /// Queues in one answer.
@@ -22,6 +23,10 @@ const LISTED_MAX: usize = 1000;
 /// Entries in one answer, and bytes of their payloads.
 const PEEKED_MAX: usize = 256;
 const PEEKED_BYTES_MAX: usize = 256 << 10;
+/// What can be said of a queue's lifetime. A queue of one connection alone is declared by that connection, and one that asks here is
+/// gone before it uses the queue.
+const LIFETIMES: &[(&str, Lifetime)] =
+    &[("durable", Lifetime::Durable), ("transient", Lifetime::Transient)];
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +67,7 @@ fn action(
 ) -> Result<QueueAction, Refusal> {
     Ok(match operation {
         "declare" => QueueAction::Declare(settings(fields)?.into()),
-        "delete" => QueueAction::Delete,
+        "delete" => QueueAction::Delete { if_unused: true, if_empty: false },
         "purge" => QueueAction::Purge,
         "show" => QueueAction::Stats,
         "peek" => QueueAction::Peek {
@@ -150,7 +155,9 @@ fn settings(fields: &mut Fields) -> Result<QueueSettings, Refusal> {
         primary_group: group.map(|group| QueueName::new(group.into())).transpose()?,
         priority_max: narrow("priority_max", fields.number("priority_max")?, 0)?.min(255) as u8,
         retroactive: fields.choice("from", &[("latest", false), ("earliest", true)])?,
-        ..QueueSettings::default()
+        lifetime: fields.choice("lifetime", LIFETIMES)?,
+        auto_delete: fields.flag("auto_delete")?,
+        expires_ms: seconds(fields.number("expires_s")?),
     })
 }
 
@@ -246,7 +253,12 @@ impl Fields {
 /// What became of a request to a queue.
 pub fn answer(queue: &QueueName, answer: &QueueAnswer) -> Value {
     match answer {
-        QueueAnswer::Declared { existed } => json!({ "queue": queue.as_str(), "existed": existed }),
+        QueueAnswer::Declared { existed, .. } => {
+            json!({ "queue": queue.as_str(), "existed": existed })
+        }
+        QueueAnswer::Counted(Counts { messages, consumers }) => {
+            json!({ "queue": queue.as_str(), "messages": messages, "consumers": consumers })
+        }
         QueueAnswer::Done { count } => json!({ "queue": queue.as_str(), "count": count }),
         QueueAnswer::Stats(stats) => show(queue, stats),
         QueueAnswer::Entries(entries) => {
@@ -373,6 +385,14 @@ fn said(settings: &QueueSettings) -> Value {
     note("primary_group", json!(group), group.is_some());
     note("priority_max", json!(settings.priority_max), settings.priority_max > 0);
     note("from", json!("earliest"), settings.retroactive);
+    let lifetime = match settings.lifetime {
+        Lifetime::Durable => "durable",
+        Lifetime::Transient => "transient",
+        Lifetime::Owned => "owned",
+    };
+    note("lifetime", json!(lifetime), settings.lifetime != Lifetime::Durable);
+    note("auto_delete", json!(true), settings.auto_delete);
+    note("expires_s", seconds(settings.expires_ms), settings.expires_ms.is_some());
     Value::Object(said)
 }
 
@@ -397,7 +417,8 @@ mod tests {
     #[test]
     fn a_declaration_comes_back_as_it_was_said() {
         let body = r#"{"bindings":["a/+","b/#"],"deliveries_max":3,"backoff_ms":[5,10],"dead_letters":"none",
-            "ttl_s":60,"messages_max":7,"overflow":"reject_publish","single_active":true,"priority_max":9}"#;
+            "ttl_s":60,"messages_max":7,"overflow":"reject_publish","single_active":true,"priority_max":9,
+            "lifetime":"transient","auto_delete":true,"expires_s":60}"#;
         let Ok(QueueAction::Declare(settings)) = asked("declare", body) else { panic!() };
         let expected: Value = serde_json::from_str(&body.replace("60", "60.0")).unwrap();
         assert_eq!(said(&settings), expected);
@@ -416,6 +437,7 @@ mod tests {
             ("declare", r#"{"bindngs":["a"]}"#, "'bindngs' means nothing here"),
             ("declare", r#"{"bindings":["a/#/b"]}"#, "'#' in the last"),
             ("declare", r#"{"type":"lifo"}"#, "must be one of classic, stream, ephemeral"),
+            ("declare", r#"{"lifetime":"owned"}"#, "must be one of durable, transient"),
             ("declare", r#"{"ttl_s":-1}"#, "'ttl_s' must be a number, 0 or more"),
             ("declare", r#"{"exclusive":"yes"}"#, "'exclusive' must be true or false"),
             ("seek", r#"{"group":"g"}"#, "'to' is missing"),

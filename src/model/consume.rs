@@ -27,7 +27,7 @@ pub enum QueueCommand {
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueAnswer {
-    /// Messages that are in it and not handed out; of those that were taken out, for `Purge` and `Delete`.
+    /// Messages that are in it and wait for a member of [`GROUP_DEFAULT`]; those that were taken out so, for `Purge` and `Delete`.
     pub messages: u64,
     /// Consumers that are connected.
     pub consumers: u64,
@@ -55,6 +55,9 @@ pub struct Consume {
 
 /// Consumers that protocols name are below; the numbers from there on are the broker's.
 pub const CONSUMERS_END: u32 = 1 << 31;
+
+/// The group of who names none, where protocols know of no groups: its members are what they call the consumers of a queue.
+pub const GROUP_DEFAULT: &str = "default";
 
 /// How much a consumer may be sent.
 ///

@@ -114,7 +114,10 @@ pub fn drive<C: Connection, P: Send>(
     driver.shared.statistics.add(Count::Sockets, 1);
     async move {
         driver.run().await;
-        if let Some(transport) = driver.parting.take() {
+        let parting = driver.parting.take();
+        // What it holds must not wait for a peer that takes its time to go.
+        drop(driver);
+        if let Some(transport) = parting {
             Box::pin(linger(transport.into_stream())).await;
         }
         drop(places);

@@ -137,6 +137,11 @@ impl<D: Disk> Partition<D> {
                 }
                 self.groups.removed(*queue, entries);
             }
+            Control::QueuePurged { queue, to, kept } => {
+                self.overlay.trimming.remove(queue);
+                self.groups.purged(*queue, *to, kept);
+            }
+            Control::QueueUsed { queue, .. } => self.overlay.use_applied(*queue),
             Control::CursorSet { queue, group, to } => {
                 self.groups.seek(&(*queue, group.clone()), *to);
             }
@@ -206,6 +211,9 @@ impl<D: Disk> Partition<D> {
                 let token = join.token;
                 self.enter_group(to, *join);
                 out.send(to, Event::Joined { token, result: Ok(()) });
+            }
+            Waiting::MembershipEnded { to, membership } => {
+                out.send(to, Event::MembershipEnded { membership });
             }
         }
     }

@@ -51,7 +51,12 @@ impl<D: Disk> Partition<D> {
             }
             Request::SettleEntry { token, queue, group, entry, outcome } => {
                 let key = (queue_id(queue.as_bytes()), group.as_bytes().clone());
-                self.settle_entry((from, token), &key, entry, outcome, out);
+                match self.check_owner(from, key.0) {
+                    Ok(()) => self.settle_entry((from, token), &key, entry, outcome, out),
+                    Err(refusal) => {
+                        out.send(from, Event::Confirm { token, result: Err(refusal.into()) });
+                    }
+                }
             }
             Request::CommitCursor { token, queue, group, to } => {
                 self.commit_cursor(
@@ -84,12 +89,8 @@ impl<D: Disk> Partition<D> {
         queue: &QueueName,
         out: &mut impl Outbox,
     ) -> Result<(), Refusal> {
-        if matches!(self.overlay.queues.get(&queue_id(queue.as_bytes())), Some(change) if change.ends())
-        {
-            let reason = format!("queue '{queue}' is being deleted: try again");
-            return Err(Refusal::Invalid { reason });
-        }
         let id = queue_id(queue.as_bytes());
+        self.check_owner(from, id)?;
         let settings = self.queue(id).map(|(_, settings)| settings.clone()).unwrap_or_default();
         if join.qos == QoS::AtMostOnce && settings.kind == QueueKind::Classic {
             let reason =
@@ -107,16 +108,22 @@ impl<D: Disk> Partition<D> {
             let reason = format!("group '{}' is being deleted: try again", join.group);
             return Err(Refusal::Invalid { reason });
         }
-        let known = self.views.groups.get(key.0, &key.1).is_some();
+        // The groups of a queue that is on its way out are not those of the one that comes after it.
+        let is_new = self.overlay.queues.contains_key(&id);
+        let known = !is_new && self.views.groups.get(key.0, &key.1).is_some();
         let alone = self.groups.others(&key, from) == 0;
-        let start = self.locate(key.0, join.position).map_err(|error| {
-            tracing::error!(partition = self.id.0, %error, "cannot find a position");
-            Refusal::Unavailable { partition: self.id.0 }
-        })?;
+        let start = match is_new {
+            true => None,
+            false => self.locate(key.0, join.position).map_err(|error| {
+                tracing::error!(partition = self.id.0, %error, "cannot find a position");
+                Refusal::Unavailable { partition: self.id.0 }
+            })?,
+        };
+        self.consumer_comes(id);
         self.groups.announce(from, &join);
         let waiting = Waiting::Joined { to: from, join };
         if !known && self.overlay.groups.insert(key.clone()) {
-            let head = self.views.queues.get(key.0).map(|queue| queue.head());
+            let head = self.views.queues.get(key.0).filter(|_| !is_new).map(|queue| queue.head());
             let start = start.or(head).unwrap_or(Offset::ZERO);
             let (queue, group) = key;
             self.write(&Control::GroupCreated { queue, group, start }, Some(waiting));
@@ -204,7 +211,8 @@ impl<D: Disk> Partition<D> {
 
     /// A member of a shared subscription is gone, for as long as its session allows or for good.
     pub(super) fn left(&mut self, left: Membership, expiry_s: u32) {
-        let ((selection, group), Some((client_id, _))) = (left.key, left.client) else { return };
+        let (selection, group) = left.key;
+        let Some((client_id, _)) = left.client else { return self.consumer_left(selection) };
         self.write(&Control::MemberLeft { selection, group, client_id, expiry_s }, None);
     }
 
@@ -321,6 +329,9 @@ impl<D: Disk> Partition<D> {
         to: Offset,
         out: &mut impl Outbox,
     ) {
+        if let Err(refusal) = self.check_owner(from, queue) {
+            return out.send(from, Event::Confirm { token, result: Err(refusal.into()) });
+        }
         let view = self.views.queues.get(queue);
         let known = view.filter(|_| self.views.groups.get(queue, group).is_some());
         let Some((head, end)) = known.map(|queue| (queue.head(), queue.end())) else {

@@ -64,6 +64,17 @@ impl Letters {
         self.due.contains_key(&LetterId { queue, group: None, entry })
     }
 
+    /// A queue ends, and with it what was to be buried of it: who rejected an entry is answered that it is not pending any more.
+    pub(super) fn queue_ended(&mut self, queue: u64) -> Vec<Waiting> {
+        let due = std::mem::take(&mut self.due);
+        let (ended, due): (BTreeMap<_, _>, _) =
+            due.into_iter().partition(|(id, _)| id.queue == queue);
+        self.due = due;
+        let waiting = ended.into_values().flat_map(|due| due.waiting);
+        let (result, may_be_copy) = (false, false);
+        waiting.map(|(to, token)| Waiting::Confirm { to, token, result, may_be_copy }).collect()
+    }
+
     /// Leadership is gone, and with it the part of telling.
     pub(super) fn resign(&mut self) -> Vec<ConnectionId> {
         let due = std::mem::take(&mut self.due);

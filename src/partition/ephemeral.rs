@@ -9,7 +9,7 @@ use super::consumers::Handed;
 use super::request::{Outbox, Publish};
 use super::{Partition, RECORDS_PER_TURN_MAX};
 use crate::model::record::{DedupKey, Retain};
-use crate::model::{Control, Millis, QueueName, StoredMessage};
+use crate::model::{Millis, QueueName, StoredMessage};
 
 /// How long one outlives its last consumer.
 const IDLE_MAX_MS: u64 = 300_000;
@@ -57,8 +57,7 @@ impl<D: Disk> Partition<D> {
             let since = *self.groups.idle.entry(id).or_insert(self.now);
             let is_over = since.plus(IDLE_MAX_MS) <= self.now;
             if is_over && ended < RECORDS_PER_TURN_MAX && !self.overlay.queues.contains_key(&id) {
-                self.overlay.queue_changes(id, None);
-                self.write(&Control::QueueDeleted { queue: id }, None);
+                self.end_queue(id);
                 ended += 1;
             }
         }

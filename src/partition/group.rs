@@ -233,10 +233,49 @@ impl Groups {
                 consumers.give_credit_back(entry);
             }
             consumers.returned = consumers.returned.split_off(&to);
-            consumers.lanes.iter_mut().for_each(|lanes| lanes.trim(to));
+            consumers.lanes.iter_mut().for_each(|lanes| lanes.retain(|entry| *entry >= to));
             consumers.returns = consumers.returns.split_off(&to);
             consumers.cursor = consumers.cursor.max(to);
         }
+    }
+
+    /// Everything below left a queue, but for what groups had out. What was handed out since then is settled as if it were there.
+    pub fn purged(&mut self, queue: u64, to: Offset, kept: &[(Bytes, Vec<Offset>)]) {
+        let range = self.by_key.range_mut((queue, Bytes::new())..);
+        for ((_, name), consumers) in range.take_while(|((of, _), _)| *of == queue) {
+            let kept = kept.iter().filter(|(group, _)| group == name);
+            let kept: BTreeSet<Offset> = kept.flat_map(|(_, it)| it.iter().copied()).collect();
+            let stays = |entry: &Offset| *entry >= to || kept.contains(entry);
+            consumers.returned.retain(stays);
+            consumers.lanes.iter_mut().for_each(|lanes| lanes.retain(stays));
+            consumers.returns.retain(|entry, _| stays(entry));
+            consumers.delayed.retain(|entry, _| stays(entry));
+            consumers.dying.retain(|entry, _| stays(entry));
+            consumers.cursor = consumers.cursor.max(to);
+        }
+    }
+
+    /// The entries of a group that are out at its members, or are to be buried.
+    pub fn held_by(&self, key: &GroupKey) -> BTreeSet<Offset> {
+        let consumers = self.by_key.get(key).into_iter();
+        consumers.flat_map(|it| it.pending.keys().chain(it.dying.keys())).copied().collect()
+    }
+
+    /// The same of all groups of a queue, by group.
+    pub fn held_of(&self, queue: u64) -> Vec<(Bytes, Vec<Offset>)> {
+        let groups = self.by_key.keys().filter(|(reads, _)| *reads == queue);
+        let held = groups.map(|key| (key.1.clone(), self.held_by(key).into_iter().collect()));
+        held.filter(|(_, entries): &(Bytes, Vec<Offset>)| !entries.is_empty()).collect()
+    }
+
+    /// Ends every membership in the groups of a queue, and forgets what is out; returns whose they were.
+    pub fn end_queue(&mut self, queue: u64) -> Vec<(ConnectionId, u32)> {
+        let members = self.memberships.iter().filter(|(_, membership)| membership.key.0 == queue);
+        let members: Vec<(ConnectionId, u32)> = members.map(|(holder, _)| *holder).collect();
+        members.iter().for_each(|holder| drop(self.memberships.remove(holder)));
+        self.by_key.retain(|(reads, _), _| *reads != queue);
+        self.idle.remove(&queue);
+        members
     }
 
     /// Single entries left a queue.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use fluxmq_log::disk::Disk;
 
+use super::lifetime::Owners;
 use super::reader::Readers;
 use super::request::{ConnectionId, Event, Outbox, Request};
 use super::stage::{Overlay, Waiting};
@@ -38,6 +39,7 @@ impl<D: Disk> Partition<D> {
             self.now = self.now.max(Millis(self.log().last_ts()));
             self.follows.begin(self.now);
             self.close_orphans();
+            self.end_transient_queues();
         }
     }
 
@@ -118,6 +120,7 @@ impl<D: Disk> Partition<D> {
         let mut connections = self.dismiss(&refusal, out);
         connections.extend(self.fresh.refuse(&refusal, out));
         self.overlay = Overlay::default();
+        self.owners = Owners::default();
         self.retention.resign();
         self.announcer.resign();
         let rejecters = self.letters.resign();
@@ -164,6 +167,8 @@ impl<D: Disk> Partition<D> {
                 Waiting::Joined { to, join } => {
                     out.send(to, Event::Joined { token: join.token, result: Err(refusal) });
                 }
+                // It is no member any more, and the queue may stand.
+                Waiting::MembershipEnded { to, .. } => drop(over.insert(to)),
             }
         }
         let in_flight = self.in_flight.drain(..).flat_map(|in_flight| in_flight.waiting);

@@ -8,14 +8,14 @@ use fluxmq_log::disk::Disk;
 
 use super::history::HistoryError;
 use super::request::{
-    ConnectionId, Event, GroupStats, ListQueues, Outbox, Peeked, Position, QueueAction,
+    ConnectionId, Counts, Event, GroupStats, ListQueues, Outbox, Peeked, Position, QueueAction,
     QueueAnswer, QueueRequest, QueueStats, QueueSummary,
 };
 use super::stage::Waiting;
 use super::{Partition, RECORDS_PER_TURN_MAX};
-use crate::model::queue::Binding;
+use crate::model::queue::{Binding, Lifetime};
 use crate::model::record::queue_id;
-use crate::model::{Control, Millis, QueueName, QueueSettings, Refusal};
+use crate::model::{Control, Millis, QueueName, QueueRefusal, QueueSettings, Refusal};
 use crate::view::{Group, Queue};
 
 /// What was done: at once, or when everything admitted until now is committed.
@@ -38,7 +38,7 @@ impl<D: Disk> Partition<D> {
         out: &mut impl Outbox,
     ) {
         let QueueRequest { token, queue, action } = request;
-        match self.managed(&queue, action) {
+        match self.managed(from, &queue, action) {
             Ok(Managed::Staged(answer)) => {
                 self.answer_with_next(Waiting::Queue { to: from, token, answer }, out);
             }
@@ -47,19 +47,45 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    fn managed(&mut self, queue: &QueueName, action: QueueAction) -> Result<Managed, Refusal> {
+    fn managed(
+        &mut self,
+        from: ConnectionId,
+        queue: &QueueName,
+        action: QueueAction,
+    ) -> Result<Managed, Refusal> {
         let id = queue_id(queue.as_bytes());
-        if let QueueAction::Declare(settings) = action {
-            return self.declare_as(queue, settings);
+        // Who looks after all queues may look at those of one connection, too.
+        if action != QueueAction::Stats {
+            self.check_owner(from, id)?;
         }
-        // What is on its way out, or in, is not there.
-        if self.overlay.queues.contains_key(&id) || self.views.queues.get(id).is_none() {
-            return Err(Refusal::Invalid { reason: format!("there is no queue '{queue}'") });
+        if let QueueAction::Declare(settings) = action {
+            return self.declare_as(from, queue, settings);
+        }
+        let missing = || QueueRefusal::Missing { queue: queue.to_string() };
+        if !self.is_known(queue.as_bytes())? {
+            return Err(missing().into());
         }
         match action {
-            QueueAction::Declare(_) => unreachable!("taken above"),
-            QueueAction::Delete => self.delete(queue),
-            QueueAction::Purge => Ok(self.purge(id)),
+            QueueAction::Delete { if_unused, if_empty } => self.delete(id, (if_unused, if_empty)),
+            QueueAction::Purge => self.purge(id),
+            QueueAction::Inspect => self.counts(id).map(QueueAnswer::Counted).map(Managed::Staged),
+            // What is on its way out, or in, is not there for who looks into it.
+            _ if self.overlay.queues.contains_key(&id) => Err(missing().into()),
+            action => self.managed_inside(queue, action),
+        }
+    }
+
+    fn managed_inside(
+        &mut self,
+        queue: &QueueName,
+        action: QueueAction,
+    ) -> Result<Managed, Refusal> {
+        let id = queue_id(queue.as_bytes());
+        match action {
+            QueueAction::Declare(_)
+            | QueueAction::Inspect
+            | QueueAction::Delete { .. }
+            | QueueAction::Purge => unreachable!("taken before"),
             QueueAction::Stats => self.stats(id).map_err(|error| self.unreadable(&error)),
             QueueAction::Peek { from, count_max } => {
                 self.peek(id, from, count_max).map_err(|error| self.unreadable(&error))
@@ -72,6 +98,7 @@ impl<D: Disk> Partition<D> {
 
     fn declare_as(
         &mut self,
+        from: ConnectionId,
         queue: &QueueName,
         settings: Arc<QueueSettings>,
     ) -> Result<Managed, Refusal> {
@@ -79,33 +106,41 @@ impl<D: Disk> Partition<D> {
         let settings = QueueSettings::clone(&settings)
             .checked()
             .map_err(|error| invalid(error.to_string()))?;
-        let existed = self.is_known(queue.as_bytes())?;
-        if let Some((_, known)) = self.queue(queue_id(queue.as_bytes())) {
-            if let Some(field) = settings.difference(known) {
-                return Err(invalid(format!(
-                    "queue '{queue}' was declared with another '{field}', and a declaration is never rewritten: delete the \
-                     queue first, or declare what it is"
-                )));
+        let (id, existed) = (queue_id(queue.as_bytes()), self.is_known(queue.as_bytes())?);
+        let Some((_, known)) = self.queue(id) else {
+            if settings.lifetime == Lifetime::Owned {
+                self.owners.declared(id, from);
             }
-        } else {
             self.declare_queue(queue.as_bytes(), Arc::new(settings));
+            let counts = Counts { messages: 0, consumers: 0 };
+            return Ok(Managed::Staged(QueueAnswer::Declared { existed, counts }));
+        };
+        if let Some(setting) = settings.difference(known) {
+            let (queue, current) = (queue.to_string(), known.clone());
+            return Err(QueueRefusal::Differs { queue, setting, current }.into());
         }
-        Ok(Managed::Staged(QueueAnswer::Declared { existed }))
+        self.queue_used(id);
+        let counts = self.counts(id)?;
+        Ok(Managed::Staged(QueueAnswer::Declared { existed, counts }))
     }
 
-    fn delete(&mut self, queue: &QueueName) -> Result<Managed, Refusal> {
-        let id = queue_id(queue.as_bytes());
-        let members = self.groups.members_of(id);
-        if members > 0 {
-            let reason = format!(
-                "queue '{queue}' is being read ({members} connected): end its consumers first"
-            );
-            return Err(Refusal::Invalid { reason });
+    fn counts(&mut self, id: u64) -> Result<Counts, Refusal> {
+        let messages = self.contents(id)?.ready();
+        Ok(Counts { messages, consumers: self.groups.members_of(id) as u64 })
+    }
+
+    fn delete(&mut self, id: u64, (if_unused, if_empty): (bool, bool)) -> Result<Managed, Refusal> {
+        let Counts { messages, consumers: members } = self.counts(id)?;
+        let (name, _) = self.queue(id).expect("looked up by the caller");
+        let queue = || String::from_utf8_lossy(name).into_owned();
+        if if_unused && members > 0 {
+            return Err(QueueRefusal::InUse { queue: queue(), members }.into());
         }
-        let count = self.views.queues.get(id).map_or(0, |queue| queue.len());
-        self.overlay.queue_changes(id, None);
-        self.write(&Control::QueueDeleted { queue: id }, None);
-        Ok(Managed::Staged(QueueAnswer::Done { count }))
+        if if_empty && messages > 0 {
+            return Err(QueueRefusal::NotEmpty { queue: queue(), messages }.into());
+        }
+        self.end_queue(id);
+        Ok(Managed::Staged(QueueAnswer::Done { count: messages }))
     }
 
     fn delete_group(&mut self, queue: &QueueName, group: &QueueName) -> Result<Managed, Refusal> {
@@ -151,11 +186,16 @@ impl<D: Disk> Partition<D> {
         out.send(from, Event::Queues { token: list.token, result });
     }
 
-    fn purge(&mut self, id: u64) -> Managed {
-        let view = self.views.queues.get(id).expect("looked up by the caller");
-        let (count, bytes, to) = (view.len(), view.bytes(), view.end());
-        self.write(&Control::QueueTrimmed { queue: id, to, bytes }, None);
-        Managed::Staged(QueueAnswer::Done { count })
+    fn purge(&mut self, id: u64) -> Result<Managed, Refusal> {
+        let mut contents = self.contents(id)?;
+        let kept = self.groups.held_of(id);
+        contents.hold(kept.iter().flat_map(|(_, entries)| entries.iter().copied()));
+        if contents.len() > 0 {
+            // Its limits are looked at again when it is applied.
+            self.overlay.trimming.insert(id);
+            self.write(&Control::QueuePurged { queue: id, to: contents.end, kept }, None);
+        }
+        Ok(Managed::Staged(QueueAnswer::Done { count: contents.ready() }))
     }
 
     fn stats(&mut self, id: u64) -> Result<Managed, HistoryError> {

@@ -8,6 +8,7 @@ mod apply;
 mod batch;
 mod consume;
 mod consumers;
+mod contents;
 mod dead_letters;
 mod ephemeral;
 mod fenced;
@@ -19,6 +20,7 @@ mod history;
 mod inputs;
 mod jobs;
 mod lead;
+mod lifetime;
 mod listening;
 mod manage;
 mod options;
@@ -56,6 +58,7 @@ use self::fresh::Fresh;
 pub use self::gauges::Gauges;
 use self::group::Groups;
 use self::history::{History, HistoryError};
+use self::lifetime::Owners;
 pub use self::options::{Durability, Options};
 pub use self::peers::{GroupError, ReceiveError, Status};
 use self::reader::Readers;
@@ -111,6 +114,7 @@ pub struct Partition<D: Disk> {
     letters: Letters,
     follows: Follows,
     heads: Heads,
+    owners: Owners,
     retention: Retention,
     fresh: Fresh,
     now: Millis,
@@ -251,6 +255,7 @@ impl<D: Disk> Partition<D> {
             letters: Letters::default(),
             follows: Follows::default(),
             heads: Heads::default(),
+            owners: Owners::default(),
             retention,
             fresh: Fresh::default(),
             now,
@@ -494,6 +499,7 @@ impl<D: Disk> Partition<D> {
             self.retire()?;
             self.retain_history()?;
             self.end_idle_queues();
+            self.end_unused_queues();
             self.write_due();
             self.let_wills_out();
         }

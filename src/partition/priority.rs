@@ -69,12 +69,12 @@ impl Lanes {
         }
     }
 
-    /// Entries below are over.
-    pub(super) fn trim(&mut self, to: Offset) {
-        self.ranks = self.ranks.split_off(&to);
-        self.early = self.early.split_off(&to);
+    /// All entries are over but these.
+    pub(super) fn retain(&mut self, stays: impl Fn(&Offset) -> bool) {
+        self.ranks.retain(|entry, _| stays(entry));
+        self.early.retain(&stays);
         for lane in &mut self.lanes {
-            lane.back = lane.back.split_off(&to);
+            lane.back.retain(&stays);
         }
     }
 

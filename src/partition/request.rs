@@ -20,7 +20,7 @@ use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Session, StoredSubscription};
 
 pub use queue::{
-    Followed, Following, GroupStats, Letter, LetterId, ListQueues, Peeked, QueueAction,
+    Counts, Followed, Following, GroupStats, Letter, LetterId, ListQueues, Peeked, QueueAction,
     QueueAnswer, QueueRequest, QueueStats, QueueSummary, ReadHistory, ReadOn,
 };
 
@@ -502,6 +502,11 @@ pub enum Event {
         token: Token,
         /// What there is.
         found: ReadHistory,
+    },
+    /// The queue that a member read is gone, and so is what it had out.
+    MembershipEnded {
+        /// As in [`Join`].
+        membership: u32,
     },
     /// The membership stands, or not.
     Joined {

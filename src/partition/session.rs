@@ -134,6 +134,7 @@ impl<D: Disk> Partition<D> {
             let expiry_s = left.client.as_ref().map_or(0, |(_, expiry_s)| *expiry_s);
             self.left(left, expiry_s);
         }
+        self.end_queues_of(connection);
         self.announcer.forget(connection);
         self.letters.forget(connection);
         self.follows.forget(connection);

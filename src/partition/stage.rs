@@ -42,6 +42,7 @@ pub(super) enum Waiting {
     Queue { to: ConnectionId, token: Token, answer: QueueAnswer },
     Opened { to: ConnectionId, client_id: Bytes, left_groups: bool },
     Joined { to: ConnectionId, join: Box<Join> },
+    MembershipEnded { to: ConnectionId, membership: u32 },
 }
 
 impl Waiting {
@@ -52,7 +53,8 @@ impl Waiting {
             | Waiting::Written { to, .. }
             | Waiting::Queue { to, .. }
             | Waiting::Opened { to, .. }
-            | Waiting::Joined { to, .. } => *to,
+            | Waiting::Joined { to, .. }
+            | Waiting::MembershipEnded { to, .. } => *to,
         }
     }
 }
@@ -70,6 +72,8 @@ pub(super) struct Overlay {
     pub(super) inputs: BTreeSet<Input>,
     /// Retroactive queues that are being given more of a partition's history.
     pub(super) following: BTreeSet<(u64, PartitionId)>,
+    /// How many records say of a queue that it is used.
+    pub(super) using: BTreeMap<u64, u32>,
     /// Queues whose oldest entries leave.
     pub(super) trimming: BTreeSet<u64>,
     /// Messages and bytes on their way to queues that may be full.
@@ -93,13 +97,6 @@ pub(super) struct QueueChange {
     becomes: Option<(Bytes, Arc<QueueSettings>)>,
     /// Records that say so and are not applied.
     records: u32,
-}
-
-impl QueueChange {
-    /// Returns true when the queue is on its way out.
-    pub(super) fn ends(&self) -> bool {
-        self.becomes.is_none()
-    }
 }
 
 impl<D: Disk> Partition<D> {
@@ -465,8 +462,22 @@ impl Overlay {
         }
     }
 
-    /// A record says what becomes of a queue.
+    /// A record says that a queue is used, and is in the views now.
+    pub(super) fn use_applied(&mut self, id: u64) {
+        if let Some(records) = self.using.get_mut(&id) {
+            *records -= 1;
+            if *records == 0 {
+                self.using.remove(&id);
+            }
+        }
+    }
+
+    /// A record says what becomes of a queue. What was to become of its groups ends with it.
     pub(super) fn queue_changes(&mut self, id: u64, becomes: Option<(Bytes, Arc<QueueSettings>)>) {
+        if becomes.is_none() {
+            self.groups.retain(|(queue, _)| *queue != id);
+            self.ending_groups.retain(|(queue, _)| *queue != id);
+        }
         let records = self.queues.get(&id).map_or(0, |change| change.records) + 1;
         self.queues.insert(id, QueueChange { becomes, records });
     }

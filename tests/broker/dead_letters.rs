@@ -12,7 +12,7 @@ use fluxmq::model::{
 use fluxmq::partition::request::{ConnectionId, QueueAction, QueueAnswer};
 use fluxmq_index::Offset;
 
-use crate::world::{World, message, text};
+use crate::world::{DECLARED, World, message, text};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 
@@ -261,7 +261,9 @@ fn a_full_target_elsewhere_refuses_the_reject_and_gets_the_letter_when_there_is_
         assert_eq!(world.stats("jobs").groups[0].lag, 0, "{target}");
         assert_eq!(confirmed(&mut world, workers, token), None);
         world.close(workers, false);
-        assert!(world.manage("jobs", QueueAction::Delete).is_ok());
+        assert!(
+            world.manage("jobs", QueueAction::Delete { if_unused: true, if_empty: false }).is_ok()
+        );
     }
 }
 
@@ -582,6 +584,6 @@ fn a_queue_without_dead_letters_finishes_what_is_rejected() {
         assert!(world.manage("$dlq/jobs", QueueAction::Stats).is_err());
         let settings = QueueSettings::of_dead_letters();
         let declared = world.manage("$dlq/jobs", QueueAction::Declare(Arc::new(settings)));
-        assert_eq!(declared, Ok(QueueAnswer::Declared { existed: false }));
+        assert_eq!(declared, Ok(DECLARED));
     });
 }

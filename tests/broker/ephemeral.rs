@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use fluxmq::model::queue::QueueKind;
 use fluxmq::model::{Filter, Outcome, QoS, QueueSettings};
-use fluxmq::partition::request::{ConnectionId, QueueAction, QueueAnswer};
+use fluxmq::partition::request::{ConnectionId, QueueAction};
 use std::sync::Arc;
 
-use crate::world::{World, message, text};
+use crate::world::{DECLARED, World, message, text};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 const LEVELS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
@@ -128,7 +128,7 @@ fn it_ends_five_minutes_after_its_last_consumer() {
         assert!(world.manage("now", QueueAction::Stats).is_err());
         let declared = QueueAction::Declare(Arc::new(QueueSettings::default()));
         let declared = world.manage("now", declared);
-        assert_eq!(declared, Ok(QueueAnswer::Declared { existed: false }), "its name is free");
+        assert_eq!(declared, Ok(DECLARED), "its name is free");
     });
 }
 

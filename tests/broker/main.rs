@@ -10,6 +10,7 @@ mod ephemeral;
 mod exchange;
 mod expiry;
 mod inputs;
+mod lifetimes;
 mod limits;
 mod management;
 mod passed_on;

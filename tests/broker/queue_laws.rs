@@ -37,7 +37,8 @@ struct Life {
     publisher: ConnectionId,
     groups: BTreeMap<&'static str, Group>,
     end: u64,
-    head: u64,
+    /// Entries that are not in the queue any more.
+    gone: BTreeSet<u64>,
     next_member: usize,
 }
 
@@ -53,7 +54,8 @@ impl Life {
         let (publisher, _) = world.open("publisher", true, 0);
         let groups = GROUPS.into_iter().map(|name| (name, Group::default())).collect();
         let dice = Dice::new(seed);
-        let mut life = Life { world, dice, publisher, groups, end: 0, head: 0, next_member: 0 };
+        let mut life =
+            Life { world, dice, publisher, groups, end: 0, gone: BTreeSet::new(), next_member: 0 };
         GROUPS.into_iter().for_each(|name| life.join(name));
         life
     }
@@ -127,12 +129,14 @@ impl Life {
     }
 
     fn seek(&mut self, name: &'static str) {
-        let to = self.head + self.dice.roll((self.end - self.head) as usize + 1) as u64;
+        // Between entries that are gone a group would be told of them one by one, as it comes to them.
+        let first = self.gone.last().map_or(0, |last| last + 1);
+        let to = first + self.dice.roll((self.end - first) as usize + 1) as u64;
         let group = QueueName::new(Bytes::from_static(name.as_bytes())).expect("a name");
         let to_position = Position::At(Offset(to));
         let seek = QueueAction::Seek { group, to: to_position };
         self.world.manage("jobs", seek).expect("there is such a group");
-        let (head, end) = (self.head, self.end);
+        let (head, end) = (self.head(), self.end);
         let group = self.groups.get_mut(name).expect("a group");
         if to < group.committed(head, end) {
             group.finished.clear();
@@ -144,11 +148,18 @@ impl Life {
 
     fn purge(&mut self) {
         self.world.manage("jobs", QueueAction::Purge).expect("there is such a queue");
-        self.head = self.end;
+        let held: BTreeSet<u64> =
+            self.groups.values().flat_map(|group| group.held.keys().copied()).collect();
+        self.gone.extend((0..self.end).filter(|entry| !held.contains(entry)));
         for group in self.groups.values_mut() {
-            group.finished.extend(0..self.end);
-            group.held.clear();
+            let held = &group.held;
+            group.finished.extend((0..self.end).filter(|entry| !held.contains_key(entry)));
         }
+    }
+
+    /// The first entry that is in the queue.
+    fn head(&self) -> u64 {
+        (0..self.end).find(|entry| !self.gone.contains(entry)).unwrap_or(self.end)
     }
 
     fn redrive(&mut self) {
@@ -183,13 +194,14 @@ impl Life {
     /// Takes what has come, and holds everything against the laws.
     fn check(&mut self, what: &str) {
         self.world.run();
-        let (head, end) = (self.head, self.end);
+        let (head, end) = (self.head(), self.end);
         for (name, group) in &mut self.groups {
             for (number, member) in group.members.clone() {
                 for delivery in self.world.deliveries(member) {
                     let entry = delivery.id.offset.0;
                     assert!(!group.finished.contains(&entry), "{what}: {name} gets {entry} again");
                     assert!((head..end).contains(&entry), "{what}: {entry} of {head}..{end}");
+                    assert!(!self.gone.contains(&entry), "{what}: {entry} is gone");
                     let before = group.held.insert(entry, (number, delivery.id));
                     assert!(before.is_none(), "{what}: {name}: {entry} is held already");
                     let count =
@@ -202,7 +214,7 @@ impl Life {
         }
         let stats = self.world.stats("jobs");
         assert_eq!((stats.end, stats.head), (Offset(end), Offset(head)), "{what}");
-        assert_eq!(stats.messages, end - head, "{what}");
+        assert_eq!(stats.messages, end - self.gone.len() as u64, "{what}");
         for (name, group) in &self.groups {
             let told = stats.groups.iter().find(|told| told.name == name).expect("joined");
             let committed = group.committed(head, end);

@@ -65,7 +65,7 @@ fn the_default_exchange_stores_in_the_queue_of_that_name_and_makes_none() {
         assert_eq!(world.stats("jobs").messages, 2);
         assert_eq!(world.stored("$queue/jobs"), ["0", "1"]);
 
-        world.manage("jobs", QueueAction::Delete).unwrap();
+        world.manage("jobs", QueueAction::Delete { if_unused: true, if_empty: false }).unwrap();
         let gone = send(&mut world, publisher, ("", "jobs"), ("late", QoS::AtLeastOnce));
         assert_eq!(gone, Ok(false));
         for key in ["", "a/b", "$dlq/jobs", "#", "a+", "a\0b", &"x".repeat(256)] {

@@ -18,17 +18,21 @@ use fluxmq::model::effect::Opened;
 use fluxmq::model::queue::Binding;
 use fluxmq::model::{
     CertificateIdentity, Command, Delivery, DeliveryId, Effect, Filter, Message, Millis, Outcome,
-    PartitionId, PeerInfo, Properties, QoS, QueueName, QueueSettings, Refusal, RetainHandling,
-    Token, Topic,
+    PartitionId, PeerInfo, Properties, QoS, QueueCommand, QueueName, QueueSettings, Refusal,
+    RetainHandling, Token, Topic,
 };
 use fluxmq::partition::request::{
-    ConnectionId, Event, Outbox, QueueAction, QueueAnswer, QueueStats, Request,
+    ConnectionId, Counts, Event, Outbox, QueueAction, QueueAnswer, QueueStats, Request,
 };
 use fluxmq::partition::{Durability, Member, Options, Partition, PartitionError};
 use fluxmq::shard::{Events as Sent, Receiver};
 use fluxmq_log::format::{BatchReader, BatchRecord};
 use fluxmq_log::sim_disk::SimDisk;
 use fluxmq_log::{Log, LogOptions};
+
+/// What is answered when a queue was not there.
+pub const DECLARED: QueueAnswer =
+    QueueAnswer::Declared { existed: false, counts: Counts { messages: 0, consumers: 0 } };
 
 /// The connection of the process itself that publishes wills.
 const PUBLISHES_WILLS: ConnectionId = ConnectionId(u64::MAX);
@@ -371,7 +375,39 @@ impl World {
     /// Declares a queue; panics when it is refused.
     pub fn declare(&mut self, queue: &str, settings: QueueSettings) {
         let declared = self.manage(queue, QueueAction::Declare(Arc::new(settings)));
-        assert_eq!(declared, Ok(QueueAnswer::Declared { existed: false }), "{queue}");
+        assert_eq!(declared, Ok(DECLARED), "{queue}");
+    }
+
+    /// Asks for something of a queue as a protocol does that knows queues by name.
+    pub fn queue(
+        &mut self,
+        id: ConnectionId,
+        queue: &str,
+        command: QueueCommand,
+    ) -> Result<Counts, Refusal> {
+        let token = self.say_queue(id, queue, command);
+        self.run();
+        self.queue_answer(id, token).expect("answered")
+    }
+
+    /// Asks and lets nothing happen.
+    pub fn say_queue(&mut self, id: ConnectionId, queue: &str, command: QueueCommand) -> Token {
+        let queue = QueueName::from_text(Bytes::from(queue.to_owned())).expect("a name");
+        let token = self.token();
+        self.say(id, Command::Queue { token, queue, command });
+        token
+    }
+
+    /// Takes the answer.
+    pub fn queue_answer(
+        &mut self,
+        id: ConnectionId,
+        token: Token,
+    ) -> Option<Result<Counts, Refusal>> {
+        self.take(id, |effect| match effect {
+            Effect::Queue { token: answered, result } if *answered == token => Some(result.clone()),
+            _ => None,
+        })
     }
 
     /// Counts a queue.

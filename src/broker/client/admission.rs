@@ -93,6 +93,17 @@ impl Standing {
         if is_refused { Err(Refusal::NotAuthorized) } else { Ok(()) }
     }
 
+    /// The choke point of what changes a queue: the right to ask for it below `$management/` (ADR 0051), whatever the protocol.
+    pub(super) fn may_manage(&mut self, queue: &QueueName, operation: &str) -> Result<(), Refusal> {
+        let address = format!("$management/queue/{queue}/{operation}");
+        self.may_publish(&Topic::new(address.into())?)
+    }
+
+    /// Tells whether its client may know how much is in a queue.
+    pub(super) fn may_inspect(&self, queue: &QueueName) -> Result<(), Refusal> {
+        self.may_settle(queue, Reach::Some)
+    }
+
     /// How much of a queue its client may read: some is needed to settle, all to move a group.
     pub(super) fn may_settle(&self, queue: &QueueName, needed: Reach) -> Result<(), Refusal> {
         match (self.access.reach(&format!("{}/#", queue.address())), needed) {

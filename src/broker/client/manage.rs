@@ -80,9 +80,14 @@ impl Client {
 
     /// The home of a queue has answered.
     pub(super) fn managed(&mut self, token: Token, result: Result<QueueAnswer, Refusal>) {
-        let Some(Waiting::Managed(asked)) = self.waiting.remove(&token) else { return };
-        let (asker, queue) = *asked;
-        self.answer_asker(asker, result.map(|answer| management::answer(&queue, &answer)));
+        match self.waiting.remove(&token) {
+            Some(Waiting::Asked(token)) => self.asked(token, result),
+            Some(Waiting::Managed(asked)) => {
+                let (asker, queue) = *asked;
+                self.answer_asker(asker, result.map(|answer| management::answer(&queue, &answer)));
+            }
+            _ => {}
+        }
     }
 
     /// A partition has listed its queues.

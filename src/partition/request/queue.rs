@@ -6,6 +6,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use super::Position;
+pub use crate::model::QueueAnswer as Counts;
 use crate::model::queue::QueueKind;
 use crate::model::{
     Filter, Message, Millis, PartitionId, QueueName, QueueSettings, StoredMessage, Token,
@@ -27,9 +28,16 @@ pub struct QueueRequest {
 pub enum QueueAction {
     /// Makes it, unless it is there and just so; refused where it is there and otherwise.
     Declare(Arc<QueueSettings>),
-    /// Ends it, its groups and its entries; refused while somebody reads it.
-    Delete,
-    /// Takes everything out that is in it now.
+    /// Counts what waits in it, and who reads it.
+    Inspect,
+    /// Ends it, its groups and its entries. Members are told.
+    Delete {
+        /// Refused while somebody reads it.
+        if_unused: bool,
+        /// Refused while something waits in it.
+        if_empty: bool,
+    },
+    /// Takes out what is in it now, but for what is out at members.
     Purge,
     /// Counts.
     Stats,
@@ -168,7 +176,11 @@ pub enum QueueAnswer {
     Declared {
         /// True when it was there.
         existed: bool,
+        /// What is in it.
+        counts: Counts,
     },
+    /// What is in it.
+    Counted(Counts),
     /// So many entries were concerned.
     Done {
         /// How many.
