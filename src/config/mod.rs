@@ -21,7 +21,7 @@ pub use listeners::{
     AmqpListener, ClientCertificates, Listener, Listeners, SecureAmqpListener, SecureWebListener,
     Tls, TlsListener, TlsVersion, Web, WebListener,
 };
-pub use queues::{DeclaredQueue, OverflowPolicy, QueueStart, QueueType, Queues};
+pub use queues::{DeclaredQueue, OverflowPolicy, QueueLifetime, QueueStart, QueueType, Queues};
 pub use sections::{
     Anonymous, Authentication, Authorization, DeniedPublish, DeniedSubscribe, Durability, Limits,
     Log, LogFormat, Partitions, Shards, Statistics, Storage, TlsIdentity,

@@ -62,6 +62,22 @@ pub struct DeclaredQueue {
     pub priority_max: u32,
     /// Whether it holds what was published before it was declared, too. Default `latest`.
     pub from: QueueStart,
+    /// What it outlives. Default `durable`.
+    pub lifetime: QueueLifetime,
+    /// It ends when the last of its consumers leaves. Default false.
+    pub auto_delete: bool,
+    /// Seconds without a consumer, an entry asked for and a redeclaration, after which it ends. Default 0, never.
+    pub expires_s: u32,
+}
+
+/// What a queue outlives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueLifetime {
+    /// Everything.
+    #[default]
+    Durable,
+    /// No restart.
+    Transient,
 }
 
 /// Where a queue begins.
@@ -130,6 +146,9 @@ impl Default for DeclaredQueue {
             primary_group: String::new(),
             priority_max: 0,
             from: QueueStart::Latest,
+            lifetime: QueueLifetime::Durable,
+            auto_delete: false,
+            expires_s: 0,
         }
     }
 }
@@ -168,6 +187,9 @@ impl Section for DeclaredQueue {
             primary_group,
             priority_max,
             from,
+            lifetime,
+            auto_delete,
+            expires_s,
         } = self;
         walk.leaf("name", &mut Text(name, "a queue's name"));
         walk.leaf("type", &mut Choice(kind));
@@ -188,6 +210,9 @@ impl Section for DeclaredQueue {
         walk.leaf("primary_group", &mut Text(primary_group, "a group's name, or nothing"));
         walk.leaf("priority_max", &mut Number(priority_max, 0..=9));
         walk.leaf("from", &mut Choice(from));
+        walk.leaf("lifetime", &mut Choice(lifetime));
+        walk.leaf("auto_delete", &mut Flag(auto_delete));
+        walk.leaf("expires_s", &mut Number(expires_s, 0..=FOR_EVER));
     }
 }
 
@@ -202,6 +227,11 @@ impl Named for QueueType {
 impl Named for QueueStart {
     const NAMES: &'static [(&'static str, QueueStart)] =
         &[("latest", QueueStart::Latest), ("earliest", QueueStart::Earliest)];
+}
+
+impl Named for QueueLifetime {
+    const NAMES: &'static [(&'static str, QueueLifetime)] =
+        &[("durable", QueueLifetime::Durable), ("transient", QueueLifetime::Transient)];
 }
 
 impl Named for OverflowPolicy {

@@ -165,6 +165,15 @@ struct Declare {
     /// The highest priority that entries are told apart by, 1 to 9.
     #[arg(long, value_name = "N")]
     priority_max: Option<u64>,
+    /// What it outlives: everything, or no restart of the broker.
+    #[arg(long, value_parser = ["durable", "transient"])]
+    lifetime: Option<String>,
+    /// It ends when the last of its consumers leaves.
+    #[arg(long)]
+    auto_delete: bool,
+    /// Time without a consumer and a redeclaration, after which it ends.
+    #[arg(long, value_name = "SECONDS")]
+    expires: Option<u64>,
     #[command(flatten)]
     connection: ConnectionArguments,
 }
@@ -372,6 +381,7 @@ impl Declare {
             ("dead_letters", &self.dead_letters),
             ("overflow", &self.overflow),
             ("primary_group", &self.primary_group),
+            ("lifetime", &self.lifetime),
         ] {
             note(field, json!(text), text.is_some());
         }
@@ -383,6 +393,7 @@ impl Declare {
             ("bytes_max", self.bytes_max),
             ("age_max_s", self.age_max),
             ("priority_max", self.priority_max),
+            ("expires_s", self.expires),
         ] {
             note(field, json!(number), number.is_some());
         }
@@ -391,6 +402,7 @@ impl Declare {
             ("dead_letter_overflow", self.dead_letter_overflow),
             ("single_active", self.single_active),
             ("exclusive", self.exclusive),
+            ("auto_delete", self.auto_delete),
         ] {
             note(field, json!(true), flag);
         }

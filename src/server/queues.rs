@@ -4,9 +4,9 @@ use anyhow::Context;
 use bytes::Bytes;
 
 use crate::broker::Broker;
-use crate::config::{DeclaredQueue, OverflowPolicy, QueueStart, QueueType};
+use crate::config::{DeclaredQueue, OverflowPolicy, QueueLifetime, QueueStart, QueueType};
 use crate::model::queue::{
-    DeadLetterTarget, DeadLetters, Overflow, QueueKind, QueueLimits, QueueSettings,
+    DeadLetterTarget, DeadLetters, Lifetime, Overflow, QueueKind, QueueLimits, QueueSettings,
 };
 use crate::model::{Filter, QueueName};
 use crate::net::steward::ask_of_queues;
@@ -90,7 +90,12 @@ fn declaration(queue: &DeclaredQueue) -> anyhow::Result<Declaration> {
         primary_group,
         priority_max: queue.priority_max.try_into().context("priority_max")?,
         retroactive: queue.from == QueueStart::Earliest,
-        ..QueueSettings::default()
+        lifetime: match queue.lifetime {
+            QueueLifetime::Durable => Lifetime::Durable,
+            QueueLifetime::Transient => Lifetime::Transient,
+        },
+        auto_delete: queue.auto_delete,
+        expires_ms: seconds(queue.expires_s),
     };
     Ok((QueueName::from_text(bytes(&queue.name)).context("name")?, settings.checked()?))
 }
