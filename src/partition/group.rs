@@ -273,7 +273,9 @@ impl Groups {
         let members = self.memberships.iter().filter(|(_, membership)| membership.key.0 == queue);
         let members: Vec<(ConnectionId, u32)> = members.map(|(holder, _)| *holder).collect();
         members.iter().for_each(|holder| drop(self.memberships.remove(holder)));
-        self.by_key.retain(|(reads, _), _| *reads != queue);
+        let groups = self.by_key.range((queue, Bytes::new())..).map(|(key, _)| key);
+        let groups = groups.take_while(|(reads, _)| *reads == queue).cloned();
+        groups.collect::<Vec<_>>().iter().for_each(|key| drop(self.by_key.remove(key)));
         self.idle.remove(&queue);
         members
     }

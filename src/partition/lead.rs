@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 
 use fluxmq_log::disk::Disk;
 
-use super::lifetime::Owners;
 use super::reader::Readers;
 use super::request::{ConnectionId, Event, Outbox, Request};
 use super::stage::{Overlay, Waiting};
@@ -120,7 +119,7 @@ impl<D: Disk> Partition<D> {
         let mut connections = self.dismiss(&refusal, out);
         connections.extend(self.fresh.refuse(&refusal, out));
         self.overlay = Overlay::default();
-        self.owners = Owners::default();
+        connections.extend(std::mem::take(&mut self.owners).connections());
         self.retention.resign();
         self.announcer.resign();
         let rejecters = self.letters.resign();

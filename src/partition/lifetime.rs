@@ -22,6 +22,11 @@ impl Owners {
         self.0.insert(queue, owner);
     }
 
+    /// Lists who has such queues.
+    pub(super) fn connections(&self) -> impl Iterator<Item = ConnectionId> {
+        self.0.values().copied()
+    }
+
     fn queues_of(&self, owner: ConnectionId) -> Vec<u64> {
         let owned = self.0.iter().filter(|(_, connection)| **connection == owner);
         owned.map(|(queue, _)| *queue).collect()

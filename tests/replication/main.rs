@@ -3,6 +3,7 @@
 mod cluster;
 mod elect;
 mod govern;
+mod lifetime;
 mod rejoin;
 mod repair;
 mod snapshot;

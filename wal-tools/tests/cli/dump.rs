@@ -171,6 +171,8 @@ fn controls_that_move_something_say_where_to() {
         Control::QueueTrimmed { queue, to: at(7), bytes: 100 },
         Control::QueueFollowed { queue, source: PartitionId(2), next: at(9) },
         Control::QueueDeleted { queue },
+        Control::QueuePurged { queue, to: at(11), kept: vec![("default".into(), vec![at(3)])] },
+        Control::QueueUsed { queue, goes_on: true },
     ] {
         let mut body = Vec::new();
         control.encode(&mut body);
@@ -189,7 +191,9 @@ fn controls_that_move_something_say_where_to() {
     let followed = "23 queue-followed queue=0000000000000abc source=2 to=9";
     assert_eq!(said[2].split(" size").next(), Some(followed));
     assert_eq!(said[3].split(" size").next(), Some("19 queue-deleted"));
-    assert_eq!(said[4], "30 history-trimmed size=0", "what is no control is printed all the same");
+    assert_eq!(said[4].split(" size").next(), Some("27 queue-purged queue=0000000000000abc to=11"));
+    assert_eq!(said[5].split(" size").next(), Some("28 queue-used"));
+    assert_eq!(said[6], "30 history-trimmed size=0", "what is no control is printed all the same");
     let json = stdout(&wal_tools(&["dump", "--format", "json"], data.path()));
     let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&lines[0]["to"], &lines[0]["queue"]), (&Value::from(40), &Value::Null));
