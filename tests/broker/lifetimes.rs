@@ -307,6 +307,8 @@ fn a_letter_of_a_queue_that_is_gone_ends_no_entry_of_the_next() {
 
     assert_eq!(world.queue(client, "jobs", DELETE), counts(0, 0));
     assert_eq!(world.queue(client, "jobs", declare(&jobs)), counts(0, 0));
+    let early = consume(&mut world, "early", "jobs");
+    end(&mut world, early);
     fill(&mut world, client, "jobs", 1);
     world.slow = None;
     world.run();
