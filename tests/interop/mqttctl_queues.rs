@@ -110,6 +110,29 @@ fn a_queue_is_declared_listed_shown_peeked_purged_and_deleted() {
 }
 
 #[test]
+fn a_queue_that_ends_by_itself_is_declared_shown_and_gone() {
+    let shell = Shell::new();
+    let declare = "queue declare brief --lifetime transient --auto-delete --expires 60";
+    assert_eq!(shell.say(declare), ["brief: declared"]);
+    let settings = json!({ "lifetime": "transient", "auto_delete": true, "expires_s": 60.0 });
+    assert_eq!(shell.json("queue show brief")["settings"], settings);
+    shell.refuses("queue declare brief --expires 61", 1, "another 'lifetime'");
+    shell.refuses("queue declare mine --lifetime owned", 3, "durable, transient");
+    let reader = shell.reader("brief", "work", 0);
+    let consumers = || shell.json("queue list")["consumers"].as_u64().unwrap();
+    let deadline = std::time::Instant::now() + crate::process::PATIENCE;
+    while consumers() == 0 {
+        assert!(std::time::Instant::now() < deadline, "it does not read");
+    }
+
+    reader.kill();
+
+    while !shell.say("queue list --json").is_empty() {
+        assert!(std::time::Instant::now() < deadline, "the queue outlives its consumer");
+    }
+}
+
+#[test]
 fn groups_are_shown_moved_and_deleted_and_what_is_read_is_not_taken_away() {
     let shell = Shell::new();
     for number in 0..8 {
