@@ -90,7 +90,8 @@ impl<D: Disk> Partition<D> {
         if limits.overflow == Overflow::DropHead {
             return Ok(());
         }
-        let queue = self.views.queues.get(id);
+        // What comes after a deletion is not as full as what it deletes.
+        let queue = self.views.queues.get(id).filter(|_| !self.overlay.queues.contains_key(&id));
         let (messages, used) = queue.map_or((0, 0), |queue| (queue.len(), queue.bytes()));
         let (coming, coming_bytes) = self.overlay.coming.get(&id).copied().unwrap_or((0, 0));
         let then = (messages + coming + more, used + coming_bytes + bytes);

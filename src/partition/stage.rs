@@ -477,6 +477,7 @@ impl Overlay {
         if becomes.is_none() {
             self.groups.retain(|(queue, _)| *queue != id);
             self.ending_groups.retain(|(queue, _)| *queue != id);
+            self.coming.remove(&id);
         }
         let records = self.queues.get(&id).map_or(0, |change| change.records) + 1;
         self.queues.insert(id, QueueChange { becomes, records });

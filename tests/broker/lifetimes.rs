@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq::broker::{Client, ClientLimits, Placement};
 use fluxmq::model::consume::CONSUMERS_END;
-use fluxmq::model::queue::{DeadLetterTarget, DeadLetters, Lifetime};
+use fluxmq::model::queue::{DeadLetterTarget, DeadLetters, Lifetime, Overflow};
 use fluxmq::model::{
     Command, Effect, Filter, Outcome, PartitionId, QoS, QueueCommand, QueueName, QueueRefusal,
     QueueSettings, Refusal,
@@ -255,7 +255,11 @@ fn a_queue_that_is_declared_while_its_name_is_let_go_is_a_new_one() {
         };
 
         let deleted = world.say_queue(client, "jobs", DELETE);
-        let other = settings(|it| it.deliveries_max = 3);
+        let other = settings(|it| {
+            it.deliveries_max = 3;
+            it.limits.messages_max = Some(1);
+            it.limits.overflow = Overflow::RejectPublish;
+        });
         let declared = world.say_queue(client, "jobs", declare(&other));
         world.turn(false);
         let token = fluxmq::model::Token(99);
