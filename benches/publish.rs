@@ -13,7 +13,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fluxmq::model::record::{DedupKey, Tenure};
 use fluxmq::model::{
-    Delivery, Filter, Message, Millis, Outcome, Properties, QoS, QueueName, ReaderId,
+    Credit, Delivery, Filter, Message, Millis, Outcome, Properties, QoS, QueueName, ReaderId,
     RetainHandling, Selection, Subscription, Token, Topic,
 };
 use fluxmq::partition::request::{
@@ -300,7 +300,9 @@ impl Stepped {
             retain_as_published: false,
             subscription_id: 0,
             settle_explicit: false,
-            credit: CREDIT,
+            credit: Credit::Window(CREDIT),
+            is_named: false,
+            is_exclusive: false,
             token: Token(0),
         };
         self.handle(consumer, Request::Join(Box::new(join)));

@@ -28,6 +28,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use self::admission::{Admitting, Standing};
+use self::consume::Consuming;
 use self::given_back::GivenBack;
 use self::groups::Membership;
 use self::held::Held;
@@ -72,9 +73,12 @@ pub struct Client {
     identity: Identity,
     subscriptions: BTreeMap<Filter, Subscribed>,
     memberships: BTreeMap<u32, Membership>,
+    /// The newest of those that the broker chose.
     next_membership: u32,
     replays: Replays,
     groups: groups::Sharing,
+    /// Consumers by name; most clients have none.
+    consuming: Option<Box<Consuming>>,
     /// Partitions that this connection has a reader in.
     attached: BTreeMap<PartitionId, ()>,
     /// What is passed on and waits, while subscriptions begin.
@@ -153,6 +157,21 @@ enum Waiting {
     Resumed,
     /// A membership of a resumed session.
     Rejoined,
+    /// A consumer that begins.
+    Consuming {
+        token: Token,
+        consumer: u32,
+    },
+    /// One that ends.
+    Stopping {
+        token: Token,
+        consumer: u32,
+    },
+    /// An entry that was asked for.
+    Getting {
+        token: Token,
+        membership: u32,
+    },
     /// Part of what groups store before QoS 2 deliveries go out; another token stands for all of it.
     ClaimOf(Token),
     Claiming {
@@ -201,6 +220,7 @@ impl Client {
             next_membership: CONSUMERS_END,
             replays: Replays::default(),
             groups: groups::Sharing::default(),
+            consuming: None,
             attached: BTreeMap::new(),
             held: None,
             outbound: Outbound::default(),
@@ -264,7 +284,7 @@ impl Client {
                 self.ask_exchange(token, &exchange, command);
             }
             Command::Bind(bind) => self.bind(*bind),
-            Command::Consume(consume) => self.consume(&consume),
+            Command::Consume(consume) => self.consume(now, &consume),
             Command::Grant { consumer, count } => self.grant(consumer, count),
             Command::Sent { consumer, count } => self.sent(consumer, count),
             Command::StopConsuming { token, consumer } => self.stop_consuming(token, consumer),
@@ -280,6 +300,7 @@ impl Client {
     pub fn handle_event(&mut self, from: PartitionId, event: Event) {
         match event {
             Event::Deliver(delivery) => self.take_delivery(from, delivery),
+            Event::Got { token, result } => self.has_got(token, result),
             Event::Confirm { token, result } if is_ours(token) => {
                 self.copy_confirmed(token, result);
             }
@@ -342,7 +363,9 @@ impl Client {
                 Some(delivery)
             }
             DeliverySource::Live => self.hold(delivery),
-            DeliverySource::Group(_) => Some(delivery),
+            DeliverySource::Group(membership) => {
+                self.takes_part(membership, &delivery).then_some(delivery)
+            }
         };
         let Some(delivery) = delivery else { return };
         match self.standing.may_receive(&delivery.message.topic) {
@@ -414,6 +437,7 @@ impl Client {
                 }
             }
             DeliverySource::Group(membership) => {
+                self.consumed(membership);
                 let entry = delivery.offset;
                 let request = Request::Settle { membership, entry, outcome };
                 self.group_request(delivery.partition, request);
@@ -441,10 +465,14 @@ impl Client {
             Some(Waiting::ClaimOf(whole)) => self.claimed(whole, result),
             Some(Waiting::Tenure) => self.tenure_begun(&result),
             Some(Waiting::Left(from)) => self.part_closed(from),
+            // A partition that does not serve says so to everybody.
+            Some(Waiting::Stopping { token, consumer }) => self.has_stopped(token, consumer),
             Some(
                 Waiting::PartOf(..)
                 | Waiting::Resumed
                 | Waiting::Rejoined
+                | Waiting::Consuming { .. }
+                | Waiting::Getting { .. }
                 | Waiting::CopyOf(_)
                 | Waiting::Copies(_)
                 | Waiting::Releasing(_)
@@ -475,6 +503,7 @@ impl Client {
                 credit.settled = 0;
             }
         }
+        self.tell_sent();
         if self.outbound.is_due() {
             self.write_progress();
         }

@@ -213,6 +213,11 @@ impl QueueName {
         }
     }
 
+    /// What matches everything that its readers may see.
+    pub fn filter(&self) -> Filter {
+        Filter(Bytes::from(format!("{}/#", self.address())))
+    }
+
     /// The topic under which its readers see a stored message: below the queue's address, so that it matches what they asked for
     /// [MQTT-3.3.2-3].
     pub fn topic_of(&self, stored: &Bytes) -> Topic {

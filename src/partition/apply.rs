@@ -103,16 +103,13 @@ impl<D: Disk> Partition<D> {
                     self.follows.call();
                 }
             }
-            Control::QueueDeleted { queue } => self.overlay.queue_applied(*queue),
-            Control::GroupDeleted { queue, group } => {
-                self.overlay.ending_groups.remove(&(*queue, group.clone()));
+            Control::QueueDeleted { queue } => {
+                self.overlay.queue_applied(*queue);
+                self.groups.queue_gone(*queue);
             }
             Control::InputNoted { input, .. } => drop(self.overlay.inputs.remove(input)),
             Control::QueueFollowed { queue, source, .. } => {
                 self.overlay.following.remove(&(*queue, *source));
-            }
-            Control::GroupCreated { queue, group, .. } => {
-                self.overlay.groups.remove(&(*queue, group.clone()));
             }
             Control::SessionOpened { client_id, .. } => self.holders.stored(client_id, offset),
             Control::WillSet { client_id, .. } => self.holders.will_set(client_id, offset),
@@ -142,6 +139,32 @@ impl<D: Disk> Partition<D> {
                 self.groups.purged(*queue, *to, kept);
             }
             Control::QueueUsed { queue, .. } => self.overlay.use_applied(*queue),
+            _ => self.after_group_control(control),
+        }
+    }
+
+    /// Follows what a record says of a group.
+    fn after_group_control(&mut self, control: &Control) {
+        match control {
+            Control::GroupCreated { queue, group, .. } => {
+                let key = (*queue, group.clone());
+                self.overlay.groups.remove(&key);
+                if self.leading.is_some() {
+                    self.groups.created(key);
+                }
+            }
+            Control::GroupDeleted { queue, group } => {
+                let key = (*queue, group.clone());
+                self.overlay.ending_groups.remove(&key);
+                self.groups.gone(&key);
+            }
+            Control::Settled { selection, group, finished, .. } => {
+                let count = finished.iter().map(|(_, count)| count).sum();
+                self.groups.outcome_applied(&(*selection, group.clone()), count);
+            }
+            Control::Postponed { queue, group, .. } => {
+                self.groups.outcome_applied(&(*queue, group.clone()), 0);
+            }
             Control::CursorSet { queue, group, to } => {
                 self.groups.seek(&(*queue, group.clone()), *to);
             }
@@ -207,6 +230,7 @@ impl<D: Disk> Partition<D> {
                 out.send(to, Event::SessionOpened(Ok(Box::new(opened))));
                 self.session_is_open(&client_id, to, out);
             }
+            Waiting::Get { to, get } => self.get_now(to, &get, out),
             Waiting::Joined { to, join } => {
                 let token = join.token;
                 self.enter_group(to, *join);

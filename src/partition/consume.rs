@@ -18,8 +18,8 @@ use crate::model::address::SubscribeAddress;
 use crate::model::queue::QueueKind;
 use crate::model::record::{filter_id, queue_id};
 use crate::model::{
-    Control, DeliverySource, Filter, OutboundEntry, QoS, QueueName, QueueSettings, ReaderId,
-    Refusal, Selection, StoredMessage, Token, Topic,
+    Control, DeliverySource, Filter, OutboundEntry, QoS, QueueName, QueueRefusal, QueueSettings,
+    ReaderId, Refusal, Selection, StoredMessage, Token, Topic,
 };
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Claim, Group, GroupKey};
@@ -46,6 +46,7 @@ impl<D: Disk> Partition<D> {
                 let control = self.groups.claim(from, membership, sent, received);
                 self.claim(from, token, control, out);
             }
+            Request::Consumer(request) => self.handle_consumer(from, request, out),
             Request::Settle { membership, entry, outcome } => {
                 self.groups.settle(from, membership, entry, outcome, self.now);
             }
@@ -91,6 +92,9 @@ impl<D: Disk> Partition<D> {
     ) -> Result<(), Refusal> {
         let id = queue_id(queue.as_bytes());
         self.check_owner(from, id)?;
+        if join.is_named && !self.is_known(queue.as_bytes())? {
+            return Err(QueueRefusal::Missing { queue: queue.to_string() }.into());
+        }
         let settings = self.queue(id).map(|(_, settings)| settings.clone()).unwrap_or_default();
         if join.qos == QoS::AtMostOnce && settings.kind == QueueKind::Classic {
             let reason =
@@ -101,9 +105,12 @@ impl<D: Disk> Partition<D> {
             let reason = format!("queue '{queue}' is exclusive, and another connection reads it");
             return Err(Refusal::Invalid { reason });
         }
+        if self.groups.is_in_exclusive_use(id, from, &join) {
+            return Err(QueueRefusal::ExclusiveUse { queue: queue.to_string() }.into());
+        }
         self.declare(queue)?;
         self.groups.idle.remove(&id);
-        let key = (queue_id(queue.as_bytes()), join.group.as_bytes().clone());
+        let key = (id, join.group.as_bytes().clone());
         if self.overlay.ending_groups.contains(&key) {
             let reason = format!("group '{}' is being deleted: try again", join.group);
             return Err(Refusal::Invalid { reason });
@@ -111,7 +118,7 @@ impl<D: Disk> Partition<D> {
         // The groups of a queue that is on its way out are not those of the one that comes after it.
         let is_new = self.overlay.queues.contains_key(&id);
         let known = !is_new && self.views.groups.get(key.0, &key.1).is_some();
-        let alone = self.groups.others(&key, from) == 0;
+        let alone = self.groups.is_alone(&key, from, &join);
         let start = match is_new {
             true => None,
             false => self.locate(key.0, join.position).map_err(|error| {
@@ -209,8 +216,11 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    /// A member of a shared subscription is gone, for as long as its session allows or for good.
+    /// A member of a shared subscription is gone, for as long as its session allows or for good; or one of a queue.
     pub(super) fn left(&mut self, left: Membership, expiry_s: u32) {
+        if !left.reads() {
+            return;
+        }
         let (selection, group) = left.key;
         let Some((client_id, _)) = left.client else { return self.consumer_left(selection) };
         self.write(&Control::MemberLeft { selection, group, client_id, expiry_s }, None);
@@ -352,12 +362,17 @@ impl<D: Disk> Partition<D> {
         out: &mut impl Outbox,
     ) -> Result<(), PartitionError> {
         match &next.reads {
-            Selection::Queue(_) => self.hand_out_queue(next, out),
+            Selection::Queue(_) => self.hand_out_queue(next, out).map(drop),
             Selection::Topics(filter) => self.hand_out_topics(next, filter, out),
         }
     }
 
-    fn hand_out_queue(&mut self, next: &Next, out: &mut impl Outbox) -> Result<(), PartitionError> {
+    /// Hands out what a queue has; false where an entry stays that nobody takes now.
+    pub(super) fn hand_out_queue(
+        &mut self,
+        next: &Next,
+        out: &mut impl Outbox,
+    ) -> Result<bool, PartitionError> {
         if self.consumers(next).lanes.is_some() {
             return self.hand_out_by_priority(next, out);
         }
@@ -366,8 +381,8 @@ impl<D: Disk> Partition<D> {
         let fresh = (next.cursor.0..end.0).map(Offset).take(next.credit);
         let mut found: BTreeMap<Offset, Offset> = BTreeMap::new();
         for entry in next.returned.iter().copied().chain(fresh).take(next.credit) {
-            let Some(queue) = self.views.queues.get(*id) else { break };
-            let Some(group) = self.views.groups.get(*id, name) else { break };
+            let Some(queue) = self.views.queues.get(*id) else { return Ok(false) };
+            let Some(group) = self.views.groups.get(*id, name) else { return Ok(false) };
             let consumers = self.groups.get_mut(&next.key).expect("listed by the groups");
             let is_leaving = self.overlay.leaving.contains(&(*id, entry));
             let is_finished =
@@ -387,12 +402,12 @@ impl<D: Disk> Partition<D> {
                 let is_out = self.hand_out_one(next, entry, offset, out)?;
                 self.consumers(next).hint = hint;
                 if !is_out {
-                    break;
+                    return Ok(false);
                 }
                 continue;
             }
             let known = consumers.hint(entry).into_iter().chain(queue.mark_before(entry)).max();
-            let Some((known, at)) = known else { break };
+            let Some((known, at)) = known else { return Ok(false) };
             if !found.contains_key(&entry) {
                 let range = (at, self.applied.end);
                 let count = (entry.0 - known.0) as usize + next.credit;
@@ -401,12 +416,12 @@ impl<D: Disk> Partition<D> {
                     offsets.into_iter().enumerate().map(|(step, at)| (known.plus(step as u64), at)),
                 );
             }
-            let Some(offset) = found.get(&entry).copied() else { break };
+            let Some(offset) = found.get(&entry).copied() else { return Ok(false) };
             if !self.hand_out_one(next, entry, offset, out)? {
-                break;
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn hand_out_topics(
@@ -478,6 +493,10 @@ impl<D: Disk> Partition<D> {
             Selection::Queue(queue) => queue.topic_of(&message.topic),
             Selection::Topics(_) => Topic::from_stored(message.topic.clone()),
         };
+        let is_old = match &next.reads {
+            Selection::Queue(_) => self.was_there(&next.key, entry, offset),
+            Selection::Topics(_) => false,
+        };
         let told = settings.map_or_else(Vec::new, |it| self.stream_told(*id, &it, entry, &message));
         let handed = Handed {
             entry,
@@ -488,9 +507,18 @@ impl<D: Disk> Partition<D> {
             partition: self.id,
             now: self.now,
             deadline: self.now.plus(self.options.visibility_timeout_ms),
+            is_old,
             told: &told,
         };
         Ok(self.consumers(next).hand_out(handed, out))
+    }
+
+    /// Returns true for an entry that an earlier leader may have handed out to this group. What was out then nobody knows.
+    fn was_there(&self, key: &GroupKey, entry: Offset, offset: Offset) -> bool {
+        let queue = self.views.queues.get(key.0);
+        let is_old =
+            offset < self.led_from || queue.is_some_and(|queue| queue.moved_to(entry).is_some());
+        is_old && !self.groups.is_new(key)
     }
 
     pub(super) fn consumers(&mut self, next: &Next) -> &mut Consumers {

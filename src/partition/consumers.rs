@@ -29,6 +29,10 @@ pub struct Consumers {
     /// The queue's rules; those of a filter are that there are none.
     settings: Arc<QueueSettings>,
     pub(super) members: Vec<Member>,
+    /// They get nothing more, and have something out.
+    pub(super) stopped: Vec<Member>,
+    /// Who asks for one entry, while it is looked for: it gets it, and no member does.
+    pub(super) getter: Option<Member>,
     /// Next entry never looked at.
     pub(super) cursor: Offset,
     /// Over a filter: after the newest record that matches.
@@ -53,6 +57,15 @@ pub struct Consumers {
     pub(super) finished: Vec<Offset>,
     pub(super) released: Vec<Offset>,
     pub(super) postponed: Vec<(Offset, Millis)>,
+    unapplied: Unapplied,
+}
+
+/// Outcomes that are written and not applied: the view does not know them yet.
+#[derive(Debug, Default)]
+struct Unapplied {
+    records: u64,
+    /// Entries that are finished with them.
+    finished: u64,
 }
 
 /// Why an entry is a dead letter.
@@ -75,6 +88,22 @@ pub(super) struct Member {
     pub(super) window: Window,
 }
 
+impl Member {
+    /// Names it in the partition.
+    pub(super) fn holder(&self) -> (ConnectionId, u32) {
+        (self.connection, self.join.membership)
+    }
+}
+
+/// Who is next.
+enum NextMember {
+    /// No member wants it.
+    Nobody,
+    /// Those who want it have no credit.
+    Later,
+    Is(usize),
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
     pub(super) holder: (ConnectionId, u32),
@@ -94,6 +123,8 @@ impl Consumers {
             reads,
             settings,
             members: Vec::new(),
+            stopped: Vec::new(),
+            getter: None,
             cursor: stored.committed(),
             end,
             hint: None,
@@ -108,6 +139,7 @@ impl Consumers {
             finished: Vec::new(),
             released: Vec::new(),
             postponed: Vec::new(),
+            unapplied: Unapplied::default(),
         }
     }
 
@@ -120,6 +152,18 @@ impl Consumers {
             window.spend_unknown(1);
         }
         self.members.push(Member { connection, join, window });
+    }
+
+    /// A member, also one that is stopped.
+    pub(super) fn member_mut(&mut self, holder: (ConnectionId, u32)) -> Option<&mut Member> {
+        let mut members = self.members.iter_mut().chain(&mut self.stopped);
+        members.find(|member| member.holder() == holder)
+    }
+
+    /// Forgets a member that is stopped once it has nothing out; true when it has not.
+    pub(super) fn let_go(&mut self, holder: (ConnectionId, u32)) -> bool {
+        let is_over = |member: &Member| member.holder() == holder && member.window.out_count() == 0;
+        self.stopped.extract_if(.., |member| is_over(member)).count() > 0
     }
 
     /// Where the entry nearest before `entry` is known to be: its queue offset and its partition offset.
@@ -158,6 +202,35 @@ impl Consumers {
         self.pending.len() + self.delayed.len() + self.dying.len()
     }
 
+    /// How many entries can be handed out, of those that the view says are not finished.
+    pub fn ready(&self, unfinished: u64, end: Offset) -> u64 {
+        if self.is_stream() {
+            return end.0.saturating_sub(self.cursor.0);
+        }
+        let settled = self.unapplied.finished + self.finished.len() as u64;
+        unfinished.saturating_sub(self.held_count() as u64).saturating_sub(settled)
+    }
+
+    /// Outcomes were written: so many entries are finished with them.
+    pub(super) fn outcome_written(&mut self, finished: u64) {
+        self.unapplied.records += 1;
+        self.unapplied.finished += finished;
+    }
+
+    /// A record of outcomes is applied.
+    pub(super) fn outcome_applied(&mut self, finished: u64) {
+        self.unapplied.records = self.unapplied.records.saturating_sub(1);
+        self.unapplied.finished = self.unapplied.finished.saturating_sub(finished);
+    }
+
+    /// Returns true when nothing is lost by beginning again with what the view knows: nobody reads, has something, or is waited for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.members.is_empty()
+            && self.pending.is_empty()
+            && self.dying.is_empty()
+            && self.unapplied.records == 0
+    }
+
     /// How many entries members can take now.
     pub fn credit(&self) -> usize {
         let heard = if self.settings.single_active { 1 } else { self.members.len() };
@@ -165,7 +238,15 @@ impl Consumers {
         self.members.iter().take(heard).map(credit).sum()
     }
 
-    fn is_ephemeral(&self) -> bool {
+    /// Returns true when there may be something to hand out of a queue, or of records, that ends there.
+    pub(super) fn has_more(&self, end: Offset) -> bool {
+        match &self.lanes {
+            Some(lanes) => lanes.has_more(end),
+            None => !self.returned.is_empty() || self.cursor < end,
+        }
+    }
+
+    pub(super) fn is_ephemeral(&self) -> bool {
         self.settings.kind == QueueKind::Ephemeral
     }
 
@@ -217,40 +298,42 @@ impl Consumers {
         self.cursor = self.cursor.max(next);
     }
 
-    /// Hands an entry to the member that wants it and has the least out; false when none has credit. Equals take turns.
+    /// Hands an entry to whoever asks for one, or else to a member that wants it; false when nobody has credit.
     ///
     /// An entry that no member's filter matches is finished: the group has said what it wants.
     pub fn hand_out(&mut self, at: Handed<'_>, out: &mut impl Outbox) -> bool {
         let Handed { entry, offset, topic, .. } = at;
-        let wants =
-            |member: &Member| topic_trie::matches(member.join.filter.as_bytes(), topic.as_bytes());
-        // The member that came first gets everything, where only one is to.
-        let heard = if self.settings.single_active { 1 } else { self.members.len() };
-        if !self.members.iter().take(heard).any(wants) {
-            self.step_over(entry, true);
-            return true;
-        }
-        let order = (0..heard).map(|step| (self.turn + step) % heard);
-        let ready = |index: &usize| {
-            self.members[*index].window.credit() > 0 && wants(&self.members[*index])
+        let index = match &self.getter {
+            Some(getter) if getter.window.credit() == 0 => return false,
+            Some(_) => None,
+            None => match self.next_member(topic) {
+                NextMember::Nobody => {
+                    self.step_over(entry, true);
+                    return true;
+                }
+                NextMember::Later => return false,
+                NextMember::Is(index) => Some(index),
+            },
         };
-        let load = |index: &usize| self.members[*index].window.out_count();
-        let Some(index) = order.filter(ready).min_by_key(load) else { return false };
-        self.turn = (index + 1) % heard;
         let returns = self.returns.get(&entry).copied().unwrap_or(0);
         if at.delivery_count > returns {
             // What earlier processes counted.
             self.returns.insert(entry, at.delivery_count);
         }
-        let member = &mut self.members[index];
-        let holder = (member.connection, member.join.membership);
+        let member = match index {
+            Some(index) => &mut self.members[index],
+            None => self.getter.as_mut().expect("seen above"),
+        };
+        let holder = member.holder();
         let count = returns.max(at.delivery_count);
         let delivery = delivery(member, &self.reads, count, &at);
         member.window.spend(&delivery.message);
         out.send(member.connection, Event::Deliver(delivery));
-        // A member that is there keeps what it has of a shared subscription, however long it takes.
+        // A member that is there keeps what it has of a shared subscription, however long it takes. So does one that its protocol
+        // named: it has timeouts of its own.
+        let is_named = member.join.is_named;
         let deadline = match self.reads {
-            Selection::Queue(_) if !self.is_stream() && !self.is_ephemeral() => {
+            Selection::Queue(_) if !is_named && !self.is_stream() && !self.is_ephemeral() => {
                 self.settings.visibility_timeout_ms.map_or(at.deadline, |ms| at.now.plus(ms))
             }
             Selection::Queue(_) | Selection::Topics(_) => Millis(u64::MAX),
@@ -264,6 +347,25 @@ impl Consumers {
             self.put_back(entry);
         }
         true
+    }
+
+    /// The member that wants a message and has the least out. Equals take turns.
+    fn next_member(&mut self, topic: &Topic) -> NextMember {
+        let wants =
+            |member: &Member| topic_trie::matches(member.join.filter.as_bytes(), topic.as_bytes());
+        // The member that came first gets everything, where only one is to.
+        let heard = if self.settings.single_active { 1 } else { self.members.len() };
+        if !self.members.iter().take(heard).any(wants) {
+            return NextMember::Nobody;
+        }
+        let order = (0..heard).map(|step| (self.turn + step) % heard);
+        let ready = |index: &usize| {
+            self.members[*index].window.credit() > 0 && wants(&self.members[*index])
+        };
+        let load = |index: &usize| self.members[*index].window.out_count();
+        let Some(index) = order.filter(ready).min_by_key(load) else { return NextMember::Later };
+        self.turn = (index + 1) % heard;
+        NextMember::Is(index)
     }
 
     /// Hands a message that is not stored to the member that wants it and has the least out; false where nobody wants it or has room.
@@ -353,9 +455,7 @@ impl Consumers {
 
     pub(super) fn give_credit_back(&mut self, entry: Offset) -> bool {
         let Some(pending) = self.pending.remove(&entry) else { return false };
-        let holds =
-            |member: &&mut Member| (member.connection, member.join.membership) == pending.holder;
-        if let Some(member) = self.members.iter_mut().find(holds) {
+        if let Some(member) = self.member_mut(pending.holder) {
             member.window.give_back(1);
         }
         true
@@ -418,6 +518,8 @@ pub struct Handed<'a> {
     pub now: Millis,
     /// When the member's time is over.
     pub deadline: Millis,
+    /// Stored before this replica began to lead: an earlier leader, of whom nothing else is known, may have handed it out.
+    pub is_old: bool,
     /// What every reader of the queue is told beside.
     pub told: &'a [(&'static str, String)],
 }
@@ -442,7 +544,7 @@ fn delivery(member: &Member, reads: &Selection, count: u32, at: &Handed<'_>) -> 
         qos: at.message.qos.min(join.qos),
         retain: join.retain_as_published && message.retain,
         message,
-        redelivered: count > 0,
+        redelivered: count > 0 || at.is_old,
         subscription_ids: Some(join.subscription_id).filter(|id| *id != 0).into_iter().collect(),
         annotations,
         settle_explicit: join.settle_explicit,

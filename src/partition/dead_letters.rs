@@ -260,6 +260,7 @@ impl<D: Disk> Partition<D> {
         match &id.group {
             Some(group) => {
                 if let Some(consumers) = self.groups.get_mut(&(id.queue, group.clone())) {
+                    consumers.outcome_written(1);
                     consumers.forget(id.entry);
                 }
             }

@@ -37,6 +37,7 @@ impl<D: Disk> Partition<D> {
                 partition: self.id,
                 now: self.now,
                 deadline: self.now,
+                is_old: false,
                 told: &[],
             };
             is_passed_on |= self.groups.pass_on(*id, &handed, out);

@@ -12,7 +12,7 @@ use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
 use super::lead::is_in_order;
-use super::request::{ConnectionId, Outbox, Request};
+use super::request::{ConnectionId, ConsumerRequest, Outbox, Request};
 use super::stop::refuse;
 use super::{Partition, PartitionError};
 use crate::model::Refusal;
@@ -48,6 +48,7 @@ impl Fresh {
                 | Request::FetchOutbound { .. }
                 | Request::ListOpenIds { .. }
                 | Request::Join(_)
+                | Request::Consumer(ConsumerRequest::Get(_))
                 | Request::Queue(_)
                 | Request::ListQueues(_)
         );

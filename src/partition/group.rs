@@ -22,6 +22,10 @@ pub struct Groups {
     by_key: BTreeMap<GroupKey, Consumers>,
     /// What each membership of each connection is in, from its request on.
     memberships: BTreeMap<(ConnectionId, u32), Membership>,
+    /// How many of them read each queue or filter: those that count.
+    reading: BTreeMap<u64, Reading>,
+    /// Groups that were made since this replica leads: no earlier leader has handed anything out to them.
+    created: BTreeSet<GroupKey>,
     /// Groups over filters.
     filters: TopicTrie<GroupKey>,
     /// Since when nobody reads a queue that stores nothing.
@@ -35,6 +39,28 @@ pub struct Membership {
     pub key: GroupKey,
     /// The session, and the seconds it stays; `None` in a queue's group.
     pub client: Option<(Bytes, u32)>,
+    role: Role,
+    is_exclusive: bool,
+    /// What it was granted before it was a member.
+    granted: u32,
+}
+
+/// What a membership is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It gets what comes, and counts.
+    Reading,
+    /// It gets nothing more.
+    Stopped,
+    /// It asked for this entry, and gets no other.
+    Getting(Offset),
+}
+
+/// Who reads a queue or a filter.
+#[derive(Debug, Default)]
+struct Reading {
+    members: usize,
+    exclusive: usize,
 }
 
 /// What a group wants to read next.
@@ -52,6 +78,26 @@ pub struct Next {
     pub credit: usize,
 }
 
+impl Membership {
+    /// Returns true for one that counts among those who read.
+    pub fn reads(&self) -> bool {
+        self.role == Role::Reading
+    }
+}
+
+impl Next {
+    /// What a group reads next when so many can be taken.
+    pub fn of(key: &GroupKey, consumers: &Consumers, credit: usize) -> Next {
+        Next {
+            key: key.clone(),
+            reads: consumers.reads.clone(),
+            returned: consumers.returned.iter().take(credit).copied().collect(),
+            cursor: consumers.cursor,
+            credit,
+        }
+    }
+}
+
 impl Groups {
     /// Remembers who is about to be a member: it may leave before it is one.
     pub fn announce(&mut self, connection: ConnectionId, join: &Join) {
@@ -60,7 +106,39 @@ impl Groups {
             Selection::Queue(_) => None,
             Selection::Topics(_) => Some((join.client_id.clone(), join.expiry_s)),
         };
-        self.memberships.insert((connection, join.membership), Membership { key, client });
+        let (role, is_exclusive, granted) = (Role::Reading, join.is_exclusive, 0);
+        let reading = self.reading.entry(key.0).or_default();
+        reading.members += 1;
+        reading.exclusive += usize::from(is_exclusive);
+        let membership = Membership { key, client, role, is_exclusive, granted };
+        if let Some(before) = self.memberships.insert((connection, join.membership), membership) {
+            self.reads_no_more(&before);
+        }
+    }
+
+    /// Returns true where a member cannot read a queue because it, or another one, is to be the only one.
+    pub fn is_in_exclusive_use(&self, queue: u64, connection: ConnectionId, join: &Join) -> bool {
+        let Some(reading) = self.reading.get(&queue) else { return false };
+        let own = self.memberships.get(&(connection, join.membership));
+        let own = own.filter(|own| own.key.0 == queue && own.role == Role::Reading);
+        let (mut members, mut exclusive) = (reading.members, reading.exclusive);
+        if let Some(own) = own {
+            members -= 1;
+            exclusive -= usize::from(own.is_exclusive);
+        }
+        exclusive > 0 || (join.is_exclusive && members > 0)
+    }
+
+    /// A membership does not count any more.
+    fn reads_no_more(&mut self, membership: &Membership) {
+        let Some(reading) = self.reading.get_mut(&membership.key.0) else { return };
+        if membership.role == Role::Reading {
+            reading.members -= 1;
+            reading.exclusive -= usize::from(membership.is_exclusive);
+            if reading.members == 0 {
+                self.reading.remove(&membership.key.0);
+            }
+        }
     }
 
     /// Adds a member, unless it has left already. `stored` is where a group without members goes on; `end` is the partition's.
@@ -72,19 +150,20 @@ impl Groups {
         end: Offset,
     ) {
         let Some(membership) = self.memberships.get(&(connection, join.membership)) else { return };
-        let key = membership.key.clone();
+        let (key, granted) = (membership.key.clone(), membership.granted);
         let consumers = self.by_key.entry(key.clone()).or_insert_with(|| {
             if let Selection::Topics(filter) = &join.reads {
                 self.filters.insert(filter.as_bytes(), key);
             }
             Consumers::new(join.reads.clone(), settings, stored, end)
         });
-        let same = |member: &Member| {
-            member.connection == connection && member.join.membership == join.membership
-        };
-        match consumers.members.iter_mut().find(|member| same(member)) {
+        let holder = (connection, join.membership);
+        match consumers.members.iter_mut().find(|member| member.holder() == holder) {
             Some(member) => member.join = Join { credit: member.join.credit, ..join },
-            None => consumers.add(connection, join),
+            None => {
+                consumers.add(connection, join);
+                consumers.members.iter_mut().last().expect("just added").window.grant(granted);
+            }
         }
     }
 
@@ -93,11 +172,13 @@ impl Groups {
         self.memberships.keys().map(|(connection, _)| *connection)
     }
 
-    /// Returns how many members a group has beside one connection's.
-    pub fn others(&self, key: &GroupKey, connection: ConnectionId) -> usize {
-        let consumers = self.by_key.get(key);
-        let others = consumers.iter().flat_map(|consumers| &consumers.members);
-        others.filter(|member| member.connection != connection).count()
+    /// Returns true when moving a group moves it for nobody but one that joins: another connection, or for a named one anybody.
+    pub fn is_alone(&self, key: &GroupKey, connection: ConnectionId, join: &Join) -> bool {
+        let Some(consumers) = self.by_key.get(key) else { return true };
+        match join.is_named {
+            true => consumers.members.is_empty() && consumers.pending.is_empty(),
+            false => consumers.members.iter().all(|member| member.connection == connection),
+        }
     }
 
     /// Removes a member and says whose it was; what it holds goes to the others.
@@ -108,9 +189,17 @@ impl Groups {
         now: Millis,
     ) -> Option<Membership> {
         let left = self.memberships.remove(&(connection, membership))?;
+        self.reads_no_more(&left);
         let Some(consumers) = self.by_key.get_mut(&left.key) else { return Some(left) };
         let holder = (connection, membership);
-        consumers.members.retain(|member| (member.connection, member.join.membership) != holder);
+        if let Role::Getting(entry) = left.role {
+            if consumers.pending.get(&entry).is_some_and(|pending| pending.holder == holder) {
+                consumers.take_back(entry, now);
+            }
+            return Some(left);
+        }
+        consumers.members.retain(|member| member.holder() != holder);
+        consumers.stopped.retain(|member| member.holder() != holder);
         let held = consumers.pending.iter().filter(|(_, pending)| pending.holder == holder);
         for entry in held.map(|(entry, _)| *entry).collect::<Vec<_>>() {
             match consumers.claimed.contains_key(&entry) {
@@ -143,7 +232,7 @@ impl Groups {
         mut sent: Vec<(u16, Offset)>,
         mut received: Vec<Offset>,
     ) -> Option<Control> {
-        let Membership { key, client } = self.memberships.get(&(connection, membership))?;
+        let Membership { key, client, .. } = self.memberships.get(&(connection, membership))?;
         let (client_id, _) = client.as_ref()?;
         let consumers = self.by_key.get_mut(key)?;
         let holder = (connection, membership);
@@ -178,10 +267,119 @@ impl Groups {
         outcome: Outcome,
         now: Millis,
     ) -> bool {
-        let Some(Membership { key, .. }) = self.memberships.get(&(connection, membership)) else {
+        let holder = (connection, membership);
+        let Some(Membership { key, role, .. }) = self.memberships.get(&holder) else {
             return false;
         };
-        self.by_key.get_mut(key).is_some_and(|consumers| consumers.settle(entry, outcome, now))
+        let Some(consumers) = self.by_key.get_mut(key) else { return false };
+        let is_settled = consumers.settle(entry, outcome, now);
+        let is_over = match role {
+            Role::Reading => false,
+            Role::Getting(_) => true,
+            Role::Stopped => consumers.let_go(holder),
+        };
+        if is_over {
+            self.memberships.remove(&holder);
+        }
+        is_settled
+    }
+
+    /// Gives a member nothing more; what it has it keeps. Returns what it read, and whether it was a member: one that is not yet will not
+    /// be. `None` where it read nothing.
+    pub fn stop(&mut self, connection: ConnectionId, membership: u32) -> Option<(u64, bool)> {
+        let holder = (connection, membership);
+        self.memberships.get(&holder).filter(|membership| membership.reads())?;
+        let mut stopped = self.memberships.remove(&holder)?;
+        self.reads_no_more(&stopped);
+        let queue = stopped.key.0;
+        let Some(consumers) = self.by_key.get_mut(&stopped.key) else {
+            return Some((queue, false));
+        };
+        let at = consumers.members.iter().position(|member| member.holder() == holder);
+        let Some(at) = at else { return Some((queue, false)) };
+        let member = consumers.members.remove(at);
+        if member.window.out_count() > 0 {
+            stopped.role = Role::Stopped;
+            consumers.stopped.push(member);
+            self.memberships.insert(holder, stopped);
+        }
+        Some((queue, true))
+    }
+
+    /// Lets a member have more.
+    pub fn grant(&mut self, connection: ConnectionId, membership: u32, count: u32) {
+        let Some(granted) = self.memberships.get_mut(&(connection, membership)) else { return };
+        let consumers = self.by_key.get_mut(&granted.key);
+        match consumers.and_then(|it| it.member_mut((connection, membership))) {
+            Some(member) => member.window.grant(count),
+            None => granted.granted = granted.granted.saturating_add(count),
+        }
+    }
+
+    /// Deliveries of a member were written to its client.
+    pub fn sent(&mut self, connection: ConnectionId, membership: u32, count: u32) {
+        let Some(sender) = self.memberships.get(&(connection, membership)) else { return };
+        let consumers = self.by_key.get_mut(&sender.key);
+        if let Some(member) = consumers.and_then(|it| it.member_mut((connection, membership))) {
+            member.window.sent(count);
+        }
+    }
+
+    /// Returns a group in which an entry is looked for, members or not.
+    pub fn look_in(
+        &mut self,
+        key: &GroupKey,
+        reads: Selection,
+        (stored, settings): (&Group, Arc<QueueSettings>),
+    ) -> &mut Consumers {
+        let new = || Consumers::new(reads, settings, stored, Offset::ZERO);
+        self.by_key.entry(key.clone()).or_insert_with(new)
+    }
+
+    /// An entry that was asked for is out.
+    pub fn got(&mut self, connection: ConnectionId, membership: u32, key: &GroupKey, at: Offset) {
+        let (client, role) = (None, Role::Getting(at));
+        let got = Membership { key: key.clone(), client, role, is_exclusive: false, granted: 0 };
+        self.memberships.insert((connection, membership), got);
+    }
+
+    /// A group was made.
+    pub fn created(&mut self, key: GroupKey) {
+        self.created.insert(key);
+    }
+
+    /// Returns true for a group that no earlier leader has handed anything out to.
+    pub fn is_new(&self, key: &GroupKey) -> bool {
+        self.created.contains(key)
+    }
+
+    /// A group is gone, and with it what is out.
+    pub fn gone(&mut self, key: &GroupKey) {
+        self.created.remove(key);
+        let Some(consumers) = self.by_key.remove(key) else { return };
+        let members = consumers.members.iter().chain(&consumers.stopped).map(Member::holder);
+        let holders = consumers.pending.values().map(|pending| pending.holder);
+        for holder in members.chain(holders).collect::<BTreeSet<_>>() {
+            if let Some(membership) = self.memberships.remove(&holder) {
+                self.reads_no_more(&membership);
+            }
+        }
+    }
+
+    /// A queue is gone, and with it its groups.
+    pub fn queue_gone(&mut self, queue: u64) {
+        let created = self.created.range((queue, Bytes::new())..);
+        let created = created.take_while(|(of, _)| *of == queue).cloned();
+        for key in created.collect::<Vec<_>>() {
+            self.created.remove(&key);
+        }
+    }
+
+    /// A record of outcomes is applied: so many entries are finished with it.
+    pub fn outcome_applied(&mut self, key: &GroupKey, finished: u64) {
+        if let Some(consumers) = self.by_key.get_mut(key) {
+            consumers.outcome_applied(finished);
+        }
     }
 
     /// Settles an entry by address; false when it is not pending.
@@ -235,6 +433,8 @@ impl Groups {
             consumers.returned = consumers.returned.split_off(&to);
             consumers.lanes.iter_mut().for_each(|lanes| lanes.retain(|entry| *entry >= to));
             consumers.returns = consumers.returns.split_off(&to);
+            consumers.delayed = consumers.delayed.split_off(&to);
+            consumers.dying = consumers.dying.split_off(&to);
             consumers.cursor = consumers.cursor.max(to);
         }
     }
@@ -273,6 +473,7 @@ impl Groups {
         let members = self.memberships.iter().filter(|(_, membership)| membership.key.0 == queue);
         let members: Vec<(ConnectionId, u32)> = members.map(|(holder, _)| *holder).collect();
         members.iter().for_each(|holder| drop(self.memberships.remove(holder)));
+        self.reading.remove(&queue);
         let groups = self.by_key.range((queue, Bytes::new())..).map(|(key, _)| key);
         let groups = groups.take_while(|(reads, _)| *reads == queue).cloned();
         groups.collect::<Vec<_>>().iter().for_each(|key| drop(self.by_key.remove(key)));
@@ -295,14 +496,14 @@ impl Groups {
 
     /// Returns true when somebody else reads a queue.
     pub fn is_read_by_others(&self, queue: u64, connection: ConnectionId) -> bool {
-        let mut memberships = self.memberships.iter();
-        memberships
-            .any(|((reader, _), membership)| membership.key.0 == queue && *reader != connection)
+        let mine = self.memberships.range((connection, 0)..=(connection, u32::MAX));
+        let mine = mine.filter(|(_, own)| own.key.0 == queue && own.role == Role::Reading).count();
+        self.members_of(queue) > mine
     }
 
     /// Lists what somebody reads, queues and filters, by id.
     pub fn read_queues(&self) -> BTreeSet<u64> {
-        self.memberships.values().map(|membership| membership.key.0).collect()
+        self.reading.keys().copied().collect()
     }
 
     /// Hands a message that is not stored to one member of each group of a queue; true when somebody got it.
@@ -311,18 +512,9 @@ impl Groups {
         offered.fold(false, |before, is_passed_on| before | is_passed_on)
     }
 
-    /// Counts the members that read each queue or filter, by id.
-    pub fn member_counts(&self) -> BTreeMap<u64, usize> {
-        let mut counts = BTreeMap::new();
-        for membership in self.memberships.values() {
-            *counts.entry(membership.key.0).or_default() += 1;
-        }
-        counts
-    }
-
-    /// Counts the members that read a queue.
+    /// Counts the members that read a queue, or a filter.
     pub fn members_of(&self, queue: u64) -> usize {
-        self.memberships.values().filter(|membership| membership.key.0 == queue).count()
+        self.reading.get(&queue).map_or(0, |reading| reading.members)
     }
 
     /// Members, entries that are out, and the cursor of a group that has members.
@@ -364,6 +556,7 @@ impl Groups {
             if !entries.is_empty() {
                 let (queue, group) = (selection, group.clone());
                 outcomes.push(Control::Postponed { queue, group, entries });
+                consumers.outcome_written(0);
             }
             let finished = std::mem::take(&mut consumers.finished);
             let released = std::mem::take(&mut consumers.released);
@@ -379,11 +572,12 @@ impl Groups {
                 Selection::Queue(_) => to_runs(finished),
                 Selection::Topics(_) => consumers.to_ranges(finished),
             };
+            consumers.outcome_written(finished.iter().map(|(_, count)| count).sum());
             outcomes.push(Control::Settled { selection, group, finished, released });
         }
         let filters = &mut self.filters;
         self.by_key.retain(|key, consumers| {
-            let stays = !consumers.members.is_empty();
+            let stays = !consumers.is_idle();
             if let (false, Selection::Topics(filter)) = (stays, &consumers.reads) {
                 filters.remove(filter.as_bytes(), key);
             }
@@ -395,28 +589,23 @@ impl Groups {
     /// Lists what groups can hand out: at most `limit` entries each, and none to a group that has `pending_max` out.
     pub fn next(&self, limit: usize, pending_max: usize, end: impl Fn(u64) -> Offset) -> Vec<Next> {
         let next = |(key, consumers): (&GroupKey, &Consumers)| {
-            let credit = consumers.credit();
             let end = match consumers.reads {
                 Selection::Queue(_) => end(key.0),
                 Selection::Topics(_) => consumers.end,
             };
-            let more = match &consumers.lanes {
-                Some(lanes) => lanes.has_more(end),
-                None => !consumers.returned.is_empty() || consumers.cursor < end,
-            };
             let room = pending_max.saturating_sub(consumers.held_count());
-            (credit > 0 && more && room > 0).then(|| Next {
-                key: key.clone(),
-                reads: consumers.reads.clone(),
-                returned: consumers.returned.iter().take(limit).copied().collect(),
-                cursor: consumers.cursor,
-                credit: credit.min(limit).min(room),
-            })
+            let credit = consumers.credit().min(limit).min(room);
+            (credit > 0 && consumers.has_more(end)).then(|| Next::of(key, consumers, credit))
         };
         self.by_key.iter().filter_map(next).collect()
     }
 
     /// Returns one group.
+    pub fn get(&self, key: &GroupKey) -> Option<&Consumers> {
+        self.by_key.get(key)
+    }
+
+    /// Returns one group, to be changed.
     pub fn get_mut(&mut self, key: &GroupKey) -> Option<&mut Consumers> {
         self.by_key.get_mut(key)
     }

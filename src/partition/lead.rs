@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use fluxmq_log::disk::Disk;
 
 use super::reader::Readers;
-use super::request::{ConnectionId, Event, Outbox, Request};
+use super::request::{ConnectionId, ConsumerRequest, Event, Outbox, Request};
 use super::stage::{Overlay, Waiting};
 use super::{Partition, PartitionError};
 use crate::model::record::DedupKey;
@@ -35,6 +35,7 @@ impl<D: Disk> Partition<D> {
         }
         if self.leading.is_none() && leads.is_some() {
             self.leading = leads;
+            self.led_from = self.applied.end;
             self.now = self.now.max(Millis(self.log().last_ts()));
             self.follows.begin(self.now);
             self.close_orphans();
@@ -163,6 +164,9 @@ impl<D: Disk> Partition<D> {
                     out.send(to, Event::Queue { token, result: Err(refusal) });
                 }
                 Waiting::Opened { to, .. } => out.send(to, Event::SessionOpened(Err(refusal))),
+                Waiting::Get { to, get } => {
+                    out.send(to, Event::Got { token: get.token, result: Err(refusal) });
+                }
                 Waiting::Joined { to, join } => {
                     out.send(to, Event::Joined { token: join.token, result: Err(refusal) });
                 }
@@ -206,6 +210,11 @@ fn lets_go(request: &Request) -> bool {
             | Request::Hold { .. }
             | Request::Rewind(_)
             | Request::Settle { .. }
+            | Request::Consumer(
+                ConsumerRequest::Grant { .. }
+                    | ConsumerRequest::Sent { .. }
+                    | ConsumerRequest::Stop { .. }
+            )
             | Request::ReadNoMore(_)
             | Request::Leave { .. }
             | Request::LeaveAll { .. }

@@ -173,14 +173,13 @@ impl<D: Disk> Partition<D> {
         let mut found: Vec<(u64, &Queue)> = all.collect();
         found.sort_unstable_by(|(_, one), (_, other)| one.name().cmp(other.name()));
         found.truncate(list.count_max);
-        let members = self.groups.member_counts();
         let summary = |(id, queue): (u64, &Queue)| QueueSummary {
             name: queue.name().clone(),
             kind: queue.settings().kind,
             messages: queue.len(),
             bytes: queue.bytes(),
             groups: self.views.groups.of(id).count(),
-            members: members.get(&id).copied().unwrap_or(0),
+            members: self.groups.members_of(id),
         };
         let result = Ok(found.into_iter().map(summary).collect());
         out.send(from, Event::Queues { token: list.token, result });
@@ -320,6 +319,6 @@ impl<D: Disk> Partition<D> {
 }
 
 /// Entries that a group has not finished.
-fn lag(group: &Group, end: Offset) -> u64 {
+pub(super) fn lag(group: &Group, end: Offset) -> u64 {
     end.0.saturating_sub(group.committed().0).saturating_sub(group.finished_count())
 }

@@ -15,6 +15,7 @@ mod fenced;
 mod follow;
 mod fresh;
 mod gauges;
+mod get;
 mod group;
 mod history;
 mod inputs;
@@ -108,6 +109,8 @@ pub struct Partition<D: Disk> {
     holders: Holders,
     /// The term in which this replica serves connections.
     leading: Option<u64>,
+    /// Where the log ended when it began to.
+    led_from: Offset,
     /// Connections that have lost something here: what they publish is refused until they are gone.
     parted: BTreeSet<ConnectionId>,
     announcer: Announcer,
@@ -250,6 +253,7 @@ impl<D: Disk> Partition<D> {
             groups: Groups::default(),
             holders: Holders::default(),
             leading: None,
+            led_from: Offset::ZERO,
             parted: BTreeSet::new(),
             announcer: Announcer::default(),
             letters: Letters::default(),
@@ -390,6 +394,7 @@ impl<D: Disk> Partition<D> {
             | Request::Leave { .. }
             | Request::LeaveAll { .. }
             | Request::Claim { .. }
+            | Request::Consumer(_)
             | Request::Settle { .. }
             | Request::SettleEntry { .. }
             | Request::CommitCursor { .. }) => self.handle_group(from, request, out),

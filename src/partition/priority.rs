@@ -89,27 +89,27 @@ impl Lanes {
 }
 
 impl<D: Disk> Partition<D> {
-    /// Hands out what members can take of a queue with priorities.
+    /// Hands out what members can take of a queue with priorities; false where an entry stays that nobody takes now.
     pub(super) fn hand_out_by_priority(
         &mut self,
         next: &Next,
         out: &mut impl Outbox,
-    ) -> Result<(), PartitionError> {
+    ) -> Result<bool, PartitionError> {
         let end = self.views.queues.get(next.key.0).map_or(Offset::ZERO, |queue| queue.end());
         let mut room = next.credit;
         for priority in (0..=self.lanes(next).top()).rev() {
             while let Some((entry, offset)) = self.next_of_lane(next, priority)? {
                 if !self.hand_out_of_lane(next, priority, (entry, offset), out)? {
-                    return Ok(());
+                    return Ok(false);
                 }
                 room -= 1;
                 if room == 0 {
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
         self.lanes(next).drained = end;
-        Ok(())
+        Ok(true)
     }
 
     /// The next entry of a lane, and where it is stored: one that came back, or one that was never looked at.

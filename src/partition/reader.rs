@@ -19,7 +19,7 @@ use super::subscriptions::{Placed, Subscriptions};
 use super::window::Window;
 use crate::model::record::Retain;
 use crate::model::{
-    Delivery, DeliveryId, DeliverySource, Filter, Message, Millis, PartitionId, Properties,
+    Credit, Delivery, DeliveryId, DeliverySource, Filter, Message, Millis, PartitionId, Properties,
     ReaderId, StoredMessage, Subscription, Topic,
 };
 use crate::planted::{PlantedBug, is_planted};
@@ -147,7 +147,7 @@ impl Readers {
             subscriptions: Subscriptions::default(),
             place: Place::Live,
             listening: Listening::default(),
-            window: Window::new(credit),
+            window: Window::new(Credit::Window(credit)),
             retained: VecDeque::new(),
             skip: OffsetSet::default(),
             replay: id.is_replay().then(Box::default),

@@ -2,6 +2,7 @@
 //!
 //! `broker::client` speaks this language; protocols never see it.
 
+mod consumer;
 mod queue;
 
 use std::sync::Arc;
@@ -13,12 +14,13 @@ use crate::model::command::Will;
 use crate::model::queue::Binding;
 use crate::model::record::{DedupKey, Tenure};
 use crate::model::{
-    Control, Delivery, Filter, Input, Message, Millis, OutboundEntry, Outcome, PartitionId,
-    Principal, QoS, QueueName, ReaderId, Refusal, Selection, Subscription, Token, Topic,
+    Control, Delivery, Filter, Got, Input, Message, Millis, OutboundEntry, Outcome, PartitionId,
+    Principal, QoS, QueueName, ReaderId, Refusal, Subscription, Token, Topic,
 };
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Session, StoredSubscription};
 
+pub use consumer::{CARRIER_BYTES, ConsumerRequest, GetEntry, Join};
 pub use queue::{
     Counts, Followed, Following, GroupStats, Letter, LetterId, ListQueues, Peeked, QueueAction,
     QueueAnswer, QueueRequest, QueueStats, QueueSummary, ReadHistory, ReadOn,
@@ -175,6 +177,8 @@ pub enum Request {
         /// Echoed.
         token: Token,
     },
+    /// Something of a consumer that its protocol named, or of one entry.
+    Consumer(ConsumerRequest),
     /// Settles one entry by delivery.
     Settle {
         /// As in `Join`.
@@ -347,37 +351,6 @@ pub struct Attach {
     pub token: Token,
 }
 
-/// A consumer's wish to be in a group.
-#[derive(Clone, Debug)]
-pub struct Join {
-    /// Chosen by the connection: names this membership in it.
-    pub membership: u32,
-    /// What the group reads.
-    pub reads: Selection,
-    /// Which group.
-    pub group: QueueName,
-    /// Which of its messages.
-    pub filter: Filter,
-    /// Where a new group of a queue begins.
-    pub position: Position,
-    /// The session that asks.
-    pub client_id: Bytes,
-    /// Seconds it keeps a shared subscription when its connection ends.
-    pub expiry_s: u32,
-    /// The most the consumer wants.
-    pub qos: QoS,
-    /// Keep the RETAIN flag.
-    pub retain_as_published: bool,
-    /// Given back on every delivery. 0 is none.
-    pub subscription_id: u32,
-    /// Only `$ack` and its kin settle.
-    pub settle_explicit: bool,
-    /// Unsettled deliveries at a time, at most.
-    pub credit: u32,
-    /// Echoed in `Joined`.
-    pub token: Token,
-}
-
 /// Where to start reading: a queue by its entries, a partition's topics by its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
@@ -456,6 +429,13 @@ pub enum Event {
     },
     /// A message for the connection.
     Deliver(Delivery),
+    /// The entry that was asked for.
+    Got {
+        /// Echoed.
+        token: Token,
+        /// The entry, if there is one.
+        result: Result<Option<Box<Got>>, Refusal>,
+    },
     /// What an earlier connection left open; `None` where the record is gone by policy.
     Outbound(Result<Vec<(OutboundEntry, Option<Delivery>)>, Refusal>),
     /// A will is due. Publishing it is up to the receiver, and so is saying that it is over.

@@ -11,7 +11,7 @@ use fluxmq_log::disk::Disk;
 
 use super::batch::{Building, Stamp};
 use super::inputs::Judged;
-use super::request::{ConnectionId, Event, Join, Outbox, Publish, QueueAnswer, Target};
+use super::request::{ConnectionId, Event, GetEntry, Join, Outbox, Publish, QueueAnswer, Target};
 use super::will::Fate;
 use super::{Partition, PartitionError};
 use crate::model::queue::{PRIORITY_MAX, QueueKind};
@@ -43,6 +43,7 @@ pub(super) enum Waiting {
     Opened { to: ConnectionId, client_id: Bytes, left_groups: bool },
     Joined { to: ConnectionId, join: Box<Join> },
     MembershipEnded { to: ConnectionId, membership: u32 },
+    Get { to: ConnectionId, get: Box<GetEntry> },
 }
 
 impl Waiting {
@@ -54,6 +55,7 @@ impl Waiting {
             | Waiting::Queue { to, .. }
             | Waiting::Opened { to, .. }
             | Waiting::Joined { to, .. }
+            | Waiting::Get { to, .. }
             | Waiting::MembershipEnded { to, .. } => *to,
         }
     }

@@ -4,7 +4,9 @@ use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
 use super::Partition;
-use super::request::{ConnectionId, Event, Outbox, Publish, QueueRequest, Request};
+use super::request::{
+    ConnectionId, ConsumerRequest, Event, Outbox, Publish, QueueRequest, Request,
+};
 use crate::model::Refusal;
 
 impl<D: Disk> Partition<D> {
@@ -68,6 +70,7 @@ pub(super) fn refuse(
         Request::Join(join) => {
             out.send(from, Event::Joined { token: join.token, result: Err(refusal) });
         }
+        Request::Consumer(request) => refuse_of_consumers(from, request, refusal, out),
         Request::Queue(_) | Request::ListQueues(_) | Request::Follow(_) | Request::ReadOn(_) => {
             refuse_of_queues(from, request, refusal, out);
         }
@@ -89,6 +92,24 @@ pub(super) fn refuse(
         | Request::ReadNoMore(_)
         | Request::Settle { .. }
         | Request::Forget => {}
+    }
+}
+
+/// Answers what is asked for consumers by name.
+fn refuse_of_consumers(
+    from: ConnectionId,
+    request: &ConsumerRequest,
+    refusal: Refusal,
+    out: &mut impl Outbox,
+) {
+    match request {
+        ConsumerRequest::Stop { token, .. } => {
+            out.send(from, Event::Written { token: *token, result: Err(refusal) });
+        }
+        ConsumerRequest::Get(get) => {
+            out.send(from, Event::Got { token: get.token, result: Err(refusal) });
+        }
+        ConsumerRequest::Grant { .. } | ConsumerRequest::Sent { .. } => {}
     }
 }
 

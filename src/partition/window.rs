@@ -3,53 +3,69 @@
 //! What is out is in memory, so the bytes are bounded too: a receiver that is slow costs its window and no more. The window begins
 //! small and grows by what the receiver settles, so one that never settles has a small one for ever, and one that gives deliveries
 //! back has a small one again. One delivery larger than that goes out alone.
+//!
+//! Where the receiver is told apart from its client, as consumers by name are, a delivery is in memory until it is sent, not until it
+//! is settled: from then on it counts for the number only.
 
 use std::collections::VecDeque;
 
-use crate::model::Message;
+use super::request::CARRIER_BYTES;
+use crate::model::{Credit, Message};
 
 /// Bytes out at a receiver that has settled nothing, with what carries them.
 const BYTES_MIN: u64 = 8 << 10;
 /// Bytes out at a receiver that settles fast.
 const BYTES_MAX: u64 = 256 << 10;
-/// What a delivery costs beside its message.
-const CARRIER_BYTES: u32 = 128;
 
 /// What one receiver may still be sent.
 #[derive(Debug)]
 pub struct Window {
-    count_max: u32,
+    credit: Credit,
     bytes: u64,
     bytes_max: u64,
     /// Nothing more goes out before something is given back.
     is_held: bool,
-    /// Of each delivery that is out, in sending order. Settling is counted, not named: an early one stands for the oldest.
+    /// Deliveries that are not settled.
+    out: u32,
+    /// Of each of them that is in memory, in sending order. Settling is counted, not named: an early one stands for the oldest.
     sizes: VecDeque<u32>,
 }
 
 impl Window {
     /// Returns a window of so many deliveries.
-    pub fn new(credit: u32) -> Window {
+    pub fn new(credit: Credit) -> Window {
         let (bytes, bytes_max, is_held) = (0, BYTES_MIN, false);
-        Window { count_max: credit, bytes, bytes_max, is_held, sizes: VecDeque::new() }
+        Window { credit, bytes, bytes_max, is_held, out: 0, sizes: VecDeque::new() }
     }
 
     /// How many more deliveries may go out now; the bytes may stop them earlier.
     pub fn credit(&self) -> u32 {
-        let out = u32::try_from(self.sizes.len()).unwrap_or(u32::MAX);
-        let is_open = self.bytes < self.bytes_max && !self.is_held;
-        if is_open { self.count_max.saturating_sub(out) } else { 0 }
+        match self.credit {
+            _ if self.is_held || self.bytes >= self.bytes_max => 0,
+            Credit::Window(max) => max.saturating_sub(self.out),
+            Credit::Granted(left) => left,
+        }
     }
 
     /// How many deliveries are out.
     pub fn out_count(&self) -> usize {
-        self.sizes.len()
+        self.out as usize
+    }
+
+    /// Lets so many more out, where that is not said by settling.
+    pub fn grant(&mut self, count: u32) {
+        if let Credit::Granted(left) = &mut self.credit {
+            *left = left.saturating_add(count);
+        }
     }
 
     /// Takes room for a delivery.
     pub fn spend(&mut self, message: &Message) {
         let bytes = u32::try_from(message.len_bytes()).unwrap_or(u32::MAX);
         self.spend_bytes(bytes.saturating_add(CARRIER_BYTES));
+        if let Credit::Granted(left) = &mut self.credit {
+            *left = left.saturating_sub(1);
+        }
     }
 
     /// Takes room for deliveries that an earlier connection left open and whose size is not known.
@@ -67,13 +83,25 @@ impl Window {
         let kept = self.sizes.len().saturating_sub(count as usize);
         self.bytes -= self.sizes.drain(kept..).map(u64::from).sum::<u64>();
         self.sizes.shrink_to_fit();
+        self.out = self.out.saturating_sub(count);
         self.bytes_max = BYTES_MIN;
     }
 
     /// Gives the room of settled deliveries back.
     pub fn give_back(&mut self, count: u32) {
         self.is_held = false;
-        for size in self.sizes.drain(..self.sizes.len().min(count as usize)) {
+        self.out = self.out.saturating_sub(count);
+        // Whatever is settled was sent.
+        self.leave_memory(self.sizes.len().saturating_sub(self.out as usize));
+    }
+
+    /// The oldest deliveries that are in memory are not any more.
+    pub fn sent(&mut self, count: u32) {
+        self.leave_memory(count as usize);
+    }
+
+    fn leave_memory(&mut self, count: usize) {
+        for size in self.sizes.drain(..self.sizes.len().min(count)) {
             self.bytes -= u64::from(size);
             self.bytes_max = BYTES_MAX.min(self.bytes_max + u64::from(size));
         }
@@ -84,6 +112,7 @@ impl Window {
 
     fn spend_bytes(&mut self, bytes: u32) {
         self.bytes += u64::from(bytes);
+        self.out += 1;
         self.sizes.push_back(bytes);
     }
 }
@@ -109,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_number_and_the_bytes_both_end_it_and_settling_opens_it_again() {
-        let mut window = Window::new(3);
+        let mut window = Window::new(Credit::Window(3));
         window.spend(&message(1));
         window.spend(&message(2 << 20));
         assert_eq!(window.credit(), 0, "the bytes are used up");
@@ -127,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_back_makes_room_once_the_window_is_not_held_any_more_and_it_is_small_again() {
-        let mut window = Window::new(1_000);
+        let mut window = Window::new(Credit::Window(1_000));
         while window.bytes_max < BYTES_MAX {
             window.spend(&message(4_000));
             window.give_back(1);
@@ -148,7 +177,7 @@ mod tests {
     #[test]
     fn a_session_that_left_more_open_than_its_credit_gets_no_more_than_its_credit_later() {
         // Counting down from the credit and up again gave back what it had never had.
-        let mut window = Window::new(3);
+        let mut window = Window::new(Credit::Window(3));
         window.spend_unknown(5);
         assert_eq!(window.credit(), 0);
 
@@ -156,5 +185,40 @@ mod tests {
         assert_eq!(window.credit(), 0, "four are still out");
         window.give_back(4);
         assert_eq!(window.credit(), 3);
+    }
+
+    #[test]
+    fn what_is_sent_leaves_its_bytes_and_counts_until_it_is_settled() {
+        let mut window = Window::new(Credit::Window(u32::MAX));
+        (0..2).for_each(|_| window.spend(&message(6_000)));
+        assert_eq!(window.credit(), 0, "12 kB are on their way");
+
+        window.sent(1);
+        assert_eq!((window.out_count(), window.credit()), (2, u32::MAX - 2));
+        // The second is settled before it is said to be sent, and the first after it was.
+        window.give_back(2);
+        assert_eq!((window.out_count(), window.bytes), (0, 0));
+
+        let mut window = Window::new(Credit::Window(2));
+        (0..2).for_each(|_| window.spend(&message(1)));
+        window.sent(2);
+        assert_eq!(window.credit(), 0, "sending them settles nothing");
+        window.give_back(1);
+        assert_eq!(window.credit(), 1);
+    }
+
+    #[test]
+    fn credit_that_is_granted_is_used_up_by_sending_and_not_given_back_by_settling() {
+        let mut window = Window::new(Credit::Granted(2));
+        (0..2).for_each(|_| window.spend(&message(1)));
+        window.give_back(2);
+        assert_eq!(window.credit(), 0);
+
+        window.grant(3);
+        assert_eq!(window.credit(), 3);
+        window.spend(&message(9_000));
+        assert_eq!(window.credit(), 0, "the bytes are used up");
+        window.sent(1);
+        assert_eq!(window.credit(), 2);
     }
 }

@@ -650,7 +650,8 @@ impl World {
         }
     }
 
-    fn token(&mut self) -> Token {
+    /// One that was not used.
+    pub fn token(&mut self) -> Token {
         self.next += 1;
         Token(self.next)
     }

@@ -106,7 +106,7 @@ impl Standing {
 
     /// How much of a queue its client may read: some is needed to settle, all to move a group.
     pub(super) fn may_settle(&self, queue: &QueueName, needed: Reach) -> Result<(), Refusal> {
-        match (self.access.reach(&format!("{}/#", queue.address())), needed) {
+        match (self.access.reach(queue.filter().as_str()), needed) {
             (Reach::All, _) | (Reach::Some, Reach::Some) => Ok(()),
             _ => Err(Refusal::NotAuthorized),
         }
@@ -253,7 +253,7 @@ impl Client {
             DeliverySource::Reader(_) | DeliverySource::Retained(..) => {
                 self.settle(delivery.id, Outcome::Accepted);
             }
-            DeliverySource::Group(membership) => self.end_membership(membership),
+            DeliverySource::Group(membership) => self.end_consumer(membership),
         }
     }
 
@@ -266,7 +266,8 @@ impl Client {
                 forbidden.push(*membership);
             }
         }
+        forbidden.extend(self.forbidden_consumers());
         forbidden.sort_unstable();
-        forbidden.into_iter().for_each(|membership| self.end_membership(membership));
+        forbidden.into_iter().for_each(|membership| self.end_consumer(membership));
     }
 }

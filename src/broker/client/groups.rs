@@ -8,10 +8,11 @@ use super::subscribe::Subscribed;
 use super::{Client, Phase, Waiting};
 use crate::auth::Reach;
 use crate::model::address::SubscribeAddress;
+use crate::model::consume::CONSUMERS_END;
 use crate::model::effect::Outbound as Resend;
 use crate::model::{
-    Delivery, DeliveryId, DeliverySource, Effect, Filter, Outcome, PartitionId, QoS, QueueName,
-    Refusal, Selection, Subscription, Token,
+    Credit, Delivery, DeliveryId, DeliverySource, Effect, Filter, Outcome, PartitionId, QoS,
+    QueueName, Refusal, Selection, Subscription, Token,
 };
 use crate::partition::request::{Claimed, Join, OpenedSession, Position, Request};
 use crate::planted::{PlantedBug, is_planted};
@@ -22,6 +23,13 @@ pub(super) struct Membership {
     partitions: Vec<PartitionId>,
     /// Over a topic filter, not a queue.
     is_shared: bool,
+}
+
+impl Membership {
+    /// A membership of a group of one queue.
+    pub(super) fn of_queue(partition: PartitionId) -> Membership {
+        Membership { partitions: vec![partition], is_shared: false }
+    }
 }
 
 /// What this connection shares with others.
@@ -49,16 +57,26 @@ impl Client {
         let membership = match self.subscriptions.get(filter) {
             Some(Subscribed::Group(membership)) => *membership,
             _ => {
-                self.next_membership += 1;
-                let subscribed = Subscribed::Group(self.next_membership);
-                self.subscriptions.insert(filter.clone(), subscribed);
-                self.next_membership
+                let new = self.new_number();
+                self.subscriptions.insert(filter.clone(), Subscribed::Group(new));
+                new
             }
         };
         // Again a member, where rules made it leave.
         let joined = Membership { partitions: partitions.clone(), is_shared };
         self.memberships.entry(membership).or_insert(joined);
         (membership, partitions)
+    }
+
+    /// A number for a membership that the broker names; above those of protocols. They begin again when all were used.
+    pub(super) fn new_number(&mut self) -> u32 {
+        loop {
+            let number = self.next_membership.checked_add(1).unwrap_or(CONSUMERS_END);
+            self.next_membership = number;
+            if !self.memberships.contains_key(&number) {
+                return number;
+            }
+        }
     }
 
     pub(super) fn new_join(
@@ -92,7 +110,9 @@ impl Client {
             retain_as_published: subscription.retain_as_published,
             subscription_id: subscription.subscription_id,
             settle_explicit: subscription.settle_explicit,
-            credit,
+            credit: Credit::Window(credit),
+            is_named: false,
+            is_exclusive: false,
             token: Token(0),
         }
     }

@@ -1,7 +1,6 @@
 //! Declaring, counting, emptying and ending queues, by name.
 
 use super::{Client, Waiting};
-use crate::model::consume::CONSUMERS_END;
 use crate::model::{Effect, QueueAnswer as Counts, QueueCommand, QueueName, Refusal, Token};
 use crate::partition::request::{QueueAction, QueueAnswer, QueueRequest, Request};
 
@@ -46,9 +45,6 @@ impl Client {
     /// A queue is gone that this connection read. Only protocols that name their consumers can say so to the peer; to a subscription nothing
     /// more comes.
     pub(super) fn membership_ended(&mut self, membership: u32) {
-        if membership < CONSUMERS_END {
-            self.memberships.remove(&membership);
-            self.effects.push_back(Effect::ConsumerEnded { consumer: membership });
-        }
+        self.consumer_is_gone(membership);
     }
 }

@@ -120,6 +120,9 @@ impl Client {
     ) {
         let (whole, index) = match self.waiting.remove(&token) {
             Some(Waiting::PartOf(whole, index)) => (whole, index),
+            Some(Waiting::Consuming { token, consumer }) => {
+                return self.is_consuming(token, consumer, answer.map(drop));
+            }
             // A resumed session that cannot be read everywhere is not served in part: the client comes back later.
             Some(Waiting::Resumed | Waiting::Rejoined) if answer.is_err() => {
                 return self.effects.push_back(Effect::ShuttingDown);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::model::record::{DedupKey, Tenure};
 use crate::model::{
-    Filter, Properties, QueueName, ReaderId, RetainHandling, Selection, Subscription, Token,
+    Credit, Filter, Properties, QueueName, ReaderId, RetainHandling, Selection, Subscription, Token,
 };
 use crate::partition::request::{Attach, Join, Position, Publish, Target};
 
@@ -97,7 +97,9 @@ impl World {
             retain_as_published: false,
             subscription_id: 3,
             settle_explicit: false,
-            credit: 1,
+            credit: Credit::Window(1),
+            is_named: false,
+            is_exclusive: false,
             token: Token(0),
         };
         self.request(id, Request::Join(Box::new(join)));
