@@ -611,6 +611,49 @@ fn a_queue_that_ends_takes_what_is_out_with_it() {
 }
 
 #[test]
+fn consumers_are_told_that_their_queue_is_gone_and_those_that_have_stopped_are_not() {
+    let mut world = plain(4);
+    let (client, _) = world.open("client", true, 0);
+    world.subscribe(client, "$share/default/$queue/jobs", |_| {}).expect("joins");
+    publish(&mut world, "jobs", 0..1);
+    world.deliveries(client);
+    consume(&mut world, client, (1, "jobs"), ALL).expect("consumes");
+    consume(&mut world, client, (2, "jobs"), ALL).expect("consumes");
+    publish(&mut world, "jobs", 1..3);
+    assert_eq!(world.deliveries(client).len(), 2);
+    stop(&mut world, client, 1);
+    publish(&mut world, "jobs", 3..40);
+    world.deliveries(client);
+
+    let delete = QueueAction::Delete { if_unused: false, if_empty: false };
+    world.manage("jobs", delete).expect("whoever reads it");
+
+    let effects = world.take_effects(client);
+    assert_eq!(effects, [Effect::ConsumerEnded { consumer: 2 }]);
+    assert_eq!(get(&mut world, client, (3, "jobs")), Err(missing("jobs")));
+}
+
+#[test]
+fn a_queue_that_ends_with_its_last_consumer_outlives_who_asks_and_ends_with_who_stops() {
+    let settings = QueueSettings { auto_delete: true, ..QueueSettings::default() };
+    let mut world = declared(4, settings);
+    publish(&mut world, "jobs", 0..3);
+    let (client, _) = world.open("client", true, 0);
+    assert_eq!(next(&mut world, client, "jobs"), Some(("0".to_owned(), false, 2)));
+    world.command(client, Command::Leave { consumer: 0 });
+    assert_eq!(next(&mut world, client, "jobs"), Some(("0".to_owned(), true, 2)));
+
+    consume(&mut world, client, (1, "jobs"), Credit::Window(1)).expect("consumes");
+    consume(&mut world, client, (2, "jobs"), Credit::Window(1)).expect("consumes");
+    stop(&mut world, client, 1);
+    world.command(client, Command::Leave { consumer: 1 });
+    assert_eq!(next(&mut world, client, "jobs").map(|(text, ..)| text), Some("1".to_owned()));
+    stop(&mut world, client, 2);
+
+    assert_eq!(get(&mut world, client, (3, "jobs")), Err(missing("jobs")), "it has ended");
+}
+
+#[test]
 fn a_stream_is_consumed_from_a_position() {
     let settings = QueueSettings { kind: QueueKind::Stream, ..QueueSettings::default() };
     let mut world = declared(4, settings);

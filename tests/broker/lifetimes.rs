@@ -611,16 +611,3 @@ fn who_changes_a_queue_needs_the_right_to_ask_for_it() {
     assert_eq!(world.queue(maker, "other", DELETE), denied());
     assert_eq!(world.queue(maker, "jobs", DELETE), counts(0, 0));
 }
-
-#[test]
-fn only_consumers_that_their_protocol_named_are_said_to_be_over() {
-    let authority = World::new(1).authority;
-    let placement = Placement::new(1);
-    let limits = ClientLimits::default();
-    let mut client = Client::new(ConnectionId(1), placement, limits, authority);
-
-    client.handle_event(PartitionId(1), Event::MembershipEnded { membership: 7 });
-    assert_eq!(client.poll_effect(), Some(Effect::ConsumerEnded { consumer: 7 }));
-    client.handle_event(PartitionId(1), Event::MembershipEnded { membership: CONSUMERS_END });
-    assert_eq!(client.poll_effect(), None);
-}

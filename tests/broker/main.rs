@@ -5,6 +5,7 @@
 mod authorization;
 mod bad_input;
 mod bindings;
+mod consumer_laws;
 mod consumers;
 mod dead_letters;
 mod ephemeral;
