@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fluxmq::broker::{Client, ClientLimits, Placement};
-use fluxmq::model::consume::CONSUMERS_END;
+use fluxmq::broker::Placement;
 use fluxmq::model::queue::{DeadLetterTarget, DeadLetters, Lifetime, Overflow};
 use fluxmq::model::{
-    Command, Effect, Filter, Outcome, PartitionId, QoS, QueueCommand, QueueName, QueueRefusal,
-    QueueSettings, Refusal,
+    Command, Effect, Filter, Outcome, QoS, QueueCommand, QueueName, QueueRefusal, QueueSettings,
+    Refusal,
 };
-use fluxmq::partition::request::{ConnectionId, Counts, Event, QueueAction};
+use fluxmq::partition::request::{ConnectionId, Counts, QueueAction};
 
 use crate::world::{World, message, text};
 
