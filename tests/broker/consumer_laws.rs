@@ -180,10 +180,19 @@ impl Life {
     /// What one has comes back.
     fn gone(&mut self, number: u32) {
         self.consumers.remove(&number);
-        let theirs = self.held.extract_if(.., |_, (by, ..)| *by == number);
-        for entry in theirs.map(|(entry, _)| entry).collect::<Vec<_>>() {
-            *self.counts.entry(entry).or_default() += 1;
-        }
+        self.comes_back(|by, _| by == number);
+    }
+
+    /// What these have comes back, and is counted.
+    fn comes_back(&mut self, is_meant: impl Fn(u32, ConnectionId) -> bool) {
+        let counts = &mut self.counts;
+        self.held.retain(|entry, (by, connection, _)| {
+            let stays = !is_meant(*by, *connection);
+            if !stays {
+                *counts.entry(*entry).or_default() += 1;
+            }
+            stays
+        });
     }
 
     fn leave_gets(&mut self) {
@@ -212,19 +221,13 @@ impl Life {
         for number in theirs.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.gone(number);
         }
-        let got = self.held.extract_if(.., |_, (by, of, _)| *by == GETS && *of == connection);
-        for entry in got.map(|(entry, _)| entry).collect::<Vec<_>>() {
-            *self.counts.entry(entry).or_default() += 1;
-        }
+        self.comes_back(|by, of| by == GETS && of == connection);
     }
 
     fn pass(&mut self) {
         self.world.pass(31_000);
         // Those of MQTT alone had their time.
-        let late = self.held.extract_if(.., |_, (by, ..)| *by == MQTT);
-        for entry in late.map(|(entry, _)| entry).collect::<Vec<_>>() {
-            *self.counts.entry(entry).or_default() += 1;
-        }
+        self.comes_back(|by, _| by == MQTT);
     }
 
     fn purge(&mut self) {
