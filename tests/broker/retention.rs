@@ -200,6 +200,28 @@ fn a_replay_of_what_is_gone_says_how_much_and_a_session_that_missed_it_is_counte
     assert!(gauges.history_records_gone == start && gauges.history_bytes_dropped > 0);
 }
 
+/// What was out and is gone does not count against what may be out: it would for ever, as nobody acknowledges it (seed 1795311716861).
+#[test]
+fn a_session_whose_unacknowledged_messages_are_gone_is_given_all_that_is_not() {
+    let mut world = world(by_bytes());
+    let (publisher, _) = world.open("publisher", true, 0);
+    let (away, _) = world.open("away", false, FOREVER);
+    world.subscribe(away, "a", |it| it.qos = ONCE).expect("subscribes");
+    fill(&mut world, publisher, "a", 0..300);
+    let out = world.deliveries(away);
+    assert!(out.len() > 4, "{} are out", out.len());
+    let entries = out.iter().zip(1..).map(|(delivery, packet_id)| (packet_id, delivery.id));
+    world.command(away, Command::Assign { token: None, entries: entries.collect() });
+    world.pass(10_000);
+    world.close(away, false);
+    fill(&mut world, publisher, "a", 300..2_000);
+
+    let (away, opened) = world.open("away", false, FOREVER);
+    assert_eq!(opened.outbound, [], "the records are gone");
+    let came = world.drain(away);
+    assert_eq!(came.last().map(|it| it.trim_end_matches('.')), Some("1999"));
+}
+
 #[test]
 fn entries_of_queues_stay_where_they_are_until_every_group_has_finished_them() {
     let mut world = world(by_bytes());

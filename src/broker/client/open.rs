@@ -10,7 +10,7 @@ use super::{Client, Identity, Phase, Waiting, identity_of};
 use crate::model::command::Open;
 use crate::model::effect::{Opened, Outbound as Resend};
 use crate::model::{
-    Delivery, Effect, Message, OutboundEntry, PartitionId, ReaderId, Refusal, Token,
+    Delivery, Effect, Message, OutboundEntry, Outcome, PartitionId, ReaderId, Refusal, Token,
 };
 use crate::partition::request::{Attach, Claimed, OpenedSession, Request};
 use crate::planted::{PlantedBug, is_planted};
@@ -228,11 +228,11 @@ impl Client {
                     resend.push(Resend::Publish { packet_id, delivery });
                 }
                 // Received already, or its record is gone: PUBREL lets the client forget the number. A QoS 1 delivery that is
-                // gone is simply over.
+                // gone is over, and its reader, which begins with it out, has its room back.
                 _ if entry.qos == crate::model::QoS::ExactlyOnce => {
                     resend.push(Resend::Release { packet_id, delivery: id });
                 }
-                _ => self.outbound.settled(id),
+                _ => self.settle(id, Outcome::Accepted),
             }
         }
         resend
