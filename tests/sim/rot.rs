@@ -132,8 +132,14 @@ impl World {
             }
             let fenced = self.nodes[node].fenced.remove(&partition).expect("it just ticked");
             self.count_repairs(&fenced);
+            let was_cut = fenced.status().repaired.cuts > 0;
             match fenced.finish(wall) {
                 Ok((partition_again, _)) => {
+                    // Where history has ended everywhere behind what it lost, it is cut there and has no vote until it has all again.
+                    if was_cut && self.plan.ends_history() && partition_again.status().muted {
+                        self.coverage.hit(Point::CutBehindHistory);
+                        self.observer.replica_replaced(node, partition);
+                    }
                     self.bind(&partition_again);
                     self.queues.restarted(node);
                     self.nodes[node].owned.insert(partition, Owned::new(partition_again));

@@ -248,8 +248,13 @@ impl Observer {
     /// A node has another disk, and need not have what was on the old one.
     pub fn disk_replaced(&mut self, node: usize) {
         let keys: Vec<_> = self.seen.keys().copied().filter(|key| key.0 == node).collect();
-        for key in keys {
-            let seen = self.seen.remove(&key).expect("just listed");
+        keys.into_iter().for_each(|(node, partition)| self.replica_replaced(node, partition));
+    }
+
+    /// The same of one replica.
+    pub fn replica_replaced(&mut self, node: usize, partition: PartitionId) {
+        let key = (node, partition);
+        if let Some(seen) = self.seen.remove(&key) {
             self.replaced.insert(key, seen.durable);
         }
     }
