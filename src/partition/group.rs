@@ -463,11 +463,14 @@ impl Groups {
         held.filter(|(_, entries): &(Bytes, Vec<Offset>)| !entries.is_empty()).collect()
     }
 
-    /// Ends every membership in the groups of a queue, and forgets what is out; returns whose they were.
+    /// Ends every membership in the groups of a queue, and forgets what is out; returns whose they were that read it.
     pub fn end_queue(&mut self, queue: u64) -> Vec<(ConnectionId, u32)> {
         let members = self.memberships.iter().filter(|(_, membership)| membership.key.0 == queue);
         let members: Vec<(ConnectionId, u32)> = members.map(|(holder, _)| *holder).collect();
-        members.iter().for_each(|holder| drop(self.memberships.remove(holder)));
+        let ended = members.into_iter().filter(|holder| {
+            self.memberships.remove(holder).is_some_and(|membership| membership.reads())
+        });
+        let members = ended.collect();
         self.reading.remove(&queue);
         let groups = self.by_key.range((queue, Bytes::new())..).map(|(key, _)| key);
         let groups = groups.take_while(|(reads, _)| *reads == queue).cloned();

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use fluxmq::broker::Placement;
 use fluxmq::model::queue::{DeadLetterTarget, DeadLetters, Lifetime, Overflow};
 use fluxmq::model::{
-    Command, Effect, Filter, Outcome, QoS, QueueCommand, QueueName, QueueRefusal, QueueSettings,
-    Refusal,
+    Command, Credit, Effect, Filter, Outcome, QoS, QueueCommand, QueueName, QueueRefusal,
+    QueueSettings, Refusal,
 };
 use fluxmq::partition::request::{ConnectionId, Counts, QueueAction};
 
+use crate::consumers::{consume as consume_as, get, stop};
 use crate::world::{World, message, text};
 
 const ONCE: QoS = QoS::AtLeastOnce;
@@ -609,4 +610,121 @@ fn who_changes_a_queue_needs_the_right_to_ask_for_it() {
     assert_eq!(world.queue(reader, "jobs", DELETE), denied());
     assert_eq!(world.queue(maker, "other", DELETE), denied());
     assert_eq!(world.queue(maker, "jobs", DELETE), counts(0, 0));
+}
+
+/// Takes the consumers that a connection was told are over.
+fn ended(world: &mut World, id: ConnectionId) -> Vec<u32> {
+    let effects = world.take_effects(id);
+    let ended = effects.iter().filter_map(|effect| match effect {
+        Effect::ConsumerEnded { consumer } => Some(*consumer),
+        _ => None,
+    });
+    ended.collect()
+}
+
+#[test]
+fn consumers_hear_that_their_queue_is_gone_and_others_do_not() {
+    with_one_and_four(|mut world| {
+        world.declare("jobs", QueueSettings::default());
+        world.declare("other", QueueSettings::default());
+        let [reading, stopped, getting] =
+            ["reading", "stopped", "getting"].map(|client| open(&mut world, client));
+        fill(&mut world, reading, "jobs", 4);
+        let got = get(&mut world, getting, (1, "jobs")).unwrap().unwrap();
+        consume_as(&mut world, stopped, (2, "jobs"), Credit::Window(1)).unwrap();
+        let out_at_stopped = world.deliveries(stopped);
+        stop(&mut world, stopped, 2);
+        consume_as(&mut world, reading, (3, "jobs"), Credit::Window(1)).unwrap();
+        consume_as(&mut world, reading, (4, "other"), Credit::Window(1)).unwrap();
+        let out_at_reading = world.deliveries(reading);
+        let (queue, if_empty) = ("jobs".to_owned(), false);
+        let unused = QueueCommand::Delete { if_unused: true, if_empty };
+        let in_use = QueueRefusal::InUse { queue, members: 1 };
+        assert_eq!(world.queue(getting, "jobs", unused), refused(in_use));
+
+        assert_eq!(world.queue(getting, "jobs", DELETE), counts(1, 0), "three are out");
+        assert_eq!(ended(&mut world, reading), [3]);
+        assert_eq!(ended(&mut world, stopped), [0; 0], "it was over before");
+        assert_eq!(ended(&mut world, getting), [0; 0]);
+
+        world.declare("jobs", QueueSettings::default());
+        fill(&mut world, getting, "jobs", 3);
+        world.settle(reading, out_at_reading[0].id, Outcome::Accepted);
+        world.settle(stopped, out_at_stopped[0].id, Outcome::Released);
+        world.settle(getting, got.delivery.id, Outcome::Rejected);
+        end(&mut world, reading);
+        assert_eq!(world.queue(getting, "jobs", QueueCommand::Inspect), counts(3, 0), "all of it");
+        let mut world = world.crash(43);
+        let getting = open(&mut world, "getting");
+        assert_eq!(world.queue(getting, "jobs", QueueCommand::Inspect), counts(3, 0));
+    });
+}
+
+#[test]
+fn asking_for_entries_is_no_consumer_and_stopping_one_is_its_end() {
+    with_one_and_four(|mut world| {
+        world.declare("jobs", settings(|it| it.auto_delete = true));
+        let client = open(&mut world, "client");
+        fill(&mut world, client, "jobs", 3);
+        let got = get(&mut world, client, (1, "jobs")).unwrap().unwrap();
+        assert_eq!(world.queue(client, "jobs", QueueCommand::Inspect), counts(2, 0));
+        world.settle(client, got.delivery.id, Outcome::Released);
+        get(&mut world, client, (1, "jobs")).unwrap().unwrap();
+        end(&mut world, client);
+
+        let client = open(&mut world, "client");
+        assert_eq!(world.queue(client, "jobs", QueueCommand::Inspect), counts(3, 0));
+        consume_as(&mut world, client, (2, "jobs"), Credit::Window(2)).unwrap();
+        consume_as(&mut world, client, (3, "jobs"), Credit::Window(1)).unwrap();
+        assert_eq!(world.queue(client, "jobs", QueueCommand::Inspect), counts(0, 2));
+        stop(&mut world, client, 2);
+        assert_eq!(world.queue(client, "jobs", QueueCommand::Inspect), counts(0, 1));
+        stop(&mut world, client, 3);
+        assert_eq!(world.queue(client, "jobs", QueueCommand::Inspect), missing("jobs"));
+        assert_eq!(ended(&mut world, client), [0; 0], "it has ended them itself");
+    });
+}
+
+#[test]
+fn asking_for_an_entry_is_use_also_where_there_is_none() {
+    with_one_and_four(|mut world| {
+        let client = open(&mut world, "client");
+        world.queue(client, "jobs", declare(&expiring())).unwrap();
+        for _ in 0..3 {
+            pass(&mut world, 59_000);
+            assert_eq!(get(&mut world, client, (1, "jobs")), Ok(None));
+        }
+        pass(&mut world, 30_000);
+        let mut world = world.crash(47);
+        pass(&mut world, 28_000);
+        assert!(exists(&mut world, "jobs"), "59 seconds");
+        let client = open(&mut world, "client");
+        consume_as(&mut world, client, (2, "jobs"), Credit::Window(1)).unwrap();
+        pass(&mut world, 600_000);
+        stop(&mut world, client, 2);
+        pass(&mut world, 59_000);
+        assert!(exists(&mut world, "jobs"));
+        pass(&mut world, 1_000);
+        assert!(!exists(&mut world, "jobs"));
+    });
+}
+
+#[test]
+fn an_owned_queue_gives_its_entries_to_its_connection_alone() {
+    with_one_and_four(|mut world| {
+        let owned = settings(|it| it.lifetime = Lifetime::Owned);
+        let (owner, other) = (open(&mut world, "owner"), open(&mut world, "other"));
+        world.queue(owner, "mine", declare(&owned)).unwrap();
+        fill(&mut world, other, "mine", 2);
+        let locked = Refusal::from(QueueRefusal::Locked { queue: "mine".to_owned() });
+
+        let refused = consume_as(&mut world, other, (1, "mine"), Credit::Window(1));
+        assert_eq!(refused, Err(locked.clone()));
+        assert_eq!(get(&mut world, other, (2, "mine")), Err(locked));
+
+        consume_as(&mut world, owner, (1, "mine"), Credit::Window(1)).unwrap();
+        assert_eq!(text(&world.deliveries(owner)[0]), "0");
+        let got = get(&mut world, owner, (2, "mine")).unwrap().unwrap();
+        assert_eq!(text(&got.delivery), "1");
+    });
 }
