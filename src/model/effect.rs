@@ -103,7 +103,7 @@ pub enum Effect {
         /// Out of `StopConsuming`.
         token: Token,
     },
-    /// A consumer's queue is gone, and so is what it had out.
+    /// A consumer's queue is gone, and so is what it had out; or its client may not read it any more, and what it had went back.
     ConsumerEnded {
         /// Which.
         consumer: u32,
