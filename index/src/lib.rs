@@ -16,6 +16,7 @@ pub mod shared_filters;
 pub mod slab;
 pub mod topic_trie;
 pub mod varint;
+mod word_trie;
 
 pub use header_match::{HeaderMatch, Headers, MatchMode};
 pub use offset::{Offset, OffsetRange};
@@ -26,3 +27,4 @@ pub use segment_index::{SegmentIndex, TopicSelection};
 pub use shared_filters::{FilterMap, SharedFilters};
 pub use slab::Slab;
 pub use topic_trie::{TopicTrie, matches};
+pub use word_trie::WordTrie;

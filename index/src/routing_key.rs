@@ -33,7 +33,7 @@ pub fn matches(pattern: &[u8], key: &[u8]) -> bool {
     }
 }
 
-fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
+pub(crate) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     text.split(|byte| *byte == SEPARATOR).skip(usize::from(text.is_empty()))
 }
 
