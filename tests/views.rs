@@ -14,9 +14,9 @@ use fluxmq::model::queue::{
 };
 use fluxmq::model::record::{DedupKey, Tenure, filter_id, queue_id};
 use fluxmq::model::{
-    Control, Filter, Input, Message, Millis, OutboundEntry, PartitionId, Principal, Properties,
-    QoS, QueueName, ReaderId, Record, RetainHandling, SessionProgress, StoredMessage, Subscription,
-    Topic,
+    Control, ExchangeBinding, ExchangeId, ExchangeKind, ExchangeSettings, Filter, Input, Message,
+    Millis, OutboundEntry, PartitionId, Principal, Properties, QoS, QueueName, ReaderId, Record,
+    RetainHandling, SessionProgress, StoredMessage, Subscription, Topic,
 };
 use fluxmq::view::Views;
 use fluxmq_index::Offset;
@@ -300,6 +300,50 @@ fn queue_control() -> impl Strategy<Value = Control> {
     ]
 }
 
+fn exchange() -> impl Strategy<Value = ExchangeId> {
+    let name = prop_oneof![Just("x"), Just("y"), Just("amq.topic"), Just("amq.fanout")];
+    (name, 0u64..6).prop_map(|(name, at)| ExchangeId {
+        name: Bytes::from(name),
+        declared: Offset(if name.starts_with("amq.") { 0 } else { at }),
+    })
+}
+
+fn exchange_binding() -> impl Strategy<Value = Box<ExchangeBinding>> {
+    let arguments = prop_oneof![Just(&b""[..]), Just(&b"\x01aV"[..])];
+    let key = prop_oneof![Just(""), Just("a.#"), Just("#.b"), Just("*.b")];
+    (exchange(), 0usize..4, key, arguments).prop_map(|(exchange, kind, key, arguments)| {
+        let kind = ExchangeKind::ALL[kind];
+        Box::new(ExchangeBinding::new(exchange, kind, key.as_bytes(), arguments))
+    })
+}
+
+fn exchange_control() -> impl Strategy<Value = Control> {
+    let settings = (0usize..4, any::<[bool; 3]>(), proptest::option::of(Just("y"))).prop_map(
+        |(kind, [durable, auto_delete, internal], alternate)| ExchangeSettings {
+            kind: ExchangeKind::ALL[kind],
+            durable,
+            auto_delete,
+            internal,
+            alternate: alternate.map(Bytes::from),
+            arguments: Bytes::from_static(b"\x01at\x01"),
+        },
+    );
+    prop_oneof![
+        (prop_oneof![Just("x"), Just("y")], settings).prop_map(|(name, settings)| {
+            Control::ExchangeDeclared { name: Bytes::from(name), settings: Arc::new(settings) }
+        }),
+        exchange().prop_map(|exchange| Control::ExchangeDeleted { exchange }),
+        (exchange_binding(), exchange())
+            .prop_map(|(binding, to)| Control::ExchangeBound { binding, to }),
+        (exchange_binding(), exchange())
+            .prop_map(|(binding, to)| Control::ExchangeUnbound { binding, to }),
+        (queue(), exchange_binding())
+            .prop_map(|(queue, binding)| Control::QueueBound { queue, binding }),
+        (queue(), exchange_binding())
+            .prop_map(|(queue, binding)| Control::QueueUnbound { queue, binding }),
+    ]
+}
+
 fn will_control() -> impl Strategy<Value = Control> {
     let will = (name(), any::<bool>(), qos(), proptest::option::of(0u32..10), 0u32..5);
     prop_oneof![
@@ -371,6 +415,7 @@ fn said() -> impl Strategy<Value = Said> {
         4 => session_control().prop_map(Said::Control),
         4 => queue_control().prop_map(Said::Control),
         2 => will_control().prop_map(Said::Control),
+        2 => exchange_control().prop_map(Said::Control),
         4 => member_control().prop_map(Said::Control),
     ]
 }

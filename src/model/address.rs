@@ -267,6 +267,15 @@ pub fn captured_topic(topic: &[u8]) -> Bytes {
     [CAPTURED, topic].concat().into()
 }
 
+/// Returns the topic under which what an exchange routed is stored: below a `$`, so that no filter over topics meets it. A routing key that
+/// is no topic is left out of it, and so is an empty one.
+pub fn exchange_topic(exchange: &QueueName, routing_key: &[u8]) -> Topic {
+    let address = format!("$exchange/{exchange}");
+    let whole = [address.as_bytes(), b"/", routing_key].concat();
+    let with_key = Topic::new(whole.into()).ok().filter(|_| !routing_key.is_empty());
+    with_key.unwrap_or_else(|| Topic(address.into()))
+}
+
 /// Returns where a stored message was published that came to its queues by bindings; `None` where it was published to a queue.
 pub fn source_topic(stored: &[u8]) -> Option<&[u8]> {
     match stored.strip_prefix(CAPTURED) {
@@ -398,7 +407,7 @@ const VERBS: [(&str, Verb); 4] = [
 ];
 
 /// First levels that mean something to the broker, now or by its design: clients cannot make topics of their own below them.
-const OURS: [&str; 6] = ["$SYS", "$dlq", "$management", "$queue", "$replay", "$share"];
+const OURS: [&str; 7] = ["$SYS", "$dlq", "$exchange", "$management", "$queue", "$replay", "$share"];
 
 impl PublishAddress {
     /// Reads what a topic means to a publisher. `$` names that mean something to the broker cannot be published to, except queues;

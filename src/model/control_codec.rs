@@ -7,6 +7,7 @@ use fluxmq_index::Offset;
 use fluxmq_log::format::varint::{self, Input};
 
 use super::command::{RetainHandling, Will};
+use super::exchange_codec::{put_exchange_control, take_exchange_control};
 use super::message::publisher_id;
 use super::publisher_codec::{put_publisher_control, take_tenure};
 use super::queue_codec::{
@@ -68,6 +69,12 @@ impl Control {
             Control::Released { .. } | Control::TenureBegun { .. } => {
                 put_publisher_control(out, self);
             }
+            Control::ExchangeDeclared { .. }
+            | Control::ExchangeDeleted { .. }
+            | Control::ExchangeBound { .. }
+            | Control::ExchangeUnbound { .. }
+            | Control::QueueBound { .. }
+            | Control::QueueUnbound { .. } => put_exchange_control(out, self),
             Control::PartitionsFixed { count } => varint::put(out, u64::from(*count)),
             Control::HistoryTrimmed { to } => varint::put(out, to.0),
             Control::Moved { from, queues, message } => put_moved(out, *from, queues, message),
@@ -85,7 +92,7 @@ impl Control {
 
     /// Reads what [`encode`](Control::encode) wrote.
     pub fn decode(opcode: u8, body: &Bytes) -> Result<Control, ControlError> {
-        if !matches!(opcode, 1..=28 | 30..=31) {
+        if !matches!(opcode, 1..=28 | 30..=37) {
             return Err(ControlError::UnknownOpcode(opcode));
         }
         let mut input = Source::new(body);
@@ -172,6 +179,7 @@ fn take_control(opcode: u8, input: &mut Source<'_>) -> Option<Control> {
         16..=18 => return take_member_control(opcode, input),
         30 => Control::HistoryTrimmed { to: Offset(input.input.varint()?) },
         31 => take_moved(input)?,
+        32..=37 => return take_exchange_control(opcode, input),
         24 => take_input(input)?,
         26 => take_tenure(input)?,
         _ => return take_queue_control(opcode, input),

@@ -10,15 +10,16 @@ use super::{QueueName, Refusal, Token};
 
 /// What an exchange routes by (AMQP 0.9.1 §3.1.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum ExchangeKind {
     /// The routing key is the binding's.
-    Direct,
+    Direct = 0,
     /// Nothing: whatever is bound gets everything.
-    Fanout,
+    Fanout = 1,
     /// The routing key matches the binding's, a pattern of words.
-    Topic,
+    Topic = 2,
     /// The headers match the binding's arguments.
-    Headers,
+    Headers = 3,
 }
 
 /// What an exchange was declared to be.
@@ -177,6 +178,11 @@ impl ExchangeId {
         Some(ExchangeId { name: name.clone(), declared: Offset::ZERO })
     }
 
+    /// The same in memory of its own.
+    pub fn detached(&self) -> ExchangeId {
+        ExchangeId { name: Bytes::copy_from_slice(&self.name), declared: self.declared }
+    }
+
     /// Returns true for names that clients cannot give: the default exchange's, and all that begin as the broker's own do.
     pub fn is_reserved(name: &[u8]) -> bool {
         name.is_empty() || name.starts_with(b"amq.")
@@ -192,10 +198,20 @@ impl ExchangeBinding {
         arguments: &[u8],
     ) -> ExchangeBinding {
         ExchangeBinding {
-            exchange: ExchangeId { name: Bytes::copy_from_slice(&exchange.name), ..exchange },
+            exchange: exchange.detached(),
             kind,
             routing_key: Bytes::copy_from_slice(routing_key),
             arguments: in_order(arguments),
+        }
+    }
+
+    /// The same in memory of its own: keeping it keeps no frame.
+    pub fn detached(&self) -> ExchangeBinding {
+        ExchangeBinding {
+            exchange: self.exchange.detached(),
+            kind: self.kind,
+            routing_key: Bytes::copy_from_slice(&self.routing_key),
+            arguments: Bytes::copy_from_slice(&self.arguments),
         }
     }
 

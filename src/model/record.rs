@@ -11,6 +11,7 @@ use fluxmq_index::Offset;
 use thiserror::Error;
 
 use super::command::{RetainHandling, Will};
+use super::exchange::{ExchangeBinding, ExchangeId, ExchangeSettings};
 use super::queue::QueueSettings;
 use super::{
     DeliveryId, DeliverySource, Filter, Input, Millis, PartitionId, Principal, QoS, ReaderId,
@@ -283,6 +284,46 @@ pub enum Control {
         /// How many.
         count: u16,
     },
+    /// An exchange exists from here on; the record's own offset tells it from others of its name (meta partition only).
+    ExchangeDeclared {
+        /// Its name.
+        name: Bytes,
+        /// What it is.
+        settings: Arc<ExchangeSettings>,
+    },
+    /// An exchange is gone, and the bindings of exchanges from it and to it (meta partition only).
+    ExchangeDeleted {
+        /// Which.
+        exchange: ExchangeId,
+    },
+    /// An exchange gets what another routes to it (meta partition only).
+    ExchangeBound {
+        /// From which, and what.
+        binding: Box<ExchangeBinding>,
+        /// Which gets it.
+        to: ExchangeId,
+    },
+    /// It does not any more (meta partition only).
+    ExchangeUnbound {
+        /// From which, and what.
+        binding: Box<ExchangeBinding>,
+        /// Which got it.
+        to: ExchangeId,
+    },
+    /// A queue gets what an exchange routes to it. Its bindings to earlier exchanges of the name are over.
+    QueueBound {
+        /// The queue's id.
+        queue: u64,
+        /// From which, and what.
+        binding: Box<ExchangeBinding>,
+    },
+    /// It does not any more.
+    QueueUnbound {
+        /// The queue's id.
+        queue: u64,
+        /// From which, and what.
+        binding: Box<ExchangeBinding>,
+    },
     /// A connection left a will; the record's own offset is the will's epoch [MQTT-3.1.2-7].
     WillSet {
         /// Whose.
@@ -489,6 +530,12 @@ impl Control {
             Control::QueueUsed { .. } => 28,
             Control::HistoryTrimmed { .. } => 30,
             Control::Moved { .. } => 31,
+            Control::ExchangeDeclared { .. } => 32,
+            Control::ExchangeDeleted { .. } => 33,
+            Control::ExchangeBound { .. } => 34,
+            Control::ExchangeUnbound { .. } => 35,
+            Control::QueueBound { .. } => 36,
+            Control::QueueUnbound { .. } => 37,
             Control::InputNoted { .. } => 24,
             Control::GroupDeleted { .. } => 25,
         }

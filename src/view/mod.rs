@@ -3,7 +3,9 @@
 //! `apply` is total and deterministic: no clock, no randomness, no I/O, no hash-map order. The law of views: for every cut, restoring
 //! a snapshot and applying the rest equals applying everything, and both snapshots are byte-equal.
 
+mod binding;
 mod dedup;
+mod exchange;
 mod follow;
 mod group;
 mod horizon;
@@ -17,7 +19,9 @@ mod small_map;
 mod topology;
 mod will;
 
+pub use binding::QueueBindings;
 pub use dedup::Dedup;
+pub use exchange::{Exchange, Exchanges};
 pub use follow::Follows;
 pub use group::{Claim, Group, GroupKey, Groups, Member};
 pub use horizon::Horizon;
@@ -78,6 +82,10 @@ pub struct Views {
     pub inputs: Inputs,
     /// Since when queues are not used.
     pub leases: Leases,
+    /// What the meta partition knows of exchanges.
+    pub exchanges: Exchanges,
+    /// What queues are bound to of exchanges.
+    pub bindings: QueueBindings,
 }
 
 impl Views {
@@ -165,7 +173,7 @@ impl Views {
         Ok(views)
     }
 
-    fn all(&self) -> [&dyn View; 11] {
+    fn all(&self) -> [&dyn View; 13] {
         [
             &self.sessions,
             &self.retained,
@@ -178,10 +186,12 @@ impl Views {
             &self.horizon,
             &self.inputs,
             &self.leases,
+            &self.exchanges,
+            &self.bindings,
         ]
     }
 
-    fn all_mut(&mut self) -> [&mut dyn View; 11] {
+    fn all_mut(&mut self) -> [&mut dyn View; 13] {
         [
             &mut self.sessions,
             &mut self.retained,
@@ -194,6 +204,8 @@ impl Views {
             &mut self.horizon,
             &mut self.inputs,
             &mut self.leases,
+            &mut self.exchanges,
+            &mut self.bindings,
         ]
     }
 }

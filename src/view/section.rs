@@ -30,8 +30,8 @@ pub enum SectionError {
         /// Which section.
         name: String,
     },
-    /// A queue's settings were written by a newer release.
-    #[error("a snapshot section has queue settings that this release does not know")]
+    /// Settings of a queue or an exchange, or a binding, were written by a newer release.
+    #[error("a snapshot section has settings that this release does not know")]
     Settings,
     /// The checksum was right and the rows are not.
     #[error("snapshot section does not decode: {0}")]

@@ -32,6 +32,12 @@ const CONTROL_NAMES: &[(u8, &str)] = &[
     (28, "queue-used"),
     (30, "history-trimmed"),
     (31, "moved"),
+    (32, "exchange-declared"),
+    (33, "exchange-deleted"),
+    (34, "exchange-bound"),
+    (35, "exchange-unbound"),
+    (36, "queue-bound"),
+    (37, "queue-unbound"),
 ];
 
 /// Returns the name of a control record's opcode.

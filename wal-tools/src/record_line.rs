@@ -110,6 +110,8 @@ struct ControlLine {
 #[derive(Default, Serialize)]
 struct Moves {
     #[serde(skip_serializing_if = "Option::is_none")]
+    exchange: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<u16>,
@@ -123,6 +125,7 @@ impl Moves {
     /// Reads the controls that say where something begins or goes on; others say nothing here, nor do bytes that are no control.
     fn of(op: u8, payload: &Bytes) -> Moves {
         let id = |queue: u64| Some(format!("{queue:016x}"));
+        let text = |name: &Bytes| Some(name.escape_ascii().to_string());
         match Control::decode(op, payload) {
             Ok(Control::HistoryTrimmed { to }) => Moves { to: Some(to.0), ..Moves::default() },
             Ok(
@@ -134,6 +137,22 @@ impl Moves {
                 to: Some(next.0),
                 ..Moves::default()
             },
+            Ok(Control::ExchangeDeclared { name, .. }) => {
+                Moves { exchange: text(&name), ..Moves::default() }
+            }
+            Ok(Control::ExchangeDeleted { exchange }) => {
+                Moves { exchange: text(&exchange.name), ..Moves::default() }
+            }
+            Ok(
+                Control::ExchangeBound { binding, .. } | Control::ExchangeUnbound { binding, .. },
+            ) => Moves { exchange: text(&binding.exchange.name), ..Moves::default() },
+            Ok(
+                Control::QueueBound { queue, binding } | Control::QueueUnbound { queue, binding },
+            ) => Moves {
+                exchange: text(&binding.exchange.name),
+                queue: id(queue),
+                ..Moves::default()
+            },
             Ok(Control::Moved { from, .. }) => Moves { from: Some(from.0), ..Moves::default() },
             _ => Moves::default(),
         }
@@ -142,8 +161,9 @@ impl Moves {
     fn to_text(&self) -> String {
         let number = |name: &str, value: Option<u64>| value.map(|it| format!(" {name}={it}"));
         let queue = self.queue.as_ref().map(|queue| format!(" queue={queue}"));
+        let exchange = self.exchange.as_ref().map(|exchange| format!(" exchange={exchange}"));
         let source = number("source", self.source.map(u64::from));
-        let parts = [queue, source, number("from", self.from), number("to", self.to)];
+        let parts = [exchange, queue, source, number("from", self.from), number("to", self.to)];
         parts.into_iter().flatten().collect()
     }
 }
