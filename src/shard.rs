@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use crate::model::queue::Binding;
 use crate::model::{Delivery, Millis, PartitionId};
 pub use crate::partition::Gauges;
-use crate::partition::request::{ConnectionId, Event, Outbox, Request};
+use crate::partition::request::{ConnectionId, Event, Outbox, Request, Routing};
 use crate::partition::{Durability, Partition};
 
 /// Time between ticks of the partitions.
@@ -53,6 +53,8 @@ pub trait Receiver: Send + Sync + 'static {
 pub trait Binder: Send + Sync + 'static {
     /// A partition has queues with a binding, or none any more. In force when it returns.
     fn bound(&self, partition: PartitionId, binding: &Binding, is_bound: bool);
+    /// A partition says something of exchanges. In force when it returns.
+    fn routed(&self, partition: PartitionId, routing: &Routing);
 }
 
 /// What a delivery that nothing stores counts for while it waits: its bytes and what carries them.
@@ -159,6 +161,7 @@ pub fn spawn<D: Disk>(
     for partition in partitions {
         let id = partition.id();
         partition.bindings().for_each(|binding| binder.bound(id, binding, true));
+        partition.routing().iter().for_each(|routing| binder.routed(id, routing));
         let flush = move |flush: Flush<D>| (flush.run(), Input::Flushed(id));
         let syncer = Worker::spawn(format!("{name}-sync-{}", id.0), inbox.clone(), flush)?;
         owned.insert(id, Owned { partition, syncer, failed: false });
@@ -458,6 +461,10 @@ impl Outbox for Post {
 
     fn bound(&mut self, binding: &Binding, is_bound: bool) {
         self.binder.bound(self.from, binding, is_bound);
+    }
+
+    fn routed(&mut self, routing: &Routing) {
+        self.binder.routed(self.from, routing);
     }
 }
 

@@ -1,27 +1,58 @@
-//! Which partitions have queues that are bound to a topic: where copies of a publish go.
+//! Which partitions have queues that are bound to a topic: where copies of a publish go. And what exchanges find.
 //!
 //! The table has no truth of its own. Partitions say what their queues are bound to, as they apply it and before they answer whoever
 //! declared a queue, so a publish after that answer finds the queue (ADR 0038). Without bindings a publish costs one atomic read.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use bytes::Bytes;
 use fluxmq_index::TopicTrie;
 
+use super::routing::{Routed, Routes, RoutingTable};
 use crate::model::queue::Binding;
-use crate::model::{PartitionId, Topic};
+use crate::model::{PartitionId, Topic, TopicPattern};
+use crate::partition::request::Routing;
 
 /// The bindings of all queues, by partition.
 #[derive(Default)]
 pub struct Bindings {
-    table: RwLock<TopicTrie<(PartitionId, OnlyUnstored)>>,
+    table: RwLock<Topics>,
     /// Changes with the table; 0 until there is a binding.
     version: AtomicU64,
+    routing: RwLock<RoutingTable>,
+    /// Changes with the routing; the topics of MQTT have nothing to do with it.
+    routing_version: AtomicU64,
 }
 
-/// [`Binding::only_unstored`].
-type OnlyUnstored = bool;
+/// Which partitions have queues that are bound to topics.
+#[derive(Default)]
+struct Topics {
+    filters: TopicTrie<(PartitionId, Bound)>,
+    /// By what no filter can say: patterns of keys.
+    patterns: BTreeSet<(Bytes, PartitionId)>,
+}
+
+/// How queues are bound: those that a partition says by themselves come and go by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Bound {
+    /// By their settings, to everything.
+    Always,
+    /// By their settings, to what no history has: [`Binding::only_unstored`].
+    OnlyUnstored,
+    /// To the exchange of the topics.
+    Exchange,
+}
+
+/// What one publisher found for its last publish to an exchange.
+#[derive(Debug, Default)]
+pub struct LastRoutes {
+    version: u64,
+    exchange: Bytes,
+    routing_key: Vec<u8>,
+    routes: Arc<Routes>,
+}
 
 /// What one publisher found for its last topic.
 #[derive(Debug, Default)]
@@ -36,16 +67,55 @@ pub struct Found {
 impl Bindings {
     /// A partition has queues with a binding, or none any more. Saying it twice changes nothing.
     pub fn change(&self, partition: PartitionId, binding: &Binding, is_bound: bool) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let how = if binding.only_unstored { Bound::OnlyUnstored } else { Bound::Always };
         let filter = binding.filter.as_bytes();
-        let target = (partition, binding.only_unstored);
-        let is_changed = match is_bound {
-            true => table.insert(filter, target),
-            false => table.remove(filter, &target),
-        };
-        if is_changed {
+        self.change_topics(|topics| topics.change_filter(filter, (partition, how), is_bound));
+    }
+
+    /// A partition says something of exchanges. Saying it twice changes nothing.
+    pub fn change_routing(&self, partition: PartitionId, routing: &Routing) {
+        if let Routing::Topics(pattern, is_bound) = routing {
+            return self.change_topics(|topics| match pattern {
+                TopicPattern::Filter(filter) => {
+                    let target = (partition, Bound::Exchange);
+                    topics.change_filter(filter.as_bytes(), target, *is_bound)
+                }
+                TopicPattern::Words(words) if *is_bound => {
+                    topics.patterns.insert((words.clone(), partition))
+                }
+                TopicPattern::Words(words) => topics.patterns.remove(&(words.clone(), partition)),
+            });
+        }
+        let mut table = self.routing.write().unwrap_or_else(PoisonError::into_inner);
+        if table.change(partition, routing) {
+            self.routing_version.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    fn change_topics(&self, change: impl FnOnce(&mut Topics) -> bool) {
+        let mut topics = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if change(&mut topics) {
             self.version.fetch_add(1, Ordering::Release);
         }
+    }
+
+    /// What is known of exchanges.
+    pub fn routing(&self) -> RwLockReadGuard<'_, RoutingTable> {
+        self.routing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds who gets a publish; what was found last for the same is remembered.
+    pub fn route(&self, publish: Routed<'_>, last: &mut LastRoutes) -> Arc<Routes> {
+        let version = self.routing_version.load(Ordering::Acquire);
+        let is_same = last.version == version
+            && last.exchange == publish.exchange
+            && last.routing_key == publish.routing_key;
+        if !is_same || last.routes.by_headers {
+            let routes = Arc::new(self.routing().route(publish));
+            let (exchange, key) = (publish.exchange.clone(), publish.routing_key.into());
+            *last = LastRoutes { version, exchange, routing_key: key, routes };
+        }
+        last.routes.clone()
     }
 
     /// Returns true when there may be a binding.
@@ -63,16 +133,41 @@ impl Bindings {
         if last.version != version || last.topic.as_ref() != Some(topic) {
             let (mut stored, mut unstored) = (BTreeSet::new(), BTreeSet::new());
             let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-            table.for_each_match(topic.as_bytes(), |(partition, only_unstored)| {
-                unstored.insert(*partition);
-                if !only_unstored {
-                    stored.insert(*partition);
+            table.for_each_match(topic.as_bytes(), |partition, how| {
+                unstored.insert(partition);
+                if how != Bound::OnlyUnstored {
+                    stored.insert(partition);
                 }
             });
             let [stored, unstored] = [stored, unstored].map(|it| it.into_iter().collect());
             *last = Found { version, topic: Some(topic.clone()), stored, unstored };
         }
         if is_unstored { last.unstored.clone() } else { last.stored.clone() }
+    }
+}
+
+impl Topics {
+    fn change_filter(&mut self, filter: &[u8], to: (PartitionId, Bound), is_bound: bool) -> bool {
+        match is_bound {
+            true => self.filters.insert(filter, to),
+            false => self.filters.remove(filter, &to),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.filters.is_empty() && self.patterns.is_empty()
+    }
+
+    fn for_each_match(&self, topic: &[u8], mut found: impl FnMut(PartitionId, Bound)) {
+        self.filters.for_each_match(topic, |(partition, how)| found(*partition, *how));
+        if !self.patterns.is_empty() {
+            let key = TopicPattern::key_of(topic);
+            for (words, partition) in &self.patterns {
+                if TopicPattern::matches(words, &key) {
+                    found(*partition, Bound::Exchange);
+                }
+            }
+        }
     }
 }
 

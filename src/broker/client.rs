@@ -188,6 +188,12 @@ enum Waiting {
     Releasing(Box<publish::Releasing>),
     /// What a protocol asked of a queue.
     Asked(Token),
+    /// What is asked of an exchange.
+    Changing(Box<exchanges::Changing>),
+    /// The same, while exchanges end with it.
+    Ending(Box<exchanges::Changing>),
+    /// One of those; another token stands for all of them.
+    EndOfExchange(Token),
     /// What an administrator asked of a queue.
     Managed(Box<manage::AskedOf>),
     /// Part of a list of queues; another token stands for all of it.
@@ -332,6 +338,7 @@ impl Client {
             | Event::Letter(_)
             | Event::Follow(_)
             | Event::FollowEnded(_)
+            | Event::BindingsEnded
             | Event::ReadOn { .. } => {}
             Event::Queue { token, result } => self.managed(token, result),
             Event::Queues { token, result } => self.listed(token, result),
@@ -467,6 +474,8 @@ impl Client {
             Some(Waiting::Left(from)) => self.part_closed(from),
             // A partition that does not serve says so to everybody.
             Some(Waiting::Stopping { token, consumer }) => self.has_stopped(token, consumer),
+            Some(Waiting::Changing(changing)) => self.exchange_changed(changing, result),
+            Some(Waiting::EndOfExchange(whole)) => self.unused_ended(whole),
             Some(
                 Waiting::PartOf(..)
                 | Waiting::Resumed
@@ -483,6 +492,7 @@ impl Client {
                 | Waiting::Managed(_)
                 | Waiting::ListOf(_)
                 | Waiting::Listing(_)
+                | Waiting::Ending(_)
                 | Waiting::Claiming { .. },
             ) => {
                 unreachable!("parts are answered by readers, groups and confirmations")

@@ -7,6 +7,7 @@ mod live;
 mod management;
 pub mod placement;
 pub mod position;
+mod routing;
 mod steward;
 pub mod wills;
 
@@ -23,7 +24,7 @@ pub use wills::WillPublisher;
 
 use crate::model::PartitionId;
 use crate::model::queue::Binding;
-use crate::partition::request::{ConnectionId, Request};
+use crate::partition::request::{ConnectionId, Request, Routing};
 use crate::shard::{Binder, Gauges, Place, Receiver, Requests, ShardHandle};
 
 /// Messages that nothing stores, passed on before their receivers are looked at again.
@@ -35,6 +36,10 @@ const YIELDS_MAX: u32 = 8;
 impl Binder for Bindings {
     fn bound(&self, partition: PartitionId, binding: &Binding, is_bound: bool) {
         self.change(partition, binding, is_bound);
+    }
+
+    fn routed(&self, partition: PartitionId, routing: &Routing) {
+        self.change_routing(partition, routing);
     }
 }
 

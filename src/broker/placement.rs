@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-pub use super::bindings::{Bindings, Found};
+pub use super::bindings::{Bindings, Found, LastRoutes};
 use crate::model::{Filter, PartitionId, QueueName, Topic};
 
 /// Hash slots between keys and partitions: partitions can be moved by slot without hashing anew.

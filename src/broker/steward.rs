@@ -4,17 +4,17 @@
 //! Pure, a connection's machine like [`Client`](super::Client): one in each process, serving all partitions. It keeps nothing that
 //! matters: a letter is announced by where it died until this machine has said that it is stored.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fluxmq_index::Offset;
 
 use super::Placement;
 use crate::model::record::{DedupKey, Tenure};
-use crate::model::{PartitionId, QueueName, QueueSettings, Refusal, Token};
+use crate::model::{ExchangeId, PartitionId, QueueName, QueueSettings, Refusal, Token};
 use crate::partition::request::{
-    Event, Followed, Following, Letter, LetterId, Publish, QueueAction, QueueAnswer, QueueRequest,
-    ReadHistory, ReadOn, Request, Target,
+    Event, ExchangeAction, Followed, Following, Letter, LetterId, Publish, QueueAction,
+    QueueAnswer, QueueRequest, ReadHistory, ReadOn, Request, Target,
 };
 
 /// Carries letters, and asks for administrators.
@@ -26,6 +26,10 @@ pub struct Steward {
     /// What is under way for retroactive queues, and the request that each waits for.
     following: BTreeMap<(QueueName, PartitionId), Token>,
     asked_for: BTreeMap<Token, Course>,
+    /// Exchanges that end because the last binding to them did, by the request that each waits for; and those that were asked for
+    /// since there was none.
+    ending: BTreeMap<Token, ExchangeId>,
+    ended: BTreeSet<ExchangeId>,
     /// Requests that are not answered, with whom they were asked.
     asked: BTreeMap<Token, PartitionId>,
     next_token: u64,
@@ -51,6 +55,8 @@ impl Steward {
             carried: BTreeMap::new(),
             following: BTreeMap::new(),
             asked_for: BTreeMap::new(),
+            ending: BTreeMap::new(),
+            ended: BTreeSet::new(),
             asked: BTreeMap::new(),
             next_token: 0,
             requests: VecDeque::new(),
@@ -87,6 +93,10 @@ impl Steward {
                 }
             }
             Event::Follow(following) => self.follow(&following),
+            Event::BindingsEnded => self.end_unused(),
+            Event::Written { token, .. } if self.ending.remove(&token).is_some() => {
+                self.end_unused();
+            }
             Event::FollowEnded(queue) => self.follow_ended(&queue),
             Event::ReadOn { token, found } => self.bring(token, found),
             Event::Queue { token, result } if self.asked.remove(&token).is_some() => {
@@ -98,6 +108,10 @@ impl Steward {
                     self.requests.push_back((from, Request::CarryLetters));
                 }
                 self.carried.retain(|_, (target, ..)| *target != from);
+                if from == PartitionId::META {
+                    self.ending.clear();
+                    self.ended.clear();
+                }
                 self.give_up(from);
                 let asked = std::mem::take(&mut self.asked);
                 let (lost, kept) = asked.into_iter().partition(|(_, home)| *home == from);
@@ -133,6 +147,24 @@ impl Steward {
             input: None,
         };
         self.requests.push_back((to, Request::Publish(publish)));
+    }
+
+    /// Ends the exchanges that end with the last binding to them, and those that end with them: each is asked for once, whatever
+    /// becomes of that.
+    fn end_unused(&mut self) {
+        let unused = self.placement.bindings().routing().unused();
+        for id in unused {
+            if self.ended.insert(id.clone()) {
+                let token = self.token();
+                self.ending.insert(token, id.clone());
+                let action = Box::new(ExchangeAction::DeleteUnused(id));
+                let request = Request::Exchange { token, action };
+                self.requests.push_back((PartitionId::META, request));
+            }
+        }
+        if self.ending.is_empty() {
+            self.ended.clear();
+        }
     }
 
     /// Begins to read for a queue that follows, where nothing is under way.

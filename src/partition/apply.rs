@@ -78,10 +78,12 @@ impl<D: Disk> Partition<D> {
                     if self.leading.is_none() && is_planted(PlantedBug::FollowerSkipsProgress) => {}
                 Decoded::Control(control) => {
                     let gone = self.unbound_by(control);
+                    let ended = self.routing_ended_by(control);
                     self.end_following(control, out);
                     self.views.apply(offset, time, Record::Control(control));
                     self.after_control(offset, control);
                     self.announce_bindings(control, &gone, out);
+                    self.announce_routing(control, ended, out);
                 }
             }
         }
@@ -107,6 +109,8 @@ impl<D: Disk> Partition<D> {
                 self.overlay.queue_applied(*queue);
                 self.groups.queue_gone(*queue);
             }
+            Control::ExchangeDeclared { name, .. } => self.exchange_applied(name),
+            Control::ExchangeDeleted { exchange } => self.exchange_applied(&exchange.name),
             Control::InputNoted { input, .. } => drop(self.overlay.inputs.remove(input)),
             Control::QueueFollowed { queue, source, .. } => {
                 self.overlay.following.remove(&(*queue, *source));

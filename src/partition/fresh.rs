@@ -50,6 +50,7 @@ impl Fresh {
                 | Request::Join(_)
                 | Request::Consumer(ConsumerRequest::Get(_))
                 | Request::Queue(_)
+                | Request::Exchange { .. }
                 | Request::ListQueues(_)
         );
         reads || self.waiting.iter().any(|held| held.from == from)

@@ -40,6 +40,7 @@ impl<D: Disk> Partition<D> {
             self.follows.begin(self.now);
             self.close_orphans();
             self.end_transient_queues();
+            self.end_transient_exchanges();
         }
     }
 

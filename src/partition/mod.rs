@@ -11,6 +11,7 @@ mod consumers;
 mod contents;
 mod dead_letters;
 mod ephemeral;
+mod exchanges;
 mod fenced;
 mod follow;
 mod fresh;
@@ -366,6 +367,8 @@ impl<D: Disk> Partition<D> {
                 self.parted.remove(&from);
                 self.letters.register(from);
                 self.follows.call();
+                // Queues may have ended while nobody was there to be told.
+                out.send(from, Event::BindingsEnded);
             }
             Request::LetterArrived { id, result } => self.letter_arrived(&id, result, out),
             Request::Attach(attach) => self.attach(from, *attach, at, out),
@@ -399,6 +402,7 @@ impl<D: Disk> Partition<D> {
             | Request::SettleEntry { .. }
             | Request::CommitCursor { .. }) => self.handle_group(from, request, out),
             Request::Queue(request) => self.manage(from, request, out),
+            Request::Exchange { token, action } => self.exchange((from, token), *action, out),
             Request::ListQueues(list) => self.list_queues(from, &list, out),
             Request::ReadOn(read) => self.read_on(from, *read),
             Request::ReadNoMore(queue) => self.read_no_more(from, queue),

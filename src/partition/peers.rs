@@ -111,6 +111,7 @@ impl<D: Disk> Partition<D> {
                 out.bound(binding, false);
             }
             self.views.queues.bindings().for_each(|binding| out.bound(binding, true));
+            self.announce_all_routing(&before, out);
         }
         self.applied = Applied { index: at.index, end: at.end };
         self.history = History::new(at.end);

@@ -3,6 +3,7 @@
 //! `broker::client` speaks this language; protocols never see it.
 
 mod consumer;
+mod exchange;
 mod queue;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Session, StoredSubscription};
 
 pub use consumer::{CARRIER_BYTES, ConsumerRequest, GetEntry, Join};
+pub use exchange::{ExchangeAction, RoutedTo, Routing, Target};
 pub use queue::{
     Counts, Followed, Following, GroupStats, Letter, LetterId, ListQueues, Peeked, QueueAction,
     QueueAnswer, QueueRequest, QueueStats, QueueSummary, ReadHistory, ReadOn,
@@ -214,6 +216,13 @@ pub enum Request {
     },
     /// Declares, ends, empties, counts a queue. Answered by `Queue`.
     Queue(QueueRequest),
+    /// Declares, ends, binds exchanges. Answered by `Written`.
+    Exchange {
+        /// Echoed.
+        token: Token,
+        /// What.
+        action: Box<ExchangeAction>,
+    },
     /// Lists queues by name. Answered by `Queues`.
     ListQueues(ListQueues),
     /// Carries letters to queues elsewhere for this connection's process, and reads other partitions' histories for queues here: told by
@@ -264,19 +273,6 @@ pub struct Publish {
     pub target: Target,
     /// What its publisher names it by, beside: under a name that is known it is not stored again.
     pub input: Option<Input>,
-}
-
-/// Who in a partition gets a publish.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Who subscribes to its topic, and the queues that are bound to it.
-    Topic,
-    /// Only the queues that are bound to its topic: the message is stored elsewhere, or nowhere else.
-    Bound,
-    /// A queue, which is declared at its first use.
-    Queue(QueueName),
-    /// Those of these queues that are there. Answered with `Ok(false)` when nobody got it.
-    Queues(Arc<[QueueName]>),
 }
 
 impl Publish {
@@ -474,6 +470,8 @@ pub enum Event {
     Letter(Box<Letter>),
     /// A queue that lives there follows histories. Reading them for it is up to the receiver; told again every few seconds.
     Follow(Box<Following>),
+    /// A queue with bindings to exchanges is gone: some of those may end with the last one.
+    BindingsEnded,
     /// A retroactive queue that lived here is gone.
     FollowEnded(QueueName),
     /// What a partition's history has.
@@ -569,4 +567,6 @@ pub trait Outbox {
     /// Tells whoever finds the way for publishes that queues of the partition have a binding, or none any more. Takes effect
     /// before anything that is sent later is heard: who is told that a queue is declared may publish to it.
     fn bound(&mut self, _binding: &Binding, _is_bound: bool) {}
+    /// Tells them of exchanges and bindings, in the same way.
+    fn routed(&mut self, _routing: &Routing) {}
 }

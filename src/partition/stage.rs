@@ -10,6 +10,7 @@ use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
 use super::batch::{Building, Stamp};
+use super::exchanges::ExchangeChange;
 use super::inputs::Judged;
 use super::request::{ConnectionId, Event, GetEntry, Join, Outbox, Publish, QueueAnswer, Target};
 use super::will::Fate;
@@ -65,6 +66,7 @@ impl Waiting {
 #[derive(Default)]
 pub(super) struct Overlay {
     pub(super) queues: BTreeMap<u64, QueueChange>,
+    pub(super) exchanges: BTreeMap<Bytes, ExchangeChange>,
     pub(super) groups: BTreeSet<(u64, Bytes)>,
     /// Groups that are about to be gone.
     pub(super) ending_groups: BTreeSet<(u64, Bytes)>,
@@ -360,6 +362,11 @@ impl<D: Disk> Partition<D> {
         }
         if publish.is_in_history() {
             routes.retain(|id| self.queue(*id).is_none_or(|(_, settings)| !settings.retroactive));
+        }
+        let count = routes.len();
+        self.views.bindings.bound_to(topic, &mut routes);
+        if routes.len() > count {
+            routes.retain(|id| self.queue(*id).is_some());
         }
         routes.sort_unstable();
         routes.dedup();

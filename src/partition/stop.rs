@@ -50,6 +50,7 @@ pub(super) fn refuse(
         | Request::Release { token: Some(token), .. }
         | Request::BeginTenure { token, .. }
         | Request::Claim { token, .. }
+        | Request::Exchange { token, .. }
         // What waits for a group to let go has nothing more to wait for here.
         | Request::Leave { token: Some(token), .. } => {
             out.send(from, Event::Written { token: *token, result: Err(refusal) });

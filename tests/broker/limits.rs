@@ -75,14 +75,14 @@ fn retained_bytes_are_bounded_also_within_one_batch() {
         world.say(publisher, command);
     }
     world.run();
-    let partition = world.partitions.values().next().expect("one");
+    let partition = world.partitions.values().next_back().expect("one");
     assert_eq!((partition.views().retained.len(), partition.views().retained.bytes()), (5, 100));
     assert_eq!(world.publish(publisher, retained("t/0", &"y".repeat(18)), None), FULL);
     assert_eq!(world.publish(publisher, retained("t/0", "y"), None), Some(Ok(true)));
 
     world.snapshot();
     let world = world.crash(1);
-    let partition = world.partitions.values().next().expect("one");
+    let partition = world.partitions.values().next_back().expect("one");
     assert_eq!(partition.views().retained.bytes(), 84, "the view knows after a restart too");
 }
 
@@ -128,7 +128,7 @@ fn a_backlog_within_the_limit_is_whole() {
     miss(&mut world, 200);
     let (subscriber, _) = world.open("subscriber", false, 3600);
     assert_eq!(last(&world.drain(subscriber)), (0..200).collect::<Vec<_>>());
-    let partition = world.partitions.values().next().expect("one");
+    let partition = world.partitions.values().next_back().expect("one");
     assert_eq!(partition.counters().backlogs_cut, 0);
 }
 

@@ -10,6 +10,7 @@ mod consumers;
 mod dead_letters;
 mod ephemeral;
 mod exchange;
+mod exchanges;
 mod expiry;
 mod inputs;
 mod lifetimes;

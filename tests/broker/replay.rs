@@ -665,7 +665,7 @@ fn a_stored_session_goes_on_with_its_replay_exactly_once_through_anything() {
 fn a_partition_that_stopped_refuses_a_replay_and_the_others_forget_it() {
     let mut world = World::new(4);
     publish_numbers(&mut world, &["a/0", "a/1", "a/2", "a/3"], 0..40);
-    let stopped = *world.partitions.keys().next().expect("four");
+    let stopped = *world.partitions.keys().next_back().expect("four");
     world.stop_partition(stopped);
     let (reader, _) = (0..20)
         .map(|number| format!("reader{number}"))
@@ -681,7 +681,7 @@ fn a_partition_that_stopped_refuses_a_replay_and_the_others_forget_it() {
 
 /// Deletes the oldest segments; returns the first offset that is left.
 fn trim(world: &mut World) -> u64 {
-    let partition = world.partitions.values_mut().next().expect("one");
+    let partition = world.partitions.values_mut().next_back().expect("one");
     let last = partition.status().last;
     partition.trim(last).expect("trims");
     partition.log().first_offset().0

@@ -17,16 +17,16 @@ use crate::world::{World, message};
 
 const LEVELS: [QoS; 2] = [QoS::AtMostOnce, QoS::AtLeastOnce];
 
-fn with_one_and_four(test: impl Fn(World)) {
+pub fn with_one_and_four(test: impl Fn(World)) {
     test(World::new(1));
     test(World::new(4));
 }
 
-fn bytes(text: &str) -> Bytes {
+pub fn bytes(text: &str) -> Bytes {
     Bytes::from(text.to_owned())
 }
 
-fn send(
+pub fn send(
     world: &mut World,
     by: ConnectionId,
     (exchange, key): (&str, &str),

@@ -396,14 +396,14 @@ fn what_is_finished_takes_no_room_however_much_does_not_match() {
 
     let filter = Filter::new(Bytes::from_static(b"a/#")).expect("a filter");
     let name = Bytes::from_static(b"g");
-    let partition = world.partitions.values().next().expect("one");
+    let partition = world.partitions.values().next_back().expect("one");
     let group = partition.views().groups.get(filter_id(&filter), &name).expect("it is there");
     assert!(group.committed() <= held[0].id.offset, "one is out");
     assert!(rest.iter().all(|delivery| group.is_finished(delivery.id.offset)));
     assert!(partition.views().groups.snapshot().len() < 64, "one run above one hole");
 
     world.settle(member, held[0].id, Outcome::Accepted);
-    let partition = world.partitions.values().next().expect("one");
+    let partition = world.partitions.values().next_back().expect("one");
     let group = partition.views().groups.get(filter_id(&filter), &name).expect("it is there");
     let last = rest.last().map_or(Offset::ZERO, |delivery| delivery.id.offset);
     assert!(group.committed() > last, "everything is finished in one run");

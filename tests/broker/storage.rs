@@ -252,7 +252,7 @@ fn what_was_confirmed_from_memory_is_synced_when_it_is_due() {
     let say = |world: &mut World| {
         let confirmed = world.publish(publisher, message("a", "1", QoS::AtLeastOnce), None);
         assert_eq!(confirmed, Some(Ok(true)));
-        let log = world.partitions.values().next().expect("one").log();
+        let log = world.partitions.values().next_back().expect("one").log();
         (log.written(), log.durable())
     };
     say(&mut world);
@@ -265,7 +265,7 @@ fn what_was_confirmed_from_memory_is_synced_when_it_is_due() {
     world.now = Millis(world.now.0 + 10);
     world.run();
 
-    let log = world.partitions.values().next().expect("one").log();
+    let log = world.partitions.values().next_back().expect("one").log();
     assert_eq!(log.durable(), written);
 }
 

@@ -22,7 +22,7 @@ use fluxmq::model::{
     RetainHandling, Token, Topic,
 };
 use fluxmq::partition::request::{
-    ConnectionId, Counts, Event, Outbox, QueueAction, QueueAnswer, QueueStats, Request,
+    ConnectionId, Counts, Event, Outbox, QueueAction, QueueAnswer, QueueStats, Request, Routing,
 };
 use fluxmq::partition::{Durability, Member, Options, Partition, PartitionError};
 use fluxmq::shard::{Events as Sent, Receiver};
@@ -87,6 +87,10 @@ impl Outbox for Events {
 
     fn bound(&mut self, binding: &Binding, is_bound: bool) {
         self.bindings.change(self.from, binding, is_bound);
+    }
+
+    fn routed(&mut self, routing: &Routing) {
+        self.bindings.change_routing(self.from, routing);
     }
 }
 
@@ -162,9 +166,12 @@ impl World {
             failed: BTreeSet::new(),
             client_limits: ClientLimits::default(),
         };
-        for id in 1..=data_partitions {
+        for id in 0..=data_partitions {
             let id = PartitionId(id);
             let partition = open(&world.disk, id, world.options.clone(), world.now)?;
+            for routing in partition.routing() {
+                world.placement.bindings().change_routing(id, &routing);
+            }
             for binding in partition.bindings() {
                 world.placement.bindings().change(id, binding, true);
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::tenure::Announcement;
 use super::transaction::Part;
 use super::{Client, Waiting, theirs};
-use crate::broker::placement::Found;
+use crate::broker::placement::{Found, LastRoutes};
 use crate::model::address::PublishAddress;
 use crate::model::record::DedupKey;
 use crate::model::{Effect, Input, Message, PartitionId, QoS, Refusal, Token};
@@ -21,6 +21,8 @@ use crate::planted::{PlantedBug, is_planted};
 pub(super) struct Publishing {
     /// The partitions of its last topic.
     found: Found,
+    /// Who got its last publish to an exchange; most connections never have one.
+    pub(super) routes: Option<Box<LastRoutes>>,
     /// Whether QoS 2 exchanges may go on.
     pub(super) announcement: Announcement,
 }
@@ -42,6 +44,14 @@ pub(super) struct Copies {
     /// Where a refused one leaves its key behind.
     stored_at: Arc<[PartitionId]>,
     key: DedupKey,
+}
+
+impl Copies {
+    /// One of several parts that are stored once.
+    pub(super) fn of_parts(token: Token, missing: usize) -> Copies {
+        let (stored_at, key) = (Arc::default(), DedupKey::default());
+        Copies { token, missing, result: Ok(false), then: None, stored_at, key }
+    }
 }
 
 /// A QoS 2 publish that is over in the partitions that have copies of it, before it is in the one that has the message: as long as it is
