@@ -71,7 +71,7 @@ impl Building {
             topic: captured.as_ref().unwrap_or(message.topic.as_bytes()),
             route_set,
             qos: message.qos as u8,
-            retain: match (message.retain && !publish.is_copy(), message.payload.is_empty()) {
+            retain: match (publish.retains(), message.payload.is_empty()) {
                 (false, _) => Retain::No,
                 (true, true) => Retain::Clear,
                 (true, false) => Retain::Set,

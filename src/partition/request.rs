@@ -305,8 +305,12 @@ impl Publish {
     ///
     /// [`StoredMessage::was_passed_on`]: crate::model::StoredMessage::was_passed_on
     pub fn is_recorded_as_passed_on(&self) -> bool {
-        let Publish { message, dedup, .. } = self;
-        message.qos == QoS::AtMostOnce && message.retain && !self.is_copy() && dedup.seq == 0
+        self.message.qos == QoS::AtMostOnce && self.retains() && self.dedup.seq == 0
+    }
+
+    /// Returns true when its record is, or ends, a retained message.
+    pub fn retains(&self) -> bool {
+        self.message.retain && !self.is_copy()
     }
 
     /// Returns true for what bound queues get of a message beside its topic.

@@ -137,7 +137,7 @@ impl<D: Disk> Partition<D> {
             may_be_copy,
         });
         self.overlay.admitted(message.publisher, publish.dedup);
-        if message.retain {
+        if publish.retains() {
             self.overlay.retained.0 += 1;
             self.overlay.retained.1 += message.len_bytes() as u64;
         }
@@ -218,7 +218,7 @@ impl<D: Disk> Partition<D> {
         match &publish.target {
             _ if self.disk_full => Err(Refusal::DiskFull),
             _ if self.memory_full => Err(Refusal::MemoryFull),
-            _ if !self.may_retain(&publish.message) => {
+            _ if publish.retains() && !self.may_retain(&publish.message) => {
                 Err(Refusal::Quota { limit: "retained messages" })
             }
             Target::Queue(queue) => self.declare(queue),
@@ -234,7 +234,7 @@ impl<D: Disk> Partition<D> {
     /// Returns true unless a message would be one retained message too many. What is proposed and not applied counts as if it were
     /// new, so that no batch passes the limit; a message that takes no more than the one it replaces always may.
     fn may_retain(&self, message: &Message) -> bool {
-        if !message.retain || message.payload.is_empty() {
+        if message.payload.is_empty() {
             return true;
         }
         let retained = &self.views.retained;

@@ -1,7 +1,7 @@
 //! What is refused or given up when there is too much of it.
 
 use bytes::Bytes;
-use fluxmq::model::{Command, Filter, Message, QoS, Refusal, Token};
+use fluxmq::model::{Command, Filter, Message, QoS, QueueSettings, Refusal, Token};
 use fluxmq::partition::Options;
 use fluxmq::partition::request::ConnectionId;
 use fluxmq_log::sim_disk::SimDisk;
@@ -40,6 +40,25 @@ fn one_topic_too_many_is_refused_and_those_there_are_may_change() {
     reader = world.open("other", true, 0).0;
     world.subscribe(reader, "c", |_| {}).expect("subscribes");
     assert_eq!(world.drain(reader), ["x"]);
+}
+
+/// Copies for bound queues retain nothing: they were counted, and never let go.
+#[test]
+fn what_bound_queues_get_of_retained_messages_takes_no_place_of_one() {
+    let mut world = world(4, Options { retained_max: 1, ..Options::default() });
+    let (publisher, _) = world.open("publisher", true, 0);
+    let bindings = vec![Filter::new(Bytes::from_static(b"+")).expect("a filter")];
+    world.declare("q", QueueSettings { bindings, ..QueueSettings::default() });
+    let mut copies = 0;
+    for topic in ["a", "b", "c", "d", "e", "f"] {
+        for payload in ["x", "y", ""] {
+            let stored = world.publish(publisher, retained(topic, payload), None);
+            assert_eq!(stored, Some(Ok(true)), "{topic} {payload}");
+        }
+        copies += world.stored(&format!("$queue//{topic}")).len();
+    }
+    assert!(copies >= 3, "some topics live elsewhere");
+    assert_eq!(world.stats("q").messages, 18);
 }
 
 #[test]
