@@ -168,6 +168,8 @@ fn summary(fold: &Fold) -> Tree {
         ("remembered_ids", number(ids)),
         ("remembered_producers", number(producers)),
         ("history_begins_at", Tree::Number(views.horizon.start().0)),
+        ("exchanges", number(views.exchanges.iter().count())),
+        ("bindings", number(views.exchanges.bindings().count() + views.bindings.iter().count())),
         ("queues", Tree::list(views.queues.iter().map(|(_, queue)| queue::line(queue)))),
         ("groups", Tree::list(views.groups.iter().map(|it| group::line(fold, it)))),
     ];
