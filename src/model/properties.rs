@@ -22,6 +22,9 @@ pub enum Property {
     CorrelationData(Bytes),
     /// A name and a value of the application's own; may repeat.
     User(Bytes, Bytes),
+    /// What AMQP 0.9.1 says and the others cannot: where it was published and its property list, as they came. For its own readers; other
+    /// protocols pass it over.
+    Amqp091(Bytes),
 }
 
 impl Property {
@@ -32,6 +35,7 @@ impl Property {
             Property::ResponseTopic(_) => 3,
             Property::CorrelationData(_) => 4,
             Property::User(..) => 5,
+            Property::Amqp091(_) => 6,
         }
     }
 }
@@ -46,7 +50,8 @@ impl Properties {
                 Property::PayloadFormat(text) => put_value(&mut out, &[u8::from(*text)]),
                 Property::ContentType(value)
                 | Property::ResponseTopic(value)
-                | Property::CorrelationData(value) => put_value(&mut out, value),
+                | Property::CorrelationData(value)
+                | Property::Amqp091(value) => put_value(&mut out, value),
                 Property::User(key, value) => {
                     let key_prefix = varint_len(key.len());
                     put_varint(&mut out, key_prefix + key.len() + value.len());
@@ -123,6 +128,7 @@ fn take_property(rest: &mut Bytes) -> Option<Option<Property>> {
         3 => Some(Property::ResponseTopic(value)),
         4 => Some(Property::CorrelationData(value)),
         5 => Some(Property::User(take_value(&mut value)?, value)),
+        6 => Some(Property::Amqp091(value)),
         _ => None,
     })
 }
@@ -175,6 +181,7 @@ mod tests {
             bytes().prop_map(Property::ResponseTopic),
             bytes().prop_map(Property::CorrelationData),
             (bytes(), bytes()).prop_map(|(key, value)| Property::User(key, value)),
+            bytes().prop_map(Property::Amqp091),
         ]
     }
 

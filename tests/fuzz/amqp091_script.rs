@@ -1,20 +1,25 @@
 //! Scripts of one AMQP 0.9.1 connection: methods, content, bytes, answers of the broker and time, in the order that the input says.
 //!
-//! Nothing panics; what is sent are frames of methods that servers send; what is left of the input is less than a frame; confirms ascend;
+//! Nothing panics; what is sent are frames of methods that servers send; what is left of the input is less than a frame; confirms ascend, and
+//! so do delivery tags; each delivery is settled once at most, and none of a consumer that left; consumers leave once;
 //! the broker hears of the session once, and of its end once; and after a close of ours nothing follows but an answer to theirs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fluxmq::model::command::Close;
 use fluxmq::model::effect::Opened;
-use fluxmq::model::{Command, Effect, Millis, PeerInfo, Refusal, Token};
+use fluxmq::model::{
+    Command, Delivery, DeliveryId, DeliverySource, Effect, Got, Message, Millis, PartitionId,
+    PeerInfo, Properties as Neutral, QoS, QueueAnswer, QueueRefusal, Refusal, Token, Topic,
+};
 use fluxmq::protocol::Connection;
 use fluxmq::protocol::amqp091::codec::frame::{self, PROTOCOL_HEADER};
 use fluxmq::protocol::amqp091::codec::method::*;
 use fluxmq::protocol::amqp091::codec::{
-    ContentHeader, FrameKind, Greeting, Method, Properties, Property, ShortString, content,
+    ContentHeader, FrameKind, Greeting, Method, Properties, Property, ShortString, Table, Value,
+    content,
 };
 use fluxmq::protocol::amqp091::{AmqpConnection, Settings};
 
@@ -70,7 +75,8 @@ impl Script<'_> {
     }
 
     fn name(&mut self) -> ShortString {
-        let names = ["", "amq.topic", "a.b", "orders", "topic", "/", "PLAIN", "a.#", "$SYS.x"];
+        let names =
+            ["", "amq.topic", "a.b", "orders", "topic", "/", "PLAIN", "a.#", "$SYS.x", "q", "c"];
         ShortString::from_static(names[usize::from(self.byte()) % names.len()])
     }
 }
@@ -91,8 +97,30 @@ struct Play {
     refused: usize,
     /// The last tag that was confirmed on each channel.
     confirmed: BTreeMap<u16, u64>,
+    /// The last delivery tag of each channel.
+    delivered: BTreeMap<u16, u64>,
+    /// What is asked of queues and not answered.
+    request: Option<Asked>,
+    /// Consumers that stand, and those that only get.
+    consumers: BTreeSet<u32>,
+    /// Those of them that get nothing more.
+    stopped: BTreeSet<u32>,
+    /// Deliveries that are out.
+    out: BTreeSet<DeliveryId>,
+    deliveries: u64,
     has_closed: bool,
 }
+
+/// What is to be answered.
+enum Asked {
+    Queue(Token),
+    Consume(Token, u32),
+    Stop(Token, u32),
+    Get(Token, u32),
+}
+
+/// Numbers of the broker's for what is got one by one: one for each who gets.
+const THEIRS: u32 = fluxmq::model::consume::CONSUMERS_END;
 
 impl Play {
     fn new() -> Play {
@@ -120,6 +148,12 @@ impl Play {
             closed: 0,
             refused: 0,
             confirmed: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            request: None,
+            consumers: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            out: BTreeSet::new(),
+            deliveries: 0,
             has_closed: false,
         }
     }
@@ -144,7 +178,7 @@ impl Play {
     }
 
     fn step(&mut self, script: &mut Script<'_>) {
-        match script.byte() % 13 {
+        match script.byte() % 17 {
             0 | 1 => {
                 let (channel, method) = (script.channel(), method(script));
                 self.send(channel, method);
@@ -193,6 +227,8 @@ impl Play {
                 }
             }
             11 => self.input.extend_from_slice(&PROTOCOL_HEADER),
+            12 | 13 => self.answer_request(script),
+            14 | 15 => self.deliver(script),
             _ => self.transmit(),
         }
         self.turn();
@@ -201,7 +237,7 @@ impl Play {
     fn publish(&mut self, script: &mut Script<'_>) {
         let channel = script.channel();
         let publish = BasicPublish {
-            exchange: ShortString::from_static("amq.topic"),
+            exchange: if script.is_true() { script.name() } else { topics() },
             routing_key: script.name(),
             mandatory: script.is_true(),
             ..BasicPublish::default()
@@ -224,6 +260,142 @@ impl Play {
             _ => Ok(true),
         };
         self.effect(Effect::Confirm { token, result });
+    }
+
+    /// The broker answers what was asked of a queue.
+    fn answer_request(&mut self, script: &mut Script<'_>) {
+        let Some(asked) = self.request.take() else { return };
+        let refusal = match script.byte() % 4 {
+            0 => Some(QueueRefusal::Missing { queue: "q".to_owned() }.into()),
+            1 => Some(Refusal::NotAuthorized),
+            _ => None,
+        };
+        let effect = match asked {
+            Asked::Queue(token) => {
+                let answer = QueueAnswer { messages: 3, consumers: 1 };
+                Effect::Queue { token, result: refusal.map_or(Ok(answer), Err) }
+            }
+            Asked::Consume(token, consumer) => {
+                if refusal.is_some() {
+                    self.consumers.remove(&consumer);
+                }
+                Effect::Consuming { token, result: refusal.map_or(Ok(()), Err) }
+            }
+            Asked::Stop(token, consumer) => {
+                self.stopped.insert(consumer);
+                Effect::Stopped { token }
+            }
+            Asked::Get(token, consumer) => {
+                let got = script.is_true().then(|| {
+                    let delivery = self.delivery(THEIRS + consumer, script);
+                    Box::new(Got { delivery, remaining: 1 })
+                });
+                let result = refusal.map_or(Ok(got), Err);
+                if let Ok(Some(got)) = &result {
+                    self.out.insert(got.delivery.id);
+                }
+                Effect::Got { token, result }
+            }
+        };
+        self.effect(effect);
+    }
+
+    /// The broker delivers to a consumer, or ends it.
+    fn deliver(&mut self, script: &mut Script<'_>) {
+        let at = usize::from(script.byte()) % self.consumers.len().max(1);
+        let Some(consumer) = self.consumers.iter().nth(at).copied() else { return };
+        if let Some(Asked::Consume(_, asked) | Asked::Get(_, asked)) = self.request
+            && asked == consumer
+        {
+            return;
+        }
+        if script.byte().is_multiple_of(16) {
+            self.leave(consumer);
+            return self.effect(Effect::ConsumerEnded { consumer });
+        }
+        if self.stopped.contains(&consumer) {
+            return;
+        }
+        let delivery = self.delivery(consumer, script);
+        self.out.insert(delivery.id);
+        self.effect(Effect::Deliver(delivery));
+    }
+
+    fn delivery(&mut self, consumer: u32, script: &mut Script<'_>) -> Delivery {
+        self.deliveries += 1;
+        let message = Message {
+            topic: Topic::new(Bytes::from_static(b"$queue/q")).expect("a topic"),
+            payload: Bytes::from(vec![8; usize::from(script.byte()) * 40]),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expiry_s: script.is_true().then_some(2),
+            properties: Neutral::default(),
+            publisher: 0,
+        };
+        Delivery {
+            id: DeliveryId {
+                source: DeliverySource::Group(consumer),
+                partition: PartitionId(1),
+                offset: fluxmq_index::Offset(self.deliveries),
+            },
+            message: Arc::new(message),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            redelivered: script.is_true(),
+            subscription_ids: Vec::new(),
+            annotations: vec![("offset", self.deliveries.to_string())],
+            settle_explicit: false,
+        }
+    }
+
+    /// A consumer is gone, and what it had out.
+    fn leave(&mut self, consumer: u32) {
+        self.consumers.remove(&consumer);
+        let sources = [consumer, THEIRS + consumer].map(DeliverySource::Group);
+        self.out.retain(|id| !sources.contains(&id.source));
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Open(_) => {
+                self.opened += 1;
+                self.is_opening = true;
+            }
+            Command::Publish { token, message, packet_id } => {
+                assert_eq!(packet_id, None);
+                assert!(!message.topic.as_str().starts_with("$SYS"), "it was refused");
+                if message.qos != QoS::AtMostOnce {
+                    self.publishes.push_back(token);
+                }
+            }
+            Command::Route(route) => self.publishes.push_back(route.token),
+            Command::Queue { token, .. } => self.ask(Asked::Queue(token)),
+            Command::Consume(consume) => {
+                assert!(self.consumers.insert(consume.consumer), "numbers are used once");
+                self.ask(Asked::Consume(consume.token, consume.consumer));
+            }
+            Command::StopConsuming { token, consumer } => {
+                assert!(self.consumers.contains(&consumer));
+                self.ask(Asked::Stop(token, consumer));
+            }
+            Command::Get { token, consumer, .. } => self.ask(Asked::Get(token, consumer)),
+            Command::Grant { consumer, count } | Command::Sent { consumer, count } => {
+                assert!(count > 0 && self.consumers.contains(&consumer));
+            }
+            Command::Settle { delivery, .. } => {
+                assert!(self.out.remove(&delivery), "{delivery:?} is not out");
+            }
+            Command::Leave { consumer } => self.leave(consumer),
+            Command::Close(close) => {
+                assert_eq!(close, Close { will: false, session_expiry_s: None });
+                self.closed += 1;
+            }
+            other => panic!("{other:?} is not asked by AMQP 0.9.1 yet"),
+        }
+    }
+
+    fn ask(&mut self, asked: Asked) {
+        self.request = Some(asked);
     }
 
     fn admit(&mut self) {
@@ -255,24 +427,7 @@ impl Play {
         }
         while let Some(command) = self.connection.poll_command() {
             assert_eq!(self.closed, 0, "nothing is asked after the end");
-            match command {
-                Command::Open(_) => {
-                    self.opened += 1;
-                    self.is_opening = true;
-                }
-                Command::Publish { token, message, packet_id } => {
-                    assert_eq!(packet_id, None);
-                    assert!(!message.topic.as_str().starts_with("$SYS"), "it was refused");
-                    if message.qos != fluxmq::model::QoS::AtMostOnce {
-                        self.publishes.push_back(token);
-                    }
-                }
-                Command::Close(close) => {
-                    assert_eq!(close, Close { will: false, session_expiry_s: None });
-                    self.closed += 1;
-                }
-                other => panic!("{other:?} is not asked by AMQP 0.9.1 yet"),
-            }
+            self.on_command(command);
         }
         assert!(self.opened <= 1 && self.closed <= self.opened);
     }
@@ -306,6 +461,12 @@ impl Play {
         match method {
             Method::ChannelOpenOk(_) => {
                 self.confirmed.insert(channel, 0);
+                self.delivered.insert(channel, 0);
+            }
+            Method::BasicDeliver(BasicDeliver { delivery_tag, .. })
+            | Method::BasicGetOk(BasicGetOk { delivery_tag, .. }) => {
+                let last = self.delivered.insert(channel, *delivery_tag).expect("it is open");
+                assert!(*delivery_tag > last, "delivery tags ascend");
             }
             Method::BasicAck(BasicAck { delivery_tag, .. })
             | Method::BasicNack(BasicNack { delivery_tag, .. }) => {
@@ -329,7 +490,7 @@ impl Play {
 }
 
 fn method(script: &mut Script<'_>) -> Method {
-    match script.byte() % 20 {
+    match script.byte() % 32 {
         0..=2 => ChannelOpen::default().into(),
         3 => ChannelClose::default().into(),
         4 => ChannelCloseOk::default().into(),
@@ -361,8 +522,73 @@ fn method(script: &mut Script<'_>) -> Method {
         .into(),
         15 => AccessRequest::default().into(),
         16 => BasicDeliver::default().into(),
-        17 => QueueDeclare::default().into(),
-        18 => ConnectionUpdateSecret::default().into(),
-        _ => BasicAck { delivery_tag: script.byte().into(), multiple: true }.into(),
+        17 => ConnectionUpdateSecret::default().into(),
+        _ => queue_method(script),
     }
+}
+
+fn queue_method(script: &mut Script<'_>) -> Method {
+    match script.byte() % 16 {
+        0 | 1 => QueueDeclare {
+            queue: script.name(),
+            passive: script.is_true(),
+            durable: script.is_true(),
+            arguments: arguments(script),
+            ..QueueDeclare::default()
+        }
+        .into(),
+        2 => QueuePurge { queue: script.name(), ..QueuePurge::default() }.into(),
+        3 => QueueDelete { queue: script.name(), ..QueueDelete::default() }.into(),
+        4 => BasicQos {
+            prefetch_size: 0,
+            prefetch_count: u16::from(script.byte() % 4),
+            global: script.is_true(),
+        }
+        .into(),
+        5..=8 => BasicConsume {
+            queue: ShortString::from_static("q"),
+            consumer_tag: script.name(),
+            no_ack: script.is_true(),
+            arguments: arguments(script),
+            ..BasicConsume::default()
+        }
+        .into(),
+        9 => BasicCancel { consumer_tag: script.name(), no_wait: script.is_true() }.into(),
+        10 | 11 => BasicGet {
+            queue: ShortString::from_static("q"),
+            no_ack: script.is_true(),
+            ..BasicGet::default()
+        }
+        .into(),
+        12 => BasicNack {
+            delivery_tag: u64::from(script.byte() % 8),
+            multiple: script.is_true(),
+            requeue: script.is_true(),
+        }
+        .into(),
+        13 => BasicRecover { requeue: script.byte() % 8 > 0 }.into(),
+        _ => BasicAck { delivery_tag: u64::from(script.byte() % 8), multiple: script.is_true() }
+            .into(),
+    }
+}
+
+/// Arguments that queues and consumers know, of types that they are or are not.
+fn arguments(script: &mut Script<'_>) -> Table {
+    let names = ["x-message-ttl", "x-queue-type", "x-stream-offset", "x-max-age", "x-priority"];
+    let values = [
+        Value::I32(i32::from(script.byte()) - 3),
+        Value::LongString(script.name().into_bytes()),
+        Value::Boolean(true),
+        Value::Void,
+    ];
+    let count = usize::from(script.byte() % 3);
+    let entries = (0..count).map(|_| {
+        let name = names[usize::from(script.byte()) % names.len()];
+        (name, values[usize::from(script.byte()) % values.len()].clone())
+    });
+    entries.collect()
+}
+
+fn topics() -> ShortString {
+    ShortString::from_static("amq.topic")
 }

@@ -1,7 +1,8 @@
 //! Channels: opened, closed, and what comes on them put together (AMQP 0.9.1 §1.5).
 //!
-//! What a command means is asked in one place, [`AmqpConnection::on_command`]. Of exchanges and queues only `amq.topic` is served yet:
-//! other methods are refused as not implemented.
+//! What a command means is asked in one place, [`AmqpConnection::on_command`]. What is not served yet is refused as not implemented.
+
+use std::collections::{BTreeMap, VecDeque};
 
 use super::ReplyCode;
 use super::assembly::{Assembly, Command};
@@ -11,7 +12,9 @@ use super::codec::method::{
 use super::codec::{Frame, FrameKind, Method, ShortString};
 use super::connection::AmqpConnection;
 use super::publish::Publishes;
+use super::settle::Ledger;
 use super::violation::Violation;
+use crate::model::Delivery;
 
 /// One channel.
 #[derive(Debug, Default)]
@@ -20,8 +23,31 @@ pub(super) struct Channel {
     /// What was begun, but for its body, is in memory of its own.
     is_detached: bool,
     pub(super) publishes: Publishes,
+    /// The queue it declared last.
+    pub(super) last_queue: ShortString,
+    /// Consumers by their tags.
+    pub(super) tags: BTreeMap<ShortString, u32>,
+    /// The broker's consumer that stands for what it gets one by one.
+    pub(super) getter: Option<u32>,
+    /// Unsettled deliveries of each consumer to come, at most; 0 is no limit.
+    pub(super) prefetch: u16,
+    /// Unsettled deliveries of all its consumers, at most; 0 is no limit.
+    pub(super) limit: u16,
+    /// Unsettled deliveries of consumers.
+    pub(super) out: u32,
+    pub(super) last_tag: u64,
+    pub(super) ledger: Ledger,
+    /// Delivered beyond the limit: its consumers share it, and any of them may be the one that something comes for.
+    pub(super) held: VecDeque<Delivery>,
     /// We have closed it; nothing counts but the answer.
     is_closing: bool,
+}
+
+impl Channel {
+    /// Returns true when its limit allows another delivery.
+    pub(super) fn has_room(&self) -> bool {
+        self.limit == 0 || self.out < u32::from(self.limit)
+    }
 }
 
 impl AmqpConnection {
@@ -114,8 +140,7 @@ impl AmqpConnection {
     fn on_command(&mut self, channel: u16, command: Command) -> Result<(), Violation> {
         match command.method {
             Method::ChannelClose(_) => {
-                self.say_all_settled();
-                self.forget_publishes(channel);
+                self.end_channel(channel);
                 self.channels.remove(&channel);
                 self.send(channel, ChannelCloseOk::default());
                 Ok(())
@@ -139,11 +164,34 @@ impl AmqpConnection {
                 self.on_confirm_select(channel, select.no_wait);
                 Ok(())
             }
-            Method::ExchangeDeclare(declare) => self.on_exchange_declare(channel, &declare),
             Method::AccessRequest(_) => {
                 self.send(channel, AccessRequestOk { ticket: 1 });
                 Ok(())
             }
+            Method::ExchangeDeclare(declare) => self.on_exchange_declare(channel, &declare),
+            Method::QueueDeclare(declare) => self.on_queue_declare(channel, &declare),
+            Method::QueuePurge(purge) => self.on_queue_purge(channel, &purge),
+            Method::QueueDelete(delete) => self.on_queue_delete(channel, &delete),
+            method => self.on_basic(channel, method),
+        }
+    }
+
+    fn on_basic(&mut self, channel: u16, method: Method) -> Result<(), Violation> {
+        match method {
+            Method::BasicQos(qos) => self.on_qos(channel, &qos),
+            Method::BasicConsume(consume) => self.on_consume(channel, &consume),
+            Method::BasicCancel(cancel) => {
+                self.on_cancel(channel, cancel);
+                Ok(())
+            }
+            // The answer of a client that was told of a queue's end.
+            Method::BasicCancelOk(_) => Ok(()),
+            Method::BasicGet(get) => self.on_get(channel, &get),
+            Method::BasicAck(ack) => self.on_ack(channel, &ack),
+            Method::BasicNack(nack) => self.on_nack(channel, &nack),
+            Method::BasicReject(reject) => self.on_reject(channel, &reject),
+            Method::BasicRecover(recover) => self.on_recover(channel, recover.requeue, true),
+            Method::BasicRecoverAsync(recover) => self.on_recover(channel, recover.requeue, false),
             method if is_for_clients(&method) => {
                 let text = format!("{} is not a method for a server", method.name());
                 Err(Violation::new(ReplyCode::CommandInvalid, text))
@@ -153,6 +201,13 @@ impl AmqpConnection {
                 Err(Violation::new(ReplyCode::NotImplemented, text))
             }
         }
+    }
+
+    /// Says what a channel is owed, and leaves what it has to others.
+    fn end_channel(&mut self, channel: u16) {
+        self.say_all_settled();
+        self.forget_publishes(channel);
+        self.leave_consumers(channel);
     }
 
     /// Many channels may each have begun a large message: together they are bounded.
@@ -172,8 +227,7 @@ impl AmqpConnection {
         if violation.code.closes_connection() {
             return self.fail(method, violation);
         }
-        self.say_all_settled();
-        self.forget_publishes(number);
+        self.end_channel(number);
         self.channels.insert(number, Channel { is_closing: true, ..Channel::default() });
         self.send(
             number,

@@ -8,7 +8,7 @@
 //! Here are the states, the timers and the end; `handshake` is the way to `Open`, `channels` what comes after. Nobody is trusted with
 //! an explanation before the broker has admitted it: until then a violation closes the socket without a word, as in RabbitMQ.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,9 @@ use super::channels::Channel;
 use super::codec::frame;
 use super::codec::method::{ConnectionClose, ConnectionCloseOk, peek_id};
 use super::codec::{Frame, FrameKind, Method, ShortString};
+use super::consume::Consumer;
+use super::deliver::Outbox;
+use super::requests::Request;
 use super::settings::Settings;
 use super::violation::{self, Violation};
 use crate::model::command::Close;
@@ -65,6 +68,8 @@ pub(super) struct Client {
     pub(super) mechanism: String,
     /// It wants to be told why it is not admitted.
     pub(super) hears_of_refusal: bool,
+    /// It wants to be told when a consumer's queue is gone.
+    pub(super) hears_of_cancel: bool,
 }
 
 /// When things happened.
@@ -103,7 +108,19 @@ pub struct AmqpConnection {
     pub(super) awaiting_count: usize,
     /// Bytes of bodies that were begun and are not whole, of all channels.
     pub(super) unfinished_bytes: usize,
+    /// What input waits for.
+    pub(super) request: Option<Request>,
+    pub(super) last_request: u64,
+    /// Consumers of all channels, by the broker's number. Iterated in its order.
+    pub(super) consumers: BTreeMap<u32, Consumer>,
+    pub(super) last_consumer: u32,
+    /// Channels whose consumers may be granted more.
+    pub(super) due: BTreeSet<u16>,
+    /// Names that were made for queues and consumers.
+    pub(super) names_generated: u64,
     pub(super) commands: VecDeque<Command>,
+    /// What goes before `answers`.
+    pub(super) outbox: Outbox,
     /// Encoded, to be sent.
     pub(super) answers: BytesMut,
     pub(super) counters: Counters,
@@ -136,12 +153,24 @@ impl AmqpConnection {
             last_publish: 0,
             awaiting_count: 0,
             unfinished_bytes: 0,
+            request: None,
+            last_request: 0,
+            consumers: BTreeMap::new(),
+            last_consumer: 0,
+            due: BTreeSet::new(),
+            names_generated: 0,
             commands: VecDeque::new(),
+            outbox: Outbox::default(),
             answers: BytesMut::new(),
             counters: Counters::default(),
             has_left_input: false,
             clock: Clock { now, started: now, heard: now, sent: now, partial_bytes: 0 },
         }
+    }
+
+    /// The time, as it was when something happened last.
+    pub(super) fn now(&self) -> Millis {
+        self.clock.now
     }
 
     /// Encodes a method.
@@ -277,9 +306,15 @@ impl AmqpConnection {
     fn leave(&mut self) {
         let has_opened = [State::Opening, State::Tuning, State::AwaitingOpen, State::Open];
         if has_opened.contains(&self.state) {
+            for channel in self.channels.keys().copied().collect::<Vec<_>>() {
+                self.leave_consumers(channel);
+            }
             self.commands.push_back(Command::Close(Close { will: false, session_expiry_s: None }));
         }
         self.channels.clear();
+        self.consumers.clear();
+        self.request = None;
+        self.outbox.forget_all();
         self.unfinished_bytes = 0;
         self.awaiting_count = 0;
     }
@@ -291,7 +326,7 @@ impl AmqpConnection {
 
     /// True while the broker must answer before more input is taken.
     fn is_broker_behind(&self) -> bool {
-        self.awaiting_count >= self.settings.publishes_awaiting_max
+        self.awaiting_count >= self.settings.publishes_awaiting_max || self.request.is_some()
     }
 
     fn is_handshaking(&self) -> bool {
@@ -367,6 +402,12 @@ impl Connection for AmqpConnection {
                 self.fail((0, 0), Violation::new(ReplyCode::ConnectionForced, text));
             }
             Effect::Confirm { token, result } => self.on_confirm(token, result),
+            Effect::Deliver(delivery) => self.on_deliver(delivery),
+            Effect::Queue { token, result } => self.on_queue_answer(token, result),
+            Effect::Consuming { token, result } => self.on_consuming(token, result),
+            Effect::Stopped { token } => self.on_stopped(token),
+            Effect::ConsumerEnded { consumer } => self.on_consumer_ended(consumer),
+            Effect::Got { token, result } => self.on_got(token, result),
             // Answers to what it never asks, and rights, which are checked where messages are.
             Effect::Challenge { .. }
             | Effect::Authenticated { .. }
@@ -375,15 +416,9 @@ impl Connection for AmqpConnection {
             | Effect::ReplayEnds { .. }
             | Effect::Subscribed { .. }
             | Effect::Unsubscribed { .. }
-            | Effect::Deliver(_)
             | Effect::Assigned { .. }
             | Effect::ReceivedStored { .. }
-            | Effect::Queue { .. }
-            | Effect::Exchange { .. }
-            | Effect::Consuming { .. }
-            | Effect::Stopped { .. }
-            | Effect::ConsumerEnded { .. }
-            | Effect::Got { .. } => {}
+            | Effect::Exchange { .. } => {}
         }
     }
 
@@ -401,6 +436,7 @@ impl Connection for AmqpConnection {
         {
             return self.close();
         }
+        self.end_timed_out();
         if !self.has_heartbeats() {
             return;
         }
@@ -413,7 +449,7 @@ impl Connection for AmqpConnection {
             self.clock.heard = now;
         }
         if is_over(self.heartbeat_due()) {
-            if self.answers.is_empty() {
+            if self.answers.is_empty() && self.outbox.held_bytes() == 0 {
                 frame::encode_heartbeat(&mut self.answers);
             }
             self.clock.sent = now;
@@ -426,6 +462,9 @@ impl Connection for AmqpConnection {
     }
 
     fn poll_command(&mut self) -> Option<Command> {
+        if self.commands.is_empty() {
+            self.grant_due();
+        }
         let command = self.commands.pop_front();
         if command.is_none() {
             // A quiet connection holds no list.
@@ -434,19 +473,22 @@ impl Connection for AmqpConnection {
         command
     }
 
-    fn poll_transmit(&mut self, now: Millis, out: &mut BytesMut, _limit: usize) {
+    fn poll_transmit(&mut self, now: Millis, out: &mut BytesMut, limit: usize) {
         self.clock.now = now;
         self.say_all_settled();
-        if self.answers.is_empty() {
-            return;
+        let before = out.len();
+        self.transmit(out, limit);
+        if out.len() > before {
+            self.clock.sent = now;
         }
-        out.extend_from_slice(&self.answers);
-        self.answers = BytesMut::new();
-        self.clock.sent = now;
     }
 
-    fn handle_congestion(&mut self, _is_congested: bool) {
-        // Answers are all there is for it, and their number is bounded by what is read of it.
+    fn handle_congestion(&mut self, is_congested: bool) {
+        self.on_congestion(is_congested);
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.answers.len() + self.outbox.held_bytes()
     }
 
     fn poll_timeout(&self) -> Option<Millis> {
@@ -463,7 +505,10 @@ impl Connection for AmqpConnection {
             // The driver is to come back for the input it left, now that there is room.
             _ if self.has_left_input && self.wants_input() => Some(self.clock.now),
             State::Closing(end) => Some(end),
-            _ => handshake_end.into_iter().chain(heartbeats).min(),
+            _ => {
+                let consumers = self.consumer_timeout().map(|(due, _)| due);
+                handshake_end.into_iter().chain(heartbeats).chain(consumers).min()
+            }
         }
     }
 
@@ -477,7 +522,7 @@ impl Connection for AmqpConnection {
 
     fn wants_input(&self) -> bool {
         self.state != State::Opening
-            && self.answers.len() < self.settings.answer_bytes_max
+            && self.outbox.answer_bytes() + self.answers.len() < self.settings.answer_bytes_max
             && !self.is_broker_behind()
     }
 

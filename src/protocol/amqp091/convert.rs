@@ -1,49 +1,146 @@
-//! A publish to `amq.topic` as the neutral message: its key as a topic, its properties as what other protocols can say of them.
+//! A publish as the neutral message: the key of `amq.topic` as a topic, and properties as what other protocols can say of them.
 //!
-//! Key and topic are one name with `.` and `/` exchanged, which is undone exactly.
+//! Key and topic are one name with `.` and `/` exchanged, which is undone exactly. What neutral properties cannot say exactly is kept beside
+//! them, in a property that every publish of AMQP has and [`envelope`](super::envelope) reads:
+//!
+//! ```text
+//! own     := nothing | what u8 (· address) (· list)
+//! what    := 1, an address follows; the topic says it otherwise · 2, a list follows; the neutral properties say it otherwise
+//! address := exchange · routing key, short strings
+//! list    := nothing | flags and fields, as published
+//! ```
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::ReplyCode;
 use super::assembly::Content;
 use super::codec::method::BasicPublish;
-use super::codec::{Property, ShortString, Table, Value};
+use super::codec::{Properties as List, Property, ShortString, Table, Value};
+use super::publish::TOPICS;
 use super::violation::Violation;
 use crate::model::address::PublishAddress;
 use crate::model::message::publisher_id;
 use crate::model::properties::is_reserved;
-use crate::model::{Message, Properties, Property as Neutral, QoS, Topic};
+use crate::model::{Message, Properties, Property as Neutral, QoS, QueueName, Topic};
 
 /// `delivery-mode` of what is to be stored.
 const PERSISTENT: u8 = 2;
-/// Headers that would make a publish a part of something that AMQP has its own methods for.
-const TRANSACTIONS: [&[u8]; 2] = [b"tx", b"tx-end"];
+/// Headers that have a meaning in other protocols that AMQP has its own means for: transactions, and the priority.
+const FOREIGN: [&[u8]; 3] = [b"tx", b"tx-end", PRIORITY];
+/// The user property that says the priority.
+pub(super) const PRIORITY: &[u8] = b"x-priority";
+/// Where a queue is published to in other protocols.
+pub(super) const QUEUES: &str = "$queue/";
 
-/// Reads a publish of `user` by a session; its QoS is what its delivery mode asks for.
+/// Reads a publish of `user` by a session. One to a topic has the QoS that its delivery mode asks for, unless it `is_answered`: then, and
+/// to every other exchange, it is stored.
 pub(super) fn read(
     publish: &BasicPublish,
     content: &Content,
     user: &[u8],
-    session_id: &[u8],
+    (session_id, is_answered): (&[u8], bool),
 ) -> Result<Message, Violation> {
-    let topic = topic(publish.routing_key.as_bytes())?;
-    let mut message = Message {
+    let is_topic = publish.exchange.as_bytes() == TOPICS;
+    let topic = match is_topic {
+        true => topic(publish.routing_key.as_bytes())?,
+        false => Topic::from_stored(Bytes::new()),
+    };
+    let said = Said::of(&content.properties, user)?;
+    let is_stored = !is_topic || is_answered || said.is_persistent;
+    let qos = if is_stored { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+    let has_address = is_topic || is_said_by_queue(publish);
+    let has_list = said.is_all && said.is_persistent == is_stored;
+    let address = (!has_address).then_some([&publish.exchange, &publish.routing_key]);
+    let list = (!has_list).then_some(&content.properties);
+    let mut neutral = said.neutral;
+    // First, since it is what its readers look for.
+    neutral.insert(0, Neutral::Amqp091(own(address, list)));
+    Ok(Message {
         topic,
         payload: content.body.clone(),
-        qos: QoS::AtMostOnce,
+        qos,
         retain: false,
-        expiry_s: None,
-        properties: Properties::default(),
+        expiry_s: said.expiry_s,
+        properties: Properties::encode(&neutral),
         publisher: publisher_id(session_id),
-    };
-    let mut neutral = Vec::new();
-    for property in content.properties.iter() {
+    })
+}
+
+/// Returns true when the topic of a queue's message says where it was published: to the default exchange, by the queue's name.
+fn is_said_by_queue(publish: &BasicPublish) -> bool {
+    publish.exchange.is_empty() && !publish.routing_key.as_bytes().starts_with(b"$")
+}
+
+/// Marks an address that follows.
+pub(super) const ADDRESS: u8 = 1;
+/// Marks a list that follows.
+pub(super) const LIST: u8 = 2;
+
+fn own(address: Option<[&ShortString; 2]>, list: Option<&List>) -> Bytes {
+    let what = if address.is_some() { ADDRESS } else { 0 } | if list.is_some() { LIST } else { 0 };
+    if what == 0 {
+        return Bytes::new();
+    }
+    let mut out = BytesMut::new();
+    out.put_u8(what);
+    for name in address.into_iter().flatten() {
+        out.put_u8(name.as_bytes().len() as u8);
+        out.put_slice(name.as_bytes());
+    }
+    if let Some(list) = list.filter(|list| !list.is_empty()) {
+        list.put(&mut out);
+    }
+    out.freeze()
+}
+
+/// What of a property list the neutral message can say.
+#[derive(Default)]
+struct Said {
+    neutral: Vec<Neutral>,
+    is_persistent: bool,
+    expiry_s: Option<u32>,
+    /// The list can be made of it again.
+    is_all: bool,
+}
+
+impl Said {
+    fn of(list: &List, user: &[u8]) -> Result<Said, Violation> {
+        let mut said = Said { is_all: true, ..Said::default() };
+        for property in list.iter() {
+            said.is_all &= said.take(property, user)?;
+        }
+        Ok(said)
+    }
+
+    /// Takes a property; returns true when it can be made again.
+    fn take(&mut self, property: Property, user: &[u8]) -> Result<bool, Violation> {
         match property {
-            Property::DeliveryMode(PERSISTENT) => message.qos = QoS::AtLeastOnce,
-            Property::Expiration(text) => message.expiry_s = Some(expiry_s(&text)?),
-            Property::ContentType(text) => neutral.push(Neutral::ContentType(text.into_bytes())),
-            Property::CorrelationId(id) => neutral.push(Neutral::CorrelationData(id.into_bytes())),
-            Property::Headers(table) => neutral.extend(user_properties(&table)),
+            Property::DeliveryMode(mode) => {
+                self.is_persistent = mode == PERSISTENT;
+                return Ok(self.is_persistent);
+            }
+            // In seconds, which is not the same.
+            Property::Expiration(text) => self.expiry_s = Some(expiry_s(&text)?),
+            Property::ContentType(text) => {
+                self.neutral.push(Neutral::ContentType(text.into_bytes()));
+                return Ok(true);
+            }
+            Property::CorrelationId(id) => {
+                self.neutral.push(Neutral::CorrelationData(id.into_bytes()));
+                return Ok(true);
+            }
+            Property::ReplyTo(name) => {
+                let address = QueueName::new(name.into_bytes()).ok().map(|it| it.address());
+                let is_name = address.is_some();
+                self.neutral.extend(address.map(|it| Neutral::ResponseTopic(it.into())));
+                return Ok(is_name);
+            }
+            Property::Priority(priority) => {
+                let priority = Bytes::from(priority.to_string());
+                self.neutral.push(Neutral::User(Bytes::from_static(PRIORITY), priority));
+                return Ok(true);
+            }
+            Property::Headers(table) => return Ok(self.take_headers(&table)),
             Property::UserId(name) if name.as_bytes() != user => {
                 let (said, is) = (lossy(name.as_bytes()), lossy(user));
                 let text =
@@ -52,30 +149,47 @@ pub(super) fn read(
             }
             _ => {}
         }
+        Ok(false)
     }
-    if !neutral.is_empty() {
-        message.properties = Properties::encode(&neutral);
+
+    /// Headers that are text, or can be written as such; returns true when all of them are text.
+    fn take_headers(&mut self, headers: &Table) -> bool {
+        // A table without entries is not the same as no table.
+        let mut is_all = !headers.is_empty();
+        for (name, value) in headers.iter() {
+            let is_text = matches!(value, Value::LongString(_));
+            let name = name.into_bytes();
+            let text =
+                text_of(value).filter(|_| !is_reserved(&name) && !FOREIGN.contains(&&name[..]));
+            is_all &= is_text && text.is_some();
+            self.neutral.extend(text.map(|text| Neutral::User(name, text)));
+        }
+        is_all
     }
-    Ok(message)
 }
 
 /// The topic that a routing key of `amq.topic` is. Only topics: what `$queue` and its like mean is asked in other ways.
 fn topic(key: &Bytes) -> Result<Topic, Violation> {
-    let exchanged = |byte: &u8| match byte {
-        b'.' => b'/',
-        b'/' => b'.',
-        other => *other,
-    };
     let refused = |error: &dyn std::fmt::Display| {
         let text = format!("routing key '{}' is not one of amq.topic: {error}", lossy(key));
         Violation::new(ReplyCode::PreconditionFailed, text)
     };
-    let topic = Topic::new(key.iter().map(exchanged).collect()).map_err(|error| refused(&error))?;
+    let topic = Topic::new(exchanged(key)).map_err(|error| refused(&error))?;
     match PublishAddress::of(&topic) {
         Ok(PublishAddress::Topic) => Ok(topic),
         Ok(_) => Err(refused(&"it names no topic")),
         Err(error) => Err(refused(&error)),
     }
+}
+
+/// A key of `amq.topic` as the topic that it is, and the other way round.
+pub(super) fn exchanged(name: &[u8]) -> Bytes {
+    let exchanged = |byte: &u8| match byte {
+        b'.' => b'/',
+        b'/' => b'.',
+        other => *other,
+    };
+    name.iter().map(exchanged).collect()
 }
 
 /// Milliseconds as text, in seconds, no less than said.
@@ -86,17 +200,6 @@ fn expiry_s(text: &ShortString) -> Result<u32, Violation> {
         return Err(Violation::new(ReplyCode::PreconditionFailed, text));
     };
     Ok(u32::try_from(ms.div_ceil(1_000)).unwrap_or(u32::MAX))
-}
-
-/// Headers that are text, or can be written as such.
-fn user_properties(headers: &Table) -> impl Iterator<Item = Neutral> {
-    headers.iter().filter_map(|(name, value)| {
-        let name = name.into_bytes();
-        if is_reserved(&name) || TRANSACTIONS.contains(&&name[..]) {
-            return None;
-        }
-        Some(Neutral::User(name, text_of(value)?))
-    })
 }
 
 fn text_of(value: Value) -> Option<Bytes> {
@@ -122,7 +225,7 @@ fn text_of(value: Value) -> Option<Bytes> {
     Some(Bytes::from(text))
 }
 
-fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+pub(super) fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
@@ -136,9 +239,11 @@ mod tests {
     }
 
     fn said(key: &'static str, list: Vec<Property>) -> Result<Message, String> {
-        let publish = BasicPublish { routing_key: short(key), ..BasicPublish::default() };
+        let exchange = short(TOPICS);
+        let publish = BasicPublish { exchange, routing_key: short(key), ..BasicPublish::default() };
         let content = Content { properties: List::encode(list), body: Bytes::from("body") };
-        read(&publish, &content, b"ann", b"amqp-1").map_err(|violation| violation.reply_text())
+        read(&publish, &content, b"ann", (b"amqp-1", false))
+            .map_err(|violation| violation.reply_text())
     }
 
     #[test]
@@ -170,6 +275,8 @@ mod tests {
             vec![
                 Property::ContentType(short("text/plain")),
                 Property::CorrelationId(short("7")),
+                Property::ReplyTo(short("answers")),
+                Property::Priority(4),
                 Property::Headers(headers),
                 Property::DeliveryMode(2),
                 Property::Expiration(short("1500")),
@@ -184,11 +291,39 @@ mod tests {
             user(b"text", b"value"),
             user(b"number", b"-7"),
             user(b"flag", b"true"),
+            user(b"x-priority", b"4"),
             Neutral::CorrelationData(Bytes::from("7")),
+            Neutral::ResponseTopic(Bytes::from("$queue/answers")),
         ];
-        assert_eq!(message.properties.iter().collect::<Vec<_>>(), expected);
+        let neutral: Vec<Neutral> = message.properties.iter().collect();
+        assert!(matches!(neutral[0], Neutral::Amqp091(_)), "what cannot be said is beside it");
+        assert_eq!(neutral[1..], expected);
         assert_eq!((message.qos, message.expiry_s), (QoS::AtLeastOnce, Some(2)));
         assert_eq!(&message.payload[..], b"body");
+    }
+
+    #[test]
+    fn what_neutral_properties_say_is_not_said_twice() {
+        let headers: Table = [("text", "value".into())].into_iter().collect();
+        let said_all = said(
+            "t",
+            vec![
+                Property::ContentType(short("text/plain")),
+                Property::Headers(headers),
+                Property::DeliveryMode(2),
+                Property::Priority(200),
+                Property::ReplyTo(short("q")),
+            ],
+        )
+        .unwrap();
+        let own = |message: &Message| match message.properties.iter().next() {
+            Some(Neutral::Amqp091(own)) => own,
+            other => panic!("{other:?} is not what AMQP publishes"),
+        };
+        assert_eq!(own(&said_all), Bytes::new());
+        // The one octet of a delivery mode that is not the message's.
+        let transient = said("t", vec![Property::DeliveryMode(1)]).unwrap();
+        assert_eq!(&own(&transient)[..], [LIST, 0x10, 0, 1]);
     }
 
     #[test]

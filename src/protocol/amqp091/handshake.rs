@@ -16,8 +16,13 @@ use crate::model::command::{Credentials, Open};
 use crate::model::{Command, Refusal};
 
 /// What of RabbitMQ's extensions a client may use.
-const CAPABILITIES: [&str; 3] =
-    ["authentication_failure_close", "publisher_confirms", "basic.nack"];
+const CAPABILITIES: [&str; 5] = [
+    "authentication_failure_close",
+    "publisher_confirms",
+    "basic.nack",
+    "consumer_cancel_notify",
+    "per_consumer_qos",
+];
 
 impl AmqpConnection {
     /// Takes the protocol header; returns true when frames follow. Anything else is answered with ours (§4.2.2).
@@ -49,12 +54,10 @@ impl AmqpConnection {
 
     pub(super) fn on_start_ok(&mut self, start: ConnectionStartOk) -> Result<(), Violation> {
         self.client.mechanism = String::from_utf8_lossy(start.mechanism.as_bytes()).into_owned();
-        self.client.hears_of_refusal = match start.client_properties.get("capabilities") {
-            Some(Value::Table(capabilities)) => {
-                capabilities.is_true("authentication_failure_close")
-            }
-            _ => false,
-        };
+        if let Some(Value::Table(capabilities)) = start.client_properties.get("capabilities") {
+            self.client.hears_of_refusal = capabilities.is_true("authentication_failure_close");
+            self.client.hears_of_cancel = capabilities.is_true("consumer_cancel_notify");
+        }
         if let Some(refusal) = self.settings.turned_away.clone() {
             self.on_refused(&refusal);
             return Ok(());

@@ -1,20 +1,28 @@
-//! AMQP 0.9.1 with the extensions that RabbitMQ's clients know. Served so far: publishing to topics (docs/protocol/amqp091.md).
+//! AMQP 0.9.1 with the extensions that RabbitMQ's clients know. What of it is served: docs/protocol/amqp091.md.
 //!
 //! * [`reply`]: the codes that close channels and connections.
 //! * [`codec`]: bytes to frames, methods, tables and content, and back, both directions.
-//! * [`connection`]: a broker's side of one connection, sans-IO: the handshake, channels, heartbeats and every way to end;
-//!   publishing to `amq.topic`, which is the topic space, with confirms.
+//! * [`connection`]: a broker's side of one connection, sans-IO: the handshake, channels, heartbeats and every way to end; publishing with
+//!   confirms; queues, and consumers with their acknowledgements.
 
+mod arguments;
 mod assembly;
 mod channels;
 pub mod codec;
 pub mod connection;
+mod consume;
 mod convert;
+mod deliver;
+mod envelope;
+mod exchange;
 mod handshake;
 mod publish;
+mod queue;
 pub mod reply;
+mod requests;
 mod sasl;
 pub mod settings;
+mod settle;
 #[cfg(test)]
 mod tests;
 mod violation;

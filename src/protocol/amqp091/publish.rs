@@ -1,19 +1,19 @@
-//! Publishing to `amq.topic`, and RabbitMQ's confirms: one answer for each publish, in their order, after the broker's.
+//! Publishing to topics and to exchanges, and RabbitMQ's confirms: one answer for each publish, in their order, after the broker's.
 
 use std::collections::VecDeque;
+
+use bytes::Bytes;
 
 use super::ReplyCode;
 use super::assembly::Content;
 use super::channels::Channel;
-use super::codec::method::{
-    BasicAck, BasicNack, BasicPublish, BasicReturn, ConfirmSelectOk, ExchangeDeclare,
-    ExchangeDeclareOk,
-};
+use super::codec::method::{BasicAck, BasicNack, BasicPublish, BasicReturn, ConfirmSelectOk};
 use super::codec::{ShortString, content};
 use super::connection::AmqpConnection;
-use super::convert;
+use super::convert::{self, lossy};
+use super::requests::of_exchange;
 use super::violation::Violation;
-use crate::model::{Command, QoS, Refusal, Token};
+use crate::model::{Command, QoS, Refusal, Route, Token};
 
 /// The exchange that is the topic space.
 pub(super) const TOPICS: &str = "amq.topic";
@@ -37,6 +37,7 @@ struct Awaiting {
     number: u64,
     tag: Option<u64>,
     answer: Option<Result<bool, Refusal>>,
+    exchange: ShortString,
     routing_key: ShortString,
     /// Of a mandatory one: it may come back.
     content: Option<Content>,
@@ -51,6 +52,11 @@ struct Settled {
 }
 
 impl Publishes {
+    /// Returns true when the broker has answered all of them.
+    pub(super) fn is_answered(&self) -> bool {
+        self.awaiting.is_empty()
+    }
+
     /// Takes an answer; one that nobody waits for any more is forgotten.
     fn answer(&mut self, number: u64, answer: Result<bool, Refusal>) {
         if let Ok(at) = self.awaiting.binary_search_by_key(&number, |awaiting| awaiting.number) {
@@ -84,35 +90,45 @@ impl AmqpConnection {
         if publish.immediate {
             return Err(Violation::new(ReplyCode::NotImplemented, "immediate=true"));
         }
-        if publish.exchange.as_bytes() != TOPICS {
-            return Err(self.no_exchange(&publish.exchange));
-        }
-        let mut message = convert::read(&publish, &content, &self.client.user, &self.session_id)?;
-        self.counters.publishes_received += 1;
-        self.counters.payload_bytes_received += message.payload.len() as u64;
         let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) else {
             return Ok(());
         };
+        // Only what is stored, or would be, is answered.
+        let is_answered = publishes.last_tag.is_some() || publish.mandatory;
+        let session = (&self.session_id[..], is_answered);
+        let message = convert::read(&publish, &content, &self.client.user, session)?;
+        self.counters.publishes_received += 1;
+        self.counters.payload_bytes_received += message.payload.len() as u64;
         let tag = publishes.last_tag.as_mut().map(|last| {
             *last += 1;
             *last
         });
-        if tag.is_some() || publish.mandatory {
-            // Only what is stored, or would be, is answered.
-            message.qos = QoS::AtLeastOnce;
-        }
         self.last_publish += 1;
         let number = self.last_publish;
-        if message.qos != QoS::AtMostOnce {
-            let content = publish.mandatory.then_some(content);
-            let routing_key = publish.routing_key;
-            let awaiting = Awaiting { number, tag, answer: None, routing_key, content };
+        let BasicPublish { exchange, routing_key, mandatory, .. } = publish;
+        let token = Token(u64::from(channel) << NUMBER_BITS | number);
+        let is_answered = message.qos != QoS::AtMostOnce;
+        let command = match exchange.as_bytes() == TOPICS {
+            true => Command::Publish { token, message: message.into(), packet_id: None },
+            false => Command::Route(Box::new(Route {
+                token,
+                exchange: exchange.as_bytes().clone(),
+                routing_key: routing_key.as_bytes().clone(),
+                // The default exchange does not look at them.
+                headers: match exchange.is_empty() {
+                    true => Bytes::new(),
+                    false => content.properties.headers().unwrap_or_default().as_bytes().clone(),
+                },
+                message,
+            })),
+        };
+        self.commands.push_back(command);
+        if is_answered {
+            let content = mandatory.then_some(content);
+            let awaiting = Awaiting { number, tag, answer: None, exchange, routing_key, content };
             publishes.awaiting.push_back(awaiting);
             self.awaiting_count += 1;
         }
-        let token = Token(u64::from(channel) << NUMBER_BITS | number);
-        let message = message.into();
-        self.commands.push_back(Command::Publish { token, message, packet_id: None });
         Ok(())
     }
 
@@ -129,24 +145,24 @@ impl AmqpConnection {
             self.awaiting_count -= 1;
             self.on_answered(channel, awaiting);
         }
+        self.ask_unsent();
     }
 
     fn on_answered(&mut self, channel: u16, awaiting: Awaiting) {
-        let Awaiting { tag, answer, routing_key, content, .. } = awaiting;
+        let Awaiting { tag, answer, exchange, routing_key, content, .. } = awaiting;
         let is_stored = match answer {
             Some(Ok(is_routed)) => {
                 if let Some(content) = content.filter(|_| !is_routed) {
-                    self.return_unrouted(channel, routing_key, &content);
+                    self.return_unrouted(channel, (exchange, routing_key), &content);
                 }
                 true
             }
             Some(Err(Refusal::NotAuthorized)) => {
-                let key = String::from_utf8_lossy(routing_key.as_bytes()).into_owned();
-                let vhost = &self.settings.virtual_host;
-                let text = format!(
-                    "access to topic '{key}' in exchange '{TOPICS}' in vhost '{vhost}' refused"
-                );
-                let violation = Violation::new(ReplyCode::AccessRefused, text);
+                let violation = self.forbidden(&exchange, &routing_key);
+                return self.fail_channel(channel, (60, 40), violation);
+            }
+            Some(Err(Refusal::Exchange(refused))) => {
+                let violation = of_exchange(&refused, &self.settings.virtual_host);
                 return self.fail_channel(channel, (60, 40), violation);
             }
             Some(Err(_)) | None => {
@@ -159,14 +175,35 @@ impl AmqpConnection {
         }
     }
 
+    fn forbidden(&self, exchange: &ShortString, routing_key: &ShortString) -> Violation {
+        let vhost = &self.settings.virtual_host;
+        let (name, key) = (lossy(exchange.as_bytes()), lossy(routing_key.as_bytes()));
+        let text = match exchange.as_bytes() == TOPICS {
+            true => {
+                format!("access to topic '{key}' in exchange '{name}' in vhost '{vhost}' refused")
+            }
+            false => {
+                let user = lossy(&self.client.user);
+                let name = if name.is_empty() { "amq.default" } else { &name };
+                format!("access to exchange '{name}' in vhost '{vhost}' refused for user '{user}'")
+            }
+        };
+        Violation::new(ReplyCode::AccessRefused, text)
+    }
+
     /// §1.8.3.10: what is mandatory and reaches nobody comes back; in confirm mode before it is acknowledged.
-    fn return_unrouted(&mut self, channel: u16, routing_key: ShortString, content: &Content) {
+    fn return_unrouted(
+        &mut self,
+        channel: u16,
+        (exchange, routing_key): (ShortString, ShortString),
+        content: &Content,
+    ) {
         self.send(
             channel,
             BasicReturn {
                 reply_code: ReplyCode::NoRoute.number(),
                 reply_text: ShortString::from_static(ReplyCode::NoRoute.name()),
-                exchange: ShortString::from_static(TOPICS),
+                exchange,
                 routing_key,
             },
         );
@@ -215,60 +252,6 @@ impl AmqpConnection {
     pub(super) fn forget_publishes(&mut self, channel: u16) {
         if let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) {
             self.awaiting_count -= std::mem::take(publishes).awaiting.len();
-        }
-    }
-
-    /// The exchange that is there can be declared, as what it is.
-    pub(super) fn on_exchange_declare(
-        &mut self,
-        channel: u16,
-        declare: &ExchangeDeclare,
-    ) -> Result<(), Violation> {
-        let name = &declare.exchange;
-        if name.as_bytes() != TOPICS {
-            return Err(match declare.passive {
-                true => self.no_exchange(name),
-                false => Violation::new(
-                    ReplyCode::NotImplemented,
-                    format!("exchanges other than '{TOPICS}' are not served"),
-                ),
-            });
-        }
-        let flags = [
-            ("durable", declare.durable, true),
-            ("auto_delete", declare.auto_delete, false),
-            ("internal", declare.internal, false),
-        ];
-        let kind = String::from_utf8_lossy(declare.kind.as_bytes());
-        let flags = flags.into_iter().filter(|(_, said, is)| said != is);
-        let mut differences =
-            flags.map(|(flag, said, is)| (flag, said.to_string(), is.to_string()));
-        let kind = (kind != "topic").then(|| ("type", kind.into_owned(), "topic".to_owned()));
-        let difference = kind.or_else(|| differences.next()).filter(|_| !declare.passive);
-        if let Some((field, said, is)) = difference {
-            let vhost = &self.settings.virtual_host;
-            let text = format!(
-                "inequivalent arg '{field}' for exchange '{TOPICS}' in vhost '{vhost}': received '{said}' but current is '{is}'"
-            );
-            return Err(Violation::new(ReplyCode::PreconditionFailed, text));
-        }
-        if !declare.no_wait {
-            self.send(channel, ExchangeDeclareOk::default());
-        }
-        Ok(())
-    }
-
-    fn no_exchange(&self, exchange: &ShortString) -> Violation {
-        let vhost = &self.settings.virtual_host;
-        match String::from_utf8_lossy(exchange.as_bytes()) {
-            name if name.is_empty() => Violation::new(
-                ReplyCode::NotImplemented,
-                format!("the default exchange is not served: publish to '{TOPICS}'"),
-            ),
-            name => {
-                let text = format!("no exchange '{name}' in vhost '{vhost}'");
-                Violation::new(ReplyCode::NotFound, text)
-            }
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Settings {
     pub publishes_awaiting_max: usize,
     /// Bytes of answers the client has not taken before input is left unread.
     pub answer_bytes_max: usize,
+    /// Milliseconds that a client may leave a delivery unacknowledged before its channel is closed; 0 is no limit.
+    pub consumer_timeout_ms: u64,
     /// True when a verified certificate says who the client is: EXTERNAL is offered to those who have one.
     pub certificates_name_users: bool,
     /// True when there are no users: `guest` with the password `guest` is then nobody in particular.
@@ -53,6 +55,7 @@ impl Default for Settings {
             inflight_max: 1_024,
             publishes_awaiting_max: 1_024,
             answer_bytes_max: 64 << 10,
+            consumer_timeout_ms: 30 * 60_000,
             certificates_name_users: false,
             guest_is_anonymous: false,
             turned_away: None,

@@ -1,6 +1,8 @@
 //! One connection and a client that is played by hand: what is answered, what closes what, and when.
 
+mod consume;
 mod publish;
+mod queue;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -531,11 +533,11 @@ fn a_peer_that_does_not_take_its_answers_is_not_read() {
 }
 
 #[test]
-fn methods_that_need_exchanges_or_queues_are_refused_as_not_implemented() {
+fn methods_that_are_not_served_are_refused_as_not_implemented() {
     let mut peer = Peer::open(Settings::default());
     peer.send(1, ChannelOpen::default());
     peer.methods();
-    peer.send(1, QueueDeclare::default());
-    let expected = "NOT_IMPLEMENTED - queue.declare is not served".to_owned();
-    assert_eq!(peer.closed_with(), (540, expected, (50, 10)));
+    peer.send(1, TxSelect::default());
+    let expected = "NOT_IMPLEMENTED - tx.select is not served".to_owned();
+    assert_eq!(peer.closed_with(), (540, expected, (90, 10)));
 }

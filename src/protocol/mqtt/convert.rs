@@ -94,7 +94,8 @@ fn put_neutral(property: &Neutral, out: &mut BytesMut) {
         Neutral::ContentType(_)
         | Neutral::ResponseTopic(_)
         | Neutral::CorrelationData(_)
-        | Neutral::User(..) => {}
+        | Neutral::User(..)
+        | Neutral::Amqp091(_) => {}
     }
 }
 

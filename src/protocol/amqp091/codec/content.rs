@@ -88,8 +88,7 @@ impl ContentHeader {
         out.put_u16(BASIC);
         out.put_u16(0);
         out.put_u64(self.body_bytes);
-        out.put_u16(self.properties.flags);
-        out.put_slice(&self.properties.fields);
+        self.properties.put(out);
     }
 }
 
@@ -131,6 +130,17 @@ impl Properties {
     /// Returns true when there are none.
     pub fn is_empty(&self) -> bool {
         self.flags == 0
+    }
+
+    /// Appends them as they are on the wire: flags, and then the properties.
+    pub fn put(&self, out: &mut BytesMut) {
+        out.put_u16(self.flags);
+        out.put_slice(&self.fields);
+    }
+
+    /// Reads what [`Properties::put`] wrote.
+    pub fn decode(bytes: Bytes) -> Result<Properties, DecodeError> {
+        Properties::take(Reader::new(bytes, "properties"))
     }
 
     /// Returns how many bytes they have on the wire.

@@ -13,7 +13,7 @@ pub mod table;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
-mod strategies;
+pub(super) mod strategies;
 #[cfg(test)]
 mod tests;
 

@@ -89,7 +89,7 @@ pub(super) fn value() -> impl Strategy<Value = Value> {
 }
 
 /// One property of each kind, each there or not.
-pub(super) fn properties() -> impl Strategy<Value = (Vec<Property>, Properties)> {
+pub(in super::super) fn properties() -> impl Strategy<Value = (Vec<Property>, Properties)> {
     let text = ShortString::any;
     let all: Vec<BoxedStrategy<Property>> = vec![
         text().prop_map(Property::ContentType).boxed(),

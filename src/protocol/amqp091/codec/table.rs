@@ -125,6 +125,22 @@ impl Table {
         })
     }
 
+    /// The same with these values instead of those that have their names; what stays is as it was written.
+    ///
+    /// Panics if a name has more than 255 bytes, or a value is nested deeper than what was read can be.
+    pub fn with(&self, entries: &[(&str, Value)]) -> Table {
+        let mut out = BytesMut::with_capacity(self.0.len());
+        for (name, value) in self.iter_encoded() {
+            if !entries.iter().any(|(replaced, _)| name.as_bytes() == replaced.as_bytes()) {
+                name.put(&mut Writer::new(&mut out));
+                out.extend_from_slice(&value);
+            }
+        }
+        let added: Table = entries.iter().cloned().collect();
+        out.extend_from_slice(&added.0);
+        Table(out.freeze())
+    }
+
     /// Copies it, so that keeping it does not keep what it was read from.
     pub fn detached(&self) -> Table {
         Table(Bytes::copy_from_slice(&self.0))

@@ -3,16 +3,16 @@
 use bytes::BytesMut;
 
 use super::*;
-use crate::model::{Message, QoS, Token};
+use crate::model::{ExchangeRefusal, Message, QoS, Token};
 use crate::protocol::amqp091::codec::{ContentHeader, Property};
 
-fn short(text: &'static str) -> ShortString {
+pub(super) fn short(text: &'static str) -> ShortString {
     ShortString::from_static(text)
 }
 
 impl Peer {
     /// A peer with an open channel 1; in confirm mode where asked.
-    fn publisher(settings: Settings, confirms: bool) -> Peer {
+    pub(super) fn publisher(settings: Settings, confirms: bool) -> Peer {
         let mut peer = Peer::open(settings);
         assert!(matches!(peer.command(), Some(Command::Open(_))));
         peer.send(1, ChannelOpen::default());
@@ -23,7 +23,7 @@ impl Peer {
         peer
     }
 
-    fn publish(&mut self, publish: BasicPublish, list: Vec<Property>) {
+    pub(super) fn publish(&mut self, publish: BasicPublish, list: Vec<Property>) {
         let mut out = BytesMut::new();
         Method::from(publish).encode(1, &mut out);
         content::encode(1, &Properties::encode(list), b"body", 4096, &mut out);
@@ -38,8 +38,19 @@ impl Peer {
         }
     }
 
+    /// What the broker was asked to route.
+    pub(super) fn routed(&mut self) -> Box<crate::model::Route> {
+        match self.command() {
+            Some(Command::Route(route)) => route,
+            other => panic!("{other:?} is not a publish to an exchange"),
+        }
+    }
+
     /// Answers without writing in between, as the driver does.
-    fn confirm(&mut self, answers: impl IntoIterator<Item = (Token, Result<bool, Refusal>)>) {
+    pub(super) fn confirm(
+        &mut self,
+        answers: impl IntoIterator<Item = (Token, Result<bool, Refusal>)>,
+    ) {
         for (token, result) in answers {
             self.connection.handle_effect(self.now, Effect::Confirm { token, result });
         }
@@ -155,22 +166,45 @@ fn without_the_right_to_a_topic_the_channel_is_closed() {
 }
 
 #[test]
-fn what_is_not_there_closes_the_channel_and_what_is_not_served_the_connection() {
-    let elsewhere = |exchange| BasicPublish { exchange: short(exchange), ..to_topic("t") };
+fn what_is_not_served_closes_the_connection() {
     let mut peer = Peer::publisher(Settings::default(), false);
-    peer.publish(elsewhere("orders"), vec![]);
-    let methods = peer.methods();
-    let [(1, Method::ChannelClose(close))] = &methods[..] else { panic!("{methods:?}") };
-    assert_eq!(close.reply_code, 404);
-    assert_eq!(close.reply_text, short("NOT_FOUND - no exchange 'orders' in vhost '/'"));
+    peer.publish(BasicPublish { immediate: true, ..to_topic("t") }, vec![]);
+    let (code, _, method) = peer.closed_with();
+    assert_eq!((code, method), (540, (60, 40)));
+    assert_eq!(peer.command(), CLOSED, "nothing is published");
+}
 
-    for publish in [elsewhere(""), BasicPublish { immediate: true, ..to_topic("t") }] {
-        let mut peer = Peer::publisher(Settings::default(), false);
-        peer.publish(publish, vec![]);
-        let (code, _, method) = peer.closed_with();
-        assert_eq!((code, method), (540, (60, 40)));
-        assert_eq!(peer.command(), CLOSED, "nothing is published");
-    }
+#[test]
+fn a_publish_to_an_exchange_is_routed_and_always_answered() {
+    let mut peer = Peer::publisher(Settings::default(), true);
+    let to_queue = BasicPublish { routing_key: short("q"), ..BasicPublish::default() };
+    peer.publish(to_queue.clone(), vec![Property::DeliveryMode(1)]);
+    let first = peer.routed();
+    assert_eq!((&first.exchange[..], &first.routing_key[..]), (&b""[..], &b"q"[..]));
+    assert_eq!(first.message.qos, QoS::AtLeastOnce, "what is in a queue waits for its consumer");
+    let headers: Table = [("kind", "new".into())].into_iter().collect();
+    let elsewhere = BasicPublish { exchange: short("orders"), ..to_queue.clone() };
+    peer.publish(elsewhere, vec![Property::Headers(headers.clone())]);
+    let second = peer.routed();
+    assert_eq!((&second.exchange[..], &second.headers), (&b"orders"[..], headers.as_bytes()));
+    peer.publish(BasicPublish { mandatory: true, ..to_queue }, vec![]);
+    let third = peer.routed();
+
+    peer.publish(BasicPublish { exchange: short("gone"), ..to_topic("t") }, vec![]);
+    let last = peer.routed();
+
+    // Nobody asked to have it back; it is done all the same.
+    peer.confirm([(first.token, Ok(false)), (second.token, Err(Refusal::DiskFull))]);
+    assert_eq!(peer.methods(), [ack(1, false), nack(2, false)]);
+    peer.confirm([(third.token, Ok(false))]);
+    let frames = peer.frames();
+    let Ok(Method::BasicReturn(returned)) = Method::decode(frames[0].payload.clone()) else {
+        panic!("{frames:?}")
+    };
+    assert_eq!((returned.exchange, returned.routing_key), (short(""), short("q")));
+    peer.confirm([(last.token, Err(ExchangeRefusal::missing(b"gone")))]);
+    let expected = "NOT_FOUND - no exchange 'gone' in vhost '/'".to_owned();
+    assert_eq!(peer.channel_closed_with(), (404, expected, (60, 40)));
 }
 
 #[test]
