@@ -114,6 +114,7 @@ struct Play {
 /// What is to be answered.
 enum Asked {
     Queue(Token),
+    Exchange(Token),
     Consume(Token, u32),
     Stop(Token, u32),
     Get(Token, u32),
@@ -275,6 +276,9 @@ impl Play {
                 let answer = QueueAnswer { messages: 3, consumers: 1 };
                 Effect::Queue { token, result: refusal.map_or(Ok(answer), Err) }
             }
+            Asked::Exchange(token) => {
+                Effect::Exchange { token, result: refusal.map_or(Ok(()), Err) }
+            }
             Asked::Consume(token, consumer) => {
                 if refusal.is_some() {
                     self.consumers.remove(&consumer);
@@ -370,6 +374,8 @@ impl Play {
             }
             Command::Route(route) => self.publishes.push_back(route.token),
             Command::Queue { token, .. } => self.ask(Asked::Queue(token)),
+            Command::Exchange { token, .. } => self.ask(Asked::Exchange(token)),
+            Command::Bind(bind) => self.ask(Asked::Exchange(bind.token)),
             Command::Consume(consume) => {
                 assert!(self.consumers.insert(consume.consumer), "numbers are used once");
                 self.ask(Asked::Consume(consume.token, consume.consumer));
@@ -528,7 +534,7 @@ fn method(script: &mut Script<'_>) -> Method {
 }
 
 fn queue_method(script: &mut Script<'_>) -> Method {
-    match script.byte() % 16 {
+    match script.byte() % 20 {
         0 | 1 => QueueDeclare {
             queue: script.name(),
             passive: script.is_true(),
@@ -566,7 +572,22 @@ fn queue_method(script: &mut Script<'_>) -> Method {
             requeue: script.is_true(),
         }
         .into(),
-        13 => BasicRecover { requeue: script.byte() % 8 > 0 }.into(),
+        13 => ExchangeBind {
+            source: script.name(),
+            destination: script.name(),
+            ..ExchangeBind::default()
+        }
+        .into(),
+        14 => QueueBind {
+            queue: script.name(),
+            exchange: script.name(),
+            arguments: arguments(script),
+            ..QueueBind::default()
+        }
+        .into(),
+        15 => ExchangeDelete { exchange: script.name(), ..ExchangeDelete::default() }.into(),
+        16 => QueueUnbind { exchange: script.name(), ..QueueUnbind::default() }.into(),
+        17 => BasicRecover { requeue: script.byte() % 8 > 0 }.into(),
         _ => BasicAck { delivery_tag: u64::from(script.byte() % 8), multiple: script.is_true() }
             .into(),
     }

@@ -169,6 +169,11 @@ impl AmqpConnection {
                 Ok(())
             }
             Method::ExchangeDeclare(declare) => self.on_exchange_declare(channel, &declare),
+            Method::ExchangeDelete(delete) => self.on_exchange_delete(channel, &delete),
+            Method::ExchangeBind(bind) => self.on_exchange_bind(channel, &bind),
+            Method::ExchangeUnbind(unbind) => self.on_exchange_unbind(channel, &unbind),
+            Method::QueueBind(bind) => self.on_queue_bind(channel, &bind),
+            Method::QueueUnbind(unbind) => self.on_queue_unbind(channel, &unbind),
             Method::QueueDeclare(declare) => self.on_queue_declare(channel, &declare),
             Method::QueuePurge(purge) => self.on_queue_purge(channel, &purge),
             Method::QueueDelete(delete) => self.on_queue_delete(channel, &delete),

@@ -404,6 +404,7 @@ impl Connection for AmqpConnection {
             Effect::Confirm { token, result } => self.on_confirm(token, result),
             Effect::Deliver(delivery) => self.on_deliver(delivery),
             Effect::Queue { token, result } => self.on_queue_answer(token, result),
+            Effect::Exchange { token, result } => self.on_exchange_answer(token, result),
             Effect::Consuming { token, result } => self.on_consuming(token, result),
             Effect::Stopped { token } => self.on_stopped(token),
             Effect::ConsumerEnded { consumer } => self.on_consumer_ended(consumer),
@@ -417,8 +418,7 @@ impl Connection for AmqpConnection {
             | Effect::Subscribed { .. }
             | Effect::Unsubscribed { .. }
             | Effect::Assigned { .. }
-            | Effect::ReceivedStored { .. }
-            | Effect::Exchange { .. } => {}
+            | Effect::ReceivedStored { .. } => {}
         }
     }
 

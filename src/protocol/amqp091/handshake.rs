@@ -16,10 +16,11 @@ use crate::model::command::{Credentials, Open};
 use crate::model::{Command, Refusal};
 
 /// What of RabbitMQ's extensions a client may use.
-const CAPABILITIES: [&str; 5] = [
+const CAPABILITIES: [&str; 6] = [
     "authentication_failure_close",
     "publisher_confirms",
     "basic.nack",
+    "exchange_exchange_bindings",
     "consumer_cancel_notify",
     "per_consumer_qos",
 ];

@@ -11,8 +11,7 @@ use super::codec::method::{BasicAck, BasicNack, BasicPublish, BasicReturn, Confi
 use super::codec::{ShortString, content};
 use super::connection::AmqpConnection;
 use super::convert::{self, lossy};
-use super::requests::of_exchange;
-use super::violation::Violation;
+use super::violation::{self, Violation};
 use crate::model::{Command, QoS, Refusal, Route, Token};
 
 /// The exchange that is the topic space.
@@ -162,7 +161,7 @@ impl AmqpConnection {
                 return self.fail_channel(channel, (60, 40), violation);
             }
             Some(Err(Refusal::Exchange(refused))) => {
-                let violation = of_exchange(&refused, &self.settings.virtual_host);
+                let violation = violation::of_exchange(&refused, &self.settings.virtual_host);
                 return self.fail_channel(channel, (60, 40), violation);
             }
             Some(Err(_)) | None => {

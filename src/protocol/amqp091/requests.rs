@@ -4,12 +4,11 @@
 
 use std::sync::Arc;
 
-use super::ReplyCode;
-use super::arguments::{Named, inequivalent, locked};
-use super::codec::ShortString;
+use super::arguments::{Named, inequivalent};
+use super::codec::{Method, ShortString};
 use super::connection::AmqpConnection;
-use super::convert::lossy;
-use super::violation::Violation;
+use super::violation::{self, Violation};
+use crate::model::exchange::ExchangeSettings;
 use crate::model::{
     Command, ExchangeRefusal, QueueName, QueueRefusal, QueueSettings, Refusal, Token,
 };
@@ -59,6 +58,17 @@ pub(super) enum About {
         queue: QueueName,
         no_ack: bool,
     },
+    /// With settings for a declaration.
+    Exchange {
+        settings: Option<Arc<ExchangeSettings>>,
+        /// What is said when it is so, unless nobody waits.
+        ok: Option<Method>,
+    },
+    Bind {
+        /// Where a queue is bound.
+        queue: Option<QueueName>,
+        ok: Option<Method>,
+    },
 }
 
 impl About {
@@ -69,7 +79,8 @@ impl About {
             | About::Delete { queue, .. }
             | About::Consume { queue, .. }
             | About::Get { queue, .. } => Some(queue),
-            About::Cancel { .. } => None,
+            About::Bind { queue, .. } => queue.as_ref(),
+            About::Cancel { .. } | About::Exchange { .. } => None,
         }
     }
 }
@@ -109,9 +120,7 @@ impl AmqpConnection {
     pub(super) fn forget_request(&mut self, channel: u16) -> Option<u32> {
         let request = self.request.take_if(|request| request.channel == channel)?;
         match request.about {
-            About::Consume { consumer, .. } | About::Get { consumer, .. } => {
-                request.unsent.map(|_| consumer)
-            }
+            About::Consume { consumer, .. } => request.unsent.map(|_| consumer),
             _ => None,
         }
     }
@@ -121,85 +130,27 @@ impl AmqpConnection {
         let queue = request.about.queue().map_or("", QueueName::as_str);
         let vhost = &self.settings.virtual_host;
         let named = Named { queue, vhost };
-        let differing = match refusal {
-            Refusal::Queue(refused) => match &**refused {
-                QueueRefusal::Differs { current, .. } => Some(current),
-                _ => None,
-            },
-            _ => None,
-        };
-        let violation = match (&request.about, differing) {
-            (About::Declare { settings: Some(settings), .. }, Some(current)) => {
-                inequivalent(settings, current, named, &refusal.to_string())
-            }
-            _ => of_queue(refusal, named, &self.client.user),
-        };
+        let violation = self
+            .differing(&request.about, refusal)
+            .unwrap_or_else(|| violation::of_request(refusal, named, &self.client.user));
         self.fail_channel(request.channel, request.method, violation);
     }
-}
 
-/// Why a channel is closed that asked something of a queue.
-fn of_queue(refusal: &Refusal, named: Named<'_>, user: &[u8]) -> Violation {
-    let (code, text) = match refusal {
-        Refusal::Queue(refused) => match &**refused {
-            QueueRefusal::Missing { .. } => (ReplyCode::NotFound, format!("no {named}")),
-            QueueRefusal::Differs { .. } => (ReplyCode::PreconditionFailed, refused.to_string()),
-            QueueRefusal::InUse { .. } => {
-                (ReplyCode::PreconditionFailed, format!("{named} in use"))
+    /// What is there is not what was declared.
+    fn differing(&self, about: &About, refusal: &Refusal) -> Option<Violation> {
+        match (about, refusal) {
+            (About::Declare { queue, settings: Some(asked), .. }, Refusal::Queue(refused)) => {
+                let QueueRefusal::Differs { current, .. } = &**refused else { return None };
+                let named = Named { queue: queue.as_str(), vhost: &self.settings.virtual_host };
+                Some(inequivalent(asked, current, named, &refusal.to_string()))
             }
-            QueueRefusal::NotEmpty { .. } => {
-                (ReplyCode::PreconditionFailed, format!("{named} is not empty"))
+            (About::Exchange { settings: Some(asked), .. }, Refusal::Exchange(refused)) => {
+                let ExchangeRefusal::Differs { exchange, current, .. } = &**refused else {
+                    return None;
+                };
+                self.inequivalent(asked, current, exchange)
             }
-            QueueRefusal::Locked { .. } => return locked(named),
-            QueueRefusal::ExclusiveUse { .. } => {
-                (ReplyCode::AccessRefused, format!("{named} in exclusive use"))
-            }
-        },
-        Refusal::NotAuthorized => {
-            let text = format!("access to {named} refused for user '{}'", lossy(user));
-            (ReplyCode::AccessRefused, text)
-        }
-        Refusal::Address(_)
-        | Refusal::Input(_)
-        | Refusal::Invalid { .. }
-        | Refusal::Quota { .. }
-        | Refusal::DiskFull
-        | Refusal::MemoryFull => (ReplyCode::PreconditionFailed, format!("{named}: {refusal}")),
-        Refusal::Exchange(refused) => return of_exchange(refused, named.vhost),
-        Refusal::Unsupported { .. } => (ReplyCode::NotImplemented, refusal.to_string()),
-        Refusal::ShuttingDown => (ReplyCode::ConnectionForced, refusal.to_string()),
-        Refusal::BadCredentials
-        | Refusal::CredentialsNeeded
-        | Refusal::AuthenticationMethod
-        | Refusal::Throttled
-        | Refusal::Busy
-        | Refusal::NotOwner
-        | Refusal::ConnectionRate { .. }
-        | Refusal::Unavailable { .. }
-        | Refusal::NotLeader { .. } => (ReplyCode::InternalError, format!("{named}: {refusal}")),
-    };
-    Violation::new(code, text)
-}
-
-/// Why a channel is closed that asked something of an exchange, or published to it.
-pub(super) fn of_exchange(refused: &ExchangeRefusal, vhost: &str) -> Violation {
-    let failed = |text| Violation::new(ReplyCode::PreconditionFailed, text);
-    match refused {
-        ExchangeRefusal::Missing { exchange } => {
-            let text = format!("no exchange '{exchange}' in vhost '{vhost}'");
-            Violation::new(ReplyCode::NotFound, text)
-        }
-        ExchangeRefusal::InUse { exchange } => {
-            failed(format!("exchange '{exchange}' in vhost '{vhost}' in use"))
-        }
-        ExchangeRefusal::Differs { .. } => failed(refused.to_string()),
-        ExchangeRefusal::Reserved { .. } => {
-            Violation::new(ReplyCode::AccessRefused, refused.to_string())
-        }
-        ExchangeRefusal::Internal { exchange } => {
-            let text =
-                format!("cannot publish to internal exchange '{exchange}' in vhost '{vhost}'");
-            Violation::new(ReplyCode::AccessRefused, text)
+            _ => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One connection and a client that is played by hand: what is answered, what closes what, and when.
 
 mod consume;
+mod exchange;
 mod publish;
 mod queue;
 

@@ -1,8 +1,10 @@
 //! What closes a channel or a connection, with its reply code, and the one table from what the broker refuses to those codes.
 
 use super::ReplyCode;
+use super::arguments::{Named, locked};
 use super::codec::DecodeError;
-use crate::model::Refusal;
+use super::convert::lossy;
+use crate::model::{ExchangeRefusal, QueueRefusal, Refusal};
 
 /// The peer broke a rule, or cannot have what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,5 +52,75 @@ pub(super) fn of_connection(refusal: &Refusal) -> ReplyCode {
         | Refusal::Queue(_)
         | Refusal::Exchange(_)
         | Refusal::Invalid { .. } => ReplyCode::InternalError,
+    }
+}
+
+/// Why a channel is closed that asked something of a queue, or of an exchange where no queue is named.
+pub(super) fn of_request(refusal: &Refusal, named: Named<'_>, user: &[u8]) -> Violation {
+    let (code, text) = match refusal {
+        Refusal::Queue(refused) => match &**refused {
+            QueueRefusal::Missing { .. } => (ReplyCode::NotFound, format!("no {named}")),
+            QueueRefusal::Differs { .. } => (ReplyCode::PreconditionFailed, refused.to_string()),
+            QueueRefusal::InUse { .. } => {
+                (ReplyCode::PreconditionFailed, format!("{named} in use"))
+            }
+            QueueRefusal::NotEmpty { .. } => {
+                (ReplyCode::PreconditionFailed, format!("{named} is not empty"))
+            }
+            QueueRefusal::Locked { .. } => return locked(named),
+            QueueRefusal::ExclusiveUse { .. } => {
+                (ReplyCode::AccessRefused, format!("{named} in exclusive use"))
+            }
+        },
+        Refusal::NotAuthorized if named.queue.is_empty() => {
+            let text = format!("access to the exchange refused for user '{}'", lossy(user));
+            (ReplyCode::AccessRefused, text)
+        }
+        Refusal::NotAuthorized => {
+            let text = format!("access to {named} refused for user '{}'", lossy(user));
+            (ReplyCode::AccessRefused, text)
+        }
+        Refusal::Address(_)
+        | Refusal::Input(_)
+        | Refusal::Invalid { .. }
+        | Refusal::Quota { .. }
+        | Refusal::DiskFull
+        | Refusal::MemoryFull => (ReplyCode::PreconditionFailed, format!("{named}: {refusal}")),
+        Refusal::Exchange(refused) => return of_exchange(refused, named.vhost),
+        Refusal::Unsupported { .. } => (ReplyCode::NotImplemented, refusal.to_string()),
+        Refusal::ShuttingDown => (ReplyCode::ConnectionForced, refusal.to_string()),
+        Refusal::BadCredentials
+        | Refusal::CredentialsNeeded
+        | Refusal::AuthenticationMethod
+        | Refusal::Throttled
+        | Refusal::Busy
+        | Refusal::NotOwner
+        | Refusal::ConnectionRate { .. }
+        | Refusal::Unavailable { .. }
+        | Refusal::NotLeader { .. } => (ReplyCode::InternalError, format!("{named}: {refusal}")),
+    };
+    Violation::new(code, text)
+}
+
+/// Why a channel is closed that asked something of an exchange, or published to it.
+pub(super) fn of_exchange(refused: &ExchangeRefusal, vhost: &str) -> Violation {
+    let failed = |text| Violation::new(ReplyCode::PreconditionFailed, text);
+    match refused {
+        ExchangeRefusal::Missing { exchange } => {
+            let text = format!("no exchange '{exchange}' in vhost '{vhost}'");
+            Violation::new(ReplyCode::NotFound, text)
+        }
+        ExchangeRefusal::InUse { exchange } => {
+            failed(format!("exchange '{exchange}' in vhost '{vhost}' in use"))
+        }
+        ExchangeRefusal::Differs { .. } => failed(refused.to_string()),
+        ExchangeRefusal::Reserved { .. } => {
+            Violation::new(ReplyCode::AccessRefused, refused.to_string())
+        }
+        ExchangeRefusal::Internal { exchange } => {
+            let text =
+                format!("cannot publish to internal exchange '{exchange}' in vhost '{vhost}'");
+            Violation::new(ReplyCode::AccessRefused, text)
+        }
     }
 }
