@@ -14,9 +14,6 @@ use crate::model::queue::{
 };
 use crate::model::{QueueName, QueueSettings};
 
-/// Milliseconds that a consumer has to settle a delivery, as far as the queue is concerned: longer than any consumer timeout, which ends
-/// the channel first.
-const VISIBILITY_TIMEOUT_MS: u64 = 365 * DAY_MS;
 const DAY_MS: u64 = 24 * 3_600_000;
 /// The highest `x-max-priority` that RabbitMQ takes; what is above ours counts as ours.
 const PRIORITY_ARGUMENT_MAX: u64 = 255;
@@ -61,7 +58,6 @@ pub(super) fn settings(
     let overflow = arguments.overflow()?;
     let settings = QueueSettings {
         kind: if kind == Type::Stream { QueueKind::Stream } else { QueueKind::Classic },
-        visibility_timeout_ms: Some(VISIBILITY_TIMEOUT_MS),
         deliveries_max: arguments.deliveries_max(kind)?,
         dead_letters: arguments.dead_letters(overflow == Some("reject-publish-dlx"))?,
         // What is to live no time at all still has to be stored and delivered.
@@ -453,7 +449,6 @@ mod tests {
 
         let dead = QueueName::new(Bytes::from("dead")).unwrap();
         let expected = QueueSettings {
-            visibility_timeout_ms: Some(VISIBILITY_TIMEOUT_MS),
             ttl_ms: Some(60_000),
             expires_ms: Some(1_000),
             limits: QueueLimits {
@@ -570,7 +565,7 @@ mod tests {
         assert!(differs(plain.clone(), owned).starts_with(
             "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost '/'."
         ));
-        let ours = QueueSettings { visibility_timeout_ms: None, ..plain.clone() };
+        let ours = QueueSettings { visibility_timeout_ms: Some(1), ..plain.clone() };
         assert_eq!(differs(plain, ours), "PRECONDITION_FAILED - in other ways");
     }
 

@@ -10,6 +10,9 @@ use super::convert::{ADDRESS, LIST, PRIORITY, QUEUES, exchanged};
 use super::publish::TOPICS;
 use crate::model::{Delivery, Message, Property as Neutral, QoS};
 
+/// How the user properties begin that say how a letter died. The broker writes them, and nobody else.
+const DEATH: &[u8] = b"x-death-";
+
 /// What comes before the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Envelope {
@@ -21,17 +24,23 @@ pub(super) struct Envelope {
 /// Reads a delivery from a queue, of which so many seconds of expiry are left.
 pub(super) fn of(delivery: &Delivery, queue: &str, expiry_s: Option<u32>) -> Envelope {
     let message = &delivery.message;
-    let own = message.properties.iter().find_map(|property| match property {
-        Neutral::Amqp091(own) => Own::decode(own),
-        _ => None,
-    });
+    let (mut own, mut told) = (None, Vec::new());
+    for property in message.properties.iter() {
+        match property {
+            Neutral::Amqp091(bytes) => own = Own::decode(bytes),
+            Neutral::User(key, value) if key.starts_with(DEATH) => told.push((key, value)),
+            _ => {}
+        }
+    }
+    let deaths = Death::all(&told);
     let is_ours = own.is_some();
     let Own { address, list } = own.unwrap_or_default();
     let list = list.unwrap_or_else(|| neutral(message, expiry_s));
     let source = annotation(delivery, "x-source-topic");
     let (exchange, routing_key) = address.unwrap_or_else(|| of_topic(message, source));
-    let extra = extra_headers(delivery, is_ours, (&exchange, &routing_key));
-    let is_dead = annotation(delivery, "x-death-queue").is_some();
+    let mut extra = extra_headers(delivery, is_ours);
+    extra.extend(death_headers(&deaths, (&exchange, &routing_key)));
+    let is_dead = !deaths.is_empty();
     let (exchange, routing_key) = match is_dead {
         // Letters come by the default exchange.
         true => (ShortString::default(), ShortString::truncated(queue)),
@@ -83,15 +92,22 @@ fn take_name(bytes: &mut Bytes) -> Option<ShortString> {
 /// Where a message was published, by its topic: a queue's address is the default exchange, everything else the topic space.
 fn of_topic(message: &Message, source: Option<&str>) -> (ShortString, ShortString) {
     let topic = source.unwrap_or(message.topic.as_str());
-    match topic.strip_prefix(QUEUES) {
-        Some(name) if !name.contains('/') => (ShortString::default(), ShortString::truncated(name)),
-        Some(_) => (ShortString::default(), ShortString::truncated(topic)),
-        None => {
-            let key = exchanged(topic.as_bytes());
-            let key = ShortString::truncated(&String::from_utf8_lossy(&key));
-            (ShortString::from_static(TOPICS), key)
-        }
-    }
+    let Some(name) = topic.strip_prefix(QUEUES) else {
+        let key = exchanged(topic.as_bytes());
+        return (ShortString::from_static(TOPICS), short_or_cut(key));
+    };
+    let key = if name.contains('/') { topic } else { name };
+    let key = match source {
+        // A part of what the message holds anyway.
+        None => message.topic.as_bytes().slice_ref(key.as_bytes()),
+        Some(_) => Bytes::copy_from_slice(key.as_bytes()),
+    };
+    (ShortString::default(), short_or_cut(key))
+}
+
+/// Of what is longer, what fits.
+fn short_or_cut(text: Bytes) -> ShortString {
+    short(text.clone()).unwrap_or_else(|| ShortString::truncated(&String::from_utf8_lossy(&text)))
 }
 
 /// What the neutral message says, as a property list.
@@ -110,6 +126,7 @@ fn neutral(message: &Message, expiry_s: Option<u32>) -> Properties {
                 let number = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
                 list.extend(number.map(Property::Priority));
             }
+            Neutral::User(key, _) if key.starts_with(DEATH) => {}
             Neutral::User(key, value) => {
                 headers.extend(short(key).map(|key| (key, Value::LongString(value))));
             }
@@ -154,11 +171,7 @@ fn annotation<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {
 
 /// What the broker says of a delivery. Of a message that AMQP published only what it did not know: that it came back, where in a stream it
 /// is, how it died.
-fn extra_headers(
-    delivery: &Delivery,
-    is_ours: bool,
-    published: (&ShortString, &ShortString),
-) -> Vec<(&'static str, Value)> {
+fn extra_headers(delivery: &Delivery, is_ours: bool) -> Vec<(&'static str, Value)> {
     let mut headers = Vec::new();
     for (key, value) in &delivery.annotations {
         match *key {
@@ -168,11 +181,9 @@ fn extra_headers(
             "offset" | "x-stream-offset" | "x-stream-timestamp" | "x-source-timestamp" => {
                 headers.push((key, number(value)));
             }
-            key if key.starts_with("x-death-") => {}
             key => headers.push((key, text(value))),
         }
     }
-    headers.extend(deaths(delivery, published));
     headers
 }
 
@@ -185,14 +196,10 @@ fn text(value: &str) -> Value {
 }
 
 /// `x-death`, the newest first, and the queue and reason of the first and the last, as RabbitMQ has them.
-fn deaths(
-    delivery: &Delivery,
+fn death_headers(
+    deaths: &[Death<'_>],
     (exchange, routing_key): (&ShortString, &ShortString),
 ) -> Vec<(&'static str, Value)> {
-    let told = delivery.annotations.iter().filter(|(key, _)| key.starts_with("x-death-"));
-    let told: Vec<&(&str, String)> = told.collect();
-    let deaths: Vec<Death<'_>> =
-        told.chunk_by(|_, (key, _)| *key != "x-death-queue").filter_map(Death::of).collect();
     let (Some(last), Some(first)) = (deaths.first(), deaths.last()) else { return Vec::new() };
     let oldest = deaths.len() - 1;
     let tables = deaths.iter().enumerate().map(|(at, death)| {
@@ -226,8 +233,17 @@ struct Death<'a> {
 }
 
 impl<'a> Death<'a> {
-    fn of(told: &[&'a (&'static str, String)]) -> Option<Death<'a>> {
-        let find = |name| told.iter().find(|(key, _)| *key == name).map(|(_, it)| it.as_str());
+    /// Reads what the broker wrote of a letter, the newest death first.
+    fn all(told: &'a [(Bytes, Bytes)]) -> Vec<Death<'a>> {
+        let is_next = |_: &(Bytes, Bytes), (key, _): &(Bytes, Bytes)| key != "x-death-queue";
+        told.chunk_by(is_next).filter_map(Death::of).collect()
+    }
+
+    fn of(told: &'a [(Bytes, Bytes)]) -> Option<Death<'a>> {
+        let find = |name| {
+            let (_, value) = told.iter().find(|(key, _)| key == name)?;
+            std::str::from_utf8(value).ok()
+        };
         Some(Death {
             queue: find("x-death-queue")?,
             reason: match find("x-death-reason")? {
@@ -419,8 +435,12 @@ mod tests {
             ("x-death-time", "1600000000000"),
         ];
         let message = published("orders", "new.1", &list);
+        let told = told.map(|(key, value)| Neutral::User(Bytes::from(key), Bytes::from(value)));
+        let all: Vec<Neutral> = told.into_iter().chain(message.properties.iter()).collect();
+        let properties = crate::model::Properties::encode(&all);
 
-        let found = of(&delivery("$queue/dead", message, &told), "dead", None);
+        let letter = Message { properties, ..message };
+        let found = of(&delivery("$queue/dead", letter, &QUEUED), "dead", None);
 
         assert_eq!((found.exchange, found.routing_key), (name(""), name("dead")));
         assert_eq!(found.properties.iter().count(), 1, "it would die of its expiration again");
