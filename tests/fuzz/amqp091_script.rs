@@ -587,7 +587,7 @@ fn queue_method(script: &mut Script<'_>) -> Method {
         .into(),
         15 => ExchangeDelete { exchange: script.name(), ..ExchangeDelete::default() }.into(),
         16 => QueueUnbind { exchange: script.name(), ..QueueUnbind::default() }.into(),
-        17 => BasicRecover { requeue: script.byte() % 8 > 0 }.into(),
+        17 => BasicRecover { requeue: !script.byte().is_multiple_of(8) }.into(),
         _ => BasicAck { delivery_tag: u64::from(script.byte() % 8), multiple: script.is_true() }
             .into(),
     }

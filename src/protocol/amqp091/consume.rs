@@ -15,7 +15,7 @@ use super::codec::{ShortString, content};
 use super::connection::AmqpConnection;
 use super::convert::lossy;
 use super::envelope::{self, Envelope};
-use super::requests::{About, Request};
+use super::requests::About;
 use super::violation::Violation;
 use crate::model::consume::CONSUMERS_END;
 use crate::model::{
@@ -226,15 +226,13 @@ impl AmqpConnection {
         let request = self.request.take_if(
             |request| matches!(&request.about, About::Cancel { consumer, .. } if *consumer == number),
         );
-        match (request, consumer.tag) {
+        match request.map(|request| request.about) {
             // It is asked for already: one answer is enough.
-            (Some(Request { about: About::Cancel { tag, no_wait, .. }, .. }), _) => {
-                if !no_wait {
-                    self.send(channel, BasicCancelOk { consumer_tag: tag });
-                }
+            Some(About::Cancel { tag, no_wait: false, .. }) => {
+                self.send(channel, BasicCancelOk { consumer_tag: tag });
             }
-            (_, consumer_tag) if self.client.hears_of_cancel => {
-                self.send(channel, BasicCancel { consumer_tag, no_wait: true });
+            None if self.client.hears_of_cancel => {
+                self.send(channel, BasicCancel { consumer_tag: consumer.tag, no_wait: true });
             }
             _ => {}
         }
@@ -269,11 +267,15 @@ impl AmqpConnection {
     /// A channel is over: its consumers leave, and what they have goes back.
     pub(super) fn leave_consumers(&mut self, channel: u16) {
         let unheard = self.forget_request(channel);
-        let of_channel = self.consumers.extract_if(.., |_, it| it.channel == channel);
-        let of_channel = of_channel.map(|(number, _)| number).filter(|it| Some(*it) != unheard);
+        let mut gone = Vec::new();
+        self.consumers.retain(|number, consumer| {
+            let stays = consumer.channel != channel;
+            gone.extend(Some(*number).filter(|number| !stays && Some(*number) != unheard));
+            stays
+        });
         let getter = self.channels.get_mut(&channel).and_then(|it| it.getter.take());
         let leave = |consumer| Command::Leave { consumer };
-        self.commands.extend(of_channel.chain(getter).map(leave));
+        self.commands.extend(gone.into_iter().chain(getter).map(leave));
         self.outbox.forget(channel);
     }
 
