@@ -264,6 +264,7 @@ fn amqp_settings(config: &Config) -> amqp091::Settings {
         handshake_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
         message_bytes_max: limits.packet_bytes_max.into(),
         unfinished_bytes_max: 2 * limits.packet_bytes_max as usize,
+        consumer_timeout_ms: u64::from(limits.consumer_timeout_s) * 1000,
         certificates_name_users: authentication.tls_identity != config::TlsIdentity::None,
         guest_is_anonymous: authentication.users_file.is_none(),
         ..amqp091::Settings::default()

@@ -159,6 +159,8 @@ pub struct Limits {
     pub sessions_per_user_max: u32,
     /// Unsettled QoS 1 and 2 deliveries to one client at a time; a client may ask for fewer. Default 64, minimum 1.
     pub inflight_max: u16,
+    /// Seconds that an AMQP client may leave a delivery unacknowledged before its channel is closed; 0 is no limit. Default 1800, minimum 0.
+    pub consumer_timeout_s: u32,
     /// Unfinished QoS 1 and 2 publishes of one client at a time (MQTT 5 Receive Maximum). Default 256, minimum 1.
     pub receive_maximum: u16,
     /// Subscriptions of one client. Default 10000, minimum 1.
@@ -250,6 +252,7 @@ impl Default for Limits {
             connections_per_user_max: 1000,
             sessions_per_user_max: 1000,
             inflight_max: 64,
+            consumer_timeout_s: 1_800,
             receive_maximum: 256,
             subscriptions_per_client_max: 10_000,
             retained_max: 1_000_000,
@@ -351,6 +354,7 @@ impl Section for Limits {
             connections_per_user_max,
             sessions_per_user_max,
             inflight_max,
+            consumer_timeout_s,
             receive_maximum,
             subscriptions_per_client_max,
             retained_max,
@@ -384,6 +388,7 @@ impl Section for Limits {
         walk.leaf("connections_per_user_max", &mut Number(per_user, 1..=10_000_000));
         walk.leaf("sessions_per_user_max", &mut Number(sessions_per_user_max, 1..=10_000_000));
         walk.leaf("inflight_max", &mut Number(inflight_max, 1..=65_535));
+        walk.leaf("consumer_timeout_s", &mut Number(consumer_timeout_s, 0..=2_592_000));
         walk.leaf("receive_maximum", &mut Number(receive_maximum, 1..=65_535));
         let per_client = subscriptions_per_client_max;
         walk.leaf("subscriptions_per_client_max", &mut Number(per_client, 1..=1_000_000));
