@@ -12,16 +12,12 @@ mod sessions;
 mod subscriptions;
 mod wills;
 
-#[path = "../../../broker/world.rs"]
-#[allow(dead_code, reason = "the broker's own tests use all of it")]
-mod world;
-
 use std::collections::{BTreeMap, VecDeque};
 
 use fluxmq::partition::request::ConnectionId;
 
 use super::*;
-use world::World;
+use crate::world::World;
 
 /// The versions there are.
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
