@@ -1,4 +1,4 @@
-//! pika for Python publishes, paho-mqtt subscribes: the script says what each of them does.
+//! pika for Python publishes and consumes, paho-mqtt is at the other end: the script says what each of them does.
 
 use crate::process::{BrokerProcess, Start};
 use crate::program::{Program, is_installed};
@@ -35,6 +35,29 @@ fn what_an_amqp_client_publishes_an_mqtt_client_receives() {
     let mut broker = broker(data.path());
     play(&mut broker, "publish");
     play(&mut broker, "refusals");
+}
+
+#[test]
+fn amqp_clients_work_through_queues_and_share_them_with_mqtt() {
+    if !is_pika_installed() {
+        return;
+    }
+    let data = tempfile::tempdir().unwrap();
+    let mut broker = broker(data.path());
+    play(&mut broker, "work");
+    play(&mut broker, "share");
+}
+
+#[test]
+fn what_an_amqp_client_acknowledged_stays_so_after_a_kill() {
+    if !is_pika_installed() {
+        return;
+    }
+    let data = tempfile::tempdir().unwrap();
+    let mut before = broker(data.path());
+    play(&mut before, "hold");
+    before.kill();
+    play(&mut broker(data.path()), "go_on");
 }
 
 #[test]

@@ -144,15 +144,132 @@ def refusals():
     )
     assert error.reply_code == 404, error
     channel = connection.channel()
-    error = expect(
-        pika.exceptions.ConnectionClosedByBroker, lambda: channel.queue_declare("orders")
-    )
+    error = expect(pika.exceptions.ConnectionClosedByBroker, channel.tx_select)
     assert error.reply_code == 540, error
     expect(pika.exceptions.ProbableAuthenticationError, lambda: connect(password="wrong"))
     expect(pika.exceptions.AMQPConnectionError, lambda: connect(vhost="elsewhere"))
     quiet.confirm_delivery()
     quiet.basic_publish(EXCHANGE, "fine", b"")
     bystander.close()
+
+
+def work():
+    """A work queue as its users know it: declared, filled, consumed, acknowledged, given back, dead-lettered, deleted."""
+    connection = connect()
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.queue_declare("letters", durable=True)
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "letters"}
+    declared = channel.queue_declare("jobs", durable=True, arguments=arguments)
+    assert (declared.method.queue, declared.method.message_count) == ("jobs", 0)
+    properties = pika.BasicProperties(
+        content_type="application/json",
+        message_id="m-1",
+        headers={"nested": {"a": [1, None]}, "text": "value"},
+    )
+    for number in range(COUNT):
+        channel.basic_publish("", "jobs", str(number), properties, mandatory=True)
+    expect(
+        pika.exceptions.UnroutableError,
+        lambda: channel.basic_publish("", "nowhere", b"", mandatory=True),
+    )
+    assert channel.queue_declare("jobs", passive=True).method.message_count == COUNT
+
+    # One by one.
+    method, received, body = channel.basic_get("jobs")
+    assert (method.message_count, body, received) == (COUNT - 1, b"0", properties), received
+    channel.basic_nack(method.delivery_tag, requeue=True)
+    method, received, body = channel.basic_get("jobs")
+    assert method.redelivered and body == b"0", (method, body)
+    assert received.headers["x-delivery-count"] == 1, received.headers
+    channel.basic_ack(method.delivery_tag)
+
+    # A consumer with a prefetch; every tenth is bad.
+    channel.basic_qos(prefetch_count=20)
+    worked = []
+    for method, _, body in channel.consume("jobs", inactivity_timeout=PATIENCE_S):
+        worked.append(int(body))
+        if worked[-1] % 10 == 9:
+            channel.basic_reject(method.delivery_tag, requeue=False)
+        else:
+            channel.basic_ack(method.delivery_tag)
+        if len(worked) == COUNT - 1:
+            break
+    channel.cancel()
+    assert worked == list(range(1, COUNT)), worked
+    other = connection.channel()
+    other.basic_qos(prefetch_count=100)
+    bad = []
+    for method, received, body in other.consume("letters", inactivity_timeout=PATIENCE_S):
+        bad.append(int(body))
+        death = received.headers["x-death"][0]
+        assert (death["queue"], death["reason"], death["count"]) == ("jobs", "rejected", 1), death
+        assert received.message_id == "m-1" and received.headers["text"] == "value"
+        other.basic_ack(method.delivery_tag)
+        if len(bad) == COUNT // 10:
+            break
+    other.cancel()
+    assert bad == list(range(9, COUNT, 10)), bad
+    assert channel.queue_purge("jobs").method.message_count == 0
+    assert channel.queue_delete("letters").method.message_count == 0
+    channel.queue_delete("jobs", if_unused=True, if_empty=True)
+    connection.close()
+
+
+def share():
+    """What MQTT publishes to a queue AMQP consumes, and the other way round."""
+    connection = connect()
+    channel = connection.channel()
+    subscriber = Subscriber("other-side", "$share/default/$queue/both/#")
+    channel.basic_publish("", "both", b"from amqp", pika.BasicProperties(content_type="text/plain"))
+    message = subscriber.wait_for(1)[0]
+    assert (message.payload, message.properties.ContentType) == (b"from amqp", "text/plain")
+    subscriber.client.publish("$queue/both", b"one", 1)
+    subscriber.wait_for(2)
+    subscriber.leave()
+    publisher = Subscriber("publisher", "unused/#")
+    publisher.client.publish("$queue/both", b"two", 1).wait_for_publish(PATIENCE_S)
+    for method, properties, body in channel.consume("both", inactivity_timeout=PATIENCE_S):
+        assert body == b"two", body
+        assert (method.exchange, method.routing_key) == ("", "both"), method
+        assert properties.headers["queue"] == "both" and properties.delivery_mode == 2
+        channel.basic_ack(method.delivery_tag)
+        break
+    publisher.leave()
+    connection.close()
+
+
+def hold():
+    """Confirmed and acknowledged in part when the broker is killed."""
+    connection = connect()
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.queue_declare("held", durable=True)
+    for number in range(COUNT):
+        channel.basic_publish("", "held", str(number))
+    channel.basic_qos(prefetch_count=150)
+    for method, _, body in channel.consume("held", inactivity_timeout=PATIENCE_S):
+        if int(body) == 99:
+            channel.basic_ack(method.delivery_tag, multiple=True)
+            break
+    # Answered after the acknowledgements before it.
+    channel.queue_declare("held", passive=True)
+    connection.sleep(1)
+    print("acknowledged", flush=True)
+
+
+def go_on():
+    """What was not acknowledged is there after a kill, in its order."""
+    connection = connect()
+    channel = connection.channel()
+    bodies = []
+    for method, _, body in channel.consume("held", inactivity_timeout=PATIENCE_S):
+        bodies.append(int(body))
+        channel.basic_ack(method.delivery_tag)
+        if len(bodies) == COUNT - 100:
+            break
+    assert bodies == list(range(100, COUNT)), bodies
+    connection.close()
 
 
 def store():
@@ -176,4 +293,5 @@ def fetch():
     subscriber.leave()
 
 
-{"publish": publish, "refusals": refusals, "store": store, "fetch": fetch}[SCENE]()
+SCENES = [publish, refusals, work, share, hold, go_on, store, fetch]
+{scene.__name__: scene for scene in SCENES}[SCENE]()
