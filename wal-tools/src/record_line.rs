@@ -326,6 +326,7 @@ fn properties(message: &Message) -> Vec<(Bytes, Bytes)> {
         Property::ResponseTopic(value) => named("response_topic", value),
         Property::CorrelationData(value) => named("correlation_data", value),
         Property::User(name, value) => ([b"user.", name.as_ref()].concat().into(), value),
+        Property::Amqp091(encoded) => (Bytes::from_static(b"amqp091"), encoded),
     };
     Properties::from_encoded(message.props.clone()).iter().map(field).collect()
 }
