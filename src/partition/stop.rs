@@ -63,9 +63,7 @@ pub(super) fn refuse(
         Request::ListNewest { token, .. } => {
             out.send(from, Event::Newest { token: *token, result: Err(refusal) });
         }
-        Request::Detach => {
-            out.send(from, Event::Detached { next: Offset::ZERO, replayed: Vec::new() });
-        }
+        Request::Detach => out.send(from, Event::Detached { next: Offset::ZERO, replayed: vec![] }),
         Request::FetchOutbound { .. } => out.send(from, Event::Outbound(Err(refusal))),
         Request::ListOpenIds { .. } => out.send(from, Event::OpenIds(Err(refusal))),
         Request::Join(join) => {
