@@ -6,6 +6,7 @@
 
 mod acknowledge;
 mod consume;
+mod exchange;
 mod publish;
 mod queue;
 
