@@ -42,6 +42,8 @@ pub struct Queues {
     newest: BTreeMap<PartitionId, u64>,
     /// How far groups were seen to be, by node.
     committed: BTreeMap<(usize, u64, Bytes), Offset>,
+    /// History has ended somewhere: records that nobody needs are gone.
+    has_history_ended: bool,
     pub found: Vec<Violation>,
 }
 
@@ -326,6 +328,7 @@ impl Queues {
                     self.come_back(queue, &group, entry.0, until.0);
                 }
             }
+            Control::HistoryTrimmed { .. } => self.has_history_ended = true,
             Control::QueueTrimmed { queue, to, .. } => {
                 coverage.hit(Point::HeadDropped);
                 let found = self.trim(queue, to.0, time);
@@ -391,9 +394,21 @@ impl Queues {
         }
     }
 
-    /// I28: entries leave a queue when they are due, and those of which letters are written with them.
+    /// Returns true for an entry that all groups of its queue have finished, of which there is at least one.
+    fn is_finished_by_all(&self, id: u64, entry: u64) -> bool {
+        let mut groups = self.groups.iter().filter(|((of, _), _)| *of == id).peekable();
+        groups.peek().is_some() && groups.all(|(_, group)| group.finished.contains(&entry))
+    }
+
+    /// I28: entries leave a queue when they are due, and those of which letters are written with them; not those that went with history,
+    /// which everybody has finished.
     fn trim(&mut self, id: u64, to: u64, time: u64) -> Result<(), Violation> {
-        let Some(queue) = self.by_id.get_mut(&id) else { return Ok(()) };
+        let Some(queue) = self.by_id.get(&id) else { return Ok(()) };
+        let leaving = queue.head..to.min(queue.entries.len() as u64);
+        let may_be_gone =
+            |entry: &u64| self.has_history_ended && self.is_finished_by_all(id, *entry);
+        let may_be_gone: BTreeSet<u64> = leaving.filter(may_be_gone).collect();
+        let queue = self.by_id.get_mut(&id).expect("just seen");
         let mut found = Ok(());
         for entry in queue.head..to.min(queue.entries.len() as u64) {
             let it = &queue.entries[entry as usize];
@@ -404,7 +419,7 @@ impl Queues {
                 true => !(dead_letters.with_expired && has_letters),
                 false => is_over && !(dead_letters.with_overflow && has_letters),
             };
-            if !it.is_gone && !is_due && found.is_ok() {
+            if !it.is_gone && !is_due && !may_be_gone.contains(&entry) && found.is_ok() {
                 let what = format!(
                     "{:?}:{entry}, {:x}: dropped; expired {is_expired}, too many {is_over}",
                     queue.name, it.id
