@@ -186,6 +186,11 @@ impl<D: Disk> Partition<D> {
         for offset in self.views.retained.alive(self.now).take_while(|offset| *offset < to) {
             needed.entry(offset).or_default();
         }
+        // What is mostly needed stays: storing it again would make as much as goes, and again in its next segment.
+        if 2 * needed.len() as u64 > to.0 - start.0 {
+            self.retention.look_at = self.now.plus(LOOK_AGAIN_MS);
+            return Ok(());
+        }
         let rest = needed.into_iter().collect();
         self.retention.step = Step::Moving { to, rest, under_way: 0 };
         Ok(())

@@ -200,6 +200,26 @@ fn a_replay_of_what_is_gone_says_how_much_and_a_session_that_missed_it_is_counte
     assert!(gauges.history_records_gone == start && gauges.history_bytes_dropped > 0);
 }
 
+/// Storing all of it again would make as much as goes, for ever (seed 1795315066015).
+#[test]
+fn a_backlog_that_is_longer_than_history_stays_where_it_is() {
+    let mut world = world(by_bytes());
+    let (publisher, _) = world.open("publisher", true, 0);
+    fill(&mut world, publisher, "$queue/jobs/a", 0..1_000);
+
+    let end = world.partitions[&P1].log().last().end;
+    settle_down(&mut world);
+
+    assert_eq!(world.partitions[&P1].log().last().end, end, "nothing is written");
+    assert_eq!(world.partitions[&P1].views().queues.moved_count(), 0);
+    let (member, _) = world.open("workers", true, 0);
+    world.subscribe(member, "$queue/jobs/#", |it| it.qos = ONCE).expect("joins");
+    assert_eq!(world.drain(member).len(), 1_000);
+    settle_down(&mut world);
+    fill(&mut world, publisher, "a", 0..1_000);
+    assert!(start(&world) > 1_000, "history goes on: {}", start(&world));
+}
+
 /// What was out and is gone does not count against what may be out: it would for ever, as nobody acknowledges it (seed 1795311716861).
 #[test]
 fn a_session_whose_unacknowledged_messages_are_gone_is_given_all_that_is_not() {
