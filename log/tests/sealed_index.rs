@@ -316,7 +316,7 @@ fn long_frames() -> (SimDisk, Log<SimDisk>) {
                 payload: &vec![number as u8; 700],
                 route_set: number % 2,
                 qos: 1,
-                ts: ts + u64::from(number),
+                ts: ts + u64::from(number / 10),
                 producer: (!number.is_multiple_of(5)).then_some(Producer {
                     id: u64::from(number % 7) + 1,
                     epoch: 2,
