@@ -88,7 +88,7 @@ fn delivery(qos: QoS) -> Delivery {
         retain: false,
         redelivered: false,
         subscription_ids: Vec::new(),
-        annotations: Vec::new(),
+        annotations: Default::default(),
         settle_explicit: false,
     }
 }

@@ -292,6 +292,7 @@ impl Stepped {
             membership: 1,
             reads: Selection::Queue(queue.clone()),
             group: QueueName::new(Bytes::from(group.to_owned())).expect("a name"),
+            own: None,
             filter: Filter::new(Bytes::from(format!("$queue/{queue}/#"))).expect("a filter"),
             position: Position::Earliest,
             client_id: Bytes::from_static(b"worker"),

@@ -7,7 +7,7 @@ use fluxmq::config::{Anonymous, Config, Durability, Overrides};
 
 /// FluxMQ: a storage-centric, durable log broker.
 ///
-/// Without arguments it listens for MQTT on 127.0.0.1:1883 and keeps its data in ./data.
+/// Without arguments it listens on this machine only, for MQTT on port 1883 and AMQP on 5672, and keeps its data in ./data.
 #[derive(Debug, Parser)]
 #[command(name = "fluxmq", version, after_help = AFTER_HELP)]
 pub struct Arguments {
@@ -17,9 +17,12 @@ pub struct Arguments {
     /// Directory for everything that must survive [data_dir].
     #[arg(short, long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Listens for MQTT here instead; repeat for several [listeners.mqtt].
+    /// Listens for MQTT here, and nowhere by default; repeat for several [listeners.mqtt].
     #[arg(short, long, value_name = "ADDRESS")]
     pub mqtt: Vec<String>,
+    /// Listens for AMQP 0.9.1 here, and nowhere by default; repeat for several [listeners.amqp].
+    #[arg(long, value_name = "ADDRESS")]
+    pub amqp: Vec<String>,
     /// off, error, warn, info, debug, trace, or a filter such as info,fluxmq::raft=debug [log.level].
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -35,7 +38,7 @@ Exit codes: 0 stopped as asked · 1 failed · 2 the arguments or the configurati
 
 Examples:
   fluxmq                                    a broker for this machine
-  fluxmq --data /var/lib/fluxmq --mqtt 0.0.0.0:1883
+  fluxmq --data /var/lib/fluxmq --mqtt 0.0.0.0:1883 --amqp 0.0.0.0:5672
   fluxmq --config fluxmq.yaml --check       what would be used
   FLUXMQ_LIMITS__INFLIGHT_MAX=128 fluxmq    one field";
 
@@ -45,6 +48,7 @@ impl Arguments {
         Overrides {
             data_dir: self.data.clone(),
             mqtt_addresses: self.mqtt.clone(),
+            amqp_addresses: self.amqp.clone(),
             log_level: self.log_level.clone(),
         }
     }
@@ -109,6 +113,8 @@ mod tests {
             "127.0.0.1:1",
             "--mqtt",
             "127.0.0.1:2",
+            "--amqp",
+            "127.0.0.1:3",
             "--log-level",
             "debug",
         ]);
@@ -118,6 +124,7 @@ mod tests {
             Overrides {
                 data_dir: Some(PathBuf::from("/d")),
                 mqtt_addresses: vec!["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()],
+                amqp_addresses: vec!["127.0.0.1:3".to_owned()],
                 log_level: Some("debug".to_owned()),
             }
         );
@@ -135,7 +142,8 @@ mod tests {
         let expected = format!(
             "FluxMQ {}\n\
              data: ./data\n\
-             listeners: mqtt://127.0.0.1:1883, ws://127.0.0.1:8083\n\
+             listeners: mqtt://127.0.0.1:1883, mqtt://[::1]:1883, ws://127.0.0.1:8083, ws://[::1]:8083, \
+             amqp://127.0.0.1:5672, amqp://[::1]:5672\n\
              anonymous clients: from this machine only\n\
              durability: what is confirmed is flushed to disk",
             env!("CARGO_PKG_VERSION")
@@ -151,7 +159,7 @@ mod tests {
         config.authentication.anonymous = Anonymous::UnsafeAlways;
         let unsafe_everywhere = banner(&config);
 
-        assert!(reachable.contains("mqtt://127.0.0.1:1883, mqtt://0.0.0.0:1884"), "{reachable}");
+        assert!(reachable.contains("mqtt://[::1]:1883, mqtt://0.0.0.0:1884"), "{reachable}");
         assert!(reachable.contains("clients elsewhere are refused"), "{reachable}");
         assert!(!reachable.contains("UNSAFE"), "{reachable}");
         assert_eq!(unsafe_everywhere.matches("UNSAFE").count(), 1, "{unsafe_everywhere}");

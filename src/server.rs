@@ -26,10 +26,11 @@ use self::rules::Rules;
 use crate::auth::Authority;
 use crate::broker::{Broker, ClientLimits, Live, Placement};
 use crate::config::{self, Config};
-use crate::model::{Control, Millis, PartitionId};
+use crate::model::{Control, Millis, PartitionId, VirtualHost};
 use crate::net::admission::TurnedAway;
 use crate::net::drive::Shared;
 use crate::net::gate::Gate;
+use crate::net::shortage::Shortage;
 use crate::net::steward::carry_letters;
 use crate::net::wills::publish_wills;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request};
@@ -62,6 +63,8 @@ pub struct Server {
     authority: watch::Sender<Arc<Authority>>,
     disk: OsDisk,
     watermarks: WatermarkOptions,
+    /// Tells connections whether publishes are taken.
+    shortage: watch::Sender<Shortage>,
     /// Seconds; 0 is never.
     statistics_every: u32,
     /// What the configuration says of queues.
@@ -90,6 +93,7 @@ impl Server {
         let broker = Arc::new(Broker::new(placement, Live::new(&filters), shards.clone(), owners));
         let listeners = Listeners::bind(config, count)?;
         let (stopping, stopped) = watch::channel(false);
+        let (shortage, short) = watch::channel(Shortage::default());
         let limits = &config.limits;
         Ok(Server {
             shards,
@@ -110,6 +114,7 @@ impl Server {
                 gate: Arc::new(Gate::new(limits.connections_per_user_max as usize)),
                 statistics: Arc::default(),
                 pressure: memory::pressure(limits.memory_bytes_max),
+                shortage: short,
             },
             statistics_every: config.statistics.interval_s,
             rules,
@@ -117,6 +122,7 @@ impl Server {
             stopping,
             disk,
             watermarks: watermarks(config),
+            shortage,
             declared,
             _data_dir: data_dir,
         })
@@ -148,6 +154,7 @@ impl Server {
             shards: self.shards.clone(),
             admission: self.listeners.admission.clone(),
             broker: self.shared.broker.clone(),
+            shortage: self.shortage.clone(),
         }));
         if self.rules.may_change() {
             tokio::spawn(self.rules.clone().watch(self.authority.clone(), reload.clone()));
@@ -209,6 +216,8 @@ impl Server {
                     tracing::info!("there is room on the disk again: publishes are accepted")
                 }
             }
+            // Who can wait is told before anything is refused.
+            self.shortage.send_modify(|shortage| shortage.disk = is_full);
             self.shards.iter().for_each(|shard| shard.set_disk_full(is_full));
         }
         is_full
@@ -258,17 +267,22 @@ fn mqtt_settings(config: &Config) -> Settings {
     }
 }
 
-fn amqp_settings(config: &Config) -> amqp091::Settings {
-    let Config { limits, authentication, .. } = config;
-    amqp091::Settings {
+fn amqp_settings(config: &Config) -> anyhow::Result<amqp091::Settings> {
+    let Config { limits, authentication, virtual_hosts, .. } = config;
+    let host = |(at, host): (usize, &config::NameSpace)| {
+        VirtualHost::new(host.name.as_bytes()).with_context(|| format!("virtual_hosts.{at}.name"))
+    };
+    let virtual_hosts: anyhow::Result<_> = virtual_hosts.iter().enumerate().map(host).collect();
+    Ok(amqp091::Settings {
+        virtual_hosts: virtual_hosts?,
         handshake_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
-        message_bytes_max: limits.packet_bytes_max.into(),
-        unfinished_bytes_max: 2 * limits.packet_bytes_max as usize,
+        message_bytes_max: limits.message_bytes_max.into(),
+        unfinished_bytes_max: 2 * limits.message_bytes_max as usize,
         consumer_timeout_ms: u64::from(limits.consumer_timeout_s) * 1000,
         certificates_name_users: authentication.tls_identity != config::TlsIdentity::None,
         guest_is_anonymous: authentication.users_file.is_none(),
         ..amqp091::Settings::default()
-    }
+    })
 }
 
 /// Returns an id that no other client has: unique in the process, random between processes.

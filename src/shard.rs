@@ -47,6 +47,10 @@ pub trait Receiver: Send + Sync + 'static {
     /// Returns true when it will soon have no room for such messages, and only for want of processor time: it would take them if
     /// the sender paused.
     fn wants_time(&self) -> bool;
+    /// Returns true for the connection of a client: it answers what others ask of it.
+    fn answers(&self) -> bool {
+        true
+    }
 }
 
 /// Where partitions say what their queues are bound to.

@@ -39,7 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "src/net",
         &["auth", "broker", "shard", "partition::request", "protocol", "model", "telemetry"],
     ),
-    ("src/ctl", &["auth", "client", "protocol::mqtt", "model"]),
+    ("src/ctl", &["auth", "client", "protocol::mqtt", "protocol::amqp091::definition", "model"]),
     ("src/bin", &["fluxmq::ctl", "fluxmq::client", "fluxmq::protocol::mqtt", "fluxmq::model"]),
     (
         "src/server",

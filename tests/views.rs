@@ -10,7 +10,8 @@ use bytes::Bytes;
 use fluxmq::model::command::Will;
 use fluxmq::model::message::publisher_id;
 use fluxmq::model::queue::{
-    DeadLetterTarget, DeadLetters, Lifetime, Overflow, QueueKind, QueueLimits, QueueSettings,
+    DeadLetterExchange, DeadLetterTarget, DeadLetters, Lifetime, Overflow, QueueKind, QueueLimits,
+    QueueSettings,
 };
 use fluxmq::model::record::{DedupKey, Tenure, filter_id, queue_id};
 use fluxmq::model::{
@@ -179,17 +180,26 @@ fn settings() -> impl Strategy<Value = QueueSettings> {
         proptest::sample::select(vec!["b", "$dlq/a"]).prop_map(|name| {
             DeadLetterTarget::Queue(QueueName::from_text(Bytes::from(name)).unwrap())
         }),
+        ("(|dlx)", proptest::option::of("(|k|a\\.b)")).prop_map(|(exchange, key)| {
+            let (exchange, routing_key) = (exchange.into(), key.map(Bytes::from));
+            DeadLetterTarget::Exchange(DeadLetterExchange { exchange, routing_key })
+        }),
     ];
     let dead_letters =
         (target, any::<bool>(), any::<bool>()).prop_map(|(target, with_expired, with_overflow)| {
             DeadLetters { target, with_expired, with_overflow }
         });
-    let limits = (number(), number(), number(), any::<bool>()).prop_map(
-        |(messages_max, bytes_max, age_max_ms, rejects)| QueueLimits {
+    let overflow = proptest::sample::select(vec![
+        Overflow::DropHead,
+        Overflow::RejectPublish,
+        Overflow::RejectPublishDlx,
+    ]);
+    let limits = (number(), number(), number(), overflow).prop_map(
+        |(messages_max, bytes_max, age_max_ms, overflow)| QueueLimits {
             messages_max,
             bytes_max,
             age_max_ms,
-            overflow: if rejects { Overflow::RejectPublish } else { Overflow::DropHead },
+            overflow,
         },
     );
     let backoff = proptest::collection::vec(0u64..100, 0..3);

@@ -135,6 +135,11 @@ impl<D: Disk> Fenced<D> {
         }
     }
 
+    /// Drops what was collected: the next question is about the beginning of its hole.
+    pub fn forget_collected(&mut self) {
+        self.patch = None;
+    }
+
     /// Takes an answer to [`Fenced::ask`]. Returns what was put back when the hole is filled, durably.
     pub fn take(
         &mut self,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::acl::{Acl, Marks, Rule, Section};
 use super::filter::{covers, intersects};
-use crate::model::{Principal, Topic};
+use crate::model::{Principal, Topic, VirtualHost};
 
 /// What is done with a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub enum Action {
     Receive,
 }
 
-/// How much of a filter may be received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Of how much of a filter something may be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// No topic of it.
     Nothing,
@@ -71,24 +71,38 @@ impl Rights {
         is_allowed(self.marks(topic.as_bytes()), action)
     }
 
-    /// Tells how much of a filter may be received.
-    pub fn reach(&self, filter: &str) -> Reach {
+    /// Tells of how much of a filter something may be done.
+    pub fn reach(&self, action: Action, filter: &str) -> Reach {
+        let (allow, deny) = marks_of(action);
         let rules = || self.sections.iter().flat_map(|it| &it.rules).chain(&self.substituted);
-        let denials = || rules().filter(|rule| rule.marks.has(Marks::DENY_RECEIVE));
+        let denials = || rules().filter(|rule| rule.marks.has(deny));
         let mut allowances = rules()
-            .filter(|rule| rule.marks.has(Marks::ALLOW_RECEIVE) && intersects(&rule.filter, filter))
+            .filter(|rule| rule.marks.has(allow) && intersects(&rule.filter, filter))
             .peekable();
-        if allowances.peek().is_none() || denials().any(|denial| covers(&denial.filter, filter)) {
+        let permissions = self.sections.iter().flat_map(|it| &it.permissions);
+        let permitted =
+            permissions.map(|it| it.reach(action, filter)).max().unwrap_or(Reach::Nothing);
+        let has_none = allowances.peek().is_none() && permitted == Reach::Nothing;
+        if has_none || denials().any(|denial| covers(&denial.filter, filter)) {
             return Reach::Nothing;
         }
         let is_undone = |rule: &Rule| denials().any(|denial| covers(&denial.filter, &rule.filter));
         let is_whole = |rule: &Rule| covers(&rule.filter, filter);
         let allowances: Vec<&Rule> = allowances.filter(|rule| !is_undone(rule)).collect();
-        if allowances.is_empty() {
+        if allowances.is_empty() && permitted == Reach::Nothing {
             return Reach::Nothing;
         }
         let is_cut = denials().any(|denial| intersects(&denial.filter, filter));
-        if !is_cut && allowances.into_iter().any(is_whole) { Reach::All } else { Reach::Some }
+        let is_all = permitted == Reach::All || allowances.into_iter().any(is_whole);
+        if is_all && !is_cut { Reach::All } else { Reach::Some }
+    }
+
+    /// Tells whether a client may have its names in a virtual host: by a line for it. `/` is also there for those of whom lines say what
+    /// they may do with topics.
+    pub fn may_enter(&self, host: &VirtualHost) -> bool {
+        let mut permissions = self.sections.iter().flat_map(|it| &it.permissions);
+        permissions.any(|it| it.host == *host)
+            || (host.is_default() && self.sections.iter().any(|it| it.has_topics()))
     }
 
     fn marks(&self, topic: &[u8]) -> Marks {
@@ -117,7 +131,17 @@ impl Access {
 
     /// Tells how much of a filter may be received.
     pub fn reach(&self, filter: &str) -> Reach {
-        self.rights.as_ref().map_or(Reach::All, |rights| rights.reach(filter))
+        self.reach_to(Action::Receive, filter)
+    }
+
+    /// Tells of how much of a filter something may be done.
+    pub fn reach_to(&self, action: Action, filter: &str) -> Reach {
+        self.rights.as_ref().map_or(Reach::All, |rights| rights.reach(action, filter))
+    }
+
+    /// Tells whether a client may have its names in a virtual host.
+    pub fn may_enter(&self, host: &VirtualHost) -> bool {
+        self.rights.as_ref().is_none_or(|rights| rights.may_enter(host))
     }
 
     /// The rights behind it; `None` is everything.
@@ -142,11 +166,16 @@ impl Access {
 }
 
 fn is_allowed(marks: Marks, action: Action) -> bool {
-    let (allow, deny) = match action {
+    let (allow, deny) = marks_of(action);
+    marks.has(allow) && !marks.has(deny)
+}
+
+/// What allows it, and what denies it.
+fn marks_of(action: Action) -> (Marks, Marks) {
+    match action {
         Action::Publish => (Marks::ALLOW_PUBLISH, Marks::DENY_PUBLISH),
         Action::Receive => (Marks::ALLOW_RECEIVE, Marks::DENY_RECEIVE),
-    };
-    marks.has(allow) && !marks.has(deny)
+    }
 }
 
 #[cfg(test)]
@@ -220,9 +249,57 @@ mod tests {
             ("devices/alice/c1/x", Reach::Nothing),
         ];
         for (filter, expected) in cases {
+            assert_eq!(alice.reach(Action::Receive, filter), expected, "{filter}");
+        }
+        let denied = rights("topic deny a/#\ntopic read a/b\n", "", "c");
+        assert_eq!(denied.reach(Action::Receive, "#"), Reach::Nothing);
+    }
+
+    const PERMISSIONS: &str = "topic deny read $queue/jobs/#\nuser alice\nvhost / ^jobs ^(amq\\.default|amq\\.topic)$ ^(jobs|amq\\.topic)\n\
+                               topic deny home/safe/#\ntopic read $SYS/#\nuser bob\nvhost staging \"\" \"\" \"\"\nuser carol\ntopic read a\n";
+
+    #[test]
+    fn permissions_are_lines_like_others() {
+        let mut alice = Access::new(Some(rights(PERMISSIONS, "alice", "c1")));
+        for (name, publish, receive) in [
+            ("home/lamp", true, true),
+            ("home/safe/1", false, false),
+            ("$queue/jobs", true, true),
+            ("$queue/other", true, false),
+            ("$SYS/broker", false, true),
+            ("$management/queue/jobs/declare", true, false),
+            ("$queue/staging%3Ajobs", false, false),
+        ] {
+            let found = [Action::Publish, Action::Receive]
+                .map(|action| alice.authorize(action, &topic(name)));
+            assert_eq!(found, [publish, receive], "{name}");
+        }
+        for (filter, expected) in [
+            ("#", Reach::Some),
+            ("site/#", Reach::All),
+            ("home/safe/+", Reach::Nothing),
+            ("$queue/jobs/#", Reach::All),
+            ("$queue/other/#", Reach::Nothing),
+        ] {
             assert_eq!(alice.reach(filter), expected, "{filter}");
         }
-        assert_eq!(rights("topic deny a/#\ntopic read a/b\n", "", "c").reach("#"), Reach::Nothing);
+    }
+
+    #[test]
+    fn a_host_is_entered_by_a_line_for_it() {
+        let staging = VirtualHost::new(b"staging").unwrap();
+        let entered = |user: &str| {
+            let rights = rights(PERMISSIONS, user, "c1");
+            [&VirtualHost::DEFAULT, &staging].map(|host| rights.may_enter(host))
+        };
+        assert_eq!(entered("alice"), [true, false]);
+        assert_eq!(entered("bob"), [false, true], "three empty expressions let in, and no further");
+        assert_eq!(entered("carol"), [true, false], "topics are in the default host");
+        assert_eq!(entered("nobody"), [false, false]);
+        assert!(
+            Access::default().may_enter(&staging),
+            "without a list everybody may do everything"
+        );
     }
 
     fn level() -> impl Strategy<Value = &'static str> {
@@ -299,6 +376,31 @@ mod tests {
         }
 
         #[test]
+        fn what_permissions_reach_is_what_they_allow(
+            lines in prop::collection::vec(prop::sample::select(vec![
+                "vhost / \"\" \"\" ^a", "vhost / \"\" \"\" .*", "vhost a \"\" \"\" amq", "vhost a \"\" \"\" ^b$",
+                "topic deny read a/#", "topic deny read $queue/a/#", "topic read $queue/+/b", "topic deny read $vhost/a/b",
+            ]), 0..4),
+            filter in prop::sample::select(vec![
+                "#", "+", "a/#", "$queue/a/#", "$queue/+/#", "$queue/a%3Ab/#", "$exchange/a/#", "$vhost/#", "$vhost/a/#", "$vhost/+/b",
+            ]),
+            name in prop::sample::select(vec![
+                "a", "b", "a/b", "$queue/a/b", "$queue/b/b", "$queue/a%3Ab/b", "$exchange/a/b", "$vhost/a/b", "$vhost/a/c", "$vhost/b/b",
+            ]),
+        ) {
+            let rights = rights(&lines.join("\n"), "", "a");
+            if !fluxmq_index::topic_trie::matches(filter.as_bytes(), name.as_bytes()) {
+                return Ok(());
+            }
+            let allowed = rights.authorize(Action::Receive, &topic(name));
+            match rights.reach(Action::Receive, filter) {
+                Reach::Nothing => prop_assert!(!allowed, "{} {} {:?}", filter, name, lines),
+                Reach::All => prop_assert!(allowed, "{} {} {:?}", filter, name, lines),
+                Reach::Some => {}
+            }
+        }
+
+        #[test]
         fn a_refused_filter_holds_nothing_and_a_whole_one_everything(
             lines in prop::collection::vec(line(), 0..8),
             filter in prop::collection::vec(prop::sample::select(vec!["a", "b", "+", "$s"]), 1..3),
@@ -311,11 +413,13 @@ mod tests {
             if !fluxmq_index::topic_trie::matches(filter.as_bytes(), name.as_bytes()) {
                 return Ok(());
             }
-            let allowed = rights.authorize(Action::Receive, &topic(&name));
-            match rights.reach(&filter) {
-                Reach::Nothing => prop_assert!(!allowed, "{} {} {:?}", filter, name, lines),
-                Reach::All => prop_assert!(allowed, "{} {} {:?}", filter, name, lines),
-                Reach::Some => {}
+            for action in [Action::Receive, Action::Publish] {
+                let allowed = rights.authorize(action, &topic(&name));
+                match rights.reach(action, &filter) {
+                    Reach::Nothing => prop_assert!(!allowed, "{} {} {:?}", filter, name, lines),
+                    Reach::All => prop_assert!(allowed, "{} {} {:?}", filter, name, lines),
+                    Reach::Some => {}
+                }
             }
         }
     }

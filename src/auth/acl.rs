@@ -6,6 +6,7 @@
 //! topic readwrite home/#              read (subscribe) · write (publish) · readwrite (also when left out) · deny
 //! topic deny write home/door/lock     ours: deny for one of the two
 //! pattern write devices/%u/%c/#       everybody; %u is the user's name, %c the client id
+//! vhost / ^mine\. .* ^mine\.          ours: RabbitMQ's permissions, for the user or anonymous clients (`permission`)
 //! ```
 //!
 //! Denials win wherever they stand, so the order of lines says nothing (ADR 0022). What no line allows is denied.
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq_index::TopicTrie;
 
+use super::permission::Permission;
 use super::problem::{Problems, read_lines};
 use crate::model::{Filter, Principal};
 
@@ -55,6 +57,8 @@ pub(super) struct Section {
     index: TopicTrie<Marks>,
     /// Those with `%u` or `%c`.
     templates: Vec<Rule>,
+    /// What it says of virtual hosts.
+    pub(super) permissions: Vec<Permission>,
 }
 
 /// The access list.
@@ -110,17 +114,28 @@ impl Drafts {
             }
             "topic" => {
                 let rule = Rule::parse(rest)?;
-                match &self.user {
-                    None => self.anonymous.add(rule),
-                    Some(user) => self.by_user.entry(user.clone()).or_default().add(rule),
-                }
+                self.section().add(rule);
                 Ok(())
             }
             "pattern" => {
                 self.everybody.add(Rule::parse(rest)?);
                 Ok(())
             }
-            _ => Err("begins with none of 'user', 'topic' and 'pattern'".to_owned()),
+            "vhost" => {
+                self.section().permissions.push(Permission::parse(rest)?);
+                Ok(())
+            }
+            _ => Err("begins with none of 'user', 'topic', 'pattern' and 'vhost'".to_owned()),
+        }
+    }
+}
+
+impl Drafts {
+    /// Whose lines are being read.
+    fn section(&mut self) -> &mut Section {
+        match &self.user {
+            None => &mut self.anonymous,
+            Some(user) => self.by_user.entry(user.clone()).or_default(),
         }
     }
 }
@@ -184,14 +199,19 @@ impl Section {
     }
 
     fn is_empty(&self) -> bool {
-        self.rules.is_empty() && self.templates.is_empty()
+        !self.has_topics() && self.permissions.is_empty()
+    }
+
+    /// Returns true when it says something of topics by themselves.
+    pub(super) fn has_topics(&self) -> bool {
+        !self.rules.is_empty() || !self.templates.is_empty()
     }
 
     /// What its lines without substitution say about a topic.
     pub(super) fn marks(&self, topic: &[u8]) -> Marks {
         let mut marks = Marks::default();
         self.index.for_each_match(topic, |found| marks = marks.with(*found));
-        marks
+        self.permissions.iter().fold(marks, |marks, it| marks.with(it.marks(topic)))
     }
 
     /// Its lines with substitution, for one client. Those with `%u` are not for clients without a name.

@@ -2,7 +2,7 @@
 //!
 //! * [`users`]: the users file, and [`credential`] for what a line of it holds.
 //! * [`scram`]: SCRAM-SHA-256, the server's side, and the client's for our tools.
-//! * [`acl`]: the access list; [`filter`] compares the sets of topics that filters mean.
+//! * [`acl`]: the access list; [`filter`] compares the sets of topics that filters mean, `permission` is what it says of virtual hosts.
 //! * [`authority`]: both files and the policy, at one moment: who is admitted.
 //! * [`access`]: what one connection may do, the choke point of every publish and every delivery (ADR 0021).
 //! * [`throttle`]: addresses that guess.
@@ -14,6 +14,7 @@ pub mod acl;
 pub mod authority;
 pub mod credential;
 pub mod filter;
+mod permission;
 pub mod problem;
 pub mod scram;
 pub mod throttle;

@@ -4,15 +4,17 @@
 //! declared a queue, so a publish after that answer finds the queue (ADR 0038). Without bindings a publish costs one atomic read.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use fluxmq_index::TopicTrie;
 
 use super::routing::{Routed, Routes, RoutingTable};
+use crate::model::exchange::{TOPIC_EXCHANGE, is_topics};
 use crate::model::queue::Binding;
-use crate::model::{PartitionId, Topic, TopicPattern};
+use crate::model::virtual_host::TOPICS;
+use crate::model::{Message, PartitionId, Property, Topic, TopicPattern, VirtualHost};
 use crate::partition::request::Routing;
 
 /// The bindings of all queues, by partition.
@@ -22,6 +24,8 @@ pub struct Bindings {
     /// Changes with the table; 0 until there is a binding.
     version: AtomicU64,
     routing: RwLock<RoutingTable>,
+    /// True while exchanges are bound to topics.
+    forwards: AtomicBool,
     /// Changes with the routing; the topics of MQTT have nothing to do with it.
     routing_version: AtomicU64,
 }
@@ -88,6 +92,11 @@ impl Bindings {
         }
         let mut table = self.routing.write().unwrap_or_else(PoisonError::into_inner);
         if table.change(partition, routing) {
+            if let Routing::Binding { binding, .. } = routing
+                && is_topics(&binding.exchange.name)
+            {
+                self.forwards.store(table.forwards_topics(), Ordering::Release);
+            }
             self.routing_version.fetch_add(1, Ordering::Release);
         }
     }
@@ -106,6 +115,9 @@ impl Bindings {
 
     /// Finds who gets a publish; what was found last for the same is remembered.
     pub fn route(&self, publish: Routed<'_>, last: &mut LastRoutes) -> Arc<Routes> {
+        if !publish.more_keys.is_empty() {
+            return Arc::new(self.routing().route(publish));
+        }
         let version = self.routing_version.load(Ordering::Acquire);
         let is_same = last.version == version
             && last.exchange == publish.exchange
@@ -118,10 +130,35 @@ impl Bindings {
         last.routes.clone()
     }
 
-    /// Returns true when there may be a binding.
+    /// Finds the queues that exchanges route a publish to a topic to; `None` where no exchange is bound to topics, which costs one atomic
+    /// read.
+    pub fn route_on(
+        &self,
+        message: &Message,
+        last: &mut Option<Box<LastRoutes>>,
+    ) -> Option<Arc<Routes>> {
+        if !self.forwards.load(Ordering::Acquire) {
+            return None;
+        }
+        let topic = message.topic.as_bytes();
+        let below = topic.strip_prefix(TOPICS.as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
+        let host = match below {
+            Some(rest) => VirtualHost::of_topics(rest)?,
+            None => VirtualHost::default(),
+        };
+        let exchange = host.exchange(&Bytes::from_static(TOPIC_EXCHANGE.as_bytes())).ok()?;
+        let key = TopicPattern::key_of(&topic[host.topic_prefix().len()..]);
+        let headers = text_headers(message);
+        let (exchange, more_keys) = (&exchange, &[][..]);
+        let publish = Routed { exchange, routing_key: &key, more_keys, headers: &headers };
+        Some(self.route(publish, last.get_or_insert_default()))
+    }
+
+    /// Returns true unless there may be a queue that a publish to a topic goes to.
     pub fn is_empty(&self) -> bool {
-        self.version.load(Ordering::Acquire) == 0
-            || self.table.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+        let has_topics = self.version.load(Ordering::Acquire) > 0
+            && !self.table.read().unwrap_or_else(PoisonError::into_inner).is_empty();
+        !has_topics && !self.forwards.load(Ordering::Acquire)
     }
 
     /// Finds the partitions with queues that are to have a publish, which a history has or none, ascending; the last answer is remembered.
@@ -144,6 +181,22 @@ impl Bindings {
         }
         if is_unstored { last.unstored.clone() } else { last.stored.clone() }
     }
+}
+
+/// What exchanges that look at headers see of a message to a topic: its user properties, as text.
+fn text_headers(message: &Message) -> Vec<u8> {
+    let mut table = Vec::new();
+    for property in message.properties.iter() {
+        let Property::User(name, value) = property else { continue };
+        let lengths = (u8::try_from(name.len()), u32::try_from(value.len()));
+        let (Ok(name_bytes), Ok(value_bytes)) = lengths else { continue };
+        table.push(name_bytes);
+        table.extend_from_slice(&name);
+        table.push(b'S');
+        table.extend_from_slice(&value_bytes.to_be_bytes());
+        table.extend_from_slice(&value);
+    }
+    table
 }
 
 impl Topics {

@@ -5,6 +5,7 @@
 
 mod admission;
 mod close;
+mod commit;
 mod consume;
 mod exchanges;
 mod given_back;
@@ -183,6 +184,10 @@ enum Waiting {
     /// Part of a publish that several partitions store; another token stands for all of it.
     CopyOf(Token),
     Copies(Box<publish::Copies>),
+    /// A transaction.
+    Committing(Box<commit::Committing>),
+    /// Part of one of its publishes; another token stands for the transaction.
+    PublishOf(Token, usize),
     /// Part of the end of a QoS 2 publish that several partitions know.
     ReleaseOf(Token),
     Releasing(Box<publish::Releasing>),
@@ -196,9 +201,11 @@ enum Waiting {
     EndOfExchange(Token),
     /// What an administrator asked of a queue.
     Managed(Box<manage::AskedOf>),
-    /// Part of a list of queues; another token stands for all of it.
+    /// Part of a list; another token stands for all of it.
     ListOf(Token),
     Listing(Box<manage::Listing>),
+    /// What an administrator asked of connections.
+    Polling(Box<manage::Polling>),
     /// A partition that is told of this connection before its first QoS 2 exchange.
     Tenure,
     /// A group that a connection which ends leaves.
@@ -298,6 +305,12 @@ impl Client {
             Command::Get { token, consumer, queue, group } => {
                 self.get(token, (consumer, &queue, &group));
             }
+            Command::Commit(commit) => self.commit(*commit),
+            Command::Renew(credentials) => self.renew(&credentials),
+            Command::Enter { host } => {
+                let result = self.standing.may_enter(&host);
+                self.effects.push_back(Effect::Entered(result));
+            }
             Command::Close(close) => self.close(close),
         }
     }
@@ -333,15 +346,17 @@ impl Client {
             Event::Held { reader } => self.reader_held(from, reader),
             Event::Newest { token, result } => self.found_newest(from, token, result),
             Event::Outbound(found) => self.found_outbound(from, found),
-            // Only whoever asks hears of wills, of letters, and of what queues follow.
+            // Only whoever asks hears of wills, of letters, and of what queues follow; what connections are asked, their drivers answer.
             Event::WillDue { .. }
             | Event::Letter(_)
             | Event::Follow(_)
             | Event::FollowEnded(_)
             | Event::BindingsEnded
+            | Event::Asked(_)
             | Event::ReadOn { .. } => {}
             Event::Queue { token, result } => self.managed(token, result),
-            Event::Queues { token, result } => self.listed(token, result),
+            Event::Listed { token, result } => self.listed(token, result),
+            Event::Told(told) => self.told(*told),
             Event::OpenIds(packet_ids) => self.found_inbound(from, packet_ids),
             // What it read and held there is gone: the peer comes back, to whoever leads then, and its session goes on.
             Event::Resigned(refusal) => self.resigned(from, refusal),
@@ -476,6 +491,7 @@ impl Client {
             Some(Waiting::Stopping { token, consumer }) => self.has_stopped(token, consumer),
             Some(Waiting::Changing(changing)) => self.exchange_changed(changing, result),
             Some(Waiting::EndOfExchange(whole)) => self.unused_ended(whole),
+            Some(Waiting::Committing(committing)) => self.committed(*committing, result),
             Some(
                 Waiting::PartOf(..)
                 | Waiting::Resumed
@@ -483,6 +499,7 @@ impl Client {
                 | Waiting::Consuming { .. }
                 | Waiting::Getting { .. }
                 | Waiting::CopyOf(_)
+                | Waiting::PublishOf(..)
                 | Waiting::Copies(_)
                 | Waiting::Releasing(_)
                 | Waiting::Last(_)
@@ -492,6 +509,7 @@ impl Client {
                 | Waiting::Managed(_)
                 | Waiting::ListOf(_)
                 | Waiting::Listing(_)
+                | Waiting::Polling(_)
                 | Waiting::Ending(_)
                 | Waiting::Claiming { .. },
             ) => {

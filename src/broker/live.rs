@@ -21,7 +21,9 @@ use self::table::{Listener, Table};
 use crate::model::{
     Delivery, DeliveryId, DeliverySource, Message, PartitionId, Properties, QoS, Topic,
 };
-use crate::partition::request::{Attach, ConnectionId, Event, Request};
+use crate::partition::request::{
+    AskConnections, Asked, Attach, ConnectionId, Event, Request, Told, ToldOf,
+};
 use crate::shard::{Events, Receiver, passed_on_bytes};
 
 /// The connections of this process that listen, by filter.
@@ -137,6 +139,31 @@ impl Live {
     /// While the process is short of memory, what is passed on is dropped, and counted.
     pub fn set_shedding(&self, is_shedding: bool) {
         self.is_shedding.store(is_shedding, Ordering::Relaxed);
+    }
+
+    /// Hands a question to the connections that it is for, after telling who asks how many those are.
+    fn ask(table: &Table, by: ConnectionId, ask: AskConnections) {
+        let AskConnections { token, whom, question } = ask;
+        let asked = table.answering(whom);
+        let Some(asker) = table.receiver(by) else { return };
+        let told = |event| vec![(PartitionId::META, event)];
+        let (count, last) = (asked.len(), asked.last().map(|(last, _)| *last));
+        let handed = Told { token, answer: ToldOf::HandedTo { count, last } };
+        asker.send(told(Event::Told(Box::new(handed))));
+        for (_, receiver) in asked {
+            let asked = Asked { by, token, question: question.clone() };
+            receiver.send(told(Event::Asked(Box::new(asked))));
+        }
+    }
+
+    /// Answers another connection, if it is still there. Whoever is asked answers once; a connection that ends does so when it was
+    /// [disconnected](Live::disconnect), after which nobody asks it any more.
+    pub fn tell(&self, asked: &Asked, answer: ToldOf) {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(asker) = table.receiver(asked.by) {
+            let told = Told { token: asked.token, answer };
+            asker.send(vec![(PartitionId::META, Event::Told(Box::new(told)))]);
+        }
     }
 
     /// Sends what a turn's messages left for each receiver; returns true when there was something.
@@ -309,6 +336,7 @@ impl Need {
             Request::Publish(publish) if publish.is_passed_on() && publish.is_stored() => {
                 Need::Order
             }
+            Request::Ask(_) => Need::Order,
             Request::Attach(_)
             | Request::DetachFilter { .. }
             | Request::EndReplay { .. }
@@ -329,6 +357,14 @@ impl Turn<'_> {
         passing: &mut Passing,
     ) -> Option<Request> {
         match &request {
+            Request::Ask(ask) => {
+                match &self.held {
+                    Guard::None => unreachable!("a question needs the table"),
+                    Guard::Read(table) => Live::ask(table, connection, (**ask).clone()),
+                    Guard::Write(table) => Live::ask(table, connection, (**ask).clone()),
+                }
+                return None;
+            }
             Request::Publish(publish) if publish.is_passed_on() => {
                 let is_stored = publish.is_stored();
                 self.find(passing, &publish.message, is_stored);
@@ -390,7 +426,7 @@ impl Hit {
             retain: self.keeps_retain && message.retain,
             redelivered: false,
             subscription_ids: self.subscription_ids.clone(),
-            annotations: Vec::new(),
+            annotations: Default::default(),
             settle_explicit: false,
         };
         let outgoing = &mut outgoing[self.outgoing];

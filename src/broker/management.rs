@@ -1,62 +1,189 @@
 //! What administrators ask and are told, as JSON: publishes below `$management/` and the answers to them (ADR 0051).
 //!
 //! Fields of a declaration have the names that the configuration has (`queues.declared`). A field that is not known is refused: left
-//! out, it would be a rule that somebody believes in.
+//! out, it would be a rule that somebody believes in. Lists come in pages of so many rows and bytes, each with where the next begins.
+
+mod connection;
+mod exchange;
+mod queue;
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::position;
-use crate::model::address::ManageAddress;
-use crate::model::queue::{
-    DELIVERIES_MAX, DeadLetterTarget, DeadLetters, Lifetime, Overflow, QueueKind, QueueLimits,
-    QueueSettings,
+use crate::model::address::{ManageAddress, ManagedKind};
+use crate::model::fields::{Fields, invalid};
+use crate::model::{
+    Bind, ConnectionQuestion, Destination, ExchangeCommand, Filter, Millis, QueueName, Refusal,
+    queue_json,
 };
-use crate::model::{Filter, Millis, Properties, Property, QueueName, Refusal, base64};
-use crate::partition::request::{
-    Counts, GroupStats, Peeked, QueueAction, QueueAnswer, QueueStats, QueueSummary,
-};
+use crate::partition::request::{ConnectionId, QueueAction};
 
-/// Queues in one answer.
+pub use connection::{describe, list_channels, list_connections};
+pub use exchange::{ExchangeFound, list_bindings, list_exchanges, show_exchange};
+pub use queue::{answer, list_queues};
+
+/// Rows of one answer, and bytes of them: an answer is one packet.
 const LISTED_MAX: usize = 1000;
+const LISTED_BYTES_MAX: usize = 256 << 10;
 /// Entries in one answer, and bytes of their payloads.
 const PEEKED_MAX: usize = 256;
 const PEEKED_BYTES_MAX: usize = 256 << 10;
-/// What can be said of a queue's lifetime. A queue of one connection alone is declared by that connection, and one that asks here is
-/// gone before it uses the queue.
-const LIFETIMES: &[(&str, Lifetime)] =
-    &[("durable", Lifetime::Durable), ("transient", Lifetime::Transient)];
+/// Bytes of the reason for which a connection is ended.
+const REASON_BYTES_MAX: usize = 200;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// Which queues there are: those whose names are above one, so many at most.
-    Queues {
-        /// The name.
-        after: Bytes,
-        /// How many.
-        count_max: usize,
-    },
+    /// Which there are.
+    List(Page),
     /// Something of one queue.
     Queue(QueueName, QueueAction),
+    /// What an exchange is.
+    ShowExchange(Bytes),
+    /// Something of one exchange.
+    Exchange(Bytes, ExchangeCommand),
+    /// Binds something, or ends that.
+    Bind(Box<Bind>),
+    /// Something of one connection.
+    Connection(ConnectionId, ConnectionQuestion),
+}
+
+/// A part of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Of what.
+    pub what: ManagedKind,
+    /// What is bound to this queue alone.
+    pub only: Option<QueueName>,
+    /// Where the one before said that this begins; empty for the first.
+    pub after: String,
+    /// Rows, at most.
+    pub count_max: usize,
+}
+
+/// Where a list of bindings goes on: those of queues come first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BindingsFrom {
+    /// Bindings of exchanges.
+    pub to_exchanges: bool,
+    /// The name of who gets it.
+    pub name: Bytes,
+    /// So many of that one's were listed.
+    pub skip: usize,
+}
+
+impl std::fmt::Display for BindingsFrom {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = if self.to_exchanges { 'e' } else { 'q' };
+        write!(formatter, "{kind}{}:{}", self.skip, text(&self.name))
+    }
+}
+
+/// Where a list of channels goes on: behind a connection, or a channel of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelsFrom {
+    /// The connection.
+    pub connection: u64,
+    /// The channel; `None` when all of them were listed.
+    pub channel: Option<u16>,
 }
 
 /// Reads a request: its address, and its body, a JSON object or nothing.
 pub fn read(address: ManageAddress, body: &[u8], now: Millis) -> Result<Asked, Refusal> {
     let mut fields = Fields::read(body)?;
     let asked = match address {
-        ManageAddress::Queues => Asked::Queues {
-            after: fields.text("after")?.unwrap_or_default().into(),
-            count_max: fields.count("count", LISTED_MAX)?,
+        ManageAddress::List(what) => Asked::List(page(what, None, &mut fields)?),
+        ManageAddress::Queue(queue, operation) => match operation.as_str() {
+            "bind" | "unbind" => {
+                let is_bound = operation == "bind";
+                exchange::bind(Destination::Queue(queue), is_bound, &mut fields)?
+            }
+            "bindings" => Asked::List(page(ManagedKind::Bindings, Some(queue), &mut fields)?),
+            operation => {
+                let action = action(operation, &queue, &mut fields, now)?;
+                Asked::Queue(queue, action)
+            }
         },
-        ManageAddress::Queue(queue, operation) => {
-            let action = action(&operation, &queue, &mut fields, now)?;
-            Asked::Queue(queue, action)
+        ManageAddress::Exchange(name, operation) => {
+            exchange::read(name.as_bytes(), &operation, &mut fields)?
+        }
+        ManageAddress::Connection(number, operation) => {
+            Asked::Connection(ConnectionId(number), question(&operation, &mut fields)?)
         }
     };
     fields.finish()?;
     Ok(asked)
+}
+
+fn page(what: ManagedKind, only: Option<QueueName>, fields: &mut Fields) -> Result<Page, Refusal> {
+    let page = Page {
+        what,
+        only,
+        after: fields.text("after")?.unwrap_or_default(),
+        count_max: fields.count("count", LISTED_MAX)?,
+    };
+    let is_place = match what {
+        ManagedKind::Queues | ManagedKind::Exchanges => true,
+        ManagedKind::Bindings => page.bindings_from().is_some(),
+        ManagedKind::Connections | ManagedKind::Channels => page.channels_from().is_some(),
+    };
+    match is_place {
+        true => Ok(page),
+        false => Err(invalid(format!("'after' is '{}', and no list went that far", page.after))),
+    }
+}
+
+impl Page {
+    /// Where a list of bindings begins; `None` where that is no place.
+    pub fn bindings_from(&self) -> Option<BindingsFrom> {
+        let from = match &self.only {
+            Some(queue) => BindingsFrom { name: queue.as_bytes().clone(), ..Default::default() },
+            None => BindingsFrom::default(),
+        };
+        if self.after.is_empty() {
+            return Some(from);
+        }
+        let (number, name) = self.after.split_once(':')?;
+        let to_exchanges = number.starts_with('e');
+        let skip = number.strip_prefix(['e', 'q'])?.parse().ok()?;
+        Some(BindingsFrom { to_exchanges, name: Bytes::copy_from_slice(name.as_bytes()), skip })
+    }
+
+    /// Where a list of connections, or of their channels, begins; `None` where that is no place.
+    pub fn channels_from(&self) -> Option<ChannelsFrom> {
+        if self.after.is_empty() {
+            return Some(ChannelsFrom::default());
+        }
+        let (connection, channel) = match self.after.split_once('/') {
+            Some((connection, channel)) => (connection, Some(channel.parse().ok()?)),
+            None => (self.after.as_str(), None),
+        };
+        Some(ChannelsFrom { connection: connection.parse().ok()?, channel })
+    }
+
+    /// An answer: rows until there are as many as it may have, each with where a list goes on behind it. `beyond` is where it goes on behind
+    /// the last.
+    fn answer(
+        &self,
+        field: &str,
+        rows: impl IntoIterator<Item = (String, Value)>,
+        beyond: Option<String>,
+    ) -> Value {
+        let (mut listed, mut bytes, mut next) = (Vec::new(), 0, beyond);
+        let mut last = None;
+        for (place, row) in rows {
+            bytes += row.to_string().len();
+            if listed.len() >= self.count_max || (bytes > LISTED_BYTES_MAX && last.is_some()) {
+                next = last;
+                break;
+            }
+            listed.push(row);
+            last = Some(place);
+        }
+        json!({ field: listed, "next": next })
+    }
 }
 
 fn action(
@@ -66,8 +193,11 @@ fn action(
     now: Millis,
 ) -> Result<QueueAction, Refusal> {
     Ok(match operation {
-        "declare" => QueueAction::Declare(settings(fields)?.into()),
-        "delete" => QueueAction::Delete { if_unused: true, if_empty: false },
+        "declare" => QueueAction::Declare(queue_json::read(fields)?.into()),
+        "delete" => QueueAction::Delete {
+            if_unused: !fields.flag("if_used")?,
+            if_empty: fields.flag("if_empty")?,
+        },
         "purge" => QueueAction::Purge,
         "show" => QueueAction::Stats,
         "peek" => QueueAction::Peek {
@@ -85,10 +215,25 @@ fn action(
         "delete_group" => QueueAction::DeleteGroup { group: fields.group()? },
         other => {
             return Err(invalid(format!(
-                "'{other}' is no operation: use declare, delete, purge, show, peek, redrive, seek or delete_group"
+                "'{other}' is no operation: use declare, delete, purge, show, bindings, bind, unbind, peek, redrive, seek or delete_group"
             )));
         }
     })
+}
+
+fn question(operation: &str, fields: &mut Fields) -> Result<ConnectionQuestion, Refusal> {
+    match operation {
+        "show" => Ok(ConnectionQuestion::Describe { with_channels: true }),
+        "close" => {
+            let reason = fields.text("reason")?.unwrap_or_default();
+            if reason.len() > REASON_BYTES_MAX {
+                let text = format!("'reason' must have {REASON_BYTES_MAX} bytes at most");
+                return Err(invalid(text));
+            }
+            Ok(ConnectionQuestion::Close { reason })
+        }
+        other => Err(invalid(format!("'{other}' is no operation: use show or close"))),
+    }
 }
 
 /// A filter over the topics that letters had, or all of them.
@@ -102,354 +247,116 @@ fn redriven(queue: &QueueName, filter: Option<&str>) -> Result<Filter, Refusal> 
     Ok(Filter::new(filter.into())?)
 }
 
-fn settings(fields: &mut Fields) -> Result<QueueSettings, Refusal> {
-    let some = |value: Option<u64>| value.filter(|value| *value > 0);
-    let seconds = |value: Option<u64>| some(value).map(|seconds| seconds.saturating_mul(1000));
-    let filter = |text: String| Filter::new(text.into());
-    let bindings: Result<_, _> = fields.list("bindings")?.into_iter().map(filter).collect();
-    let number = |step: String| {
-        step.parse().map_err(|_| invalid(format!("'{step}' is no number of milliseconds")))
-    };
-    let backoff_ms: Result<_, Refusal> =
-        fields.list("backoff_ms")?.into_iter().map(number).collect();
-    let target = match fields.text("dead_letters")?.as_deref() {
-        None | Some("$dlq") => DeadLetterTarget::Own,
-        Some("none") => DeadLetterTarget::Nowhere,
-        Some(queue) => DeadLetterTarget::Queue(QueueName::from_text(queue.to_owned().into())?),
-    };
-    let group = fields.text("primary_group")?.filter(|group| !group.is_empty());
-    let narrow = |field: &str, value: Option<u64>, default: u32| match value.map(u32::try_from) {
-        None => Ok(default),
-        Some(value) => value.map_err(|_| invalid(format!("'{field}' is too large"))),
-    };
-    Ok(QueueSettings {
-        kind: fields.choice(
-            "type",
-            &[
-                ("classic", QueueKind::Classic),
-                ("stream", QueueKind::Stream),
-                ("ephemeral", QueueKind::Ephemeral),
-            ],
-        )?,
-        bindings: bindings?,
-        visibility_timeout_ms: seconds(fields.number("visibility_timeout_s")?),
-        deliveries_max: narrow("deliveries_max", fields.number("deliveries_max")?, DELIVERIES_MAX)?,
-        backoff_ms: backoff_ms?,
-        dead_letters: DeadLetters {
-            target,
-            with_expired: fields.flag("dead_letter_expired")?,
-            with_overflow: fields.flag("dead_letter_overflow")?,
-        },
-        ttl_ms: seconds(fields.number("ttl_s")?),
-        limits: QueueLimits {
-            messages_max: some(fields.number("messages_max")?),
-            bytes_max: some(fields.number("bytes_max")?),
-            age_max_ms: seconds(fields.number("age_max_s")?),
-            overflow: fields.choice(
-                "overflow",
-                &[("drop_head", Overflow::DropHead), ("reject_publish", Overflow::RejectPublish)],
-            )?,
-        },
-        single_active: fields.flag("single_active")?,
-        exclusive: fields.flag("exclusive")?,
-        primary_group: group.map(|group| QueueName::new(group.into())).transpose()?,
-        priority_max: narrow("priority_max", fields.number("priority_max")?, 0)?.min(255) as u8,
-        retroactive: fields.choice("from", &[("latest", false), ("earliest", true)])?,
-        lifetime: fields.choice("lifetime", LIFETIMES)?,
-        auto_delete: fields.flag("auto_delete")?,
-        expires_ms: seconds(fields.number("expires_s")?),
-    })
-}
-
-/// What is left of a request's body.
-struct Fields(Map<String, Value>);
-
-impl Fields {
-    fn read(body: &[u8]) -> Result<Fields, Refusal> {
-        if body.is_empty() {
-            return Ok(Fields(Map::new()));
-        }
-        match serde_json::from_slice(body) {
-            Ok(Value::Object(fields)) => Ok(Fields(fields)),
-            Ok(_) => Err(invalid("the request must be a JSON object".to_owned())),
-            Err(error) => Err(invalid(format!("the request is no JSON: {error}"))),
-        }
-    }
-
-    fn finish(self) -> Result<(), Refusal> {
-        match self.0.keys().next() {
-            None => Ok(()),
-            Some(field) => Err(invalid(format!("'{field}' means nothing here"))),
-        }
-    }
-
-    fn text(&mut self, field: &str) -> Result<Option<String>, Refusal> {
-        match self.0.remove(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(invalid(format!("'{field}' must be text"))),
-        }
-    }
-
-    fn needed(&mut self, field: &str) -> Result<String, Refusal> {
-        self.text(field)?.ok_or_else(|| invalid(format!("'{field}' is missing")))
-    }
-
-    fn group(&mut self) -> Result<QueueName, Refusal> {
-        Ok(QueueName::new(self.needed("group")?.into())?)
-    }
-
-    fn number(&mut self, field: &str) -> Result<Option<u64>, Refusal> {
-        match self.0.remove(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Number(number)) if number.is_u64() => Ok(number.as_u64()),
-            Some(_) => Err(invalid(format!("'{field}' must be a number, 0 or more"))),
-        }
-    }
-
-    fn count(&mut self, field: &str, max: usize) -> Result<usize, Refusal> {
-        let count = self.number(field)?.map_or(max, |count| usize::try_from(count).unwrap_or(max));
-        Ok(count.min(max))
-    }
-
-    fn flag(&mut self, field: &str) -> Result<bool, Refusal> {
-        match self.0.remove(field) {
-            None | Some(Value::Null) => Ok(false),
-            Some(Value::Bool(flag)) => Ok(flag),
-            Some(_) => Err(invalid(format!("'{field}' must be true or false"))),
-        }
-    }
-
-    /// A list, or its items with commas between.
-    fn list(&mut self, field: &str) -> Result<Vec<String>, Refusal> {
-        let wrong = || invalid(format!("'{field}' must be a list"));
-        let item = |value: Value| match value {
-            Value::String(text) => Ok(text),
-            Value::Number(number) => Ok(number.to_string()),
-            _ => Err(wrong()),
-        };
-        match self.0.remove(field) {
-            None | Some(Value::Null) => Ok(Vec::new()),
-            Some(Value::Array(items)) => items.into_iter().map(item).collect(),
-            Some(Value::String(text)) => {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-                Ok(items.map(str::to_owned).collect())
-            }
-            Some(_) => Err(wrong()),
-        }
-    }
-
-    /// One of a few words; the first is the default.
-    fn choice<T: Copy>(&mut self, field: &str, words: &[(&str, T)]) -> Result<T, Refusal> {
-        let Some(said) = self.text(field)? else { return Ok(words[0].1) };
-        let known = words.iter().find(|(word, _)| *word == said);
-        known.map(|(_, meaning)| *meaning).ok_or_else(|| {
-            let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            invalid(format!("'{field}' is '{said}' and must be one of {}", words.join(", ")))
-        })
-    }
-}
-
-/// What became of a request to a queue.
-pub fn answer(queue: &QueueName, answer: &QueueAnswer) -> Value {
-    match answer {
-        QueueAnswer::Declared { existed, .. } => {
-            json!({ "queue": queue.as_str(), "existed": existed })
-        }
-        QueueAnswer::Counted(Counts { messages, consumers }) => {
-            json!({ "queue": queue.as_str(), "messages": messages, "consumers": consumers })
-        }
-        QueueAnswer::Done { count } => json!({ "queue": queue.as_str(), "count": count }),
-        QueueAnswer::Stats(stats) => show(queue, stats),
-        QueueAnswer::Entries(entries) => {
-            let mut bytes = 0;
-            let few = entries.iter().take_while(|entry| {
-                let is_first = bytes == 0;
-                bytes += entry.message.payload.len() + 1;
-                is_first || bytes <= PEEKED_BYTES_MAX
-            });
-            let entries: Vec<Value> = few.map(|entry| entry_of(queue, entry)).collect();
-            json!({ "queue": queue.as_str(), "entries": entries })
-        }
-    }
-}
-
-/// Queues by name; `is_whole` when there are no more.
-pub fn list(found: &[QueueSummary], is_whole: bool) -> Value {
-    let queue = |queue: &QueueSummary| {
-        json!({
-            "queue": String::from_utf8_lossy(&queue.name),
-            "type": kind(queue.kind),
-            "messages": queue.messages,
-            "bytes": queue.bytes,
-            "groups": queue.groups,
-            "consumers": queue.members,
-        })
-    };
-    let queues: Vec<Value> = found.iter().map(queue).collect();
-    let last = found.last().filter(|_| !is_whole);
-    let next = last.map(|last| String::from_utf8_lossy(&last.name).into_owned());
-    json!({ "queues": queues, "next": next })
-}
-
-fn show(queue: &QueueName, stats: &QueueStats) -> Value {
-    let groups: Vec<Value> = stats.groups.iter().map(group).collect();
-    json!({
-        "queue": queue.as_str(),
-        "type": kind(stats.settings.kind),
-        "messages": stats.messages,
-        "bytes": stats.bytes,
-        "head": stats.head.0,
-        "end": stats.end.0,
-        "settings": said(&stats.settings),
-        "groups": groups,
-    })
-}
-
-fn group(group: &GroupStats) -> Value {
-    json!({
-        "group": String::from_utf8_lossy(&group.name),
-        "consumers": group.members,
-        "committed": group.committed.0,
-        "cursor": group.cursor.0,
-        "pending": group.pending,
-        "lag": group.lag,
-        "lag_s": group.lag_ms as f64 / 1000.0,
-    })
-}
-
-fn entry_of(queue: &QueueName, entry: &Peeked) -> Value {
-    let message = &entry.message;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let properties = Properties::from_encoded(message.properties.clone());
-    let user = properties.iter().filter_map(|property| match property {
-        Property::User(key, value) => Some(json!([text(&key), text(&value)])),
-        _ => None,
-    });
-    let mut said = json!({
-        "offset": entry.entry.0,
-        "time_ms": entry.time.0,
-        "topic": queue.topic_of(&message.topic).as_str(),
-        "qos": message.qos as u8,
-        "properties": user.collect::<Vec<Value>>(),
-    });
-    let (field, payload) = match std::str::from_utf8(&message.payload) {
-        Ok(text) => ("payload", text.to_owned()),
-        Err(_) => ("payload_base64", base64::encode(&message.payload)),
-    };
-    said[field] = payload.into();
-    said
-}
-
-fn kind(kind: QueueKind) -> &'static str {
-    match kind {
-        QueueKind::Classic => "classic",
-        QueueKind::Stream => "stream",
-        QueueKind::Ephemeral => "ephemeral",
-    }
-}
-
-/// The fields of a declaration that are not at their defaults, as they are written.
-fn said(settings: &QueueSettings) -> Value {
-    let mut said = Map::new();
-    let mut note = |field: &str, value: Value, is_said: bool| {
-        if is_said {
-            said.insert(field.to_owned(), value);
-        }
-    };
-    let seconds = |ms: Option<u64>| json!(ms.map(|ms| ms as f64 / 1000.0));
-    let bindings: Vec<&str> = settings.bindings.iter().map(Filter::as_str).collect();
-    note("bindings", json!(bindings), !bindings.is_empty());
-    let timeout_ms = settings.visibility_timeout_ms;
-    note("visibility_timeout_s", seconds(timeout_ms), timeout_ms.is_some());
-    let deliveries_max = settings.deliveries_max;
-    note("deliveries_max", json!(deliveries_max), deliveries_max != DELIVERIES_MAX);
-    note("backoff_ms", json!(settings.backoff_ms), !settings.backoff_ms.is_empty());
-    let target = match &settings.dead_letters.target {
-        DeadLetterTarget::Own => "$dlq",
-        DeadLetterTarget::Queue(queue) => queue.as_str(),
-        DeadLetterTarget::Nowhere => "none",
-    };
-    note("dead_letters", json!(target), settings.dead_letters.target != DeadLetterTarget::Own);
-    note("dead_letter_expired", json!(true), settings.dead_letters.with_expired);
-    note("dead_letter_overflow", json!(true), settings.dead_letters.with_overflow);
-    note("ttl_s", seconds(settings.ttl_ms), settings.ttl_ms.is_some());
-    let limits = &settings.limits;
-    note("messages_max", json!(limits.messages_max), limits.messages_max.is_some());
-    note("bytes_max", json!(limits.bytes_max), limits.bytes_max.is_some());
-    note("age_max_s", seconds(limits.age_max_ms), limits.age_max_ms.is_some());
-    note("overflow", json!("reject_publish"), limits.overflow == Overflow::RejectPublish);
-    note("single_active", json!(true), settings.single_active);
-    note("exclusive", json!(true), settings.exclusive);
-    let group = settings.primary_group.as_ref().map(QueueName::as_str);
-    note("primary_group", json!(group), group.is_some());
-    note("priority_max", json!(settings.priority_max), settings.priority_max > 0);
-    note("from", json!("earliest"), settings.retroactive);
-    let lifetime = match settings.lifetime {
-        Lifetime::Durable => "durable",
-        Lifetime::Transient => "transient",
-        Lifetime::Owned => "owned",
-    };
-    note("lifetime", json!(lifetime), settings.lifetime != Lifetime::Durable);
-    note("auto_delete", json!(true), settings.auto_delete);
-    note("expires_s", seconds(settings.expires_ms), settings.expires_ms.is_some());
-    Value::Object(said)
-}
-
-fn invalid(reason: String) -> Refusal {
-    Refusal::Invalid { reason }
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Topic;
+    use crate::model::address::PublishAddress;
 
-    fn asked(operation: &str, body: &str) -> Result<QueueAction, String> {
-        let queue = QueueName::new(Bytes::from("jobs")).unwrap();
-        let address = ManageAddress::Queue(queue, operation.to_owned());
-        match read(address, body.as_bytes(), Millis(1_000_000)) {
-            Ok(Asked::Queue(_, action)) => Ok(action),
-            Ok(other) => panic!("{other:?}"),
-            Err(refusal) => Err(refusal.to_string()),
-        }
+    fn request(address: &str, body: &str) -> Result<Asked, String> {
+        let topic = Topic::new(Bytes::from(format!("$management/{address}"))).unwrap();
+        let PublishAddress::Manage(address) = PublishAddress::of(&topic).unwrap() else { panic!() };
+        read(address, body.as_bytes(), Millis(1_000_000)).map_err(|refusal| refusal.to_string())
     }
 
-    #[test]
-    fn a_declaration_comes_back_as_it_was_said() {
-        let body = r#"{"bindings":["a/+","b/#"],"deliveries_max":3,"backoff_ms":[5,10],"dead_letters":"none",
-            "ttl_s":60,"messages_max":7,"overflow":"reject_publish","single_active":true,"priority_max":9,
-            "lifetime":"transient","auto_delete":true,"expires_s":60}"#;
-        let Ok(QueueAction::Declare(settings)) = asked("declare", body) else { panic!() };
-        let expected: Value = serde_json::from_str(&body.replace("60", "60.0")).unwrap();
-        assert_eq!(said(&settings), expected);
-
-        let Ok(QueueAction::Declare(nothing)) = asked("declare", "") else { panic!() };
-        assert_eq!(*nothing, QueueSettings::default());
-        assert_eq!(said(&nothing), json!({}));
+    fn asked(operation: &str, body: &str) -> Result<QueueAction, String> {
+        match request(&format!("queue/jobs/{operation}"), body)? {
+            Asked::Queue(_, action) => Ok(action),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn what_cannot_be_meant_is_refused_with_what_could() {
         let cases = [
-            ("drop", "", "'drop' is no operation: use declare"),
-            ("declare", "[]", "must be a JSON object"),
-            ("declare", "{", "is no JSON"),
-            ("declare", r#"{"bindngs":["a"]}"#, "'bindngs' means nothing here"),
-            ("declare", r#"{"bindings":["a/#/b"]}"#, "'#' in the last"),
-            ("declare", r#"{"type":"lifo"}"#, "must be one of classic, stream, ephemeral"),
-            ("declare", r#"{"lifetime":"owned"}"#, "must be one of durable, transient"),
-            ("declare", r#"{"ttl_s":-1}"#, "'ttl_s' must be a number, 0 or more"),
-            ("declare", r#"{"exclusive":"yes"}"#, "'exclusive' must be true or false"),
-            ("seek", r#"{"group":"g"}"#, "'to' is missing"),
-            ("seek", r#"{"to":"earliest"}"#, "'group' is missing"),
-            ("seek", r#"{"group":"g","to":"yesterday"}"#, "'yesterday' is no position"),
-            ("delete_group", r#"{"group":"a/b"}"#, "a name must have 1 to 255 bytes"),
-            ("purge", r#"{"all":true}"#, "'all' means nothing here"),
+            ("queue/jobs/drop", "", "'drop' is no operation: use declare"),
+            ("queue/jobs/declare", "[]", "must be a JSON object"),
+            ("queue/jobs/declare", "{", "is no JSON"),
+            ("queue/jobs/declare", r#"{"bindngs":["a"]}"#, "'bindngs' means nothing here"),
+            ("queue/jobs/declare", r#"{"bindings":["a/#/b"]}"#, "'#' in the last"),
+            ("queue/jobs/declare", r#"{"type":"lifo"}"#, "one of classic, stream, ephemeral"),
+            (
+                "queue/jobs/declare",
+                r##"{"dead_letters":"$exchange/a#b"}"##,
+                "a name must have 1 to 255",
+            ),
+            ("queue/jobs/declare", r#"{"lifetime":"owned"}"#, "one of durable, transient"),
+            ("queue/jobs/declare", r#"{"ttl_s":-1}"#, "'ttl_s' must be a number, 0 or more"),
+            ("queue/jobs/declare", r#"{"exclusive":"yes"}"#, "'exclusive' must be true or false"),
+            ("queue/jobs/seek", r#"{"group":"g"}"#, "'to' is missing"),
+            ("queue/jobs/seek", r#"{"to":"earliest"}"#, "'group' is missing"),
+            ("queue/jobs/seek", r#"{"group":"g","to":"yesterday"}"#, "'yesterday' is no position"),
+            ("queue/jobs/delete_group", r#"{"group":"a/b"}"#, "a name must have 1 to 255 bytes"),
+            ("queue/jobs/purge", r#"{"all":true}"#, "'all' means nothing here"),
+            ("queue/jobs/bind", "", "'source' is missing"),
+            ("queue/jobs/bind", r#"{"source":"x","arguments":[]}"#, "must be an object"),
+            ("queue/jobs/bind", r#"{"source":"x","arguments_encoded":"?"}"#, "must be base64"),
+            ("exchange/x/declare", r#"{"type":"x-random"}"#, "direct, fanout, topic, headers"),
+            ("exchange/x/purge", "", "'purge' is no operation: use declare, delete, show"),
+            ("connection/7/pause", "", "'pause' is no operation: use show or close"),
+            ("connections", r#"{"after":"seven"}"#, "no list went that far"),
+            ("bindings", r#"{"after":"orders"}"#, "no list went that far"),
+            ("queues", r#"{"before":"x"}"#, "'before' means nothing here"),
         ];
-        for (operation, body, expected) in cases {
-            let refused = asked(operation, body).expect_err(expected);
-            assert!(refused.contains(expected), "{operation} {body}: {refused}");
+        for (address, body, expected) in cases {
+            let refused = request(address, body).expect_err(expected);
+            assert!(refused.contains(expected), "{address} {body}: {refused}");
         }
+        for address in ["queue/jobs", "exchange//show", "connection/x/show", "users"] {
+            let topic = Topic::new(Bytes::from(format!("$management/{address}"))).unwrap();
+            assert!(PublishAddress::of(&topic).is_err(), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_read_is_deleted_only_when_that_is_said() {
+        let delete = |if_unused, if_empty| Ok(QueueAction::Delete { if_unused, if_empty });
+        assert_eq!(asked("delete", ""), delete(true, false));
+        assert_eq!(asked("delete", r#"{"if_used":true,"if_empty":true}"#), delete(false, true));
+    }
+
+    #[test]
+    fn a_page_ends_where_its_rows_or_bytes_do_and_says_where_the_next_begins() {
+        let page = |count_max| Page {
+            what: ManagedKind::Queues,
+            only: None,
+            after: String::new(),
+            count_max,
+        };
+        let rows =
+            |bytes: usize| (0..5).map(move |at| (format!("at{at}"), json!("x".repeat(bytes))));
+        let shape = |answer: Value| {
+            (answer["queues"].as_array().unwrap().len(), answer["next"].as_str().map(str::to_owned))
+        };
+        assert_eq!(shape(page(5).answer("queues", rows(1), None)), (5, None));
+        assert_eq!(shape(page(2).answer("queues", rows(1), None)), (2, Some("at1".to_owned())));
+        let beyond = Some("further".to_owned());
+        assert_eq!(shape(page(5).answer("queues", rows(1), beyond.clone())), (5, beyond));
+        let (count, next) = shape(page(5).answer("queues", rows(100 << 10), None));
+        assert_eq!((count, next), (2, Some("at1".to_owned())));
+        let (count, next) = shape(page(5).answer("queues", rows(1 << 20), None));
+        assert_eq!((count, next), (1, Some("at0".to_owned())), "one row is always on it");
+    }
+
+    #[test]
+    fn places_in_lists_come_back_as_they_were_said() {
+        let at = |after: &str| Page {
+            what: ManagedKind::Bindings,
+            only: None,
+            after: after.to_owned(),
+            count_max: 1,
+        };
+        for place in ["q0:", "q12:a:b", "e3:$dlq/x"] {
+            assert_eq!(at(place).bindings_from().unwrap().to_string(), place);
+        }
+        let from = |connection, channel| Some(ChannelsFrom { connection, channel });
+        assert_eq!(at("").channels_from(), from(0, None));
+        assert_eq!(at("17").channels_from(), from(17, None));
+        assert_eq!(at("17/3").channels_from(), from(17, Some(3)));
     }
 
     #[test]

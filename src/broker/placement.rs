@@ -1,12 +1,23 @@
 //! Which partition an address lives in: pure, the same on every node. And which others have queues that are bound to a topic.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use super::bindings::{Bindings, Found, LastRoutes};
-use crate::model::{Filter, PartitionId, QueueName, Topic};
+use super::routing::Routes;
+use crate::model::{Filter, Message, PartitionId, QueueName, Topic};
+use crate::partition::request::Target;
 
 /// Hash slots between keys and partitions: partitions can be moved by slot without hashing anew.
 const SLOTS: u64 = 4096;
+
+/// Where queues get a publish to a topic, beside those that are bound to it in its own partition.
+#[derive(Clone, Debug, Default)]
+pub struct Beyond {
+    /// The partitions with such queues, that of the topic among them where exchanges route to queues there.
+    pub partitions: Arc<[PartitionId]>,
+    routes: Option<Arc<Routes>>,
+}
 
 /// The map from addresses to partitions. Clones share the bindings.
 #[derive(Clone, Debug)]
@@ -66,6 +77,17 @@ impl Placement {
         self.bindings.find(topic, is_unstored, last)
     }
 
+    /// Where queues get a publish to its topic; what was found last is remembered.
+    pub fn beyond(
+        &self,
+        message: &Message,
+        is_unstored: bool,
+        (found, last): (&mut Found, &mut Option<Box<LastRoutes>>),
+    ) -> Beyond {
+        let partitions = self.bound_to(&message.topic, is_unstored, found);
+        Beyond::of(partitions, self.bindings.route_on(message, last))
+    }
+
     /// The home of a session.
     pub fn session(&self, client_id: &[u8]) -> PartitionId {
         self.place(client_id, 2)
@@ -74,6 +96,37 @@ impl Placement {
     fn place(&self, key: &[u8], seed: u64) -> PartitionId {
         let slot = xxhash_rust::xxh3::xxh3_64_with_seed(key, seed) % SLOTS;
         PartitionId(1 + (slot % u64::from(self.data_partitions)) as u16)
+    }
+}
+
+impl Beyond {
+    /// Partitions with queues that are bound to a topic, and what exchanges found.
+    pub fn of(bound: Arc<[PartitionId]>, routes: Option<Arc<Routes>>) -> Beyond {
+        let partitions = match &routes {
+            None => bound,
+            Some(routes) => {
+                let homes = routes.homes.iter().map(|(home, _)| *home);
+                let all: BTreeSet<PartitionId> = bound.iter().copied().chain(homes).collect();
+                all.into_iter().collect()
+            }
+        };
+        Beyond { partitions, routes }
+    }
+
+    /// Who gets the message in its topic's partition, where that stores it.
+    pub fn topic(&self, home: PartitionId) -> Target {
+        self.queues(home).map_or(Target::Topic, Target::TopicAnd)
+    }
+
+    /// Who gets a copy in a partition.
+    pub fn bound(&self, at: PartitionId) -> Target {
+        self.queues(at).map_or(Target::Bound, Target::BoundAnd)
+    }
+
+    fn queues(&self, at: PartitionId) -> Option<Arc<[QueueName]>> {
+        let routes = self.routes.as_ref()?;
+        let (_, queues) = routes.homes.iter().find(|(home, _)| *home == at)?;
+        Some(queues.clone())
     }
 }
 

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq_index::{HeaderMatch, Headers, WordTrie};
 
-use crate::model::exchange::fields;
+use crate::model::exchange::{fields, is_same_value};
 use crate::model::{
-    ExchangeBinding, ExchangeId, ExchangeKind, ExchangeSettings, PartitionId, QueueName, exchange,
+    ExchangeBinding, ExchangeId, ExchangeKind, ExchangeSettings, PartitionId, QueueName,
+    TopicPattern, exchange,
 };
 use crate::partition::request::{RoutedTo, Routing};
 
@@ -39,6 +40,8 @@ struct Source {
     by_key: BTreeMap<Bytes, BTreeMap<(Bytes, Destination), Option<HeaderMatch>>>,
     /// Of a topic exchange, the keys that there are.
     patterns: WordTrie<Bytes>,
+    /// How many there are.
+    count: usize,
 }
 
 /// A publish, as exchanges look at it.
@@ -48,6 +51,8 @@ pub struct Routed<'a> {
     pub exchange: &'a Bytes,
     /// What it is routed by.
     pub routing_key: &'a [u8],
+    /// What else it is routed by: who any of them leads to gets it, once.
+    pub more_keys: &'a [Bytes],
     /// A table as AMQP 0.9.1 encodes it, without its length.
     pub headers: &'a [u8],
 }
@@ -117,9 +122,35 @@ impl RoutingTable {
         }
     }
 
+    /// Lists the exchanges whose names are above one, by name: the broker's own among them, but for the default one.
+    pub fn list(&self, after: &Bytes) -> impl Iterator<Item = (ExchangeId, Arc<ExchangeSettings>)> {
+        let own =
+            ExchangeSettings::predeclared_names().map(|name| Bytes::from_static(name.as_bytes()));
+        let own: BTreeSet<Bytes> = own.filter(|name| name > after).collect();
+        let declared = self.exchanges.range(after.clone()..).map(|(name, _)| name.clone());
+        let mut declared = declared.filter(|name| name > after).peekable();
+        let mut own = own.into_iter().peekable();
+        let names = std::iter::from_fn(move || match (own.peek(), declared.peek()) {
+            (Some(one), Some(other)) if other < one => declared.next(),
+            (Some(_), _) => own.next(),
+            (None, _) => declared.next(),
+        });
+        names.filter_map(|name| self.get(&name))
+    }
+
+    /// How many bindings there are to an exchange; those of queues to the topics are not known here.
+    pub fn binding_count(&self, exchange: &ExchangeId) -> usize {
+        self.sources.get(exchange).map_or(0, |source| source.count)
+    }
+
     /// Returns true when something is bound to an exchange.
     pub fn has_bindings(&self, exchange: &ExchangeId) -> bool {
         self.sources.contains_key(exchange)
+    }
+
+    /// Returns true when an exchange is bound to the one of the topics of some virtual host.
+    pub fn forwards_topics(&self) -> bool {
+        self.sources.keys().any(|id| exchange::is_topics(&id.name))
     }
 
     /// Lists the exchanges that end with the last binding to them, and have none any more.
@@ -145,15 +176,14 @@ impl RoutingTable {
             if !seen.insert(name.clone()) {
                 continue;
             }
-            if name == exchange::TOPIC_EXCHANGE {
-                routes.to_topic = true;
-                continue;
-            }
+            // Its queues are found with the topic; exchanges are bound to it as to any other.
+            let is_topics = exchange::is_topics(&name);
+            routes.to_topic |= is_topics;
             let Some((id, settings)) = self.get(&name) else { continue };
             routes.by_headers |= settings.kind == ExchangeKind::Headers;
             let mut is_routed = false;
             if let Some(source) = self.sources.get(&id) {
-                source.find(publish.routing_key, &headers, |to| match to {
+                let mut found = |to: &Destination| match to {
                     Destination::Queue(home, queue) => {
                         is_routed = true;
                         queues.entry(*home).or_default().insert(queue.clone());
@@ -163,7 +193,11 @@ impl RoutingTable {
                         next.push(to.name.clone());
                     }
                     Destination::Exchange(_) => {}
-                });
+                };
+                source.find(publish.routing_key, &headers, is_topics, &mut found);
+                for key in publish.more_keys {
+                    source.find(key, &headers, is_topics, &mut found);
+                }
             }
             next.extend(settings.alternate.clone().filter(|_| !is_routed));
         }
@@ -182,7 +216,7 @@ impl RoutingTable {
 
 impl Source {
     fn new(kind: ExchangeKind) -> Source {
-        Source { kind, by_key: BTreeMap::new(), patterns: WordTrie::default() }
+        Source { kind, by_key: BTreeMap::new(), patterns: WordTrie::default(), count: 0 }
     }
 
     fn insert(&mut self, binding: &ExchangeBinding, to: Destination) -> bool {
@@ -196,13 +230,16 @@ impl Source {
             ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic => None,
         };
         let here = self.by_key.entry(key.clone()).or_default();
-        here.insert((binding.arguments.clone(), to), wanted).is_none()
+        let is_new = here.insert((binding.arguments.clone(), to), wanted).is_none();
+        self.count += usize::from(is_new);
+        is_new
     }
 
     fn remove(&mut self, binding: &ExchangeBinding, to: Destination) -> bool {
         let key = &binding.routing_key;
         let Some(here) = self.by_key.get_mut(key) else { return false };
         let was_there = here.remove(&(binding.arguments.clone(), to)).is_some();
+        self.count -= usize::from(was_there);
         if here.is_empty() {
             self.by_key.remove(key);
             self.patterns.remove(key, key);
@@ -214,21 +251,28 @@ impl Source {
         &'a self,
         key: &[u8],
         headers: &Headers<'_>,
+        is_topics: bool,
         mut found: impl FnMut(&'a Destination),
     ) {
+        let is_hidden = |pattern: &[u8]| is_topics && !TopicPattern::matches(pattern, key);
         let mut under = |key: &[u8]| {
             let here = self.by_key.get(key).into_iter().flat_map(BTreeMap::keys);
             here.for_each(|(_, to)| found(to));
         };
         match self.kind {
             ExchangeKind::Direct => under(key),
-            ExchangeKind::Topic => self.patterns.for_each_match(key, |pattern| under(pattern)),
+            ExchangeKind::Topic => self.patterns.for_each_match(key, |pattern| {
+                if !is_hidden(pattern) {
+                    under(pattern);
+                }
+            }),
             ExchangeKind::Fanout => {
                 self.by_key.values().flat_map(BTreeMap::keys).for_each(|(_, to)| found(to));
             }
             ExchangeKind::Headers => {
                 for ((_, to), wanted) in self.by_key.values().flatten() {
-                    if wanted.as_ref().is_some_and(|wanted| wanted.matches(headers)) {
+                    if wanted.as_ref().is_some_and(|wanted| wanted.matches(headers, is_same_value))
+                    {
                         found(to);
                     }
                 }
@@ -384,14 +428,15 @@ mod tests {
             there.map(|(_, to, _)| to.map_err(|(exchange, _)| exchange)).collect()
         }
 
-        fn route(&self, first: usize, key: &str, headers: &[u8]) -> BTreeSet<usize> {
+        fn route(&self, first: usize, keys: &[&str], headers: &[u8]) -> BTreeSet<usize> {
             let (mut reached, mut queues) = (BTreeSet::from([first]), BTreeSet::new());
             loop {
                 let before = reached.len();
                 for exchange in reached.clone() {
                     let known = self.exchanges.iter().find(|it| it.0 == exchange);
                     let Some((_, life, alternate, _)) = known else { continue };
-                    let found = self.matching((exchange, *life), key, headers);
+                    let of = |key: &&str| self.matching((exchange, *life), key, headers);
+                    let found: Vec<_> = keys.iter().flat_map(of).collect();
                     reached.extend(alternate.filter(|_| found.is_empty()));
                     reached.extend(found.iter().filter_map(|to| to.err()));
                     queues.extend(found.iter().filter_map(|to| to.ok()));
@@ -433,7 +478,10 @@ mod tests {
         fn the_table_finds_what_looking_through_lists_finds(
             all in vec(said(), 0..60),
             publishes in vec((0usize..5, "(a|b|a\\.b|c\\.b|)", 0usize..7), 1..6),
+            more in vec("(a|b|a\\.b)", 0..3),
         ) {
+            let more_keys: Vec<&str> = more.iter().map(String::as_str).collect();
+            let more: Vec<Bytes> = more.iter().map(|key| Bytes::from(key.clone())).collect();
             let (mut table, mut plain) = (RoutingTable::default(), Plain::default());
             for said in &all {
                 let (from, routing) = to_routing(said);
@@ -443,7 +491,12 @@ mod tests {
             }
             for (exchange, key, headers) in publishes {
                 let (name, headers) = (Bytes::from(NAMES[exchange]), KEYS[headers].1);
-                let publish = Routed { exchange: &name, routing_key: key.as_bytes(), headers };
+                let publish = Routed {
+                    exchange: &name,
+                    routing_key: key.as_bytes(),
+                    more_keys: &more,
+                    headers,
+                };
                 let found = table.route(publish);
                 let mut queues = BTreeSet::new();
                 for (home, names) in &found.homes {
@@ -453,10 +506,51 @@ mod tests {
                         prop_assert!(queues.insert(number), "each once");
                     }
                 }
-                prop_assert_eq!(queues, plain.route(exchange, &key, headers), "{} {}", exchange, key);
+                let keys: Vec<&str> = std::iter::once(&*key).chain(more_keys.clone()).collect();
+                prop_assert_eq!(queues, plain.route(exchange, &keys, headers), "{} {:?}", exchange, keys);
             }
             prop_assert_eq!(table.unused().into_iter().collect::<BTreeSet<_>>(), plain.unused());
         }
+    }
+
+    /// What is published to topics goes on to exchanges that are bound to them, and comes back to them once, however they are bound.
+    #[test]
+    fn topics_route_on_and_around_once() {
+        let mut table = RoutingTable::default();
+        let topics = ExchangeId::predeclared(&Bytes::from_static(b"amq.topic")).unwrap();
+        let bind = |from: &ExchangeId, kind, key: &str, to| Routing::Binding {
+            binding: ExchangeBinding::new(from.clone(), kind, key.as_bytes(), b""),
+            to,
+            is_bound: true,
+        };
+        let fanout = id((1, 1));
+        let declared = Said::Declared { exchange: 1, life: 1, alternate: None, auto_delete: false };
+        let said = [
+            to_routing(&declared).1,
+            bind(&topics, ExchangeKind::Topic, "#.b", RoutedTo::Exchange(fanout.clone())),
+            bind(&fanout, ExchangeKind::Fanout, "", RoutedTo::Exchange(topics.clone())),
+            bind(&fanout, ExchangeKind::Fanout, "", RoutedTo::Queue(queue(1))),
+        ];
+        assert!(!table.forwards_topics());
+        for routing in &said {
+            assert!(table.change(PartitionId(2), routing));
+        }
+        assert!(table.forwards_topics());
+
+        let homes = |exchange: &'static str, key: &str| {
+            let exchange = Bytes::from_static(exchange.as_bytes());
+            let (exchange, more_keys) = (&exchange, &[][..]);
+            let routing_key = key.as_bytes();
+            let publish = Routed { exchange, routing_key, more_keys, headers: b"" };
+            let found = table.route(publish);
+            assert!(found.to_topic);
+            found.homes
+        };
+        let one = vec![(PartitionId(2), Arc::from([queue(1)]))];
+        assert_eq!(homes("amq.topic", "a.b"), one);
+        assert_eq!(homes("fanout", "other"), one);
+        assert_eq!(homes("amq.topic", "other"), []);
+        assert_eq!(homes("amq.topic", "$a.b"), [], "a first wildcard does not match it");
     }
 
     /// What an exchange that is gone leaves behind in the table is nothing.

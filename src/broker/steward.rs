@@ -4,25 +4,27 @@
 //! Pure, a connection's machine like [`Client`](super::Client): one in each process, serving all partitions. It keeps nothing that
 //! matters: a letter is announced by where it died until this machine has said that it is stored.
 
+mod letters;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fluxmq_index::Offset;
 
+use self::letters::Letters;
 use super::Placement;
-use crate::model::record::{DedupKey, Tenure};
 use crate::model::{ExchangeId, PartitionId, QueueName, QueueSettings, Refusal, Token};
 use crate::partition::request::{
-    Event, ExchangeAction, Followed, Following, Letter, LetterId, Publish, QueueAction,
-    QueueAnswer, QueueRequest, ReadHistory, ReadOn, Request, Target,
+    Event, ExchangeAction, Followed, Following, Letter, QueueAction, QueueAnswer, QueueRequest,
+    ReadHistory, ReadOn, Request,
 };
 
 /// Carries letters, and asks for administrators.
 pub struct Steward {
     placement: Placement,
     carries: bool,
-    /// Letters that their targets are storing, with where they died.
-    carried: BTreeMap<Token, (PartitionId, PartitionId, LetterId)>,
+    /// Letters that their targets are storing.
+    letters: Letters,
     /// What is under way for retroactive queues, and the request that each waits for.
     following: BTreeMap<(QueueName, PartitionId), Token>,
     asked_for: BTreeMap<Token, Course>,
@@ -52,7 +54,7 @@ impl Steward {
         Steward {
             placement,
             carries: false,
-            carried: BTreeMap::new(),
+            letters: Letters::default(),
             following: BTreeMap::new(),
             asked_for: BTreeMap::new(),
             ending: BTreeMap::new(),
@@ -85,11 +87,12 @@ impl Steward {
         match event {
             Event::Letter(letter) => self.carry(from, *letter),
             Event::Confirm { token, result } => {
-                if let Some((_, home, id)) = self.carried.remove(&token) {
-                    let result = result.map(|_| ());
-                    self.requests.push_back((home, Request::LetterArrived { id, result }));
-                } else {
-                    self.history_arrived(token, result.is_ok());
+                if !self.letters.is_part(token) {
+                    return self.history_arrived(token, result.is_ok());
+                }
+                if let Some((home, arrived)) = self.letters.answered(token, result) {
+                    let request = Request::LetterArrived(Box::new(arrived));
+                    self.requests.push_back((home, request));
                 }
             }
             Event::Follow(following) => self.follow(&following),
@@ -107,7 +110,7 @@ impl Steward {
                 if self.carries {
                     self.requests.push_back((from, Request::CarryLetters));
                 }
-                self.carried.retain(|_, (target, ..)| *target != from);
+                self.letters.give_up(from);
                 if from == PartitionId::META {
                     self.ending.clear();
                     self.ended.clear();
@@ -135,18 +138,18 @@ impl Steward {
     }
 
     fn carry(&mut self, from: PartitionId, letter: Letter) {
-        let Letter { id, target, message } = letter;
-        let (token, to) = (self.token(), self.placement.queue(&target));
-        self.carried.insert(token, (to, from, id));
-        let publish = Publish {
-            token: Some(token),
-            message: Arc::new(message),
-            dedup: DedupKey::default(),
-            tenure: Tenure::default(),
-            target: Target::Queue(target),
-            input: None,
+        let next = &mut self.next_token;
+        let token = || {
+            *next += 1;
+            Token(*next)
         };
-        self.requests.push_back((to, Request::Publish(publish)));
+        match self.letters.carry(&self.placement, from, letter, token) {
+            Ok(parts) => {
+                let parts = parts.into_iter().map(|(to, part)| (to, Request::Publish(part)));
+                self.requests.extend(parts);
+            }
+            Err(arrived) => self.requests.push_back((from, Request::LetterArrived(arrived))),
+        }
     }
 
     /// Ends the exchanges that end with the last binding to them, and those that end with them: each is asked for once, whatever

@@ -128,11 +128,15 @@ impl WillPublisher {
         match PublishAddress::of(&message.topic)? {
             PublishAddress::Topic => {
                 let home = self.placement.topic(&message.topic);
-                let bound = self.placement.bound_to(&message.topic, false, &mut Found::default());
+                let looked = (&mut Found::default(), &mut None);
+                let beyond = self.placement.beyond(message, false, looked);
                 let dedup = DedupKey { seq: dedup.seq | DedupKey::COPY, ..dedup };
-                let copy = Publish { dedup, target: Target::Bound, ..publish.clone() };
-                let others = bound.iter().filter(|partition| **partition != home);
-                let copies = others.map(|partition| (*partition, copy.clone()));
+                let copy = |at: &PartitionId| {
+                    (*at, Publish { dedup, target: beyond.bound(*at), ..publish.clone() })
+                };
+                let others = beyond.partitions.iter().filter(|partition| **partition != home);
+                let copies: Vec<(PartitionId, Publish)> = others.map(copy).collect();
+                let publish = Publish { target: beyond.topic(home), ..publish };
                 Ok(std::iter::once((home, publish)).chain(copies).collect())
             }
             PublishAddress::Queue(name) => {

@@ -2,13 +2,14 @@
 //!
 //! As soon as one listener of any kind is written, exactly the written ones exist.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::setting::{Address, Choice, File, Flag, Named, Number, OptionalFile, Origins, UrlPath};
 use super::walk::{Section, Walk};
 
-/// Where clients connect, a list for each kind. Default: MQTT on 127.0.0.1:1883 and WebSocket on 127.0.0.1:8083.
+/// Where clients connect, a list for each kind. Default: MQTT on port 1883, WebSocket on 8083 and AMQP on 5672, each on both loopback
+/// addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listeners {
     /// MQTT 3.1, 3.1.1 and 5.0 over TCP.
@@ -162,6 +163,13 @@ impl Listeners {
             .chain(amqps.enumerate().map(at("amqps")))
     }
 
+    /// Tells whether this is the IPv6 half of `localhost`, and another of the sockets is the other half.
+    pub fn is_half_of_localhost(&self, address: SocketAddr) -> bool {
+        let other = SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
+        address.ip() == IpAddr::from(Ipv6Addr::LOCALHOST)
+            && self.sockets().any(|(_, socket)| socket.address == other)
+    }
+
     /// Returns every TLS section with its place in the configuration.
     pub fn tls(&self) -> impl Iterator<Item = (String, &Tls)> {
         let at =
@@ -190,13 +198,22 @@ impl Listener {
     fn local(port: u16) -> Listener {
         Listener::at(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
+
+    /// The same address and its counterpart of IPv6: `localhost` is either of both.
+    fn and_its_counterpart(self) -> [Listener; 2] {
+        let address = SocketAddr::from((Ipv6Addr::LOCALHOST, self.address.port()));
+        [self.clone(), Listener { address, ..self }]
+    }
 }
 
 impl Default for Listeners {
     fn default() -> Listeners {
+        let web = |socket| WebListener { socket, ..WebListener::default() };
+        let amqp = |socket| AmqpListener { socket };
         Listeners {
-            mqtt: vec![Listener::default()],
-            ws: vec![WebListener::default()],
+            mqtt: Listener::default().and_its_counterpart().into(),
+            ws: WebListener::default().socket.and_its_counterpart().map(web).into(),
+            amqp: AmqpListener::default().socket.and_its_counterpart().map(amqp).into(),
             ..Listeners::none()
         }
     }

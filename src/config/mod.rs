@@ -24,7 +24,7 @@ pub use listeners::{
 pub use queues::{DeclaredQueue, OverflowPolicy, QueueLifetime, QueueStart, QueueType, Queues};
 pub use sections::{
     Anonymous, Authentication, Authorization, DeniedPublish, DeniedSubscribe, Durability, Limits,
-    Log, LogFormat, Partitions, Shards, Statistics, Storage, TlsIdentity,
+    Log, LogFormat, NameSpace, Partitions, Shards, Statistics, Storage, TlsIdentity,
 };
 use setting::Location;
 use walk::{Checker, Printer, Reader, Section, Walk, paths};
@@ -51,6 +51,8 @@ pub struct Config {
     pub history: History,
     /// The bounds that back-pressure and refusals come from.
     pub limits: Limits,
+    /// Name spaces of AMQP beside `/`, which is always there. Default: none.
+    pub virtual_hosts: Vec<NameSpace>,
     /// What queues do unless they say otherwise.
     pub queues: Queues,
     /// What the broker counts of itself.
@@ -71,6 +73,7 @@ impl Default for Config {
             storage: Storage::default(),
             history: History::default(),
             limits: Limits::default(),
+            virtual_hosts: Vec::new(),
             queues: Queues::default(),
             statistics: Statistics::default(),
             log: Log::default(),
@@ -85,6 +88,8 @@ pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     /// `--mqtt`, any number of times: replaces `listeners.mqtt` as a whole, and the other kinds' defaults.
     pub mqtt_addresses: Vec<String>,
+    /// `--amqp`, the same for `listeners.amqp`.
+    pub amqp_addresses: Vec<String>,
     /// `--log-level`: replaces `log.level`.
     pub log_level: Option<String>,
 }
@@ -169,6 +174,7 @@ impl Section for Config {
             storage,
             history,
             limits,
+            virtual_hosts,
             queues,
             statistics,
             log,
@@ -182,6 +188,7 @@ impl Section for Config {
         walk.section("storage", storage);
         walk.section("history", history);
         walk.section("limits", limits);
+        walk.list("virtual_hosts", virtual_hosts);
         walk.section("queues", queues);
         walk.section("statistics", statistics);
         walk.section("log", log);

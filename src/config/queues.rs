@@ -36,7 +36,7 @@ pub struct DeclaredQueue {
     pub deliveries_max: u32,
     /// Milliseconds until a released entry comes again, the first time, the second …, with commas between. Default at once.
     pub backoff_ms: String,
-    /// Where dead letters go: `$dlq`, another queue's name, or `none`. Default `$dlq`.
+    /// Where dead letters go: `$dlq`, another queue's name, `$exchange/<exchange>` (`…/<routing key>`), or `none`. Default `$dlq`.
     pub dead_letters: String,
     /// Entries whose time was over are dead letters. Default false.
     pub dead_letter_expired: bool,
@@ -110,6 +110,8 @@ pub enum OverflowPolicy {
     DropHead,
     /// The publisher.
     RejectPublish,
+    /// The publisher, and what it published is a dead letter.
+    RejectPublishDlx,
 }
 
 impl Default for Queues {
@@ -197,7 +199,10 @@ impl Section for DeclaredQueue {
         walk.leaf("visibility_timeout_s", &mut Number(visibility_timeout_s, 0..=86_400));
         walk.leaf("deliveries_max", &mut Number(deliveries_max, 0..=1_000_000));
         walk.leaf("backoff_ms", &mut Text(backoff_ms, "milliseconds with commas between"));
-        walk.leaf("dead_letters", &mut Text(dead_letters, "$dlq, a queue's name, or none"));
+        walk.leaf(
+            "dead_letters",
+            &mut Text(dead_letters, "$dlq, a queue's name, $exchange/<exchange>, or none"),
+        );
         walk.leaf("dead_letter_expired", &mut Flag(dead_letter_expired));
         walk.leaf("dead_letter_overflow", &mut Flag(dead_letter_overflow));
         walk.leaf("ttl_s", &mut Number(ttl_s, 0..=FOR_EVER));
@@ -238,5 +243,6 @@ impl Named for OverflowPolicy {
     const NAMES: &'static [(&'static str, OverflowPolicy)] = &[
         ("drop_head", OverflowPolicy::DropHead),
         ("reject_publish", OverflowPolicy::RejectPublish),
+        ("reject_publish_dlx", OverflowPolicy::RejectPublishDlx),
     ];
 }

@@ -4,13 +4,16 @@
 
 use std::path::PathBuf;
 
-use super::setting::{Choice, LogFilter, Named, Number, OptionalFile, Size};
+use super::setting::{Choice, LogFilter, Named, Number, OptionalFile, Size, Text};
 use super::walk::{Section, Walk};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
+/// A message is in one frame of the log, which has 64 MiB, and up to a mebibyte of others may come before it.
+const LARGEST: u64 = 60 * MIB;
+const FOR_EVER: u64 = u32::MAX as u64;
 
 /// Who may connect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +83,13 @@ pub enum Anonymous {
     Never,
 }
 
+/// A name space of AMQP: a virtual host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameSpace {
+    /// What clients open. Needed.
+    pub name: String,
+}
+
 /// How the log is divided.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Partitions {
@@ -131,8 +141,10 @@ pub struct Storage {
 /// The bounds that back-pressure and refusals come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest packet a client may send, in bytes. Default 1 MiB, minimum 1 KiB.
+    /// Largest packet an MQTT client may send, in bytes. Default 1 MiB, minimum 1 KiB.
     pub packet_bytes_max: u32,
+    /// Largest message an AMQP client may send, in bytes. Default 16 MiB, minimum 1 KiB.
+    pub message_bytes_max: u32,
     /// Memory that the process may have; near it publishers are slowed down, connections and publishes refused. Default 0, which takes what
     /// the machine or the container has; minimum 0.
     pub memory_bytes_max: u64,
@@ -240,6 +252,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             packet_bytes_max: 1 << 20,
+            message_bytes_max: 16 << 20,
             memory_bytes_max: 0,
             connect_packet_bytes_max: 64 << 10,
             connect_timeout_s: 10,
@@ -301,6 +314,13 @@ impl Section for Authorization {
     }
 }
 
+impl Section for NameSpace {
+    fn fields(&mut self, walk: &mut dyn Walk) {
+        let NameSpace { name } = self;
+        walk.leaf("name", &mut Text(name, "a virtual host's name"));
+    }
+}
+
 impl Section for Partitions {
     fn fields(&mut self, walk: &mut dyn Walk) {
         let Partitions { data } = self;
@@ -342,6 +362,7 @@ impl Section for Limits {
     fn fields(&mut self, walk: &mut dyn Walk) {
         let Limits {
             packet_bytes_max,
+            message_bytes_max,
             memory_bytes_max,
             connect_packet_bytes_max,
             connect_timeout_s,
@@ -370,10 +391,10 @@ impl Section for Limits {
             commands_buffered_max,
             commands_per_batch_max,
         } = self;
-        // MQTT cannot say more than 256 MiB less one byte behind the fixed header (§1.5.5 in 5.0).
-        walk.leaf("packet_bytes_max", &mut Size(packet_bytes_max, KIB..=256 * MIB));
+        walk.leaf("packet_bytes_max", &mut Size(packet_bytes_max, KIB..=LARGEST));
+        walk.leaf("message_bytes_max", &mut Size(message_bytes_max, KIB..=LARGEST));
         walk.leaf("memory_bytes_max", &mut Size(memory_bytes_max, 0..=MIB * MIB));
-        walk.leaf("connect_packet_bytes_max", &mut Size(connect_packet_bytes_max, 256..=256 * MIB));
+        walk.leaf("connect_packet_bytes_max", &mut Size(connect_packet_bytes_max, 256..=LARGEST));
         walk.leaf("connect_timeout_s", &mut Number(connect_timeout_s, 1..=300));
         walk.leaf("handshake_timeout_s", &mut Number(handshake_timeout_s, 1..=300));
         walk.leaf("connections_max", &mut Number(connections_max, 1..=10_000_000));
@@ -394,11 +415,10 @@ impl Section for Limits {
         walk.leaf("subscriptions_per_client_max", &mut Number(per_client, 1..=1_000_000));
         walk.leaf("retained_max", &mut Number(retained_max, 1..=1_000_000_000));
         walk.leaf("retained_bytes_max", &mut Size(retained_bytes_max, 64 * KIB..=MIB * MIB));
-        let for_ever = u64::from(u32::MAX);
-        walk.leaf("backlog_max", &mut Number(backlog_max, 0..=for_ever));
+        walk.leaf("backlog_max", &mut Number(backlog_max, 0..=FOR_EVER));
         walk.leaf("backlog_bytes_max", &mut Size(backlog_bytes_max, 0..=TIB));
-        walk.leaf("backlog_age_max_s", &mut Number(backlog_age_max_s, 0..=for_ever));
-        walk.leaf("session_expiry_max_s", &mut Number(session_expiry_max_s, 0..=for_ever));
+        walk.leaf("backlog_age_max_s", &mut Number(backlog_age_max_s, 0..=FOR_EVER));
+        walk.leaf("session_expiry_max_s", &mut Number(session_expiry_max_s, 0..=FOR_EVER));
         walk.leaf("keep_alive_max_s", &mut Number(keep_alive_max_s, 10..=65_535));
         walk.leaf("topic_alias_max", &mut Number(topic_alias_max, 0..=65_535));
         walk.leaf("client_id_bytes_max", &mut Number(client_id_bytes_max, 23..=65_535));

@@ -180,17 +180,22 @@ pub(super) fn lay_environment_over(
 
 /// Lays the command line over the tree.
 pub(super) fn lay_overrides_over(tree: &mut Node, overrides: &Overrides) {
-    let Overrides { data_dir, mqtt_addresses, log_level } = overrides;
+    let Overrides { data_dir, mqtt_addresses, amqp_addresses, log_level } = overrides;
     if let Some(data_dir) = data_dir {
         tree.put(&["data_dir"], Node::text("--data", data_dir.to_string_lossy()));
     }
-    if !mqtt_addresses.is_empty() {
+    for (kind, flag, addresses) in
+        [("mqtt", "--mqtt", mqtt_addresses), ("amqp", "--amqp", amqp_addresses)]
+    {
+        if addresses.is_empty() {
+            continue;
+        }
         let listener = |address: &String| Node {
-            origin: "--mqtt".to_owned(),
-            value: Value::Map(vec![("address".to_owned(), Node::text("--mqtt", address))]),
+            origin: flag.to_owned(),
+            value: Value::Map(vec![("address".to_owned(), Node::text(flag, address))]),
         };
-        let list = Value::List(mqtt_addresses.iter().map(listener).collect());
-        tree.put(&["listeners", "mqtt"], Node { origin: "--mqtt".to_owned(), value: list });
+        let list = Value::List(addresses.iter().map(listener).collect());
+        tree.put(&["listeners", kind], Node { origin: flag.to_owned(), value: list });
     }
     if let Some(level) = log_level {
         tree.put(&["log", "level"], Node::text("--log-level", level));

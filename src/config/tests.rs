@@ -10,7 +10,20 @@ fn no_source_at_all_is_a_working_broker_on_loopback() {
 
     assert_eq!(config, Config::default());
     assert_eq!(config.data_dir, PathBuf::from("./data"));
-    assert_eq!(config.listeners.mqtt[0].address.to_string(), "127.0.0.1:1883");
+    let listeners = config.listeners.sockets();
+    let listeners: Vec<_> =
+        listeners.map(|(path, socket)| format!("{path} {}", socket.address)).collect();
+    assert_eq!(
+        listeners,
+        [
+            "listeners.mqtt.0 127.0.0.1:1883",
+            "listeners.mqtt.1 [::1]:1883",
+            "listeners.ws.0 127.0.0.1:8083",
+            "listeners.ws.1 [::1]:8083",
+            "listeners.amqp.0 127.0.0.1:5672",
+            "listeners.amqp.1 [::1]:5672",
+        ]
+    );
     assert_eq!(config.authentication.anonymous, Anonymous::Auto);
     assert_eq!(config.limits.packet_bytes_max, 1_048_576);
 }
@@ -60,7 +73,7 @@ log: { format: [text] }
     let expected = [
         "FLUXMQ_LIMITS_INFLIGHT_MAX: no field has this name; did you mean 'FLUXMQ_LIMITS__INFLIGHT_MAX'?",
         "FLUXMQ_LOG__LEVEL: log.level: 'inof' is not a level; write off, error, warn, info, debug or trace, and target=level after commas",
-        "FLUXMQ_X__Y: x: unknown key; known here: data_dir, listeners, authentication, authorization, partitions, shards, storage, history, limits, queues, statistics, log",
+        "FLUXMQ_X__Y: x: unknown key; known here: data_dir, listeners, authentication, authorization, partitions, shards, storage, history, limits, virtual_hosts, queues, statistics, log",
         "F:1:1: data_dirr: unknown key; did you mean 'data_dir'?",
         "F:4:7: listeners.mqtt.0.address: 'localhost:1883' is not an IP address with a port; write an address such as 127.0.0.1:1883, 0.0.0.0:1883 or [::]:1883",
         "F:5:19: authentication.anonymous: 'always' is not known here; write unsafe_always to let everybody in who reaches a listener",
@@ -155,6 +168,25 @@ fn mqtt_flags_replace_the_whole_list() {
     let config = load(file, &[], &overrides).unwrap();
 
     assert_eq!(config.listeners.mqtt, [Listener::at("0.0.0.0:9".parse().unwrap())]);
+}
+
+/// Whoever says where one kind listens starts nothing else by default: two brokers of one machine meet on no port.
+#[test]
+fn a_flag_replaces_the_default_listeners_of_all_kinds() {
+    let address = vec!["127.0.0.1:9".to_owned()];
+    let mqtt = Overrides { mqtt_addresses: address.clone(), ..Overrides::default() };
+    let amqp = Overrides { amqp_addresses: address, ..Overrides::default() };
+    let other = vec!["127.0.0.1:8".to_owned()];
+    let both = Overrides { amqp_addresses: other, ..mqtt.clone() };
+
+    let kinds = |overrides: &Overrides| {
+        let listeners = load("", &[], overrides).unwrap().listeners;
+        let sockets = listeners.sockets().map(|(path, _)| path);
+        sockets.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(kinds(&mqtt), "listeners.mqtt.0");
+    assert_eq!(kinds(&amqp), "listeners.amqp.0");
+    assert_eq!(kinds(&both), "listeners.mqtt.0 listeners.amqp.0");
 }
 
 #[test]

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use super::connection::ConnectionArguments;
 use super::error::CtlError;
-use super::manage::{cell, group_rows, table};
-use super::queue::{ask_once, messages, say};
+use super::manage::{ask_once, group_rows, level, lines, messages, say, table};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -41,7 +40,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct Listed {
     /// The queue's name.
-    #[arg(value_name = "QUEUE")]
+    #[arg(value_name = "QUEUE", value_parser = level)]
     queue: String,
     #[command(flatten)]
     connection: ConnectionArguments,
@@ -50,10 +49,10 @@ struct Listed {
 #[derive(Debug, Args)]
 struct Named {
     /// The queue's name.
-    #[arg(value_name = "QUEUE")]
+    #[arg(value_name = "QUEUE", value_parser = level)]
     queue: String,
     /// The group's name.
-    #[arg(value_name = "GROUP")]
+    #[arg(value_name = "GROUP", value_parser = level)]
     group: String,
     #[command(flatten)]
     connection: ConnectionArguments,
@@ -62,10 +61,10 @@ struct Named {
 #[derive(Debug, Args)]
 struct Seek {
     /// The queue's name.
-    #[arg(value_name = "QUEUE")]
+    #[arg(value_name = "QUEUE", value_parser = level)]
     queue: String,
     /// The group's name.
-    #[arg(value_name = "GROUP")]
+    #[arg(value_name = "GROUP", value_parser = level)]
     group: String,
     /// Where to.
     #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
@@ -94,10 +93,7 @@ pub(super) async fn run(
             let found = found.ok_or_else(|| {
                 CtlError::refused(format!("queue '{queue}' has no consumer group '{group}'"))
             })?;
-            let fields = found.as_object().into_iter().flatten();
-            let text: String =
-                fields.map(|(field, value)| format!("{field:<10} {}\n", cell(value))).collect();
-            say(&found, &text, json, output)
+            say(&found, &lines(&found), json, output)
         }
         Command::Seek(Seek { queue, group, to, connection }) => {
             let body = json!({ "group": group, "to": to });

@@ -4,8 +4,12 @@
 //! or a lost one, 3 wrong usage. A closed standard output ends a command quietly, as `head` expects.
 
 mod bench;
+mod binding;
 mod connection;
+mod connections;
+mod definitions;
 mod error;
+mod exchange;
 mod format;
 mod group;
 mod manage;
@@ -82,6 +86,16 @@ enum Command {
     Queue(queue::Arguments),
     /// Shows how far consumer groups are, and moves them.
     Group(group::Arguments),
+    /// Declares exchanges, looks at them, binds them to one another, deletes them.
+    Exchange(exchange::Arguments),
+    /// Lists what is bound to what.
+    Binding(binding::Bindings),
+    /// Shows who is connected, and ends connections.
+    Connection(connections::Arguments),
+    /// Shows what the channels of AMQP connections are doing.
+    Channel(connections::ChannelArguments),
+    /// Writes down what there is as RabbitMQ does, and makes what is written down so.
+    Definitions(definitions::Arguments),
     /// Writes the broker's file of users.
     Users(users::Arguments),
 }
@@ -111,6 +125,26 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+impl Command {
+    async fn run(&self, json: bool, output: &mut impl Write) -> Result<(), CtlError> {
+        match self {
+            Command::Publish(arguments) => publish::run(arguments, json, output).await,
+            Command::Subscribe(arguments) => subscribe::run(arguments, json, output).await,
+            Command::Request(arguments) => request::run(arguments, json, output).await,
+            Command::Replay(arguments) => replay::run(arguments, json, output).await,
+            Command::Bench(arguments) => bench::run(arguments, json, output).await,
+            Command::Queue(arguments) => queue::run(arguments, json, output).await,
+            Command::Group(arguments) => group::run(arguments, json, output).await,
+            Command::Exchange(arguments) => exchange::run(arguments, json, output).await,
+            Command::Binding(arguments) => binding::run(arguments, json, output).await,
+            Command::Connection(arguments) => connections::run(arguments, json, output).await,
+            Command::Channel(arguments) => connections::run_channel(arguments, json, output).await,
+            Command::Definitions(arguments) => definitions::run(arguments, json, output).await,
+            Command::Users(arguments) => users::run(arguments, output),
+        }
+    }
+}
+
 fn run(arguments: Arguments) -> Result<(), CtlError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -118,18 +152,7 @@ fn run(arguments: Arguments) -> Result<(), CtlError> {
         .map_err(|error| CtlError::Usage(format!("cannot start threads: {error}")))?;
     let json = arguments.json;
     let mut output = std::io::BufWriter::new(std::io::stdout());
-    let result = runtime.block_on(async {
-        match arguments.command {
-            Command::Publish(arguments) => publish::run(&arguments, json, &mut output).await,
-            Command::Subscribe(arguments) => subscribe::run(&arguments, json, &mut output).await,
-            Command::Request(arguments) => request::run(&arguments, json, &mut output).await,
-            Command::Replay(arguments) => replay::run(&arguments, json, &mut output).await,
-            Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
-            Command::Queue(arguments) => queue::run(&arguments, json, &mut output).await,
-            Command::Group(arguments) => group::run(&arguments, json, &mut output).await,
-            Command::Users(arguments) => users::run(&arguments, &mut output),
-        }
-    });
+    let result = runtime.block_on(arguments.command.run(json, &mut output));
     // A thread that waits for standard input must not keep the program.
     runtime.shutdown_background();
     let written = output.flush().map_err(CtlError::Output);

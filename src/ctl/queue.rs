@@ -5,9 +5,12 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
+use super::binding::{self, Bound};
 use super::connection::ConnectionArguments;
 use super::error::CtlError;
-use super::manage::{Asking, cell, group_rows, table};
+use super::manage::{
+    Asking, ListArguments, Listing, ask_once, cell, group_rows, level, lines, messages, say, table,
+};
 
 /// Letters that are brought back at a time.
 const REDRIVEN_AT_ONCE: u64 = 256;
@@ -25,6 +28,7 @@ Examples:
   mqttctl queue stats orders
   mqttctl queue peek orders --from 100 --count 10 --json
   mqttctl queue redrive orders --filter 'eu/#'
+  mqttctl queue bind orders shop --routing-key 'order.#'
   mqttctl queue purge orders")]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -34,7 +38,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists the queues, by name.
-    List(List),
+    List(ListArguments),
     /// Prints what a queue was declared to be and what it has.
     Show(Named),
     /// Prints how far each consumer group is: lag in messages and in seconds.
@@ -42,7 +46,13 @@ enum Command {
     /// Declares a queue. One that is there and is just so stays; any other is refused.
     Declare(Box<Declare>),
     /// Deletes a queue, its groups and its entries; refused while somebody reads it.
-    Delete(Named),
+    Delete(Delete),
+    /// Binds a queue to an exchange: what the exchange routes by this key and these arguments is in the queue.
+    Bind(binding::Arguments),
+    /// Ends that.
+    Unbind(binding::Arguments),
+    /// Lists what a queue is bound to.
+    Bindings(Named),
     /// Takes everything out that is in it now.
     Purge(Named),
     /// Prints entries without any group knowing.
@@ -53,29 +63,29 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Named {
-    /// The queue's name; '$dlq/orders' is that of the dead letters of 'orders'.
-    #[arg(value_name = "QUEUE")]
+    /// The queue's name, as addresses or as AMQP have it; '$dlq/orders' is that of the dead letters of 'orders'.
+    #[arg(value_name = "QUEUE", value_parser = level)]
     queue: String,
     #[command(flatten)]
     connection: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
-struct List {
-    /// Begins behind this name.
-    #[arg(long, value_name = "QUEUE", default_value = "", hide_default_value = true)]
-    after: String,
-    /// The most to list; all when it is left out.
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+struct Delete {
     #[command(flatten)]
-    connection: ConnectionArguments,
+    named: Named,
+    /// Also while somebody reads it: consumers are told.
+    #[arg(long)]
+    if_used: bool,
+    /// Only without messages.
+    #[arg(long)]
+    if_empty: bool,
 }
 
 #[derive(Debug, Args)]
 struct Peek {
     /// The queue's name.
-    #[arg(value_name = "QUEUE")]
+    #[arg(value_name = "QUEUE", value_parser = level)]
     queue: String,
     /// The first entry; the oldest that is there when it is left out.
     #[arg(long, value_name = "OFFSET", default_value_t = 0, hide_default_value = true)]
@@ -91,7 +101,7 @@ struct Peek {
 struct Redrive {
     /// The queue whose dead letters go back; a name that is no '$dlq/…' means '$dlq/<name>'. Where letters go to a queue of
     /// your own, it needs --as-it-is.
-    #[arg(value_name = "QUEUE")]
+    #[arg(value_name = "QUEUE", value_parser = level)]
     queue: String,
     /// Takes the name as it is.
     #[arg(long)]
@@ -109,7 +119,7 @@ struct Redrive {
 #[derive(Debug, Args)]
 struct Declare {
     /// The queue's name.
-    #[arg(value_name = "QUEUE")]
+    #[arg(value_name = "QUEUE", value_parser = level)]
     queue: String,
     /// How it is read.
     #[arg(long = "type", value_name = "TYPE", value_parser = ["classic", "stream", "ephemeral"])]
@@ -122,15 +132,15 @@ struct Declare {
     from: Option<String>,
     /// Time a member has to settle an entry.
     #[arg(long, value_name = "SECONDS")]
-    visibility_timeout: Option<u64>,
+    visibility_timeout: Option<f64>,
     /// Deliveries of one entry to one group, at most; 0 is no limit.
     #[arg(long, value_name = "N")]
     deliveries_max: Option<u64>,
     /// How long a released entry waits, the first time, the second, and so on.
     #[arg(long, value_name = "MS,MS", value_delimiter = ',')]
     backoff: Vec<u64>,
-    /// Where dead letters go: $dlq, another queue, or none.
-    #[arg(long, value_name = "QUEUE")]
+    /// Where dead letters go: $dlq, another queue, $exchange/EXCHANGE, $exchange/EXCHANGE/KEY, or none.
+    #[arg(long, value_name = "PLACE")]
     dead_letters: Option<String>,
     /// Entries whose time was over are dead letters.
     #[arg(long)]
@@ -140,7 +150,7 @@ struct Declare {
     dead_letter_overflow: bool,
     /// Time after which an entry is not delivered any more.
     #[arg(long, value_name = "SECONDS")]
-    ttl: Option<u64>,
+    ttl: Option<f64>,
     /// Entries that are kept.
     #[arg(long, value_name = "N")]
     messages_max: Option<u64>,
@@ -149,9 +159,9 @@ struct Declare {
     bytes_max: Option<u64>,
     /// Time that entries are kept.
     #[arg(long, value_name = "SECONDS")]
-    age_max: Option<u64>,
+    age_max: Option<f64>,
     /// What gives way when it is full.
-    #[arg(long, value_parser = ["drop_head", "reject_publish"])]
+    #[arg(long, value_parser = ["drop_head", "reject_publish", "reject_publish_dlx"])]
     overflow: Option<String>,
     /// One member of a group gets everything, until it leaves.
     #[arg(long)]
@@ -173,9 +183,28 @@ struct Declare {
     auto_delete: bool,
     /// Time without a consumer and a redeclaration, after which it ends.
     #[arg(long, value_name = "SECONDS")]
-    expires: Option<u64>,
+    expires: Option<f64>,
     #[command(flatten)]
     connection: ConnectionArguments,
+}
+
+/// The queues, by name.
+pub(super) fn listing() -> Listing {
+    Listing {
+        address: "queues".to_owned(),
+        field: "queues",
+        columns: &[
+            "queue",
+            "type",
+            "lifetime",
+            "messages",
+            "ready",
+            "unacked",
+            "bytes",
+            "groups",
+            "consumers",
+        ],
+    }
 }
 
 /// Does what the arguments say.
@@ -185,7 +214,7 @@ pub(super) async fn run(
     output: &mut impl Write,
 ) -> Result<(), CtlError> {
     match &arguments.command {
-        Command::List(list) => list_queues(list, json, output).await,
+        Command::List(list) => listing().print(list, json, output).await,
         Command::Show(named) => show(named, json, output).await,
         Command::Stats(named) => stats(named, json, output).await,
         Command::Declare(declare) => {
@@ -197,96 +226,53 @@ pub(super) async fn run(
             };
             say(&answer, &format!("{}: {said}", declare.queue), json, output)
         }
-        Command::Delete(named) => count(named, "delete", "deleted, with", json, output).await,
-        Command::Purge(named) => count(named, "purge", "purged of", json, output).await,
+        Command::Delete(Delete { named, if_used, if_empty }) => {
+            let body = json!({ "if_used": if_used, "if_empty": if_empty });
+            count(named, ("delete", &body), "deleted, with", json, output).await
+        }
+        Command::Purge(named) => {
+            count(named, ("purge", &json!({})), "purged of", json, output).await
+        }
+        Command::Bind(arguments) => arguments.bind(Bound::Queue, json, output).await,
+        Command::Unbind(arguments) => arguments.unbind(Bound::Queue, json, output).await,
+        Command::Bindings(named) => {
+            let wanted = ListArguments {
+                after: String::new(),
+                limit: None,
+                connection: named.connection.clone(),
+            };
+            let address = format!("queue/{}/bindings", named.queue);
+            binding::listing(address).print(&wanted, json, output).await
+        }
         Command::Peek(peek) => peek_entries(peek, json, output).await,
         Command::Redrive(redrive) => redrive_letters(redrive, json, output).await,
     }
 }
 
-/// Asks one thing on a connection of its own.
-pub(super) async fn ask_once(
-    connection: &ConnectionArguments,
-    address: &str,
-    body: &Value,
-) -> Result<Value, CtlError> {
-    let mut asking = Asking::connect(connection).await?;
-    let answer = asking.ask(address, body).await?;
-    asking.end().await?;
-    Ok(answer)
-}
-
-/// Prints an answer, or what it means.
-pub(super) fn say(
-    answer: &Value,
-    meaning: &str,
-    json: bool,
-    output: &mut impl Write,
-) -> Result<(), CtlError> {
-    let written = match json {
-        true => writeln!(output, "{answer}"),
-        false => writeln!(output, "{}", meaning.trim_end()),
-    };
-    written.map_err(CtlError::Output)
-}
-
-/// "1 message", "2 messages".
-pub(super) fn messages(count: &Value) -> String {
-    let plural = if count == &json!(1) { "" } else { "s" };
-    format!("{} message{plural}", cell(count))
-}
-
 async fn count(
     named: &Named,
-    operation: &str,
+    (operation, body): (&str, &Value),
     meaning: &str,
     json: bool,
     output: &mut impl Write,
 ) -> Result<(), CtlError> {
     let address = format!("queue/{}/{operation}", named.queue);
-    let answer = ask_once(&named.connection, &address, &json!({})).await?;
+    let answer = ask_once(&named.connection, &address, body).await?;
     let meaning = format!("{}: {meaning} {}", named.queue, messages(&answer["count"]));
     say(&answer, &meaning, json, output)
-}
-
-async fn list_queues(list: &List, json: bool, output: &mut impl Write) -> Result<(), CtlError> {
-    let mut asking = Asking::connect(&list.connection).await?;
-    let (mut queues, mut after) = (Vec::new(), list.after.clone());
-    loop {
-        let left = list.limit.map(|limit| limit - queues.len());
-        let answer = asking.ask("queues", &json!({ "after": after, "count": left })).await?;
-        queues.extend(answer["queues"].as_array().cloned().unwrap_or_default());
-        let next = answer["next"].as_str().map(str::to_owned);
-        match next.filter(|_| list.limit.is_none_or(|limit| queues.len() < limit)) {
-            Some(next) => after = next,
-            None => break,
-        }
-    }
-    asking.end().await?;
-    if json {
-        return queues
-            .iter()
-            .try_for_each(|queue| writeln!(output, "{queue}"))
-            .map_err(CtlError::Output);
-    }
-    let names = ["queue", "type", "messages", "bytes", "groups", "consumers"];
-    let heading: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let row = |queue: &Value| names.iter().map(|name| cell(&queue[*name])).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(heading).chain(queues.iter().map(row)).collect();
-    write!(output, "{}", table(&rows)).map_err(CtlError::Output)
 }
 
 async fn show(named: &Named, json: bool, output: &mut impl Write) -> Result<(), CtlError> {
     let address = format!("queue/{}/show", named.queue);
     let answer = ask_once(&named.connection, &address, &json!({})).await?;
     let mut text = String::new();
-    for field in ["queue", "type", "messages", "bytes", "head", "end"] {
-        text.push_str(&format!("{field:<10} {}\n", cell(&answer[field])));
+    for field in [
+        "queue", "type", "lifetime", "owner", "messages", "ready", "unacked", "bytes", "head",
+        "end",
+    ] {
+        text.push_str(&format!("{field:<14} {}\n", cell(&answer[field])));
     }
-    let settings = answer["settings"].as_object();
-    for (field, value) in settings.into_iter().flatten() {
-        text.push_str(&format!("{field}: {}\n", cell(value)));
-    }
+    text.push_str(&lines(&answer["settings"]));
     let groups = answer["groups"].as_array().map_or(&[][..], Vec::as_slice);
     if !groups.is_empty() {
         text.push('\n');
@@ -386,16 +372,20 @@ impl Declare {
             note(field, json!(text), text.is_some());
         }
         for (field, number) in [
-            ("visibility_timeout_s", self.visibility_timeout),
             ("deliveries_max", self.deliveries_max),
-            ("ttl_s", self.ttl),
             ("messages_max", self.messages_max),
             ("bytes_max", self.bytes_max),
-            ("age_max_s", self.age_max),
             ("priority_max", self.priority_max),
-            ("expires_s", self.expires),
         ] {
             note(field, json!(number), number.is_some());
+        }
+        for (field, seconds) in [
+            ("visibility_timeout_s", self.visibility_timeout),
+            ("ttl_s", self.ttl),
+            ("age_max_s", self.age_max),
+            ("expires_s", self.expires),
+        ] {
+            note(field, json!(seconds), seconds.is_some());
         }
         for (field, flag) in [
             ("dead_letter_expired", self.dead_letter_expired),

@@ -535,15 +535,6 @@ async fn run_line(line: &str) -> Result<String, CtlError> {
     let arguments =
         Arguments::try_parse_from(words(line)).unwrap_or_else(|error| panic!("{error}"));
     let (json, mut output) = (arguments.json, Vec::new());
-    match arguments.command {
-        Command::Publish(arguments) => publish::run(&arguments, json, &mut output).await,
-        Command::Subscribe(arguments) => subscribe::run(&arguments, json, &mut output).await,
-        Command::Request(arguments) => request::run(&arguments, json, &mut output).await,
-        Command::Replay(arguments) => replay::run(&arguments, json, &mut output).await,
-        Command::Bench(arguments) => bench::run(&arguments, json, &mut output).await,
-        Command::Queue(arguments) => queue::run(&arguments, json, &mut output).await,
-        Command::Group(arguments) => group::run(&arguments, json, &mut output).await,
-        Command::Users(arguments) => users::run(&arguments, &mut output),
-    }?;
+    arguments.command.run(json, &mut output).await?;
     Ok(String::from_utf8(output).unwrap())
 }

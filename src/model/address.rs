@@ -3,13 +3,15 @@
 use bytes::Bytes;
 use thiserror::Error;
 
+pub use super::managed::{ManageAddress, ManagedKind};
 use super::record::{filter_id, queue_id};
+use super::virtual_host::{self, VirtualHost, check_level};
 
 /// Levels of a topic or filter, at most: matching cost grows with them.
 pub const LEVELS_MAX: usize = 128;
 /// Bytes of a topic or filter, at most.
 pub const ADDRESS_BYTES_MAX: usize = 4096;
-/// Bytes of a queue's or group's name, at most.
+/// Bytes of a queue's or group's name, at most, before what a level must not contain is escaped.
 pub const NAME_BYTES_MAX: usize = 255;
 
 /// Why an address was refused.
@@ -62,8 +64,13 @@ pub enum AddressError {
     )]
     SharedReplay,
     /// A queue's or group's name.
-    #[error("a name must have 1 to {NAME_BYTES_MAX} bytes and none of '/', '+', '#'")]
+    #[error(
+        "a name must have 1 to {NAME_BYTES_MAX} bytes; '/', '+' and '#' in it are written %2F, %2B and %23"
+    )]
     Name,
+    /// A virtual host's name.
+    #[error("the name of a virtual host must have 1 to {NAME_BYTES_MAX} bytes of UTF-8 and no '*'")]
+    VirtualHost,
     /// A settling verb that is not the last level.
     #[error("'{verb}' must be the last level of a queue address")]
     MisplacedVerb {
@@ -80,7 +87,7 @@ pub struct Topic(Bytes);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Filter(Bytes);
 
-/// A queue's name: one level, no wildcards.
+/// A queue's name as addresses have it: one level, no wildcards. See [`VirtualHost`] for the name that AMQP has for it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueName(Bytes);
 
@@ -173,8 +180,12 @@ impl Filter {
     }
 }
 
+/// Before a queue's name, where it is published to.
+pub const QUEUES: &str = "$queue/";
+/// Before an exchange's name and the routing key, in the topic of what it routed.
+pub const EXCHANGES: &str = "$exchange/";
 /// The address of the dead-letter queues that queues have of their own.
-const DEAD_LETTERS: &str = "$dlq/";
+pub(super) const DEAD_LETTERS: &str = "$dlq/";
 
 impl QueueName {
     /// Checks the name of a queue where `$dlq/<queue>` is one too.
@@ -221,13 +232,15 @@ impl QueueName {
     /// The topic under which its readers see a stored message: below the queue's address, so that it matches what they asked for
     /// [MQTT-3.3.2-3].
     pub fn topic_of(&self, stored: &Bytes) -> Topic {
-        let address = self.address();
+        let prefix: &[u8] = if self.is_dead_letters() { b"" } else { b"$queue/" };
         let is_own = stored
-            .strip_prefix(address.as_bytes())
+            .strip_prefix(prefix)
+            .and_then(|name| name.strip_prefix(&self.0[..]))
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
         if is_own {
             return Topic(stored.clone());
         }
+        let address = self.address();
         let key = text(source_topic(stored).unwrap_or_else(|| routing_key(stored)));
         match key.is_empty() {
             true => Topic(Bytes::from(address)),
@@ -237,14 +250,34 @@ impl QueueName {
 
     /// Checks a queue's or group's name.
     pub fn new(bytes: Bytes) -> Result<QueueName, AddressError> {
-        if bytes.is_empty() || bytes.len() > NAME_BYTES_MAX {
-            return Err(AddressError::Name);
-        }
         let name = std::str::from_utf8(&bytes).map_err(|_| AddressError::NotUtf8)?;
         if name.contains(['/', '+', '#', '\0']) {
             return Err(AddressError::Name);
         }
+        // What has no escape is a name of the default host.
+        match name.contains('%') {
+            true => check_level(&bytes)?,
+            false if bytes.is_empty() || bytes.len() > NAME_BYTES_MAX => {
+                return Err(AddressError::Name);
+            }
+            false => {}
+        }
         Ok(QueueName(bytes))
+    }
+
+    /// The name that AMQP has for it, in its virtual host.
+    pub fn name(&self) -> std::borrow::Cow<'_, str> {
+        let (_, name) = VirtualHost::of_level(self.origin().as_bytes());
+        let name = virtual_host::text(name);
+        match self.is_dead_letters() {
+            true => format!("{DEAD_LETTERS}{name}").into(),
+            false => name,
+        }
+    }
+
+    /// The virtual host in which AMQP has it.
+    pub fn virtual_host(&self) -> VirtualHost {
+        VirtualHost::of_level(self.origin().as_bytes()).0
     }
 
     /// The name as text.
@@ -270,7 +303,7 @@ pub fn captured_topic(topic: &[u8]) -> Bytes {
 /// Returns the topic under which what an exchange routed is stored: below a `$`, so that no filter over topics meets it. A routing key that
 /// is no topic is left out of it, and so is an empty one.
 pub fn exchange_topic(exchange: &QueueName, routing_key: &[u8]) -> Topic {
-    let address = format!("$exchange/{exchange}");
+    let address = format!("{EXCHANGES}{exchange}");
     let whole = [address.as_bytes(), b"/", routing_key].concat();
     let with_key = Topic::new(whole.into()).ok().filter(|_| !routing_key.is_empty());
     with_key.unwrap_or_else(|| Topic(address.into()))
@@ -326,15 +359,6 @@ pub enum PublishAddress {
     Settle(QueueName, Verb),
     /// `$management/…`: asks instead of publishing.
     Manage(ManageAddress),
-}
-
-/// What is asked of whom, below `$management/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ManageAddress {
-    /// `$management/queues`: which queues there are.
-    Queues,
-    /// `$management/queue/<name>/<operation>`.
-    Queue(QueueName, String),
 }
 
 /// What a consumer group reads.
@@ -419,7 +443,7 @@ impl PublishAddress {
         let text = topic.as_str();
         let first = text.split('/').next().unwrap_or(text);
         if first == "$management" {
-            return manage_address(topic).map(PublishAddress::Manage);
+            return ManageAddress::of(topic).map(PublishAddress::Manage);
         }
         let rest = text.strip_prefix("$queue/");
         let Some(rest) = rest.or_else(|| text.strip_prefix(DEAD_LETTERS)) else {
@@ -490,17 +514,6 @@ impl SubscribeAddress {
     }
 }
 
-fn manage_address(topic: &Topic) -> Result<ManageAddress, AddressError> {
-    let text = topic.as_str();
-    if text == "$management/queues" {
-        return Ok(ManageAddress::Queues);
-    }
-    let rest = text.strip_prefix("$management/queue/").ok_or_else(|| reserved(text))?;
-    let (name, operation) = rest.rsplit_once('/').ok_or_else(|| reserved(text))?;
-    let name = QueueName::from_text(topic.0.slice_ref(name.as_bytes()))?;
-    Ok(ManageAddress::Queue(name, operation.to_owned()))
-}
-
 /// Tells whether a filter is of topics whose history is kept in the place that the filter says.
 pub fn check_replayed(filter: &Filter) -> Result<(), AddressError> {
     let text = filter.as_str();
@@ -539,7 +552,7 @@ fn name_of(whole: &Bytes, name: &str) -> Result<QueueName, AddressError> {
     QueueName::from_text(whole.slice_ref(name.as_bytes()))
 }
 
-fn reserved(text: &str) -> AddressError {
+pub(super) fn reserved(text: &str) -> AddressError {
     AddressError::Reserved { name: text.split('/').next().unwrap_or(text).to_owned() }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Bind, Consume, DeliveryId, ExchangeCommand, Filter, Message, PeerInfo, QueueCommand, QueueName,
-    Route, Token,
+    Bind, Commit, Consume, DeliveryId, ExchangeCommand, Filter, Message, PeerInfo, QueueCommand,
+    QueueName, Route, Token, VirtualHost,
 };
 
 /// One request of one connection. Everything that stores is answered after it is committed, never before.
@@ -159,6 +159,8 @@ pub enum Command {
         /// Which group.
         group: QueueName,
     },
+    /// Publishes and settles, all of it or nothing. Answered by `Committed`.
+    Commit(Box<Commit>),
     /// Goes on with an exchange that `Challenge` asked about, or begins one again in an open connection. Answered by `Challenge`,
     /// `Authenticated`, or the end of the connection.
     Authenticate {
@@ -166,6 +168,13 @@ pub enum Command {
         method: Bytes,
         /// The client's message.
         message: Secret,
+    },
+    /// Says again who it is, in an open connection: the same as before. Answered by `Authenticated`, or the end of the connection.
+    Renew(Box<Credentials>),
+    /// Asks to have the names of a virtual host, where a protocol has several. Answered by `Entered`.
+    Enter {
+        /// Which.
+        host: VirtualHost,
     },
     /// Ends the connection; the last command.
     Close(Close),

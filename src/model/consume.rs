@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Delivery, Message, QueueName, QueueSettings, Refusal, Token};
+use super::{Delivery, DeliveryId, Message, Outcome, QueueName, QueueSettings, Refusal, Token};
 
 /// What a client wants of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +45,14 @@ pub struct Consume {
     pub queue: QueueName,
     /// Which group.
     pub group: QueueName,
+    /// Reads for itself under this name instead, where it says where to begin, and of a stream in any case: there it begins at the end.
+    /// Nobody else is in that group, nothing of it is stored, and it ends with the consumer.
+    pub own: Option<QueueName>,
     /// How much it may be sent.
     pub credit: Credit,
     /// Refused unless it is the only one of its queue, and so is any other while it is there.
     pub is_exclusive: bool,
-    /// Where a new group begins: a position of `docs/concepts/positions`, unparsed.
+    /// Where a new group begins, or whoever reads for itself: a position of `docs/concepts/positions`, unparsed.
     pub position: Option<Bytes>,
 }
 
@@ -62,13 +65,20 @@ pub const GROUP_DEFAULT: &str = "default";
 /// How much a consumer may be sent.
 ///
 /// Beside, what is on its way to the client and not [`Sent`](super::Command::Sent) is bounded in bytes: 8 KiB at first, as much more as
-/// was sent, up to 256 KiB. A client that does not read costs that; what it was sent and has not settled costs its number only.
+/// was sent, up to 256 KiB; the consumers of one connection together have 1 MiB in each partition, and each an equal part of it. A client that does not read costs that; what it was sent and has not settled costs its number only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credit {
     /// So many that are not settled, at a time; `u32::MAX` is as many as it takes.
     Window(u32),
     /// So many, and then as many as it is granted: settling gives nothing back.
     Granted(u32),
+}
+
+impl Credit {
+    /// Returns true for a number that settling gives back.
+    pub fn is_limited(self) -> bool {
+        matches!(self, Credit::Window(max) if max < u32::MAX)
+    }
 }
 
 /// A publish to an exchange.
@@ -80,10 +90,23 @@ pub struct Route {
     pub exchange: Bytes,
     /// What it routes by.
     pub routing_key: Bytes,
+    /// What else it routes by: whoever any of them leads to gets it, once. Of topics each is another publish.
+    pub more_keys: Vec<Bytes>,
     /// What it routes by where it looks at headers: a table as AMQP 0.9.1 encodes it, without its length.
     pub headers: Bytes,
     /// What; its topic is not looked at.
     pub message: Message,
+}
+
+/// Publishes to exchanges, and ends of deliveries, that take effect together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Echoed in `Committed`.
+    pub token: Token,
+    /// In their order; their own tokens are not looked at.
+    pub publishes: Vec<Route>,
+    /// Deliveries of consumers and of `Get`s, in the order in which they are settled.
+    pub settled: Vec<(DeliveryId, Outcome)>,
 }
 
 /// An entry that was asked for, and how many remain.
@@ -135,6 +158,14 @@ pub enum QueueRefusal {
     /// It belongs to another connection.
     #[error("queue '{queue}' belongs to another connection")]
     Locked {
+        /// The queue.
+        queue: String,
+    },
+    /// It is a stream: it is read in order by consumers that have a [`Credit::Window`] of some number, and not by the entry.
+    #[error(
+        "queue '{queue}' is a stream: its consumers settle what they get and have a limit of what is out"
+    )]
+    Stream {
         /// The queue.
         queue: String,
     },

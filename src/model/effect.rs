@@ -7,8 +7,8 @@ use fluxmq_index::Offset;
 use thiserror::Error;
 
 use super::{
-    DeliveryId, ExchangeRefusal, Got, Message, PartitionId, QoS, QueueAnswer, QueueRefusal, Token,
-    Topic,
+    Annotations, DeliveryId, ExchangeRefusal, Got, Message, PartitionId, QoS, QueueAnswer,
+    QueueRefusal, Token, Topic,
 };
 
 /// One thing a connection must know or pass on.
@@ -115,6 +115,17 @@ pub enum Effect {
         /// What there is.
         result: Result<Option<Box<Got>>, Refusal>,
     },
+    /// From here on publishes are refused with this, whoever's they are, or taken again. Said when that changes.
+    Publishing(Result<(), Refusal>),
+    /// The client may have the names of a virtual host, or not.
+    Entered(Result<(), Refusal>),
+    /// A transaction is committed, or nothing of it has happened.
+    Committed {
+        /// Out of `Commit`.
+        token: Token,
+        /// Which of the publishes came to nobody, ascending, counted from 0.
+        result: Result<Vec<usize>, Refusal>,
+    },
     /// Another connection took the session (MQTT 5 reason 0x8E). The connection closes at once, without its will.
     TakenOver,
     /// The broker stops (MQTT 5 reason 0x8B).
@@ -208,10 +219,17 @@ pub struct Delivery {
     pub redelivered: bool,
     /// Of every subscription that matched and has one.
     pub subscription_ids: Vec<u32>,
-    /// Added to the properties: names and values of `docs/concepts/queues` §properties.
-    pub annotations: Vec<(&'static str, String)>,
+    /// Added to the properties.
+    pub annotations: Annotations,
     /// True when the protocol's own acknowledgement does not settle it.
     pub settle_explicit: bool,
+}
+
+impl Delivery {
+    /// What is said of it by that name.
+    pub fn annotation(&self, name: &str) -> Option<String> {
+        self.annotations.get(self.id.offset, name)
+    }
 }
 
 /// Why the broker did not do what it was asked; each protocol maps it to its code, once.
@@ -250,6 +268,9 @@ pub enum Refusal {
         /// Which.
         limit: &'static str,
     },
+    /// A queue has no room for a message, and it went where the queue's dead letters go.
+    #[error("the queue is full, and the message is a dead letter")]
+    DeadLettered,
     /// Connections come faster than a named limit allows.
     #[error("{limit} reached; try again later")]
     ConnectionRate {
@@ -292,6 +313,12 @@ pub enum Refusal {
     #[error("{reason}")]
     Invalid {
         /// What is wrong and what to do instead.
+        reason: String,
+    },
+    /// An administrator has ended the connection.
+    #[error("closed by an administrator{}", if reason.is_empty() { String::new() } else { format!(": {reason}") })]
+    Administrator {
+        /// Why; empty where nothing was said.
         reason: String,
     },
     /// The broker stops.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_index::header_match::{HeaderMatch, MatchMode};
 
-use super::{QueueName, Refusal, Token};
+use super::virtual_host::local_part;
+use super::{QueueName, Refusal, Token, VirtualHost};
 
 /// What an exchange routes by (AMQP 0.9.1 §3.1.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,7 +105,12 @@ pub struct ExchangeBinding {
 /// The topics of all protocols, as an exchange.
 pub const TOPIC_EXCHANGE: &str = "amq.topic";
 
-/// Exchanges that are there without a record.
+/// Returns true for the exchange that is the topics of a virtual host.
+pub fn is_topics(name: &[u8]) -> bool {
+    local_part(name) == TOPIC_EXCHANGE.as_bytes()
+}
+
+/// Exchanges that are there without a record, in every virtual host.
 const PREDECLARED: [(&str, ExchangeKind); 5] = [
     ("amq.direct", ExchangeKind::Direct),
     ("amq.fanout", ExchangeKind::Fanout),
@@ -137,6 +143,7 @@ impl ExchangeKind {
 impl ExchangeSettings {
     /// Those of an exchange that is there without a declaration, if this is one.
     pub fn predeclared(name: &[u8]) -> Option<ExchangeSettings> {
+        let name = local_part(name);
         let (_, kind) = PREDECLARED.into_iter().find(|(known, _)| known.as_bytes() == name)?;
         Some(ExchangeSettings {
             kind,
@@ -146,6 +153,11 @@ impl ExchangeSettings {
             alternate: None,
             arguments: Bytes::new(),
         })
+    }
+
+    /// Names all that are there without a declaration.
+    pub fn predeclared_names() -> impl Iterator<Item = &'static str> {
+        PREDECLARED.into_iter().map(|(name, _)| name)
     }
 
     /// The same with its arguments in order, and in memory of their own.
@@ -185,6 +197,7 @@ impl ExchangeId {
 
     /// Returns true for names that clients cannot give: the default exchange's, and all that begin as the broker's own do.
     pub fn is_reserved(name: &[u8]) -> bool {
+        let name = local_part(name);
         name.is_empty() || name.starts_with(b"amq.")
     }
 }
@@ -242,6 +255,52 @@ pub fn fields(table: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
+/// Returns true when two values say the same, whatever their types: numbers and texts by what they are, all others by their bytes. So
+/// RabbitMQ compares them, and what was written down as JSON has no other way to match what clients send.
+pub fn is_same_value(one: &[u8], other: &[u8]) -> bool {
+    one == other
+        || match (Said::of(one), Said::of(other)) {
+            (Said::Integer(one), Said::Integer(other)) => one == other,
+            (Said::Float(one), Said::Float(other)) => one == other,
+            (Said::Integer(one), Said::Float(other)) | (Said::Float(other), Said::Integer(one)) => {
+                one as f64 == other
+            }
+            (Said::Text(one), Said::Text(other)) => one == other,
+            _ => false,
+        }
+}
+
+/// What a value says that does not depend on its type.
+enum Said<'a> {
+    Integer(i128),
+    Float(f64),
+    Text(&'a [u8]),
+    Else,
+}
+
+impl Said<'_> {
+    fn of(value: &[u8]) -> Said<'_> {
+        let Some((tag, bytes)) = value.split_first() else { return Said::Else };
+        let unsigned = || bytes.iter().fold(0, |number, byte| number << 8 | i128::from(*byte));
+        match tag {
+            b'b' | b's' | b'I' | b'l' | b'L' => {
+                let is_negative = bytes.first().is_some_and(|first| first & 0x80 != 0);
+                let beyond = if is_negative { 1 << (8 * bytes.len()) } else { 0 };
+                Said::Integer(unsigned() - beyond)
+            }
+            b'B' | b'u' | b'i' | b'T' => Said::Integer(unsigned()),
+            b'f' => bytes
+                .first_chunk()
+                .map_or(Said::Else, |it| Said::Float(f32::from_be_bytes(*it).into())),
+            b'd' => {
+                bytes.first_chunk().map_or(Said::Else, |it| Said::Float(f64::from_be_bytes(*it)))
+            }
+            b'S' | b'x' => bytes.get(4..).map_or(Said::Else, Said::Text),
+            _ => Said::Else,
+        }
+    }
+}
+
 /// The bytes of the value at the front, its type among them (AMQP 0.9.1 §4.2.1, as RabbitMQ writes it).
 fn value_bytes(encoded: &[u8]) -> Option<usize> {
     let (tag, behind) = encoded.split_first()?;
@@ -259,6 +318,17 @@ fn value_bytes(encoded: &[u8]) -> Option<usize> {
         _ => return None,
     };
     bytes.checked_add(1)
+}
+
+/// Iterates over the texts of an array, as a value of [`fields`] is encoded. Of any other value there are none.
+pub fn texts(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = value.strip_prefix(b"A").and_then(|array| array.get(4..)).unwrap_or_default();
+    let values = std::iter::from_fn(move || {
+        let (value, behind) = rest.split_at_checked(value_bytes(rest)?)?;
+        rest = behind;
+        Some(value)
+    });
+    values.filter_map(long_string)
 }
 
 fn long_string(value: &[u8]) -> Option<&[u8]> {
@@ -312,6 +382,12 @@ pub enum ExchangeRefusal {
         /// The exchange.
         exchange: String,
     },
+    /// Not allowed to this client.
+    #[error("not authorized for exchange '{exchange}'")]
+    Forbidden {
+        /// The exchange.
+        exchange: String,
+    },
     /// Only exchanges publish to it.
     #[error("exchange '{exchange}' is internal: publish to one that it is bound to")]
     Internal {
@@ -336,6 +412,11 @@ impl ExchangeRefusal {
         ExchangeRefusal::InUse { exchange: shown(exchange) }.into()
     }
 
+    /// A client may not do that with an exchange.
+    pub fn forbidden(exchange: &[u8]) -> Refusal {
+        ExchangeRefusal::Forbidden { exchange: shown(exchange) }.into()
+    }
+
     /// Only exchanges publish to an exchange.
     pub fn internal(exchange: &[u8]) -> Refusal {
         ExchangeRefusal::Internal { exchange: shown(exchange) }.into()
@@ -357,8 +438,10 @@ impl From<ExchangeRefusal> for Refusal {
     }
 }
 
-fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+/// As AMQP, which nobody but asks, has it.
+fn shown(level: &[u8]) -> String {
+    let (_, name) = VirtualHost::of_level(level);
+    String::from_utf8_lossy(&name).into_owned()
 }
 
 #[cfg(test)]
@@ -412,12 +495,37 @@ mod tests {
     }
 
     #[test]
+    fn values_are_the_same_when_they_say_the_same_whatever_their_types() {
+        let same: [(&[u8], &[u8]); 6] = [
+            (b"I\x00\x00\x00\x2a", b"l\x00\x00\x00\x00\x00\x00\x00\x2a"),
+            (b"b\xff", b"s\xff\xff"),
+            (b"B\xff", b"u\x00\xff"),
+            (b"b\x02", b"d\x40\x00\x00\x00\x00\x00\x00\x00"),
+            (b"f\x3f\xc0\x00\x00", b"d\x3f\xf8\x00\x00\x00\x00\x00\x00"),
+            (b"S\x00\x00\x00\x01a", b"x\x00\x00\x00\x01a"),
+        ];
+        for (one, other) in same {
+            assert!(is_same_value(one, other) && is_same_value(other, one), "{one:?} {other:?}");
+        }
+        let other: [(&[u8], &[u8]); 5] = [
+            (b"b\xff", b"B\xff"),
+            (b"t\x01", b"b\x01"),
+            (b"V", b"b\x00"),
+            (b"S\x00\x00\x00\x011", b"b\x01"),
+            (b"A\x00\x00\x00\x02b\x01", b"A\x00\x00\x00\x03s\x00\x01"),
+        ];
+        for (one, other) in other {
+            assert!(!is_same_value(one, other) && !is_same_value(other, one), "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
     fn arguments_say_what_headers_are_asked_for() {
         let (red, any, odd) = (text("red"), text("any"), text("most"));
         let wanted: [(&str, &[u8]); 2] = [("colour", &red), ("size", b"V")];
         let said = |encoded: &[u8], asks: &ExchangeBinding| {
             let headers: Headers<'_> = fields(encoded).collect();
-            asks.header_match().unwrap().matches(&headers)
+            asks.header_match().unwrap().matches(&headers, is_same_value)
         };
         let both = table(&[("size", b"t\x00"), ("colour", &red)]);
         let one = table(&[("colour", &red)]);

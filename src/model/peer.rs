@@ -57,6 +57,16 @@ impl PeerInfo {
 }
 
 impl Transport {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+            Transport::WebSocket => "ws",
+            Transport::SecureWebSocket => "wss",
+        }
+    }
+
     /// Returns true when nobody on the way can read it.
     pub fn is_encrypted(self) -> bool {
         matches!(self, Transport::Tls | Transport::SecureWebSocket)

@@ -5,6 +5,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::death;
+
 /// The encoded list. Empty for most messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Properties(Bytes);
@@ -93,7 +95,7 @@ impl Properties {
 
 /// Returns true for names of user properties that publishers cannot set: the broker's own, and those of delivery properties.
 pub fn is_reserved(key: &[u8]) -> bool {
-    const NAMES: [&[u8]; 19] = [
+    const NAMES: [&[u8]; 14] = [
         b"message-id",
         b"group-id",
         b"queue",
@@ -108,13 +110,8 @@ pub fn is_reserved(key: &[u8]) -> bool {
         b"x-work-group",
         b"x-work-committed-offset",
         b"x-work-acked",
-        b"x-death-queue",
-        b"x-death-reason",
-        b"x-death-count",
-        b"x-death-time",
-        b"x-death-group",
     ];
-    key.starts_with(b"_flux.") || NAMES.contains(&key)
+    key.starts_with(b"_flux.") || NAMES.contains(&key) || death::NAMES.contains(&key)
 }
 
 /// Takes one property: `None` at the end or at malformed bytes, `Some(None)` for an unknown tag.

@@ -8,13 +8,15 @@
 //! value    := varint | varint n, n × bytes | bytes | nothing, by the tag
 //! ```
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use fluxmq_index::topic_trie;
 use fluxmq_log::format::varint;
 
-use super::address::{SubscribeAddress, is_reserved};
+use super::address::{EXCHANGES, SubscribeAddress, is_reserved};
 use super::control_codec::{Source, put_bytes, put_list, take_bytes, take_list};
-use super::{AddressError, Filter, QueueName};
+use super::{AddressError, Filter, QueueName, VirtualHost};
 
 /// Deliveries of one entry to one group, unless the queue says otherwise.
 pub const DELIVERIES_MAX: u32 = 20;
@@ -114,8 +116,19 @@ pub enum DeadLetterTarget {
     Own,
     /// To this queue.
     Queue(QueueName),
+    /// To whoever this exchange routes them to.
+    Exchange(DeadLetterExchange),
     /// Nowhere: they are finished.
     Nowhere,
+}
+
+/// An exchange that gets dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterExchange {
+    /// Its name; empty for the default one.
+    pub exchange: Bytes,
+    /// What they are routed by; `None` for what they were routed by before.
+    pub routing_key: Option<Bytes>,
 }
 
 /// How much of a queue is kept, whatever its groups have read.
@@ -139,6 +152,8 @@ pub enum Overflow {
     DropHead,
     /// The publisher, who is told.
     RejectPublish,
+    /// The publisher, who is told when what it published is a dead letter.
+    RejectPublishDlx,
 }
 
 /// Why a declaration makes no sense.
@@ -195,6 +210,60 @@ pub enum SettingsError {
     Name(#[from] AddressError),
 }
 
+impl DeadLetterTarget {
+    /// Reads how configurations write it: `$dlq`, `none`, a queue's name, or `$exchange/<exchange>`, with `/<routing key>` where letters are
+    /// not to be routed by the keys that they had.
+    pub fn from_text(text: &str) -> Result<DeadLetterTarget, AddressError> {
+        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        Ok(match text {
+            "$dlq" => DeadLetterTarget::Own,
+            "none" => DeadLetterTarget::Nowhere,
+            text => match text.strip_prefix(EXCHANGES) {
+                None => DeadLetterTarget::Queue(QueueName::from_text(bytes(text))?),
+                Some(rest) => {
+                    let (name, key) = match rest.split_once('/') {
+                        Some((name, key)) => (name, Some(bytes(key))),
+                        None => (rest, None),
+                    };
+                    // An empty name is the default exchange's.
+                    let exchange = match VirtualHost::of_level(name.as_bytes()).1.is_empty() {
+                        true => bytes(name),
+                        false => QueueName::new(bytes(name))?.as_bytes().clone(),
+                    };
+                    DeadLetterTarget::Exchange(DeadLetterExchange { exchange, routing_key: key })
+                }
+            },
+        })
+    }
+
+    /// Writes it so.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            DeadLetterTarget::Own => "$dlq".into(),
+            DeadLetterTarget::Nowhere => "none".into(),
+            DeadLetterTarget::Queue(queue) => queue.as_str().into(),
+            DeadLetterTarget::Exchange(DeadLetterExchange { exchange, routing_key }) => {
+                let mut text = format!("{EXCHANGES}{}", String::from_utf8_lossy(exchange));
+                if let Some(key) = routing_key {
+                    text.push('/');
+                    text.push_str(&String::from_utf8_lossy(key));
+                }
+                text.into()
+            }
+        }
+    }
+}
+
+impl DeadLetterExchange {
+    /// The same in memory of its own.
+    fn detached(&self) -> DeadLetterExchange {
+        DeadLetterExchange {
+            exchange: Bytes::copy_from_slice(&self.exchange),
+            routing_key: self.routing_key.as_ref().map(|key| Bytes::copy_from_slice(key)),
+        }
+    }
+}
+
 impl Default for QueueSettings {
     /// What a queue is that its first use declared.
     fn default() -> QueueSettings {
@@ -236,7 +305,8 @@ impl QueueSettings {
         let name = |it: &QueueName| QueueName::from_stored(Bytes::copy_from_slice(it.as_bytes()));
         let target = match &self.dead_letters.target {
             DeadLetterTarget::Queue(queue) => DeadLetterTarget::Queue(name(queue)),
-            other => other.clone(),
+            DeadLetterTarget::Exchange(to) => DeadLetterTarget::Exchange(to.detached()),
+            DeadLetterTarget::Own | DeadLetterTarget::Nowhere => self.dead_letters.target.clone(),
         };
         QueueSettings {
             bindings: self.bindings.iter().map(filter).collect(),
@@ -280,10 +350,11 @@ impl QueueSettings {
         self.bindings.iter().any(|filter| topic_trie::matches(filter.as_bytes(), topic))
     }
 
-    /// Returns true when entries leave the queue by time or number.
+    /// Returns true when entries leave the queue by time or number. A message's own time makes a letter of it, if any does.
     pub fn has_limits(&self) -> bool {
         let QueueLimits { messages_max, bytes_max, age_max_ms, .. } = &self.limits;
-        messages_max.or(*bytes_max).or(*age_max_ms).or(self.ttl_ms).is_some()
+        let has_own_time = self.dead_letters.with_expired;
+        has_own_time || messages_max.or(*bytes_max).or(*age_max_ms).or(self.ttl_ms).is_some()
     }
 
     /// Milliseconds until an entry comes again that has come back `count` times.
@@ -326,7 +397,7 @@ impl QueueSettings {
         if self.retroactive && self.bindings.is_empty() {
             return Err(SettingsError::NothingToFollow);
         }
-        if self.retroactive && self.limits.overflow == Overflow::RejectPublish {
+        if self.retroactive && self.limits.overflow != Overflow::DropHead {
             return Err(SettingsError::CannotReject);
         }
         self.check_kind()?;
@@ -395,6 +466,8 @@ impl QueueSettings {
                 put_bytes(out, name.as_bytes());
             }
             DeadLetterTarget::Nowhere => out.push(7),
+            // Said below, where its tag comes.
+            DeadLetterTarget::Exchange(_) => {}
         }
         flag(out, 8, self.dead_letters.with_expired);
         flag(out, 9, self.dead_letters.with_overflow);
@@ -416,6 +489,15 @@ impl QueueSettings {
         flag(out, 22, self.lifetime == Lifetime::Owned);
         flag(out, 23, self.auto_delete);
         number(out, 24, self.expires_ms);
+        if let DeadLetterTarget::Exchange(to) = &self.dead_letters.target {
+            out.push(25);
+            put_bytes(out, &to.exchange);
+            if let Some(key) = &to.routing_key {
+                out.push(26);
+                put_bytes(out, key);
+            }
+        }
+        flag(out, 27, self.limits.overflow == Overflow::RejectPublishDlx);
     }
 
     /// Encodes it as its record has it.
@@ -477,6 +559,17 @@ impl QueueSettings {
             22 if self.lifetime == Lifetime::Durable => self.lifetime = Lifetime::Owned,
             23 => self.auto_delete = true,
             24 => self.expires_ms = Some(input.input.varint()?),
+            25 if self.dead_letters.target == DeadLetterTarget::Own => {
+                let to = DeadLetterExchange { exchange: take_bytes(input)?, routing_key: None };
+                self.dead_letters.target = DeadLetterTarget::Exchange(to);
+            }
+            26 => match &mut self.dead_letters.target {
+                DeadLetterTarget::Exchange(to) => to.routing_key = Some(take_bytes(input)?),
+                _ => return None,
+            },
+            27 if self.limits.overflow == Overflow::DropHead => {
+                self.limits.overflow = Overflow::RejectPublishDlx;
+            }
             _ => return None,
         }
         Some(())

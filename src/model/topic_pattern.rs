@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use fluxmq_index::routing_key;
 
-use super::exchange::TOPIC_EXCHANGE;
-use super::{ExchangeBinding, Filter};
+use super::exchange::is_topics;
+use super::{ExchangeBinding, Filter, VirtualHost};
 
 /// The topics that a binding wants.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,8 +18,24 @@ pub enum TopicPattern {
 impl TopicPattern {
     /// The pattern of a binding to the exchange of the topics; `None` for one to any other.
     pub fn of(binding: &ExchangeBinding) -> Option<TopicPattern> {
-        let is_topics = binding.exchange.name == TOPIC_EXCHANGE;
-        is_topics.then(|| TopicPattern::of_key(&binding.routing_key))
+        is_topics(&binding.exchange.name).then(|| {
+            let (host, _) = VirtualHost::of_level(&binding.exchange.name);
+            TopicPattern::of_key(&binding.routing_key).within(&host, &binding.routing_key)
+        })
+    }
+
+    /// The pattern of a key, of the topics of a virtual host.
+    fn within(self, host: &VirtualHost, key: &Bytes) -> TopicPattern {
+        if host.is_default() {
+            return self;
+        }
+        let before = host.topic_prefix();
+        if let TopicPattern::Filter(filter) = self
+            && let Ok(whole) = Filter::new([&before[..], filter.as_bytes()].concat().into())
+        {
+            return TopicPattern::Filter(whole);
+        }
+        TopicPattern::Words([&TopicPattern::key_of(&before)[..], key].concat().into())
     }
 
     /// The pattern that a routing key is.
@@ -69,6 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::{ExchangeId, ExchangeKind};
 
     fn pattern(key: &str) -> TopicPattern {
         TopicPattern::of_key(&Bytes::from(key.to_owned()))
@@ -107,6 +124,28 @@ mod tests {
             assert!(!is_matched(key, "$x/b") && !is_matched(key, "$x"), "{key}");
         }
         assert!(is_matched("$x.#.b", "$x/b") && is_matched("$x.#", "$x"));
+    }
+
+    #[test]
+    fn each_host_has_topics_of_its_own() {
+        let pattern = |host: &str, key: &'static str| {
+            let host = VirtualHost::new(host.as_bytes()).unwrap();
+            let name = host.exchange(&Bytes::from("amq.topic")).unwrap();
+            let exchange = ExchangeId::predeclared(&name).unwrap();
+            let binding = ExchangeBinding::new(exchange, ExchangeKind::Topic, key.as_bytes(), b"");
+            TopicPattern::of(&binding).unwrap()
+        };
+        let filter =
+            |text: &'static str| TopicPattern::Filter(Filter::new(Bytes::from(text)).unwrap());
+        assert_eq!(pattern("/", "a.*"), filter("a/+"));
+        assert_eq!(pattern("staging", "a.*"), filter("$vhost/staging/a/+"));
+        assert_eq!(pattern("a/b.c", "#"), filter("$vhost/a%2Fb.c/#"));
+
+        let words = pattern("a/b.c", "#.x");
+        let TopicPattern::Words(words) = words else { panic!("{words:?}") };
+        let is_matched = |topic: &[u8]| TopicPattern::matches(&words, &TopicPattern::key_of(topic));
+        assert!(is_matched(b"$vhost/a%2Fb.c/y/x") && is_matched(b"$vhost/a%2Fb.c/x"));
+        assert!(!is_matched(b"$vhost/a/y/x") && !is_matched(b"y/x"));
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use tokio::io::Interest;
@@ -15,13 +15,14 @@ use tokio::sync::watch;
 
 use crate::auth::Authority;
 use crate::broker::{Broker, Caller, Client, ClientLimits, Passing};
-use crate::model::{Effect, Millis};
+use crate::model::{ConnectionQuestion, Effect, Millis};
 use crate::net::gate::{Gate, Seat, Verdict};
 use crate::net::linger::linger;
 use crate::net::mailbox::Mailbox;
 use crate::net::pressure::Pressure;
+use crate::net::shortage::Shortage;
 use crate::net::transport::Transport;
-use crate::partition::request::Request;
+use crate::partition::request::{Asked, Event, Request, ToldOf};
 use crate::protocol::{Connection, Counters};
 use crate::shard::Events;
 use crate::telemetry::statistics::{Count, Presence, Statistics};
@@ -62,6 +63,8 @@ pub struct Shared {
     pub statistics: Arc<Statistics>,
     /// How short of memory the process is.
     pub pressure: Arc<Pressure>,
+    /// Whether publishes are taken.
+    pub shortage: watch::Receiver<Shortage>,
 }
 
 impl Shared {
@@ -128,6 +131,11 @@ impl<C: Connection> Drop for Driver<C> {
     /// However the connection ends, also by a defect of ours, what it holds goes to others.
     fn drop(&mut self) {
         self.shared.broker.disconnect(&self.caller);
+        for (_, event) in self.mailbox.try_receive() {
+            if let Event::Asked(asked) = event {
+                self.shared.broker.live().tell(&asked, ToldOf::Gone);
+            }
+        }
         self.count_unread(0);
     }
 }
@@ -174,15 +182,23 @@ enum Woken {
     Time,
     Verdict(Verdict),
     Rules,
+    Shortage,
     Stopping,
 }
 
 impl<C: Connection> Driver<C> {
     async fn run(&mut self) {
+        self.heed_shortage();
         loop {
             self.step().await;
-            if self.client.is_done() && self.transport.is_none() {
-                return;
+            if self.client.is_done() {
+                if self.transport.is_none() {
+                    return;
+                }
+                if self.connection.awaits_release() {
+                    self.release();
+                    continue;
+                }
             }
             match self.wait().await {
                 Woken::Socket => {}
@@ -191,17 +207,26 @@ impl<C: Connection> Driver<C> {
                 Woken::Time => self.on_time(),
                 Woken::Verdict(verdict) => self.judge(verdict),
                 Woken::Rules => self.take_rules(),
+                // Seen already: it is not to be asked for again.
+                Woken::Shortage => self.take_shortage(),
                 Woken::Stopping => {
                     self.told_to_stop = true;
                     self.client.handle_shutdown();
                 }
             }
             self.heed_rules();
+            self.heed_shortage();
             // Both sides have their turn, whichever woke us: neither a flood in nor one out holds up the other.
             self.read();
             let events = self.mailbox.try_receive();
             self.give(events);
         }
+    }
+
+    /// Lets go of what is this connection's for as long as it is there, and has its peer told.
+    fn release(&mut self) {
+        self.shared.broker.disconnect(&self.caller);
+        self.connection.handle_released(self.now());
     }
 
     /// Lets the machines talk until neither has anything to say, sends what they ask, writes what they send.
@@ -325,6 +350,8 @@ impl<C: Connection> Driver<C> {
         let reads = self.wants_read();
         let rules_may_change = self.shared.rules_may_change;
         let rules = self.shared.authority.changed();
+        let hears_of_publishing = self.connection.hears_of_publishing();
+        let shortage = self.shared.shortage.changed();
         let verdict = async {
             match &mut self.verdict {
                 None => std::future::pending().await,
@@ -354,6 +381,7 @@ impl<C: Connection> Driver<C> {
             events = self.mailbox.receive() => Woken::Events(events),
             verdict = verdict => Woken::Verdict(verdict),
             Ok(()) = rules, if rules_may_change => Woken::Rules,
+            Ok(()) = shortage, if hears_of_publishing => Woken::Shortage,
             () = stop => Woken::Stopping,
             () = tokio::time::sleep_until(deadline.into()) => Woken::Time,
         }
@@ -453,8 +481,27 @@ impl<C: Connection> Driver<C> {
 
     fn give(&mut self, events: Events) {
         for (partition, event) in events {
-            self.client.handle_event(partition, event);
+            match event {
+                Event::Asked(asked) => self.answer(&asked),
+                event => self.client.handle_event(partition, event),
+            }
         }
+    }
+
+    /// Says who it is to another connection, and ends if that is what it asks.
+    fn answer(&mut self, asked: &Asked) {
+        let question = &asked.question;
+        let with_channels =
+            matches!(question, ConnectionQuestion::Describe { with_channels: true });
+        let mut described = self.connection.describe(with_channels);
+        self.client.describe(&mut described);
+        described.traffic = self.connection.counters().traffic();
+        described.since = on_the_wall(described.since, self.now());
+        if let ConnectionQuestion::Close { reason } = question {
+            self.client.handle_administrator(reason);
+        }
+        let answer = ToldOf::Described(Box::new(described));
+        self.shared.broker.live().tell(asked, answer);
     }
 
     fn judge(&mut self, verdict: Verdict) {
@@ -478,6 +525,19 @@ impl<C: Connection> Driver<C> {
     fn take_rules(&mut self) {
         let authority = self.shared.authority.borrow_and_update().clone();
         self.client.handle_authority(authority);
+    }
+
+    fn heed_shortage(&mut self) {
+        if self.shared.shortage.has_changed().unwrap_or(false) {
+            self.take_shortage();
+        }
+    }
+
+    /// Tells the protocol whether publishes are taken.
+    fn take_shortage(&mut self) {
+        let shortage = *self.shared.shortage.borrow_and_update();
+        let now = self.now();
+        self.connection.handle_effect(now, Effect::Publishing(shortage.verdict()));
     }
 
     fn on_time(&mut self) {
@@ -525,6 +585,14 @@ impl<C: Connection> Driver<C> {
         self.shared.now()
     }
 }
+
+/// A moment of this process as one of the world: milliseconds since 1970.
+fn on_the_wall(moment: Millis, now: Millis) -> Millis {
+    let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ago_ms = now.0.saturating_sub(moment.0);
+    Millis((today.as_millis() as u64).saturating_sub(ago_ms))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -541,6 +609,6 @@ mod tests {
         let task = size_of_result(drive::<MqttConnection, ()>);
         assert!(task <= 1024, "the task of a connection has {task} bytes");
         let driver = size_of::<Driver<MqttConnection>>();
-        assert!(driver <= 2576, "what the task points to has {driver} bytes");
+        assert!(driver <= 2592, "what the task points to has {driver} bytes");
     }
 }

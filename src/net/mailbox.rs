@@ -25,6 +25,8 @@ pub struct Mailbox {
     /// True while the peer does not read.
     is_congested: AtomicBool,
     arrived: Notify,
+    /// There is no peer.
+    is_own: bool,
 }
 
 impl Mailbox {
@@ -36,7 +38,13 @@ impl Mailbox {
             passed_on_bytes_max,
             is_congested: AtomicBool::new(false),
             arrived: Notify::new(),
+            is_own: false,
         }
+    }
+
+    /// Returns that of the process itself, which subscribes to nothing: no message is ever passed on to it.
+    pub fn own() -> Mailbox {
+        Mailbox { is_own: true, ..Mailbox::new(0) }
     }
 
     /// Takes everything that has come, waiting until something has. Cancel-safe.
@@ -98,6 +106,10 @@ impl Receiver for Mailbox {
     fn wants_time(&self) -> bool {
         self.passed_on.load(Ordering::Relaxed) > self.passed_on_bytes_max / 4
             && !self.is_congested()
+    }
+
+    fn answers(&self) -> bool {
+        !self.is_own
     }
 }
 
@@ -171,7 +183,7 @@ mod tests {
             retain: false,
             redelivered: false,
             subscription_ids: Vec::new(),
-            annotations: Vec::new(),
+            annotations: Default::default(),
             settle_explicit: false,
         }
     }

@@ -11,6 +11,7 @@ pub mod listener;
 pub mod mailbox;
 pub mod pressure;
 mod proxy;
+pub mod shortage;
 pub mod steward;
 pub mod tls;
 pub mod transport;

@@ -9,8 +9,7 @@ use crate::partition::request::{QueueAction, QueueAnswer, Request};
 
 /// Carries dead letters between partitions for as long as it is polled. Nothing is lost when it is not: what is due is told again.
 pub async fn carry_letters(broker: Arc<Broker>) {
-    // It subscribes to nothing: no message is ever passed on to it.
-    let mailbox = Arc::new(Mailbox::new(0));
+    let mailbox = Arc::new(Mailbox::own());
     let mut caller = broker.connect(mailbox.clone());
     let mut steward = Steward::new(broker.placement());
     steward.carry_letters();
@@ -31,7 +30,7 @@ pub async fn ask_of_queues(
     broker: &Broker,
     asked: Vec<(QueueName, QueueAction)>,
 ) -> Vec<(QueueName, Result<QueueAnswer, Refusal>)> {
-    let mailbox = Arc::new(Mailbox::new(0));
+    let mailbox = Arc::new(Mailbox::own());
     let mut caller = broker.connect(mailbox.clone());
     let mut steward = Steward::new(broker.placement());
     let mut waiting: Vec<_> = asked

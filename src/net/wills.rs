@@ -11,8 +11,7 @@ use crate::net::mailbox::Mailbox;
 /// Publishes wills for as long as it is polled. Nothing is lost when it is not: what is due is told again to the next one.
 /// `authority` is the rules in force.
 pub async fn publish_wills(broker: Arc<Broker>, authority: watch::Receiver<Arc<Authority>>) {
-    // It subscribes to nothing: no message is ever passed on to it.
-    let mailbox = Arc::new(Mailbox::new(0));
+    let mailbox = Arc::new(Mailbox::own());
     let mut caller = broker.connect(mailbox.clone());
     let mut publisher = WillPublisher::new(broker.placement(), authority.borrow().clone());
     let mut requests = Vec::new();

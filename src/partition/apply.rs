@@ -11,7 +11,7 @@ use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError};
 use crate::model::frame::{Decoded, decode};
 use crate::model::queue::Binding;
 use crate::model::record::{Retain, filter_id, queue_id};
-use crate::model::{Control, Millis, Record};
+use crate::model::{Control, Millis, Record, Refusal};
 use crate::planted::{PlantedBug, is_planted};
 
 impl<D: Disk> Partition<D> {
@@ -217,6 +217,10 @@ impl<D: Disk> Partition<D> {
         match waiting {
             Waiting::Confirm { to, token, result, .. } => {
                 out.send(to, Event::Confirm { token, result: Ok(result) });
+            }
+            Waiting::DeadLettered { to, token } => {
+                let result = Err(Refusal::DeadLettered);
+                out.send(to, Event::Confirm { token, result });
             }
             Waiting::Written { to, token } => {
                 out.send(to, Event::Written { token, result: Ok(()) });

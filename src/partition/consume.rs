@@ -1,15 +1,14 @@
 //! Consumer groups: join, seek, hand out.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
-use super::consumers::{Consumers, Death, Handed};
+use super::consumers::{Consumers, Handed};
 use super::dead_letters::no_rules;
 use super::group::{Membership, Next};
 use super::history::HistoryError;
+use super::own::{read_for_itself, without_deaths};
 use super::request::{Claimed, ConnectionId, Event, Join, Outbox, Position, Request};
 use super::retire::{has_letter, is_expired};
 use super::stage::Waiting;
@@ -18,8 +17,8 @@ use crate::model::address::SubscribeAddress;
 use crate::model::queue::QueueKind;
 use crate::model::record::{filter_id, queue_id};
 use crate::model::{
-    Control, DeliverySource, Filter, OutboundEntry, QoS, QueueName, QueueRefusal, QueueSettings,
-    ReaderId, Refusal, Selection, StoredMessage, Token, Topic,
+    Control, Death, DeliverySource, Filter, OutboundEntry, QoS, QueueName, QueueRefusal,
+    QueueSettings, ReaderId, Refusal, Selection, StoredMessage, Token, Topic,
 };
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Claim, Group, GroupKey};
@@ -86,28 +85,13 @@ impl<D: Disk> Partition<D> {
     fn join_queue(
         &mut self,
         from: ConnectionId,
-        join: Box<Join>,
+        mut join: Box<Join>,
         queue: &QueueName,
         out: &mut impl Outbox,
     ) -> Result<(), Refusal> {
         let id = queue_id(queue.as_bytes());
-        self.check_owner(from, id)?;
-        if join.is_named && !self.is_known(queue.as_bytes())? {
-            return Err(QueueRefusal::Missing { queue: queue.to_string() }.into());
-        }
-        let settings = self.queue(id).map(|(_, settings)| settings.clone()).unwrap_or_default();
-        if join.qos == QoS::AtMostOnce && settings.kind == QueueKind::Classic {
-            let reason =
-                "a queue needs QoS 1 or 2: at QoS 0 nothing settles its entries".to_owned();
-            return Err(Refusal::Invalid { reason });
-        }
-        if settings.exclusive && self.groups.is_read_by_others(id, from) {
-            let reason = format!("queue '{queue}' is exclusive, and another connection reads it");
-            return Err(Refusal::Invalid { reason });
-        }
-        if self.groups.is_in_exclusive_use(id, from, &join) {
-            return Err(QueueRefusal::ExclusiveUse { queue: queue.to_string() }.into());
-        }
+        let kind = self.check_join(from, &join, queue)?;
+        read_for_itself(&mut join, kind);
         self.declare(queue)?;
         self.groups.idle.remove(&id);
         let key = (id, join.group.as_bytes().clone());
@@ -128,12 +112,22 @@ impl<D: Disk> Partition<D> {
         };
         self.consumer_comes(id);
         self.groups.announce(from, &join);
+        let head = self.views.queues.get(key.0).filter(|_| !is_new).map(|queue| queue.head());
+        let first = start.or(head).unwrap_or(Offset::ZERO);
+        if join.own.is_some() {
+            // Nothing of it is stored: it stands as soon as its queue does.
+            join.position = Position::At(first);
+            let waiting = Waiting::Joined { to: from, join };
+            match is_new {
+                true => self.answer_with_next(waiting, out),
+                false => self.answer(waiting, out),
+            }
+            return Ok(());
+        }
         let waiting = Waiting::Joined { to: from, join };
         if !known && self.overlay.groups.insert(key.clone()) {
-            let head = self.views.queues.get(key.0).filter(|_| !is_new).map(|queue| queue.head());
-            let start = start.or(head).unwrap_or(Offset::ZERO);
             let (queue, group) = key;
-            self.write(&Control::GroupCreated { queue, group, start }, Some(waiting));
+            self.write(&Control::GroupCreated { queue, group, start: first }, Some(waiting));
         } else if let (true, Some(to)) = (alone, start) {
             // Nobody else reads with this group: it goes where its only member wants it.
             let (queue, group) = key;
@@ -145,6 +139,37 @@ impl<D: Disk> Partition<D> {
             self.answer_with_next(waiting, out);
         }
         Ok(())
+    }
+
+    /// Tells what kind of queue somebody wants to read, or why that may not be.
+    fn check_join(
+        &self,
+        from: ConnectionId,
+        join: &Join,
+        queue: &QueueName,
+    ) -> Result<QueueKind, Refusal> {
+        let id = queue_id(queue.as_bytes());
+        self.check_owner(from, id)?;
+        if join.is_named && !self.is_known(queue.as_bytes())? {
+            return Err(QueueRefusal::Missing { queue: queue.to_string() }.into());
+        }
+        let settings = self.queue(id).map(|(_, settings)| settings.clone()).unwrap_or_default();
+        if join.qos == QoS::AtMostOnce && settings.kind == QueueKind::Classic {
+            let reason =
+                "a queue needs QoS 1 or 2: at QoS 0 nothing settles its entries".to_owned();
+            return Err(Refusal::Invalid { reason });
+        }
+        if settings.exclusive && self.groups.is_read_by_others(id, from) {
+            let reason = format!("queue '{queue}' is exclusive, and another connection reads it");
+            return Err(Refusal::Invalid { reason });
+        }
+        if join.is_named && settings.kind == QueueKind::Stream && !join.credit.is_limited() {
+            return Err(QueueRefusal::Stream { queue: queue.to_string() }.into());
+        }
+        if self.groups.is_in_exclusive_use(id, from, join) {
+            return Err(QueueRefusal::ExclusiveUse { queue: queue.to_string() }.into());
+        }
+        Ok(settings.kind)
     }
 
     /// Makes a session a member of a shared subscription, and with its first member the subscription.
@@ -205,11 +230,19 @@ impl<D: Disk> Partition<D> {
 
     pub(super) fn enter_group(&mut self, to: ConnectionId, join: Join) {
         let id = join.reads.id();
-        let stored = self.views.groups.get(id, join.group.as_bytes());
+        let own = match (&join.own, join.position) {
+            (Some(_), Position::At(start)) => Some(Group::beginning_at(start)),
+            _ => None,
+        };
+        let stored = own.as_ref().or(self.views.groups.get(id, join.group.as_bytes()));
         let settings = match join.reads {
             Selection::Queue(_) => self.views.queues.get(id).map(|queue| queue.settings().clone()),
             Selection::Topics(_) => Some(no_rules()),
         };
+        let settings = settings.map(|settings| match &own {
+            Some(_) => without_deaths(&settings),
+            None => settings,
+        });
         // Gone again when its only member left in the batch it came in.
         if let (Some(stored), Some(settings)) = (stored, settings) {
             self.groups.enter(to, join, (stored, settings), self.applied.end);
@@ -376,17 +409,17 @@ impl<D: Disk> Partition<D> {
         if self.consumers(next).lanes.is_some() {
             return self.hand_out_by_priority(next, out);
         }
-        let (id, name) = &next.key;
+        let (id, _) = &next.key;
         let end = self.views.queues.get(*id).map_or(Offset::ZERO, |queue| queue.end());
         let fresh = (next.cursor.0..end.0).map(Offset).take(next.credit);
-        let mut found: BTreeMap<Offset, Offset> = BTreeMap::new();
+        let mut found = Found::default();
         for entry in next.returned.iter().copied().chain(fresh).take(next.credit) {
             let Some(queue) = self.views.queues.get(*id) else { return Ok(false) };
-            let Some(group) = self.views.groups.get(*id, name) else { return Ok(false) };
-            let consumers = self.groups.get_mut(&next.key).expect("listed by the groups");
-            let is_leaving = self.overlay.leaving.contains(&(*id, entry));
+            let Some(group) = self.group(&next.key) else { return Ok(false) };
             let is_finished =
                 group.is_finished(entry) && !is_planted(PlantedBug::FinishedHandedOut);
+            let consumers = self.groups.get_mut(&next.key).expect("listed by the groups");
+            let is_leaving = self.overlay.leaving.contains(&(*id, entry));
             if is_finished || is_leaving || consumers.is_held_back(entry) {
                 consumers.step_over(entry, false);
                 continue;
@@ -406,17 +439,15 @@ impl<D: Disk> Partition<D> {
                 }
                 continue;
             }
-            let known = consumers.hint(entry).into_iter().chain(queue.mark_before(entry)).max();
-            let Some((known, at)) = known else { return Ok(false) };
-            if !found.contains_key(&entry) {
+            if found.place_of(entry).is_none() {
+                let known = consumers.hint(entry).into_iter().chain(queue.mark_before(entry)).max();
+                let Some((first, at)) = known else { return Ok(false) };
                 let range = (at, self.applied.end);
-                let count = (entry.0 - known.0) as usize + next.credit;
+                let count = (entry.0 - first.0) as usize + next.credit;
                 let offsets = self.history.select_queue(self.node.log(), *id, range, count)?;
-                found.extend(
-                    offsets.into_iter().enumerate().map(|(step, at)| (known.plus(step as u64), at)),
-                );
+                found = Found { first, offsets };
             }
-            let Some(offset) = found.get(&entry).copied() else { return Ok(false) };
+            let Some(offset) = found.place_of(entry) else { return Ok(false) };
             if !self.hand_out_one(next, entry, offset, out)? {
                 return Ok(false);
             }
@@ -518,7 +549,7 @@ impl<D: Disk> Partition<D> {
         let queue = self.views.queues.get(key.0);
         let is_old =
             offset < self.led_from || queue.is_some_and(|queue| queue.moved_to(entry).is_some());
-        is_old && !self.groups.is_new(key)
+        is_old && !self.groups.is_new(key) && self.groups.own(key).is_none()
     }
 
     pub(super) fn consumers(&mut self, next: &Next) -> &mut Consumers {
@@ -549,5 +580,18 @@ impl<D: Disk> Partition<D> {
             told.push(("x-work-acked", is_acked.to_string()));
         }
         told
+    }
+}
+
+/// Where entries of a queue are that follow one another.
+#[derive(Default)]
+struct Found {
+    first: Offset,
+    offsets: Vec<Offset>,
+}
+
+impl Found {
+    fn place_of(&self, entry: Offset) -> Option<Offset> {
+        self.offsets.get(entry.0.checked_sub(self.first.0)? as usize).copied()
     }
 }

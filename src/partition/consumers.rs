@@ -10,14 +10,15 @@ use bytes::Bytes;
 use fluxmq_index::{Offset, topic_trie};
 
 use super::priority::Lanes;
-use super::reader::to_message_at;
+use super::reader::message_at;
 use super::request::{ConnectionId, Event, Join, Outbox};
-use super::window::Window;
+use super::window::{Pool, Window};
 use crate::model::address::source_topic;
+use crate::model::annotations::ConsumerNames;
 use crate::model::queue::{DeadLetterTarget, QueueKind};
 use crate::model::{
-    Delivery, DeliveryId, DeliverySource, Message, Millis, Outcome, PartitionId, QueueSettings,
-    Selection, StoredMessage, Topic,
+    Annotations, Death, Delivery, DeliveryId, DeliverySource, Millis, Outcome, PartitionId,
+    QueueSettings, Selection, StoredMessage, Topic,
 };
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::Group;
@@ -58,6 +59,8 @@ pub struct Consumers {
     pub(super) released: Vec<Offset>,
     pub(super) postponed: Vec<(Offset, Millis)>,
     unapplied: Unapplied,
+    /// Where it began, of a group that one consumer has to itself: nothing of it is stored.
+    pub(super) own: Option<Group>,
 }
 
 /// Outcomes that are written and not applied: the view does not know them yet.
@@ -68,27 +71,32 @@ struct Unapplied {
     finished: u64,
 }
 
-/// Why an entry is a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Death {
-    /// A consumer said so.
-    Rejected,
-    /// Its time was over.
-    Expired,
-    /// It came back too often.
-    Deliveries,
-    /// The queue was too long.
-    Overflow,
-}
-
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) connection: ConnectionId,
     pub(super) join: Join,
     pub(super) window: Window,
+    /// What is said of every entry it is handed; a shared subscription says nothing.
+    names: Option<Arc<ConsumerNames>>,
 }
 
 impl Member {
+    pub(super) fn new(
+        connection: ConnectionId,
+        join: Join,
+        window: Window,
+        reads: &Selection,
+    ) -> Member {
+        let names = match reads {
+            Selection::Topics(_) => None,
+            Selection::Queue(queue) => {
+                let (queue, group) = (queue.clone(), join.group.clone());
+                Some(Arc::new(ConsumerNames { queue, group }))
+            }
+        };
+        Member { connection, join, window, names }
+    }
+
     /// Names it in the partition.
     pub(super) fn holder(&self) -> (ConnectionId, u32) {
         (self.connection, self.join.membership)
@@ -140,18 +148,23 @@ impl Consumers {
             released: Vec::new(),
             postponed: Vec::new(),
             unapplied: Unapplied::default(),
+            own: None,
         }
     }
 
     /// Adds a member. What an earlier connection of its session left begun is out at it again.
-    pub(super) fn add(&mut self, connection: ConnectionId, join: Join) {
-        let mut window = Window::new(join.credit);
+    pub(super) fn add(&mut self, connection: ConnectionId, join: Join, pool: Option<Arc<Pool>>) {
+        let mut window = match pool {
+            Some(pool) if self.is_ephemeral() => Window::passing(join.credit, pool),
+            Some(pool) => Window::sharing(join.credit, pool),
+            None => Window::new(join.credit),
+        };
         let holder = (connection, join.membership);
         for (entry, _) in self.claimed.iter().filter(|(_, owner)| **owner == join.client_id) {
             self.pending.insert(*entry, Pending { holder, deadline: Millis(u64::MAX) });
             window.spend_unknown(1);
         }
-        self.members.push(Member { connection, join, window });
+        self.members.push(Member::new(connection, join, window, &self.reads));
     }
 
     /// A member, also one that is stopped.
@@ -202,6 +215,13 @@ impl Consumers {
         self.pending.len() + self.delayed.len() + self.dying.len()
     }
 
+    /// How many entries wait, of those that the view says are not finished: not those that are out, or settled, or about to be buried.
+    pub fn waiting(&self, unfinished: u64) -> u64 {
+        let settled = self.unapplied.finished + self.finished.len() as u64;
+        let held = (self.pending.len() + self.dying.len()) as u64;
+        unfinished.saturating_sub(held).saturating_sub(settled)
+    }
+
     /// How many entries can be handed out, of those that the view says are not finished.
     pub fn ready(&self, unfinished: u64, end: Offset) -> u64 {
         if self.is_stream() {
@@ -236,6 +256,11 @@ impl Consumers {
         let heard = if self.settings.single_active { 1 } else { self.members.len() };
         let credit = |member: &Member| member.window.credit() as usize;
         self.members.iter().take(heard).map(credit).sum()
+    }
+
+    /// Returns true when a member could take something if its connection had less of others.
+    pub(super) fn waits_for_others(&self) -> bool {
+        self.members.iter().any(|member| member.window.waits_for_others())
     }
 
     /// Returns true when there may be something to hand out of a queue, or of records, that ends there.
@@ -326,7 +351,7 @@ impl Consumers {
         };
         let holder = member.holder();
         let count = returns.max(at.delivery_count);
-        let delivery = delivery(member, &self.reads, count, &at);
+        let delivery = delivery(member, count, &at);
         member.window.spend(&delivery.message);
         out.send(member.connection, Event::Deliver(delivery));
         // A member that is there keeps what it has of a shared subscription, however long it takes. So does one that its protocol
@@ -461,6 +486,13 @@ impl Consumers {
         true
     }
 
+    /// What is finished here is so for nobody else, and for no longer.
+    pub(super) fn forget_outcomes(&mut self) {
+        self.finished.clear();
+        self.released.clear();
+        self.postponed.clear();
+    }
+
     pub(super) fn has_outcomes(&self) -> bool {
         !self.finished.is_empty() || !self.released.is_empty() || !self.postponed.is_empty()
     }
@@ -525,16 +557,11 @@ pub struct Handed<'a> {
 }
 
 /// A message as a member subscribed to it [MQTT-4.8.2-3].
-fn delivery(member: &Member, reads: &Selection, count: u32, at: &Handed<'_>) -> Delivery {
+fn delivery(member: &Member, count: u32, at: &Handed<'_>) -> Delivery {
     let join = &member.join;
-    let message = Arc::new(Message {
-        topic: at.topic.clone(),
-        ..Arc::unwrap_or_clone(to_message_at(at.message, at.now))
-    });
-    let annotations = match reads {
-        Selection::Topics(_) => Vec::new(),
-        Selection::Queue(queue) => annotations(queue.as_str(), join, at, count),
-    };
+    let message = Arc::new(message_at(at.message, at.topic.clone(), at.now));
+    let names = member.names.clone();
+    let annotations = names.map_or_else(Annotations::default, |it| annotations(it, at, count));
     Delivery {
         id: DeliveryId {
             source: DeliverySource::Group(join.membership),
@@ -551,25 +578,13 @@ fn delivery(member: &Member, reads: &Selection, count: u32, at: &Handed<'_>) -> 
     }
 }
 
-fn annotations(
-    queue: &str,
-    join: &Join,
-    at: &Handed<'_>,
-    count: u32,
-) -> Vec<(&'static str, String)> {
-    let entry = at.entry;
-    let mut annotations = vec![
-        ("message-id", format!("{queue}:{entry}")),
-        ("group-id", join.group.to_string()),
-        ("queue", queue.to_owned()),
-        ("offset", entry.to_string()),
-    ];
-    if count > 0 {
-        annotations.push(("delivery-count", count.to_string()));
+fn annotations(names: Arc<ConsumerNames>, at: &Handed<'_>, count: u32) -> Annotations {
+    let mut annotations = Annotations::of_entry(names, count);
+    for (name, value) in at.told {
+        annotations.tell(name, value.clone());
     }
-    annotations.extend_from_slice(at.told);
     if let Some(source) = source_topic(&at.message.topic) {
-        annotations.push(("x-source-topic", String::from_utf8_lossy(source).into_owned()));
+        annotations.came_by(at.message.topic.slice_ref(source));
     }
     annotations
 }

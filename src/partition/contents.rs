@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use fluxmq_index::{Offset, OffsetSet};
 use fluxmq_log::disk::Disk;
 
+use super::request::DefaultGroup;
 use super::{APPLY_READ_BYTES, Partition, PartitionError};
 use crate::model::consume::GROUP_DEFAULT;
 use crate::model::frame::{Decoded, decode};
@@ -131,14 +132,23 @@ impl<D: Disk> Partition<D> {
         })
     }
 
+    /// What is known of a queue's group [`GROUP_DEFAULT`] without a look into the log.
+    pub(super) fn default_group(&self, id: u64) -> DefaultGroup {
+        let contents = self.with_held(id, self.applied_contents(id));
+        DefaultGroup { ready: contents.ready(), unacked: contents.held.len() as u64 }
+    }
+
+    fn applied_contents(&self, id: u64) -> Contents {
+        let group = self.views.groups.get(id, &GROUP_DEFAULT.into());
+        Contents::new(self.views.queues.get(id), group)
+    }
+
     fn find_contents(&mut self, id: u64) -> Result<Contents, PartitionError> {
         for control in self.groups.take_outcomes() {
             self.write(&control, None);
         }
         self.propose()?;
-        let group = GROUP_DEFAULT.into();
-        let stored = self.views.groups.get(id, &group);
-        let mut contents = Contents::new(self.views.queues.get(id), stored);
+        let mut contents = self.applied_contents(id);
         let (mut next, end) = (self.applied.index + 1, self.log().last_index() + 1);
         while next < end {
             for frame in self.log().entries(next, end, APPLY_READ_BYTES)? {
@@ -148,13 +158,16 @@ impl<D: Disk> Partition<D> {
                 }
             }
         }
-        let is_stream =
-            self.queue(id).is_some_and(|(_, settings)| settings.kind == QueueKind::Stream);
-        match is_stream {
+        Ok(self.with_held(id, contents))
+    }
+
+    fn with_held(&self, id: u64, mut contents: Contents) -> Contents {
+        let settings = self.queue(id).map(|(_, settings)| settings);
+        match settings.is_some_and(|settings| settings.kind == QueueKind::Stream) {
             // What was read of it is there for the next who reads.
             true => contents.finished.clear(),
-            false => contents.held = self.groups.held_by(&(id, group)),
+            false => contents.held = self.groups.held_by(&(id, GROUP_DEFAULT.into())),
         }
-        Ok(contents)
+        contents
     }
 }

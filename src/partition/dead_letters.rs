@@ -11,22 +11,25 @@ use fluxmq_index::{Offset, topic_trie};
 use fluxmq_log::disk::Disk;
 
 use super::batch::Stamp;
-use super::consumers::Death;
 use super::history::HistoryError;
+use super::letter;
 use super::manage::Managed;
 use super::patience::Said;
-use super::request::{ConnectionId, Event, Letter, LetterId, Outbox, Publish, QueueAnswer, Target};
+use super::request::{
+    ConnectionId, Dead, Event, Letter, LetterArrived, LetterId, LetterTarget, Outbox, Publish,
+    QueueAnswer, Target,
+};
+use super::retire::has_letter;
 use super::stage::Waiting;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
-use crate::model::address::{captured_topic, source_topic};
-use crate::model::queue::DeadLetterTarget;
+use crate::model::queue::{DeadLetterTarget, Overflow};
 use crate::model::record::{DedupKey, Tenure, queue_id};
 use crate::model::{
-    Control, Filter, Message, Millis, Outcome, Properties, Property, QoS, QueueName, QueueSettings,
-    Refusal, StoredMessage, Token, Topic,
+    Control, Death, Filter, Message, Outcome, PartitionId, QueueName, QueueSettings, Refusal,
+    StoredMessage, Token, VirtualHost,
 };
 use crate::planted::{PlantedBug, is_planted};
-use crate::view::GroupKey;
+use crate::view::{GroupKey, Queue};
 
 /// Letters on their way at a time.
 const LETTERS_MAX: usize = 1_024;
@@ -36,14 +39,26 @@ const LETTERS_MAX: usize = 1_024;
 pub(super) struct Letters {
     courier: Option<ConnectionId>,
     due: BTreeMap<LetterId, Due>,
+    /// Publishes that were refused and became letters, in this term.
+    refused_count: u64,
+}
+
+/// Where a letter goes.
+enum Grave {
+    /// To a queue here, which is declared at its first use.
+    Here(QueueName),
+    /// To whom this process's courier brings it.
+    Elsewhere(LetterTarget),
 }
 
 struct Due {
-    target: QueueName,
+    target: LetterTarget,
     message: Message,
+    /// Partitions that have it, while others refuse it.
+    stored_at: Vec<PartitionId>,
     /// One that is not answered in time is announced again.
     announced: Option<Said>,
-    /// Who rejected the entry, and waits.
+    /// Who rejected the entry, or published what was refused, and waits.
     waiting: Vec<(ConnectionId, Token)>,
 }
 
@@ -59,16 +74,12 @@ impl Letters {
         self.courier
     }
 
-    /// Returns true while the letter of an entry that leaves its queue is not known to be stored.
-    pub(super) fn is_on_its_way(&self, queue: u64, entry: Offset) -> bool {
-        self.due.contains_key(&LetterId { queue, group: None, entry })
-    }
-
     /// A queue ends, and with it what was to be buried of it: who rejected an entry is answered that it is not pending any more.
     pub(super) fn queue_ended(&mut self, queue: u64) -> Vec<Waiting> {
         let due = std::mem::take(&mut self.due);
-        let (ended, due): (BTreeMap<_, _>, _) =
-            due.into_iter().partition(|(id, _)| id.queue == queue);
+        // What was refused was never in it.
+        let is_over = |id: &LetterId| id.queue == queue && !matches!(id.dead, Dead::Refused(..));
+        let (ended, due): (BTreeMap<_, _>, _) = due.into_iter().partition(|(id, _)| is_over(id));
         self.due = due;
         let waiting = ended.into_values().flat_map(|due| due.waiting);
         let (result, may_be_copy) = (false, false);
@@ -88,14 +99,6 @@ impl Letters {
             due.waiting.retain(|(to, _)| *to != connection);
         }
     }
-}
-
-/// What a letter says about how it died.
-struct Certificate<'a> {
-    queue: &'a Bytes,
-    group: Option<&'a Bytes>,
-    death: Death,
-    time: Millis,
 }
 
 impl<D: Disk> Partition<D> {
@@ -122,7 +125,7 @@ impl<D: Disk> Partition<D> {
                 // Whoever waits for more is told when `persist` reports this and the partition stops.
                 self.failed.get_or_insert(error);
             }
-            let id = LetterId { queue: key.0, group: Some(key.1.clone()), entry };
+            let id = self.letter_id(key.0, Dead::EntryOf(key.1.clone(), entry));
             if let Some(due) = self.letters.due.get_mut(&id) {
                 return due.waiting.push((from, token));
             }
@@ -139,25 +142,51 @@ impl<D: Disk> Partition<D> {
         self.answer_with_next(waiting, out);
     }
 
+    /// Names a letter of a queue.
+    fn letter_id(&self, queue: u64, dead: Dead) -> LetterId {
+        // One that is not in the log yet has no entries.
+        let known =
+            self.views.queues.get(queue).filter(|_| !self.overlay.queues.contains_key(&queue));
+        LetterId { queue, declared: known.map_or(Offset(u64::MAX), Queue::declared), dead }
+    }
+
+    /// Returns true while the letter of an entry that leaves its queue is not known to be stored.
+    pub(super) fn is_on_its_way(&self, queue: u64, entry: Offset) -> bool {
+        self.letters.due.contains_key(&self.letter_id(queue, Dead::Entry(entry)))
+    }
+
     /// Why a dead letter of this queue could not be stored now, as far as this partition knows.
     pub(super) fn may_bury(&self, queue: u64) -> Result<(), Refusal> {
         let Some((name, settings)) = self.queue(queue) else { return Ok(()) };
         match self.grave(name, settings) {
             None => Ok(()),
             Some(_) if self.disk_full => Err(Refusal::DiskFull),
-            Some((target, _)) => self.has_room(queue_id(target.as_bytes()), 0),
+            Some(Grave::Here(target)) => self.has_room(queue_id(target.as_bytes()), 0),
+            Some(Grave::Elsewhere(LetterTarget::Queue(target))) => {
+                self.has_room(queue_id(target.as_bytes()), 0)
+            }
+            Some(Grave::Elsewhere(LetterTarget::Exchange(_))) => Ok(()),
         }
     }
 
-    /// Where dead letters of a queue go, and whether that is here; `None` is nowhere.
-    fn grave(&self, name: &Bytes, settings: &QueueSettings) -> Option<(QueueName, bool)> {
+    /// Where dead letters of a queue go; `None` is nowhere.
+    fn grave(&self, name: &Bytes, settings: &QueueSettings) -> Option<Grave> {
         let own = || QueueName::from_stored(name.clone()).dead_letters();
+        let is_here = |target: &QueueName| self.queue(queue_id(target.as_bytes())).is_some();
         match &settings.dead_letters.target {
             DeadLetterTarget::Nowhere => None,
-            DeadLetterTarget::Own => Some((own(), true)),
-            DeadLetterTarget::Queue(target) => {
-                let is_here = *target == own() || self.queue(queue_id(target.as_bytes())).is_some();
-                Some((target.clone(), is_here))
+            DeadLetterTarget::Own => Some(Grave::Here(own())),
+            DeadLetterTarget::Queue(target) => Some(match *target == own() || is_here(target) {
+                true => Grave::Here(target.clone()),
+                false => Grave::Elsewhere(LetterTarget::Queue(target.clone())),
+            }),
+            DeadLetterTarget::Exchange(to) => {
+                // What the default exchange routes to a queue here needs no courier.
+                let (host, name) = VirtualHost::of_level(&to.exchange);
+                let key = to.routing_key.as_ref().filter(|_| name.is_empty());
+                let target = key.and_then(|key| host.queue(key).ok()).filter(is_here);
+                let elsewhere = || Grave::Elsewhere(LetterTarget::Exchange(to.exchange.clone()));
+                Some(target.map_or_else(elsewhere, Grave::Here))
             }
         }
     }
@@ -177,7 +206,7 @@ impl<D: Disk> Partition<D> {
         let consumers = self.groups.get_mut(key);
         let dying = consumers.map(|it| it.dying.clone().into_iter().collect::<Vec<_>>());
         for (entry, death) in dying.unwrap_or_default() {
-            let id = LetterId { queue: key.0, group: Some(key.1.clone()), entry };
+            let id = self.letter_id(key.0, Dead::EntryOf(key.1.clone(), entry));
             if self.letters.due.contains_key(&id) {
                 continue;
             }
@@ -199,37 +228,101 @@ impl<D: Disk> Partition<D> {
         message: &StoredMessage,
         death: Death,
     ) -> bool {
-        let id = LetterId { queue, group: group.cloned(), entry };
-        let Some((name, settings)) = self.queue(queue) else { return true };
-        let (name, grave) = (name.clone(), self.grave(name, settings));
-        let Some((target, is_here)) = grave else {
-            self.end_entry(&id, message.len_bytes() as u64);
+        if self.overlay.queues.contains_key(&queue) {
+            // What is in it goes with it.
             return true;
+        }
+        let dead = match group {
+            Some(group) => Dead::EntryOf(group.clone(), entry),
+            None => Dead::Entry(entry),
         };
+        let id = self.letter_id(queue, dead);
+        let Some((name, settings)) = self.queue(queue) else { return true };
         if self.letters.due.contains_key(&id) {
             return true;
         }
-        if self.disk_full
-            || self.has_room(queue_id(target.as_bytes()), message.len_bytes()).is_err()
+        let (name, settings) = (name.clone(), settings.clone());
+        let Some(grave) = self.grave(&name, &settings) else {
+            self.end_entry(&id, message.len_bytes() as u64);
+            return true;
+        };
+        let certificate = letter::certificate(message, name, death, (group, self.now));
+        let (letter, deaths) = letter::of(message, certificate, &settings.dead_letters.target);
+        match grave {
+            Grave::Elsewhere(target) => self.send_letter(id, target, letter),
+            Grave::Here(target) if letter::goes_round(&settings, &deaths, &target) => {
+                self.end_entry(&id, message.len_bytes() as u64);
+                true
+            }
+            Grave::Here(target) => {
+                // Its own queue for dead letters needs no leave to be.
+                if !self.has_room_for_letter(&target, &letter) || self.declare(&target).is_err() {
+                    return false;
+                }
+                self.store_letter(&target, letter, ending(&id, message.len_bytes() as u64));
+                self.entry_ended(&id);
+                true
+            }
+        }
+    }
+
+    fn has_room_for_letter(&self, target: &QueueName, letter: &Message) -> bool {
+        !self.disk_full && self.has_room(queue_id(target.as_bytes()), letter.len_bytes()).is_ok()
+    }
+
+    /// Makes a dead letter of a publish for which one of its queues has no room, where that queue says so; its publisher is refused when
+    /// the letter is stored. False where there is no letter.
+    pub(super) fn bury_refused(
+        &mut self,
+        from: ConnectionId,
+        routes: &[u64],
+        publish: &Publish,
+    ) -> bool {
+        let bytes = publish.message.len_bytes();
+        let full = routes.iter().copied().find(|queue| self.has_room(*queue, bytes).is_err());
+        let Some((queue, (name, settings))) = full.and_then(|id| Some((id, self.queue(id)?)))
+        else {
+            return false;
+        };
+        let (name, settings) = (name.clone(), settings.clone());
+        if settings.limits.overflow != Overflow::RejectPublishDlx
+            || !has_letter(&settings, Death::Overflow)
         {
             return false;
         }
-        let certificate = Certificate { queue: &name, group, death, time: self.now };
-        let letter = to_letter(message, &certificate);
-        if !is_here {
-            return self.send_letter(id, target, letter);
+        let Some(grave) = self.grave(&name, &settings) else { return false };
+        let stored = letter::as_stored(publish, self.now);
+        let certificate = letter::certificate(&stored, name, Death::Overflow, (None, self.now));
+        let (letter, deaths) = letter::of(&stored, certificate, &settings.dead_letters.target);
+        let to = publish.token.map(|token| (from, token));
+        match grave {
+            Grave::Here(target) => {
+                if letter::goes_round(&settings, &deaths, &target)
+                    || !self.has_room_for_letter(&target, &letter)
+                    || self.declare(&target).is_err()
+                {
+                    return false;
+                }
+                self.store_letter(&target, letter, None);
+                let waiting = to.map(|(to, token)| Waiting::DeadLettered { to, token });
+                self.pending().waiting.extend(waiting);
+                true
+            }
+            Grave::Elsewhere(target) => {
+                self.letters.refused_count += 1;
+                let dead = Dead::Refused(self.node.term(), self.letters.refused_count);
+                let id = self.letter_id(queue, dead);
+                let is_sent = self.send_letter(id.clone(), target, letter);
+                if let Some(due) = self.letters.due.get_mut(&id) {
+                    due.waiting.extend(to);
+                }
+                is_sent
+            }
         }
-        // Its own queue for dead letters needs no leave to be.
-        if self.declare(&target).is_err() {
-            return false;
-        }
-        self.store_letter(&target, letter, &ending(&id, message.len_bytes() as u64));
-        self.entry_ended(&id);
-        true
     }
 
     /// Stores a message for one queue together with a change of state: both or none.
-    fn store_letter(&mut self, target: &QueueName, message: Message, control: &Control) {
+    fn store_letter(&mut self, target: &QueueName, message: Message, control: Option<Control>) {
         let routes = [queue_id(target.as_bytes())];
         self.overlay_routes(&routes, message.len_bytes());
         let publish = Publish {
@@ -246,36 +339,40 @@ impl<D: Disk> Partition<D> {
         let routes = self.with_lanes(routes.to_vec(), stamp.priority);
         let pending = self.pending();
         pending.building.message(&publish, &routes, stamp);
-        pending.building.control(control, now);
+        control.iter().for_each(|control| pending.building.control(control, now));
         self.relieve();
     }
 
     fn end_entry(&mut self, id: &LetterId, bytes: u64) {
-        self.write(&ending(id, bytes), None);
+        if let Some(ending) = ending(id, bytes) {
+            self.write(&ending, None);
+        }
         self.entry_ended(id);
     }
 
     /// What ends the entry is on its way: nobody is to get it.
     fn entry_ended(&mut self, id: &LetterId) {
-        match &id.group {
-            Some(group) => {
+        match &id.dead {
+            Dead::EntryOf(group, entry) => {
                 if let Some(consumers) = self.groups.get_mut(&(id.queue, group.clone())) {
                     consumers.outcome_written(1);
-                    consumers.forget(id.entry);
+                    consumers.forget(*entry);
                 }
             }
-            None => drop(self.overlay.leaving.insert((id.queue, id.entry))),
+            Dead::Entry(entry) => drop(self.overlay.leaving.insert((id.queue, *entry))),
+            Dead::Refused(..) => {}
         }
     }
 
-    fn send_letter(&mut self, id: LetterId, target: QueueName, message: Message) -> bool {
-        if self.letters.due.len() >= LETTERS_MAX {
+    fn send_letter(&mut self, id: LetterId, target: LetterTarget, message: Message) -> bool {
+        if self.disk_full || self.letters.due.len() >= LETTERS_MAX {
             return false;
         }
         if is_planted(PlantedBug::LetterUnawaited) {
             self.end_entry(&id, message.len_bytes() as u64);
         }
-        let due = Due { target, message, announced: None, waiting: Vec::new() };
+        let stored_at = Vec::new();
+        let due = Due { target, message, stored_at, announced: None, waiting: Vec::new() };
         self.letters.due.insert(id, due);
         true
     }
@@ -286,37 +383,42 @@ impl<D: Disk> Partition<D> {
         for (id, due) in &mut self.letters.due {
             if due.announced.is_none_or(|said| said.is_long_ago(now)) {
                 due.announced = Some(now);
-                let (target, message) = (due.target.clone(), due.message.clone());
-                out.send(
-                    courier,
-                    Event::Letter(Box::new(Letter { id: id.clone(), target, message })),
-                );
+                let letter = Letter {
+                    id: id.clone(),
+                    target: due.target.clone(),
+                    message: due.message.clone(),
+                    stored_at: due.stored_at.clone(),
+                };
+                out.send(courier, Event::Letter(Box::new(letter)));
             }
         }
     }
 
     /// The courier says what became of a letter.
-    pub(super) fn letter_arrived(
-        &mut self,
-        id: &LetterId,
-        result: Result<(), Refusal>,
-        out: &mut impl Outbox,
-    ) {
-        match result {
-            Ok(()) => {
-                let Some(due) = self.letters.due.remove(id) else { return };
-                self.end_entry(id, due.message.len_bytes() as u64);
-                for (to, token) in due.waiting {
+    pub(super) fn letter_arrived(&mut self, arrived: LetterArrived, out: &mut impl Outbox) {
+        let LetterArrived { id, result, stored_at } = arrived;
+        let Some(due) = self.letters.due.get_mut(&id) else { return };
+        let is_refused = matches!(id.dead, Dead::Refused(..));
+        if let (Err(refusal), false) = (&result, is_refused) {
+            // It stays due, and is announced again.
+            due.stored_at = stored_at;
+            for (to, token) in due.waiting.drain(..) {
+                let result = Err(refusal.clone());
+                out.send(to, Event::Confirm { token, result });
+            }
+            return;
+        }
+        let Some(due) = self.letters.due.remove(&id) else { return };
+        self.end_entry(&id, due.message.len_bytes() as u64);
+        for (to, token) in due.waiting {
+            match is_refused {
+                true => {
+                    let refusal = result.clone().err().unwrap_or(Refusal::DeadLettered);
+                    out.send(to, Event::Confirm { token, result: Err(refusal) });
+                }
+                false => {
                     let waiting = Waiting::Confirm { to, token, result: true, may_be_copy: false };
                     self.answer_with_next(waiting, out);
-                }
-            }
-            // It stays due, and is announced again.
-            Err(refusal) => {
-                let due = self.letters.due.get_mut(id);
-                for (to, token) in due.into_iter().flat_map(|due| due.waiting.drain(..)) {
-                    let result = Err(refusal.clone());
-                    out.send(to, Event::Confirm { token, result });
                 }
             }
         }
@@ -333,12 +435,12 @@ impl<D: Disk> Partition<D> {
         let letters = self.letters_in(queue, filter, count_max.min(RECORDS_PER_TURN_MAX));
         let mut count = 0;
         for (entry, message) in letters.map_err(|error| self.unreadable(&error))? {
-            let Some(origin) = origin_of(&message) else { continue };
-            let letter = LetterId { queue: id, group: None, entry };
+            let Some(origin) = letter::origin(&message) else { continue };
+            let letter = self.letter_id(id, Dead::Entry(entry));
             let is_here = self.queue(queue_id(origin.as_bytes())).is_some()
                 || origin.origin() == queue.origin();
             let bytes = message.len_bytes() as u64;
-            let again = to_message(&message, message.properties.clone());
+            let again = letter::again(&message, &origin);
             if self.disk_full {
                 return Err(Refusal::DiskFull);
             }
@@ -346,10 +448,10 @@ impl<D: Disk> Partition<D> {
                 true => {
                     self.declare(&origin)?;
                     self.has_room(queue_id(origin.as_bytes()), message.len_bytes())?;
-                    self.store_letter(&origin, again, &ending(&letter, bytes));
+                    self.store_letter(&origin, again, ending(&letter, bytes));
                     self.entry_ended(&letter);
                 }
-                false if !self.send_letter(letter, origin, again) => break,
+                false if !self.send_letter(letter, LetterTarget::Queue(origin), again) => break,
                 false => {}
             }
             count += 1;
@@ -375,7 +477,7 @@ impl<D: Disk> Partition<D> {
             }
             for (found_at, offset) in offsets {
                 entry = found_at;
-                let letter = LetterId { queue: id, group: None, entry };
+                let letter = self.letter_id(id, Dead::Entry(entry));
                 let is_gone = self.views.queues.get(id).is_none_or(|it| it.is_removed(entry))
                     || self.overlay.leaving.contains(&(id, entry))
                     || self.letters.due.contains_key(&letter);
@@ -395,102 +497,19 @@ impl<D: Disk> Partition<D> {
     }
 }
 
-impl Death {
-    /// As `x-death-reason` says it.
-    fn reason(self) -> &'static str {
-        match self {
-            Death::Rejected => "rejected",
-            Death::Expired => "expired",
-            Death::Deliveries => "max-deliveries",
-            Death::Overflow => "max-length",
-        }
-    }
-}
-
-/// The record that ends an entry, for its group or for everybody.
-fn ending(id: &LetterId, bytes: u64) -> Control {
-    let (queue, entry) = (id.queue, id.entry);
-    match id.group.clone() {
-        Some(group) => Control::Settled {
+/// The record that ends an entry, for its group or for everybody; `None` where there never was one.
+fn ending(id: &LetterId, bytes: u64) -> Option<Control> {
+    let queue = id.queue;
+    match &id.dead {
+        Dead::EntryOf(group, entry) => Some(Control::Settled {
             selection: queue,
-            group,
-            finished: vec![(entry, 1)],
+            group: group.clone(),
+            finished: vec![(*entry, 1)],
             released: Vec::new(),
-        },
-        None => Control::QueueRemoved { queue, entries: vec![entry], bytes },
+        }),
+        Dead::Entry(entry) => Some(Control::QueueRemoved { queue, entries: vec![*entry], bytes }),
+        Dead::Refused(..) => None,
     }
-}
-
-fn to_message(stored: &StoredMessage, properties: Bytes) -> Message {
-    let topic = match source_topic(&stored.topic) {
-        // What is in a queue for a binding alone must not be read as a message of its topic again.
-        Some(source) => captured_topic(source),
-        None => stored.topic.clone(),
-    };
-    Message {
-        topic: Topic::from_stored(topic),
-        payload: stored.payload.clone(),
-        // A letter is settled by who reads it, not by the socket that took it.
-        qos: stored.qos.max(QoS::AtLeastOnce),
-        retain: false,
-        expiry_s: None,
-        properties: Properties::from_encoded(properties),
-        publisher: stored.publisher,
-    }
-}
-
-/// A message with how it died before all of its earlier deaths. The same death again counts on.
-fn to_letter(stored: &StoredMessage, certificate: &Certificate<'_>) -> Message {
-    let reason = certificate.death.reason();
-    let group = certificate.group.map_or(&b""[..], |group| group);
-    let (mut others, mut deaths): (Vec<Property>, Vec<Vec<Property>>) = (Vec::new(), Vec::new());
-    for property in Properties::from_encoded(stored.properties.clone()).iter() {
-        match (&property, deaths.last_mut()) {
-            (Property::User(key, _), _) if key == "x-death-queue" => deaths.push(vec![property]),
-            (Property::User(key, _), Some(death)) if key.starts_with(b"x-death-") => {
-                death.push(property);
-            }
-            _ => others.push(property),
-        }
-    }
-    let said = |death: &[Property], name: &str| {
-        let value = death.iter().find_map(|property| match property {
-            Property::User(key, value) if key == name => Some(value.clone()),
-            _ => None,
-        });
-        value.unwrap_or_default()
-    };
-    let is_same = |death: &Vec<Property>| {
-        said(death, "x-death-queue") == certificate.queue
-            && said(death, "x-death-reason") == reason
-            && said(death, "x-death-group") == group
-    };
-    let before = deaths.iter().position(is_same).map(|at| deaths.remove(at));
-    let count = before.map_or(0, |death| {
-        let count = said(&death, "x-death-count");
-        std::str::from_utf8(&count).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
-    });
-    let user =
-        |key: &'static str, value: Bytes| Property::User(Bytes::from_static(key.as_bytes()), value);
-    others.extend([
-        user("x-death-queue", certificate.queue.clone()),
-        user("x-death-reason", Bytes::from_static(reason.as_bytes())),
-        user("x-death-count", Bytes::from((count + 1).to_string())),
-        user("x-death-time", Bytes::from(certificate.time.0.to_string())),
-    ]);
-    others.extend(certificate.group.map(|group| user("x-death-group", group.clone())));
-    others.extend(deaths.into_iter().flatten());
-    to_message(stored, Properties::encode(&others).as_bytes().clone())
-}
-
-/// The queue in which a dead letter died last.
-fn origin_of(message: &StoredMessage) -> Option<QueueName> {
-    let properties = Properties::from_encoded(message.properties.clone());
-    let queue = properties.iter().find_map(|property| match property {
-        Property::User(key, value) if key == "x-death-queue" => Some(value),
-        _ => None,
-    });
-    QueueName::from_text(queue?).ok()
 }
 
 /// Settings of a group over a filter: no rules.

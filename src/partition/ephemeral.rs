@@ -22,6 +22,10 @@ impl<D: Disk> Partition<D> {
         publish: &Publish,
         out: &mut impl Outbox,
     ) -> bool {
+        // What is on its way to its readers is in memory, and in no log.
+        if self.memory_full {
+            return false;
+        }
         let mut is_passed_on = false;
         for id in queues {
             let Some((name, _)) = self.queue(*id) else { continue };

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
-use super::lead::is_in_order;
+use super::lead::{is_in_order, is_noted};
 use super::request::{ConnectionId, ConsumerRequest, Outbox, Request};
 use super::stop::refuse;
 use super::{Partition, PartitionError};
@@ -51,9 +51,10 @@ impl Fresh {
                 | Request::Consumer(ConsumerRequest::Get(_))
                 | Request::Queue(_)
                 | Request::Exchange { .. }
-                | Request::ListQueues(_)
+                | Request::List(_)
         );
-        reads || self.waiting.iter().any(|held| held.from == from)
+        let comes_after = self.waiting.iter().any(|held| held.from == from);
+        reads || comes_after && !is_noted(request)
     }
 
     pub(super) fn push(&mut self, from: ConnectionId, request: Request, at: Offset) {

@@ -87,6 +87,9 @@ impl<D: Disk> Partition<D> {
         if settings.exclusive && self.groups.is_read_by_others(id, from) {
             return Err(QueueRefusal::Locked { queue: get.queue.to_string() }.into());
         }
+        if settings.kind == QueueKind::Stream {
+            return Err(QueueRefusal::Stream { queue: get.queue.to_string() }.into());
+        }
         let key = (id, get.group.as_bytes().clone());
         if self.overlay.ending_groups.contains(&key) {
             let reason = format!("group '{}' is being deleted: try again", get.group);
@@ -147,7 +150,7 @@ impl<D: Disk> Partition<D> {
             consumers.looked_at(group.first_unfinished(consumers.cursor));
         }
         let window = Window::new(Credit::Window(1));
-        consumers.getter = Some(Member { connection: to, join, window });
+        consumers.getter = Some(Member::new(to, join, window, &consumers.reads));
         let mut taken = Taken::default();
         let looked = self.look_for_one(&key, &mut taken);
         if let Some(consumers) = self.groups.get_mut(&key) {
@@ -196,6 +199,7 @@ fn getter(get: &GetEntry) -> Join {
         membership: get.membership,
         reads: Selection::Queue(get.queue.clone()),
         group: get.group.clone(),
+        own: None,
         filter: get.queue.filter(),
         position: Position::Resume,
         client_id: Bytes::new(),

@@ -4,6 +4,7 @@
 //! What happens within one group is `consumers.rs`.
 
 mod outcomes;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use fluxmq_index::{Offset, TopicTrie};
 use super::consumers::{Consumers, Handed, Member};
 use super::priority::Lanes;
 use super::request::{ConnectionId, Join, Outbox};
+use super::window::Pool;
 use crate::model::{Control, Millis, Outcome, QueueSettings, Selection};
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Group, GroupKey};
@@ -30,6 +32,10 @@ pub struct Groups {
     created: BTreeSet<GroupKey>,
     /// Groups over filters.
     filters: TopicTrie<GroupKey>,
+    /// What connections have out at the consumers that they named, and apart from that at those of what nothing stores.
+    pools: BTreeMap<(ConnectionId, bool), Arc<Pool>>,
+    /// The group that is next, where a connection had no room for it.
+    turn: Option<GroupKey>,
     /// Since when nobody reads a queue that stores nothing.
     pub(super) idle: BTreeMap<u64, Millis>,
 }
@@ -151,6 +157,7 @@ impl Groups {
         (stored, settings): (&Group, Arc<QueueSettings>),
         end: Offset,
     ) {
+        let own = join.own.is_some().then(|| stored.clone());
         let Some(membership) = self.memberships.get(&(connection, join.membership)) else { return };
         let (key, granted) = (membership.key.clone(), membership.granted);
         let consumers = self.by_key.entry(key.clone()).or_insert_with(|| {
@@ -159,11 +166,17 @@ impl Groups {
             }
             Consumers::new(join.reads.clone(), settings, stored, end)
         });
+        consumers.own = own;
         let holder = (connection, join.membership);
         match consumers.members.iter_mut().find(|member| member.holder() == holder) {
             Some(member) => member.join = Join { credit: member.join.credit, ..join },
             None => {
-                consumers.add(connection, join);
+                let is_passing = consumers.is_ephemeral();
+                let pool = self.pools.entry((connection, is_passing));
+                let pool = join
+                    .is_named
+                    .then(|| pool.or_insert_with(|| Pool::new(is_passing).into()).clone());
+                consumers.add(connection, join, pool);
                 consumers.members.iter_mut().last().expect("just added").window.grant(granted);
             }
         }
@@ -216,6 +229,9 @@ impl Groups {
     pub fn forget(&mut self, connection: ConnectionId, now: Millis) -> Vec<Membership> {
         let mine = self.memberships.range((connection, 0)..=(connection, u32::MAX));
         let mine: Vec<u32> = mine.map(|((_, membership), _)| *membership).collect();
+        [false, true]
+            .iter()
+            .for_each(|is_passing| drop(self.pools.remove(&(connection, *is_passing))));
         mine.into_iter().filter_map(|membership| self.leave(connection, membership, now)).collect()
     }
 
@@ -539,23 +555,14 @@ impl Groups {
         }
     }
 
-    /// Lists what groups can hand out: at most `limit` entries each, and none to a group that has `pending_max` out.
-    pub fn next(&self, limit: usize, pending_max: usize, end: impl Fn(u64) -> Offset) -> Vec<Next> {
-        let next = |(key, consumers): (&GroupKey, &Consumers)| {
-            let end = match consumers.reads {
-                Selection::Queue(_) => end(key.0),
-                Selection::Topics(_) => consumers.end,
-            };
-            let room = pending_max.saturating_sub(consumers.held_count());
-            let credit = consumers.credit().min(limit).min(room);
-            (credit > 0 && consumers.has_more(end)).then(|| Next::of(key, consumers, credit))
-        };
-        self.by_key.iter().filter_map(next).collect()
-    }
-
     /// Returns one group.
     pub fn get(&self, key: &GroupKey) -> Option<&Consumers> {
         self.by_key.get(key)
+    }
+
+    /// Returns where a consumer's own group began; `None` for one that is stored.
+    pub fn own(&self, key: &GroupKey) -> Option<&Group> {
+        self.by_key.get(key)?.own.as_ref()
     }
 
     /// Returns one group, to be changed.

@@ -80,8 +80,7 @@ impl<D: Disk> Partition<D> {
             self.parted.contains(&from) && (is_in_order(request) || is_holders(request));
         let is_handing_over = self.stopped.is_none() && self.leading.is_some();
         match self.refusal() {
-            // Who publishes wills and carries letters is noted whoever leads: this replica may be next.
-            Some(_) if matches!(request, Request::PublishWills | Request::CarryLetters) => None,
+            Some(_) if is_noted(request) => None,
             // Nobody says it twice, and handing over may come to nothing: what is served here would be held for ever.
             Some(_) if is_handing_over && !is_parted && lets_go(request) => None,
             None if is_parted => Some(self.not_leader()),
@@ -171,6 +170,9 @@ impl<D: Disk> Partition<D> {
                 Waiting::Joined { to, join } => {
                     out.send(to, Event::Joined { token: join.token, result: Err(refusal) });
                 }
+                Waiting::DeadLettered { to, token } => {
+                    out.send(to, Event::Confirm { token, result: Err(refusal) });
+                }
                 // It is no member any more, and the queue may stand.
                 Waiting::MembershipEnded { to, .. } => drop(over.insert(to)),
             }
@@ -193,9 +195,15 @@ impl<D: Disk> Partition<D> {
 pub(super) fn is_in_order(request: &Request) -> bool {
     match request {
         Request::Publish(publish) => publish.dedup.seq & DedupKey::WILL == 0,
-        Request::PublishAll(_) => true,
+        Request::Transact(_) => true,
         _ => false,
     }
+}
+
+/// Returns true for what is noted whoever leads, and waits for nothing: who publishes wills and who carries letters. This replica may be
+/// the next to lead, and what waits behind a question is lost when nobody answers it.
+pub(super) fn is_noted(request: &Request) -> bool {
+    matches!(request, Request::PublishWills | Request::CarryLetters)
 }
 
 /// Returns true for what gives something back, or tells of it, and begins nothing.

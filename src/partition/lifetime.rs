@@ -22,6 +22,11 @@ impl Owners {
         self.0.insert(queue, owner);
     }
 
+    /// The connection whose own a queue is.
+    pub(super) fn of(&self, queue: u64) -> Option<ConnectionId> {
+        self.0.get(&queue).copied()
+    }
+
     /// Lists who has such queues.
     pub(super) fn connections(&self) -> impl Iterator<Item = ConnectionId> {
         self.0.values().copied()

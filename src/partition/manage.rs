@@ -8,15 +8,15 @@ use fluxmq_log::disk::Disk;
 
 use super::history::HistoryError;
 use super::request::{
-    ConnectionId, Counts, Event, GroupStats, ListQueues, Outbox, Peeked, Position, QueueAction,
-    QueueAnswer, QueueRequest, QueueStats, QueueSummary,
+    ConnectionId, Counts, Event, GroupStats, Outbox, Peeked, Position, QueueAction, QueueAnswer,
+    QueueRequest, QueueStats,
 };
 use super::stage::Waiting;
 use super::{Partition, RECORDS_PER_TURN_MAX};
 use crate::model::queue::{Binding, Lifetime};
 use crate::model::record::queue_id;
 use crate::model::{Control, Millis, QueueName, QueueRefusal, QueueSettings, Refusal};
-use crate::view::{Group, Queue};
+use crate::view::Group;
 
 /// What was done: at once, or when everything admitted until now is committed.
 pub(super) enum Managed {
@@ -162,29 +162,6 @@ impl<D: Disk> Partition<D> {
         Ok(Managed::Staged(QueueAnswer::Done { count: 1 }))
     }
 
-    /// Lists the queues that live here, by name.
-    pub(super) fn list_queues(
-        &mut self,
-        from: ConnectionId,
-        list: &ListQueues,
-        out: &mut impl Outbox,
-    ) {
-        let all = self.views.queues.iter().filter(|(_, queue)| *queue.name() > list.after);
-        let mut found: Vec<(u64, &Queue)> = all.collect();
-        found.sort_unstable_by(|(_, one), (_, other)| one.name().cmp(other.name()));
-        found.truncate(list.count_max);
-        let summary = |(id, queue): (u64, &Queue)| QueueSummary {
-            name: queue.name().clone(),
-            kind: queue.settings().kind,
-            messages: queue.len(),
-            bytes: queue.bytes(),
-            groups: self.views.groups.of(id).count(),
-            members: self.groups.members_of(id),
-        };
-        let result = Ok(found.into_iter().map(summary).collect());
-        out.send(from, Event::Queues { token: list.token, result });
-    }
-
     fn purge(&mut self, id: u64) -> Result<Managed, Refusal> {
         let mut contents = self.contents(id)?;
         let kept = self.groups.held_of(id);
@@ -201,6 +178,8 @@ impl<D: Disk> Partition<D> {
         let view = self.views.queues.get(id).expect("looked up by the caller");
         let mut stats = QueueStats {
             settings: view.settings().clone(),
+            owner: self.owners.of(id),
+            default_group: self.default_group(id),
             head: view.head(),
             end: view.end(),
             messages: view.len(),

@@ -22,10 +22,13 @@ mod history;
 mod inputs;
 mod jobs;
 mod lead;
+mod letter;
 mod lifetime;
+mod list;
 mod listening;
 mod manage;
 mod options;
+mod own;
 mod patience;
 mod peers;
 mod priority;
@@ -349,7 +352,7 @@ impl<D: Disk> Partition<D> {
     fn take(&mut self, from: ConnectionId, request: Request, at: Offset, out: &mut impl Outbox) {
         match request {
             Request::Publish(publish) => self.publish(from, publish, out),
-            Request::PublishAll(publishes) => self.publish_all(from, publishes, out),
+            Request::Transact(transaction) => self.transact(from, *transaction, out),
             Request::Write { token, control } => {
                 let waiting = token.map(|token| Waiting::Written { to: from, token });
                 self.write(&control, waiting);
@@ -370,7 +373,7 @@ impl<D: Disk> Partition<D> {
                 // Queues may have ended while nobody was there to be told.
                 out.send(from, Event::BindingsEnded);
             }
-            Request::LetterArrived { id, result } => self.letter_arrived(&id, result, out),
+            Request::LetterArrived(arrived) => self.letter_arrived(*arrived, out),
             Request::Attach(attach) => self.attach(from, *attach, at, out),
             Request::DetachFilter { filter } => self.readers.unsubscribe(from, &filter),
             Request::EndReplay { reader } => self.readers.end_replay(from, reader),
@@ -403,7 +406,9 @@ impl<D: Disk> Partition<D> {
             | Request::CommitCursor { .. }) => self.handle_group(from, request, out),
             Request::Queue(request) => self.manage(from, request, out),
             Request::Exchange { token, action } => self.exchange((from, token), *action, out),
-            Request::ListQueues(list) => self.list_queues(from, &list, out),
+            Request::List(list) => self.list(from, list, out),
+            // Connections answer one another.
+            Request::Ask(_) => {}
             Request::ReadOn(read) => self.read_on(from, *read),
             Request::ReadNoMore(queue) => self.read_no_more(from, queue),
             Request::Follow(followed) => self.follow(from, *followed, out),

@@ -145,11 +145,11 @@ impl<D: Disk> Partition<D> {
     }
 
     fn read_ahead(&mut self, next: &Next, priority: u8) -> Result<(), HistoryError> {
-        let (id, name) = &next.key;
+        let (id, _) = &next.key;
         let from = match self.lane(next, priority).next {
             Some(from) => from,
             None => {
-                let group = self.views.groups.get(*id, name);
+                let group = self.group(&next.key);
                 let committed = group.map_or(Offset::ZERO, |group| group.committed());
                 let queue = self.views.queues.get(*id);
                 let moved = queue.map_or_else(Vec::new, |queue| {
@@ -187,9 +187,9 @@ impl<D: Disk> Partition<D> {
         (entry, offset): (Offset, Offset),
         out: &mut impl Outbox,
     ) -> Result<bool, PartitionError> {
-        let (id, name) = &next.key;
+        let (id, _) = &next.key;
         let Some(queue) = self.views.queues.get(*id) else { return Ok(false) };
-        let Some(group) = self.views.groups.get(*id, name) else { return Ok(false) };
+        let Some(group) = self.group(&next.key) else { return Ok(false) };
         let is_over = group.is_finished(entry) || self.overlay.leaving.contains(&(*id, entry));
         // Before the group was: it does not know.
         let is_removed = queue.is_removed(entry);

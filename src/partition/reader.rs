@@ -569,7 +569,7 @@ impl Reader {
             retain,
             redelivered: false,
             subscription_ids,
-            annotations: Vec::new(),
+            annotations: Default::default(),
             settle_explicit: false,
         })
     }
@@ -577,13 +577,18 @@ impl Reader {
 
 /// Turns a record into a message, with what is left of its expiry at `now`.
 pub fn to_message_at(stored: &StoredMessage, now: Millis) -> Arc<Message> {
-    Arc::new(Message {
-        topic: Topic::from_stored(stored.topic.clone()),
+    Arc::new(message_at(stored, Topic::from_stored(stored.topic.clone()), now))
+}
+
+/// The same, as published to another topic.
+pub fn message_at(stored: &StoredMessage, topic: Topic, now: Millis) -> Message {
+    Message {
+        topic,
         payload: stored.payload.clone(),
         qos: stored.qos,
         retain: stored.retain != Retain::No,
         expiry_s: stored.expires_at().map(|at| at.0.saturating_sub(now.0).div_ceil(1000) as u32),
         properties: Properties::from_encoded(stored.properties.clone()),
         publisher: stored.publisher,
-    })
+    }
 }

@@ -9,7 +9,9 @@ use super::history::HistoryError;
 use super::request::{Attach, ConnectionId, Event, Newest, Outbox, Position};
 use super::{Partition, RECORDS_PER_TURN_MAX};
 use crate::model::frame::decode;
-use crate::model::{Delivery, DeliveryId, Filter, Millis, Refusal, Subscription, Topic};
+use crate::model::{
+    Annotations, Delivery, DeliveryId, Filter, Millis, ReaderId, Refusal, Subscription, Topic,
+};
 
 /// Records that a replay should have begun with and that are not kept any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ impl Replay {
                 Gap::Records(count) => count.to_string(),
                 Gap::Unknown => "unknown".to_owned(),
             };
-            delivery.annotations.push(("x-gap", count));
+            delivery.annotations.tell("x-gap", count);
         }
         if self.retained.contains(delivery.id.offset) {
             delivery.retain = true;
@@ -78,15 +80,14 @@ impl Replay {
 }
 
 /// Says where in the log a replayed message is; nothing about others.
-pub fn annotations(id: DeliveryId, time: Millis) -> Vec<(&'static str, String)> {
-    match id.source.reader() {
-        Some(reader) if reader.is_replay() => vec![
-            ("x-stream-offset", id.offset.0.to_string()),
-            ("x-stream-partition", id.partition.0.to_string()),
-            ("x-stream-timestamp", time.0.to_string()),
-        ],
-        _ => Vec::new(),
+pub fn annotations(id: DeliveryId, time: Millis) -> Annotations {
+    let mut annotations = Annotations::default();
+    if id.source.reader().is_some_and(ReaderId::is_replay) {
+        annotations.tell("x-stream-offset", id.offset.0.to_string());
+        annotations.tell("x-stream-partition", id.partition.0.to_string());
+        annotations.tell("x-stream-timestamp", time.0.to_string());
     }
+    annotations
 }
 
 impl<D: Disk> Partition<D> {

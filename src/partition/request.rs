@@ -2,9 +2,11 @@
 //!
 //! `broker::client` speaks this language; protocols never see it.
 
+mod connection;
 mod consumer;
 mod exchange;
 mod queue;
+mod transaction;
 
 use std::sync::Arc;
 
@@ -21,12 +23,15 @@ use crate::model::{
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Session, StoredSubscription};
 
+pub use connection::{AskConnections, Asked, Told, ToldOf, Whom};
 pub use consumer::{CARRIER_BYTES, ConsumerRequest, GetEntry, Join};
 pub use exchange::{ExchangeAction, RoutedTo, Routing, Target};
 pub use queue::{
-    Counts, Followed, Following, GroupStats, Letter, LetterId, ListQueues, Peeked, QueueAction,
-    QueueAnswer, QueueRequest, QueueStats, QueueSummary, ReadHistory, ReadOn,
+    BoundSource, BoundSummary, Counts, Dead, DefaultGroup, Followed, Following, GroupStats, Letter,
+    LetterArrived, LetterId, LetterTarget, List, ListOf, Listed, Peeked, QueueAction, QueueAnswer,
+    QueueRequest, QueueStats, QueueSummary, ReadHistory, ReadOn,
 };
+pub use transaction::{Settled, Transaction};
 
 /// One connection of this process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,8 +42,9 @@ pub struct ConnectionId(pub u64);
 pub enum Request {
     /// Stores a message, or passes it on where nothing stores it.
     Publish(Publish),
-    /// Stores messages for queues that live here: all in one frame, or none. Each is answered by its own `Confirm`.
-    PublishAll(Vec<Publish>),
+    /// Stores messages and settles deliveries, all in one frame or none of it. Each publish is answered by its own `Confirm`, and then
+    /// the whole by `Written`, if anybody waits for it.
+    Transact(Box<Transaction>),
     /// Stores a change of state: sessions and releases.
     Write {
         /// Echoed in `Written`, if anybody waits.
@@ -223,18 +229,15 @@ pub enum Request {
         /// What.
         action: Box<ExchangeAction>,
     },
-    /// Lists queues by name. Answered by `Queues`.
-    ListQueues(ListQueues),
+    /// Lists what lives there, by name. Answered by `Listed`.
+    List(List),
+    /// Asks connections of this process, and comes to no partition. Answered by `Told`, once by how many there are and once by each.
+    Ask(Box<AskConnections>),
     /// Carries letters to queues elsewhere for this connection's process, and reads other partitions' histories for queues here: told by
     /// `Letter` and `Follow`, any number of times.
     CarryLetters,
-    /// A letter is stored in its queue, or was refused there.
-    LetterArrived {
-        /// Which.
-        id: LetterId,
-        /// What became of it.
-        result: Result<(), Refusal>,
-    },
+    /// A letter is stored where it is to be, or was refused there.
+    LetterArrived(Box<LetterArrived>),
     /// Reads the partition's history for a retroactive queue. Answered by `ReadOn` once there is something.
     ReadOn(Box<ReadOn>),
     /// A retroactive queue is gone: history is not kept for it any more. Not answered.
@@ -282,8 +285,13 @@ impl Publish {
     pub fn is_stored(&self) -> bool {
         self.message.qos != QoS::AtMostOnce
             || self.message.retain
-            || self.target != Target::Topic
+            || !self.is_to_topic()
             || self.dedup.seq != 0
+    }
+
+    /// Returns true for a message to a topic, where that lives.
+    pub fn is_to_topic(&self) -> bool {
+        matches!(self.target, Target::Topic | Target::TopicAnd(_))
     }
 
     /// Returns true when the history of the topic's partition has the message: queues that follow it need no copy.
@@ -295,7 +303,7 @@ impl Publish {
     /// queue, for copies, and for wills.
     pub fn is_passed_on(&self) -> bool {
         self.message.qos == QoS::AtMostOnce
-            && self.target == Target::Topic
+            && self.is_to_topic()
             && self.dedup.seq == 0
             && !(self.message.retain && is_planted(PlantedBug::RetainedQos0Waits))
     }
@@ -315,7 +323,7 @@ impl Publish {
 
     /// Returns true for what bound queues get of a message beside its topic.
     pub fn is_copy(&self) -> bool {
-        self.target == Target::Bound
+        matches!(self.target, Target::Bound | Target::BoundAnd(_))
     }
 
     /// Returns true for a QoS 2 publish that an earlier copy may be stored of. A refusal would end the exchange for its client, which
@@ -463,13 +471,17 @@ pub enum Event {
         /// The answer.
         result: Result<QueueAnswer, Refusal>,
     },
-    /// Queues that live there, by name: no more than were asked for.
-    Queues {
+    /// What lives there, by name: no more than was asked for.
+    Listed {
         /// Echoed.
         token: Token,
-        /// The queues, or why they cannot be listed.
-        result: Result<Vec<QueueSummary>, Refusal>,
+        /// What, or why it cannot be listed.
+        result: Result<Listed, Refusal>,
     },
+    /// Another connection asks something of this one.
+    Asked(Box<Asked>),
+    /// What a connection that was asked says.
+    Told(Box<Told>),
     /// A message is to be stored in a queue that lives elsewhere. Storing it is up to the receiver, and so is saying that it is.
     Letter(Box<Letter>),
     /// A queue that lives there follows histories. Reading them for it is up to the receiver; told again every few seconds.

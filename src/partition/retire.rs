@@ -3,15 +3,21 @@
 //! Looked at with every tick, from each queue's oldest entry on. Where a letter is to be written of an entry, it and the record that
 //! takes the entry out are one frame, as far as the letter's queue is here.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
-use super::consumers::Death;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
-use crate::model::queue::{Overflow, QueueLimits};
-use crate::model::{Control, Millis, QueueSettings, Refusal, StoredMessage};
+use crate::model::queue::{Overflow, QueueKind, QueueLimits};
+use crate::model::{Control, Death, Millis, QueueSettings, Refusal, StoredMessage};
 use crate::planted::{PlantedBug, is_planted};
-use crate::view::Queue;
+use crate::view::{Group, GroupKey, Queue};
+
+/// What is out at members is looked at again after so long.
+const HELD_LOOK_MS: u64 = 1_000;
 
 impl<D: Disk> Partition<D> {
     /// Takes out what is due of every queue that has limits.
@@ -28,42 +34,147 @@ impl<D: Disk> Partition<D> {
     fn retire_from(&mut self, id: u64) -> Result<(), PartitionError> {
         let Some(queue) = self.views.queues.get(id) else { return Ok(()) };
         let settings = queue.settings().clone();
-        let (mut messages, mut bytes) = (queue.len(), queue.bytes());
-        let head = queue.head();
-        if messages == 0 || !self.may_be_due(id, queue, &settings) {
+        let (head, end) = (queue.head(), queue.end());
+        let first = self.first_unfinished(id, head);
+        if queue.is_empty() || !self.may_be_due(id, queue, &settings) {
             return Ok(());
         }
-        let (mut end, mut taken, mut is_held) = (head, 0, false);
-        for (to, offset) in self.positions_of(id, head, RECORDS_PER_TURN_MAX)? {
-            if self.views.queues.get(id).is_none_or(|queue| queue.is_removed(to)) {
-                end = if is_held { end } else { to.next() };
-                continue;
-            }
-            let Some(message) = self.history.fetch(self.node.log(), offset)? else { break };
-            // What is on its way out is counted by the view, and is no reason for another to leave.
-            if !self.overlay.leaving.contains(&(id, to)) {
-                let Some(death) = death(&settings, (messages, bytes), &message, self.now) else {
-                    self.heads.insert(id, (to, message.time));
-                    break;
-                };
-                match has_letter(&settings, death) {
-                    // The letter's frame takes it out by itself, or its arrival elsewhere does.
-                    true if !self.bury((id, None), to, &message, death) => break,
-                    true => is_held |= self.letters.is_on_its_way(id, to),
-                    // Trimming would take out with it what is before and waits for its letter to arrive.
-                    false if is_held => break,
-                    false => taken += message.len_bytes() as u64,
+        // What is on its way out is counted by the view, and is no reason for another to leave, also where it stands behind that.
+        let leaving = self.overlay.leaving.range((id, Offset::ZERO)..=(id, Offset(u64::MAX)));
+        let leaving = leaving.count() as u64;
+        let stays = |(count, bytes): (u64, u64)| (count.saturating_sub(leaving), bytes);
+        let all = stays((queue.len(), queue.bytes()));
+        let waiting = stays(self.waiting(id, queue));
+        // What is out, and would be a letter, stays out.
+        let held = match settings.dead_letters.with_expired || settings.dead_letters.with_overflow {
+            true => self.groups.held_of(id).into_iter().flat_map(|(_, entries)| entries).collect(),
+            false => BTreeSet::new(),
+        };
+        let mut course = Course { settings, held, all, waiting, end: head, ..Course::default() };
+        let mut next = Some(head);
+        while let Some(from) = next.take() {
+            let found = self.positions_of(id, from, RECORDS_PER_TURN_MAX)?;
+            // Behind what is all out there may be more.
+            next = found.last().map(|(last, _)| last.next()).filter(|_| !course.has_begun);
+            for (to, offset) in found {
+                match self.retire_one(id, (to, offset), &mut course)? {
+                    Step::Next => {}
+                    Step::Over => {
+                        next = Some(self.first_unfinished(id, to.next()));
+                        break;
+                    }
+                    Step::Stop => {
+                        next = None;
+                        break;
+                    }
                 }
             }
-            messages -= 1;
-            bytes = bytes.saturating_sub(message.len_bytes() as u64);
-            end = if is_held { end } else { to.next() };
+            next = next.filter(|_| !course.has_begun);
         }
-        if taken > 0 {
+        // What is out may come back.
+        let soon = (!course.held.is_empty()).then(|| self.now.plus(HELD_LOOK_MS));
+        let never = Millis(u64::MAX);
+        let due = match course.has_begun || course.is_hindered {
+            true => self.now,
+            false => course.due.unwrap_or(never).min(soon.unwrap_or(never)),
+        };
+        self.heads.insert(id, Head { first, end, due });
+        if course.taken > 0 {
             self.overlay.trimming.insert(id);
-            self.write(&Control::QueueTrimmed { queue: id, to: end, bytes: taken }, None);
+            let (to, bytes) = (course.end, course.taken);
+            self.write(&Control::QueueTrimmed { queue: id, to, bytes }, None);
         }
         Ok(())
+    }
+
+    /// Takes one entry out, if it is due.
+    fn retire_one(
+        &mut self,
+        id: u64,
+        (to, offset): (Offset, Offset),
+        course: &mut Course,
+    ) -> Result<Step, PartitionError> {
+        if self.views.queues.get(id).is_none_or(|queue| queue.is_removed(to)) {
+            course.passes(to);
+            return Ok(Step::Next);
+        }
+        if course.held.contains(&to) {
+            course.is_held = true;
+            return Ok(Step::Next);
+        }
+        let is_done = self.is_done(id, to);
+        if is_done && course.is_held {
+            return Ok(Step::Over);
+        }
+        let Some(message) = self.history.fetch(self.node.log(), offset)? else {
+            return Ok(Step::Stop);
+        };
+        let bytes = message.len_bytes() as u64;
+        let is_leaving = self.overlay.leaving.contains(&(id, to));
+        if !is_leaving {
+            let counts = if is_done { course.all } else { course.waiting };
+            let Some(death) = death(&course.settings, counts, &message, self.now) else {
+                let due = due(&course.settings, &message);
+                course.due = Some(course.due.map_or(due, |earlier| earlier.min(due)));
+                course.is_held = true;
+                return Ok(if is_done { Step::Over } else { Step::Stop });
+            };
+            match has_letter(&course.settings, death) && !is_done {
+                // The letter's frame takes it out by itself, or its arrival elsewhere does.
+                true if !self.bury((id, None), to, &message, death) => {
+                    course.is_hindered = true;
+                    return Ok(Step::Stop);
+                }
+                true => course.is_held |= self.is_on_its_way(id, to),
+                // Trimming would take out with it what is before and waits for its letter to arrive.
+                false if course.is_held => {
+                    course.is_hindered = true;
+                    return Ok(Step::Stop);
+                }
+                false => course.taken += bytes,
+            }
+        }
+        course.leaves((u64::from(!is_leaving), bytes), is_done);
+        course.passes(to);
+        Ok(Step::Next)
+    }
+
+    /// Returns the first entry from this one on that some group has not finished; this one where there is no group.
+    fn first_unfinished(&self, id: u64, entry: Offset) -> Offset {
+        let groups = self.views.groups.of(id);
+        groups.map(|(_, group)| group.first_unfinished(entry)).min().unwrap_or(entry)
+    }
+
+    /// Returns true for an entry that every group has finished, if there is one: nobody misses it.
+    fn is_done(&self, id: u64, entry: Offset) -> bool {
+        let is_stream = |queue: &Queue| queue.settings().kind == QueueKind::Stream;
+        if self.views.queues.get(id).is_none_or(is_stream) {
+            return false;
+        }
+        let mut groups = self.views.groups.of(id).peekable();
+        let is_begun = |(queue, _): &(u64, Bytes)| *queue == id;
+        groups.peek().is_some()
+            && !self.overlay.groups.iter().any(is_begun)
+            && groups.all(|(_, group)| group.is_finished(entry))
+    }
+
+    /// How many entries wait for the group that is furthest behind, and their bytes, as if all were equally long; where there is no group, and
+    /// of a stream, all of them. What is out or finished does not make a queue too long.
+    fn waiting(&self, id: u64, queue: &Queue) -> (u64, u64) {
+        if queue.settings().kind == QueueKind::Stream {
+            return (queue.len(), queue.bytes());
+        }
+        let left_of = |(key, group): (&GroupKey, &Group)| {
+            let unfinished = queue.end().0.saturating_sub(group.committed().0);
+            let unfinished = unfinished.saturating_sub(group.finished_count());
+            let consumers = self.groups.get(key);
+            consumers.map_or(unfinished, |consumers| consumers.waiting(unfinished))
+        };
+        let most = self.views.groups.of(id).map(left_of).max();
+        let waiting = most.map_or(queue.len(), |most| most.min(queue.len()));
+        let share =
+            u128::from(queue.bytes()) * u128::from(waiting) / u128::from(queue.len().max(1));
+        (waiting, share as u64)
     }
 
     /// Returns false where nothing can be due, as far as that is seen without reading.
@@ -71,9 +182,12 @@ impl<D: Disk> Partition<D> {
         if is_over(&settings.limits, (queue.len(), queue.bytes())) {
             return true;
         }
-        let Some(age) = age_max(settings) else { return false };
+        let first = self.first_unfinished(id, queue.head());
         match self.heads.get(&id) {
-            Some((head, time)) if *head == queue.head() => time.plus(age) <= self.now,
+            // Where nothing waited, what came since was not looked at.
+            Some(head) if head.first == first && (first < head.end || queue.end() == head.end) => {
+                head.due <= self.now
+            }
             _ => true,
         }
     }
@@ -92,7 +206,7 @@ impl<D: Disk> Partition<D> {
         }
         // What comes after a deletion is not as full as what it deletes.
         let queue = self.views.queues.get(id).filter(|_| !self.overlay.queues.contains_key(&id));
-        let (messages, used) = queue.map_or((0, 0), |queue| (queue.len(), queue.bytes()));
+        let (messages, used) = queue.map_or((0, 0), |queue| self.waiting(id, queue));
         let (coming, coming_bytes) = self.overlay.coming.get(&id).copied().unwrap_or((0, 0));
         let then = (messages + coming + more, used + coming_bytes + bytes);
         match is_over(limits, then) {
@@ -106,13 +220,72 @@ impl<D: Disk> Partition<D> {
         for id in routes {
             let rejects = self
                 .queue(*id)
-                .is_some_and(|(_, settings)| settings.limits.overflow == Overflow::RejectPublish);
+                .is_some_and(|(_, settings)| settings.limits.overflow != Overflow::DropHead);
             if rejects {
                 let coming = self.overlay.coming.entry(*id).or_default();
                 *coming = (coming.0 + 1, coming.1 + bytes as u64);
             }
         }
     }
+}
+
+/// What of a queue has been looked at, and what it has left: messages and bytes.
+#[derive(Default)]
+struct Course {
+    settings: Arc<QueueSettings>,
+    /// Out at members, or about to be buried.
+    held: BTreeSet<Offset>,
+    all: (u64, u64),
+    /// What counts for its length: what is finished stays as long as there is room.
+    waiting: (u64, u64),
+    /// Trimmed up to here, of so many bytes.
+    end: Offset,
+    taken: u64,
+    /// Something stays: nothing behind it can be trimmed.
+    is_held: bool,
+    /// Something leaves: the rest has time.
+    has_begun: bool,
+    /// Something would leave, and cannot yet.
+    is_hindered: bool,
+    /// When what was looked at and is not due will be.
+    due: Option<Millis>,
+}
+
+/// How to go on in a queue.
+enum Step {
+    Next,
+    /// Behind all that is finished.
+    Over,
+    Stop,
+}
+
+impl Course {
+    fn passes(&mut self, to: Offset) {
+        if !self.is_held {
+            self.end = to.next();
+        }
+    }
+
+    fn leaves(&mut self, (count, bytes): (u64, u64), is_done: bool) {
+        let less = |(messages, all): (u64, u64)| {
+            (messages.saturating_sub(count), all.saturating_sub(bytes))
+        };
+        self.has_begun = true;
+        self.all = less(self.all);
+        if !is_done {
+            self.waiting = less(self.waiting);
+        }
+    }
+}
+
+/// When time alone takes an entry out.
+fn due(settings: &QueueSettings, message: &StoredMessage) -> Millis {
+    let own = message.expiry_s.map(|seconds| u64::from(seconds) * 1_000);
+    age_max(settings)
+        .into_iter()
+        .chain(own)
+        .min()
+        .map_or(Millis(u64::MAX), |age| message.time.plus(age))
 }
 
 fn is_over(limits: &QueueLimits, (messages, bytes): (u64, u64)) -> bool {
@@ -159,5 +332,16 @@ pub(super) fn has_letter(settings: &QueueSettings, death: Death) -> bool {
     }
 }
 
-/// The oldest entries of queues, and when they were stored: what was looked at last.
-pub(super) type Heads = std::collections::BTreeMap<u64, (Offset, Millis)>;
+/// What was looked at of queues.
+pub(super) type Heads = std::collections::BTreeMap<u64, Head>;
+
+/// What was looked at of one queue.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// The first entry that is not finished.
+    first: Offset,
+    /// Where the queue ended.
+    end: Offset,
+    /// When something is due of what there was.
+    due: Millis,
+}

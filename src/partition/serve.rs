@@ -31,6 +31,7 @@ impl<D: Disk> Partition<D> {
         }
         let queues = &self.views.queues;
         let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
+        self.groups.note_turn(end);
         Ok(is_behind
             || self.has_more_for_readers()
             || !self.groups.next(1, self.options.pending_max, end).is_empty())

@@ -38,13 +38,43 @@ pub(super) struct InFlight {
 
 /// Who waits for a record to be applied.
 pub(super) enum Waiting {
-    Confirm { to: ConnectionId, token: Token, result: bool, may_be_copy: bool },
-    Written { to: ConnectionId, token: Token },
-    Queue { to: ConnectionId, token: Token, answer: QueueAnswer },
-    Opened { to: ConnectionId, client_id: Bytes, left_groups: bool },
-    Joined { to: ConnectionId, join: Box<Join> },
-    MembershipEnded { to: ConnectionId, membership: u32 },
-    Get { to: ConnectionId, get: Box<GetEntry> },
+    Confirm {
+        to: ConnectionId,
+        token: Token,
+        result: bool,
+        may_be_copy: bool,
+    },
+    /// A publish that is refused when it is a dead letter.
+    DeadLettered {
+        to: ConnectionId,
+        token: Token,
+    },
+    Written {
+        to: ConnectionId,
+        token: Token,
+    },
+    Queue {
+        to: ConnectionId,
+        token: Token,
+        answer: QueueAnswer,
+    },
+    Opened {
+        to: ConnectionId,
+        client_id: Bytes,
+        left_groups: bool,
+    },
+    Joined {
+        to: ConnectionId,
+        join: Box<Join>,
+    },
+    MembershipEnded {
+        to: ConnectionId,
+        membership: u32,
+    },
+    Get {
+        to: ConnectionId,
+        get: Box<GetEntry>,
+    },
 }
 
 impl Waiting {
@@ -52,6 +82,7 @@ impl Waiting {
     pub(super) fn to(&self) -> ConnectionId {
         match self {
             Waiting::Confirm { to, .. }
+            | Waiting::DeadLettered { to, .. }
             | Waiting::Written { to, .. }
             | Waiting::Queue { to, .. }
             | Waiting::Opened { to, .. }
@@ -116,8 +147,11 @@ impl<D: Disk> Partition<D> {
             return;
         }
         let admitted = self.admit(&publish);
+        let is_full = admitted.is_ok();
         if let Err(refusal) = admitted.and_then(|()| self.admit_to_queues(&routes, &publish)) {
-            self.refuse_publish(from, &publish, refusal, out);
+            if !is_full || !self.bury_refused(from, &routes, &publish) {
+                self.refuse_publish(from, &publish, refusal, out);
+            }
             if !is_planted(PlantedBug::StoreRefused) {
                 return;
             }
@@ -175,8 +209,8 @@ impl<D: Disk> Partition<D> {
             return true;
         }
         let is_for_nobody = match publish.target {
-            Target::Topic => false,
-            Target::Bound | Target::Queues(_) => true,
+            Target::Topic | Target::TopicAnd(_) => false,
+            Target::Bound | Target::BoundAnd(_) | Target::Queues(_) => true,
             Target::Queue(_) => !passing.is_empty(),
         };
         if routes.is_empty() && is_for_nobody {
@@ -222,7 +256,11 @@ impl<D: Disk> Partition<D> {
                 Err(Refusal::Quota { limit: "retained messages" })
             }
             Target::Queue(queue) => self.declare(queue),
-            Target::Topic | Target::Bound | Target::Queues(_) => Ok(()),
+            Target::Topic
+            | Target::TopicAnd(_)
+            | Target::Bound
+            | Target::BoundAnd(_)
+            | Target::Queues(_) => Ok(()),
         }
     }
 
@@ -343,13 +381,25 @@ impl<D: Disk> Partition<D> {
         })
     }
 
-    /// The queues that a publish is addressed to, or those of this partition that are bound to its topic.
+    /// The queues that a publish is addressed to, or those of this partition that are bound to its topic, ascending.
     fn all_routes(&self, publish: &Publish) -> Vec<u64> {
-        match &publish.target {
-            Target::Queue(queue) => return vec![queue_id(queue.as_bytes())],
-            Target::Queues(queues) => return self.those_here(queues),
-            Target::Topic | Target::Bound => {}
-        }
+        let mut routes = match &publish.target {
+            Target::Queue(queue) => vec![queue_id(queue.as_bytes())],
+            Target::Queues(queues) => self.those_here(queues).collect(),
+            Target::Topic | Target::Bound => self.bound_here(publish),
+            Target::TopicAnd(queues) | Target::BoundAnd(queues) => {
+                let mut routes = self.bound_here(publish);
+                routes.extend(self.those_here(queues));
+                routes
+            }
+        };
+        routes.sort_unstable();
+        routes.dedup();
+        routes
+    }
+
+    /// The queues of this partition that are bound to a publish's topic.
+    fn bound_here(&self, publish: &Publish) -> Vec<u64> {
         let mut routes = Vec::new();
         let topic = publish.message.topic.as_bytes();
         self.views.queues.bound_to(topic, &mut routes);
@@ -365,24 +415,21 @@ impl<D: Disk> Partition<D> {
         }
         let count = routes.len();
         self.views.bindings.bound_to(topic, &mut routes);
-        if routes.len() > count {
-            routes.retain(|id| self.queue(*id).is_some());
+        if routes.len() > count && !self.overlay.queues.is_empty() {
+            // What a queue was bound to ends with it, also where another of its name comes in the same flush.
+            let bound = routes.split_off(count);
+            let stays = |id: &u64| !self.overlay.queues.contains_key(id);
+            routes.extend(bound.into_iter().filter(stays));
         }
-        routes.sort_unstable();
-        routes.dedup();
         routes
     }
 
-    /// Of these queues those that are there, or about to be, ascending.
-    fn those_here(&self, queues: &[QueueName]) -> Vec<u64> {
-        let here = queues.iter().filter_map(|name| {
+    /// Of these queues those that are there, or about to be.
+    fn those_here<'a>(&'a self, queues: &'a [QueueName]) -> impl Iterator<Item = u64> + 'a {
+        queues.iter().filter_map(|name| {
             let id = queue_id(name.as_bytes());
             self.queue(id).filter(|(known, _)| *known == name.as_bytes()).map(|_| id)
-        });
-        let mut routes: Vec<u64> = here.collect();
-        routes.sort_unstable();
-        routes.dedup();
-        routes
+        })
     }
 
     /// Adds the lanes of the queues that order their entries by priority: the index finds the highest without looking at the others.

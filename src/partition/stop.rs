@@ -5,7 +5,7 @@ use fluxmq_log::disk::Disk;
 
 use super::Partition;
 use super::request::{
-    ConnectionId, ConsumerRequest, Event, Outbox, Publish, QueueRequest, Request,
+    ConnectionId, ConsumerRequest, Event, Outbox, Publish, QueueRequest, Request, Transaction,
 };
 use crate::model::Refusal;
 
@@ -41,11 +41,7 @@ pub(super) fn refuse(
         | Request::CommitCursor { token, .. } => {
             out.send(from, Event::Confirm { token: *token, result: Err(refusal) });
         }
-        Request::PublishAll(publishes) => {
-            for token in publishes.iter().filter_map(|publish| publish.token) {
-                out.send(from, Event::Confirm { token, result: Err(refusal.clone()) });
-            }
-        }
+        Request::Transact(transaction) => refuse_all(from, transaction, &refusal, out),
         Request::Write { token: Some(token), .. }
         | Request::Release { token: Some(token), .. }
         | Request::BeginTenure { token, .. }
@@ -70,7 +66,7 @@ pub(super) fn refuse(
             out.send(from, Event::Joined { token: join.token, result: Err(refusal) });
         }
         Request::Consumer(request) => refuse_of_consumers(from, request, refusal, out),
-        Request::Queue(_) | Request::ListQueues(_) | Request::Follow(_) | Request::ReadOn(_) => {
+        Request::Queue(_) | Request::List(_) | Request::Follow(_) | Request::ReadOn(_) => {
             refuse_of_queues(from, request, refusal, out);
         }
         Request::ListClaimed { .. } => out.send(from, Event::Claimed(Err(refusal))),
@@ -80,7 +76,7 @@ pub(super) fn refuse(
         | Request::CloseSession { .. }
         | Request::PublishWills
         | Request::CarryLetters
-        | Request::LetterArrived { .. }
+        | Request::LetterArrived(_)
         | Request::DetachFilter { .. }
         | Request::EndReplay { .. }
         | Request::Credit { .. }
@@ -90,7 +86,23 @@ pub(super) fn refuse(
         | Request::LeaveAll { .. }
         | Request::ReadNoMore(_)
         | Request::Settle { .. }
+        | Request::Ask(_)
         | Request::Forget => {}
+    }
+}
+
+/// Answers a transaction: nothing of it has happened.
+pub(super) fn refuse_all(
+    from: ConnectionId,
+    transaction: &Transaction,
+    refusal: &Refusal,
+    out: &mut impl Outbox,
+) {
+    for token in transaction.publishes.iter().filter_map(|publish| publish.token) {
+        out.send(from, Event::Confirm { token, result: Err(refusal.clone()) });
+    }
+    if let Some(token) = transaction.token {
+        out.send(from, Event::Written { token, result: Err(refusal.clone()) });
     }
 }
 
@@ -123,8 +135,8 @@ fn refuse_of_queues(
         Request::Queue(QueueRequest { token, .. }) => {
             out.send(from, Event::Queue { token: *token, result: Err(refusal) });
         }
-        Request::ListQueues(list) => {
-            out.send(from, Event::Queues { token: list.token, result: Err(refusal) });
+        Request::List(list) => {
+            out.send(from, Event::Listed { token: list.token, result: Err(refusal) });
         }
         Request::Follow(followed) => {
             out.send(from, Event::Confirm { token: followed.token, result: Err(refusal) });

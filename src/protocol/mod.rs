@@ -7,7 +7,8 @@ pub mod mqtt;
 
 use bytes::BytesMut;
 
-use crate::model::{Command, Effect, Millis};
+use crate::model::connection::Traffic;
+use crate::model::{Command, ConnectionDescription, Effect, Millis};
 
 /// What went through one connection, for statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,20 @@ pub struct Counters {
     pub deliveries_dropped: u64,
     /// QoS 0 deliveries that were too many for a peer that does not read.
     pub deliveries_without_room: u64,
+}
+
+impl Counters {
+    /// What of it says how busy the connection is.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            packets_received: self.packets_received,
+            packets_sent: self.packets_sent,
+            publishes_received: self.publishes_received,
+            publishes_sent: self.publishes_sent,
+            payload_bytes_received: self.payload_bytes_received,
+            payload_bytes_sent: self.payload_bytes_sent,
+        }
+    }
 }
 
 /// One client connection. The driver calls `handle_*` for what happened, then polls until everything is `None` and nothing is
@@ -56,8 +71,17 @@ pub trait Connection {
     fn poll_timeout(&self) -> Option<Millis>;
     /// True when the socket is to be closed after everything has been transmitted.
     fn is_closing(&self) -> bool;
+    /// True while the peer waits to hear that what it had is released: when the broker has nothing more to do for the connection, the driver
+    /// lets go of it and calls [`handle_released`](Connection::handle_released).
+    fn awaits_release(&self) -> bool {
+        false
+    }
+    /// Nothing is left of the connection in the broker.
+    fn handle_released(&mut self, _now: Millis) {}
     /// What went through so far.
     fn counters(&self) -> &Counters;
+    /// What it knows of itself and of its client, for an administrator; of its channels only where that is asked for.
+    fn describe(&self, with_channels: bool) -> ConnectionDescription;
     /// Bytes that wait in the connection to be sent, with what carries them. 0 where a protocol keeps none.
     fn held_bytes(&self) -> usize {
         0
@@ -65,6 +89,10 @@ pub trait Connection {
     /// False while the broker or the peer must catch up before more input is taken.
     fn wants_input(&self) -> bool {
         true
+    }
+    /// True when [`Effect::Publishing`] is to come at once; others hear of it when something else happens.
+    fn hears_of_publishing(&self) -> bool {
+        false
     }
     /// Bytes of input the driver must be able to hold at present: one packet of the largest size the peer may send now.
     fn input_bytes_max(&self) -> usize {

@@ -3,7 +3,9 @@
 //! One question is on its way at a time: a place in one hole, to one peer. An answer that joins moves the place on and keeps asking
 //! the same peer; one that does not, or none in time, asks the next. A hole about which every peer has said no rests while the
 //! others are filled, and all are asked again later: a peer may be repaired, or come back. Any peer is asked, and answers, fenced or
-//! not. Only a leader's no means more: what it does not have was never committed, so it is cut.
+//! not. Only a leader's no means more: what it does not have was never committed, so it is cut. That is so of what was lost, and not of
+//! what a peer gave that had another history than both: where somebody has other entries than were collected, that one is asked from the
+//! beginning of the hole before anything is given up.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -246,6 +248,10 @@ impl<D: Disk> Repair<D> {
         let is_leader = leads > 0 && leads >= self.log.hard_state().term;
         match answer {
             RangeAnswer::Bytes(bytes) => self.on_bytes(from, &hole, &request, &bytes, is_leader)?,
+            RangeAnswer::Diverged if self.has_of_others(from) => self.begin_anew(&hole, from),
+            RangeAnswer::Absent if is_leader && self.has_of_others(from) => {
+                self.begin_anew(&hole, from);
+            }
             RangeAnswer::Absent | RangeAnswer::Trimmed | RangeAnswer::Diverged if is_leader => {
                 self.cut(from, &hole)?;
             }
@@ -297,6 +303,21 @@ impl<D: Disk> Repair<D> {
             Err(error @ (PatchError::File(_) | PatchError::Open(_))) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// Returns true when some of what was collected came from others.
+    fn has_of_others(&self, than: ReplicaId) -> bool {
+        self.sources.iter().any(|source| *source != than)
+    }
+
+    /// Forgets what was collected of a hole from others, and asks this one.
+    fn begin_anew(&mut self, hole: &Hole, with: ReplicaId) {
+        self.log.forget_collected();
+        for source in std::mem::take(&mut self.sources) {
+            self.refuse(hole, source);
+        }
+        self.refusals.entry(key(hole)).or_default().remove(&with);
+        self.source = Some(with);
     }
 
     fn refuse(&mut self, hole: &Hole, by: ReplicaId) {

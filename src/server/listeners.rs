@@ -64,38 +64,51 @@ impl Listeners {
             admission: Admission::new(admission_limits(config, partitions)),
             spoken: Spoken {
                 mqtt: Arc::new(mqtt_settings(config)),
-                amqp: Arc::new(amqp_settings(config)),
+                amqp: Arc::new(amqp_settings(config)?),
             },
         };
         let timeout = Duration::from_secs(config.limits.handshake_timeout_s.into());
         for socket in &listeners.mqtt {
-            bound.add("mqtt", socket, None, None, timeout)?;
+            bound.add("mqtt", listeners, socket, (None, None), timeout)?;
         }
         for listener in &listeners.mqtts {
-            bound.add("mqtts", &listener.socket, Some(&listener.tls), None, timeout)?;
+            bound.add(
+                "mqtts",
+                listeners,
+                &listener.socket,
+                (Some(&listener.tls), None),
+                timeout,
+            )?;
         }
         for listener in &listeners.ws {
-            bound.add("ws", &listener.socket, None, Some(&listener.web), timeout)?;
+            bound.add("ws", listeners, &listener.socket, (None, Some(&listener.web)), timeout)?;
         }
         for listener in &listeners.wss {
-            let (tls, web) = (Some(&listener.tls), Some(&listener.web));
-            bound.add("wss", &listener.socket, tls, web, timeout)?;
+            let front = (Some(&listener.tls), Some(&listener.web));
+            bound.add("wss", listeners, &listener.socket, front, timeout)?;
         }
         for listener in &listeners.amqp {
-            bound.add("amqp", &listener.socket, None, None, timeout)?;
+            bound.add("amqp", listeners, &listener.socket, (None, None), timeout)?;
         }
         for listener in &listeners.amqps {
-            bound.add("amqps", &listener.socket, Some(&listener.tls), None, timeout)?;
+            bound.add(
+                "amqps",
+                listeners,
+                &listener.socket,
+                (Some(&listener.tls), None),
+                timeout,
+            )?;
         }
         Ok(bound)
     }
 
+    /// Binds one of `all`, with what stands in front of the protocol. The IPv6 half of `localhost` is left out where the machine has none.
     fn add(
         &mut self,
         protocol: &'static str,
+        all: &config::Listeners,
         socket: &config::Listener,
-        tls: Option<&config::Tls>,
-        web: Option<&config::Web>,
+        (tls, web): (Option<&config::Tls>, Option<&config::Web>),
         handshake_timeout: Duration,
     ) -> anyhow::Result<()> {
         let address = socket.address;
@@ -116,9 +129,17 @@ impl Listeners {
             keepalive: (socket.tcp_keepalive_s > 0)
                 .then(|| Duration::from_secs(socket.tcp_keepalive_s.into())),
         };
-        let listener = listener::bind(address, options).with_context(|| {
-            format!("cannot listen on {address} for {protocol}; write another address in listeners.{protocol}, or pass --mqtt")
-        })?;
+        let listener = match listener::bind(address, options) {
+            Ok(listener) => listener,
+            Err(error) if is_missing(&error) && all.is_half_of_localhost(address) => {
+                tracing::info!(%address, protocol, "not listening: this machine has no IPv6");
+                return Ok(());
+            }
+            Err(error) => {
+                let problem = cannot_listen(protocol, address, &error);
+                return Err(anyhow::Error::new(error).context(problem));
+            }
+        };
         let web = web.map(|web| Arc::new(web_options(web, address)));
         let arrival =
             Arrival { proxy_protocol: socket.proxy_protocol, tls, web, handshake_timeout };
@@ -339,6 +360,30 @@ fn share_of_connections(files: u64, partitions: u64) -> (u32, u32) {
     (u32::try_from(allowed).unwrap_or(u32::MAX), told_max)
 }
 
+/// Returns true when the machine has no such address.
+fn is_missing(error: &std::io::Error) -> bool {
+    let missing = [rustix::io::Errno::ADDRNOTAVAIL, rustix::io::Errno::AFNOSUPPORT];
+    missing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Says what is wrong with a listener, and what to do.
+fn cannot_listen(protocol: &str, address: SocketAddr, error: &std::io::Error) -> String {
+    let elsewhere = match protocol {
+        "mqtt" | "amqp" => format!("pass --{protocol} ADDRESS or write listeners.{protocol}"),
+        _ => format!("write another address in listeners.{protocol}"),
+    };
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            let port = address.port();
+            format!(
+                "cannot listen on {address} for {protocol}: another program has port {port}; stop it, or {elsewhere} (as soon as one \
+                 listener is written, exactly the written ones exist)"
+            )
+        }
+        _ => format!("cannot listen on {address} for {protocol}; {elsewhere}"),
+    }
+}
+
 fn is_amqp(protocol: &str) -> bool {
     matches!(protocol, "amqp" | "amqps")
 }
@@ -377,6 +422,49 @@ fn web_options(web: &config::Web, address: SocketAddr) -> WebOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{AmqpListener, Listener};
+
+    fn bind(amqp: &[&str]) -> Result<Vec<String>, String> {
+        let listener =
+            |address: &&str| AmqpListener { socket: Listener::at(address.parse().unwrap()) };
+        let listeners = config::Listeners {
+            amqp: amqp.iter().map(listener).collect(),
+            ..config::Listeners::none()
+        };
+        let config = Config { listeners, ..Config::default() };
+        let bound = Listeners::bind(&config, 1).map_err(|error| format!("{error:#}"))?;
+        let addresses = bound.addresses().unwrap().into_iter();
+        Ok(addresses.map(|(address, _)| address.ip().to_string()).collect())
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_named_with_what_to_do() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+
+        let error = bind(&[&address.to_string()]).unwrap_err();
+
+        let said = format!(
+            "cannot listen on {address} for amqp: another program has port {}",
+            address.port()
+        );
+        assert!(error.starts_with(&said), "{error}");
+        assert!(error.contains("pass --amqp ADDRESS or write listeners.amqp"), "{error}");
+    }
+
+    /// Documentation addresses are no machine's own, as `::1` is not where there is no IPv6.
+    #[tokio::test]
+    async fn the_half_of_localhost_that_a_machine_has_not_is_left_out() {
+        let error = std::net::TcpListener::bind("192.0.2.1:0").unwrap_err();
+        assert!(is_missing(&error), "{error}");
+        let refused = bind(&["127.0.0.1:0", "192.0.2.1:0"]).unwrap_err();
+        assert!(refused.starts_with("cannot listen on 192.0.2.1:0 for amqp"), "{refused}");
+
+        let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+        let expected: &[&str] = if has_ipv6 { &["127.0.0.1", "::1"] } else { &["127.0.0.1"] };
+        assert_eq!(bind(&["127.0.0.1:0", "[::1]:0"]).unwrap(), expected);
+        assert_eq!(bind(&["[::1]:0"]).is_ok(), has_ipv6);
+    }
 
     #[test]
     fn connections_leave_files_to_the_logs() {

@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::broker::Broker;
 use crate::net::admission::Admission;
 use crate::net::pressure::{Level, Pressure};
+use crate::net::shortage::Shortage;
 use crate::shard::ShardHandle;
 
 /// Time between two looks: in one of its turns a connection brings at most 128 KiB.
@@ -24,6 +26,7 @@ pub(super) struct Told {
     pub(super) shards: Vec<ShardHandle>,
     pub(super) admission: Arc<Admission>,
     pub(super) broker: Arc<Broker>,
+    pub(super) shortage: watch::Sender<Shortage>,
 }
 
 /// Returns the pressure under a configured limit; 0 takes what the machine or the container has.
@@ -81,6 +84,10 @@ impl Told {
         }
         self.admission.set_short_of_memory(level >= Level::Short);
         self.broker.live().set_shedding(level >= Level::Critical);
+        self.shortage.send_if_modified(|shortage| {
+            let before = std::mem::replace(&mut shortage.memory, level >= Level::Critical);
+            shortage.memory != before
+        });
         self.shards.iter().for_each(|shard| shard.set_memory_full(level >= Level::Critical));
     }
 }

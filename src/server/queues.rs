@@ -49,13 +49,7 @@ fn declaration(queue: &DeclaredQueue) -> anyhow::Result<Declaration> {
         let checked = step.parse();
         backoff_ms.push(checked.with_context(|| format!("backoff_ms: '{step}' is no number"))?);
     }
-    let target = match queue.dead_letters.as_str() {
-        "$dlq" => DeadLetterTarget::Own,
-        "none" => DeadLetterTarget::Nowhere,
-        other => {
-            DeadLetterTarget::Queue(QueueName::from_text(bytes(other)).context("dead_letters")?)
-        }
-    };
+    let target = DeadLetterTarget::from_text(&queue.dead_letters).context("dead_letters")?;
     let primary_group = match queue.primary_group.as_str() {
         "" => None,
         group => Some(QueueName::new(bytes(group)).context("primary_group")?),
@@ -83,6 +77,7 @@ fn declaration(queue: &DeclaredQueue) -> anyhow::Result<Declaration> {
             overflow: match queue.overflow {
                 OverflowPolicy::DropHead => Overflow::DropHead,
                 OverflowPolicy::RejectPublish => Overflow::RejectPublish,
+                OverflowPolicy::RejectPublishDlx => Overflow::RejectPublishDlx,
             },
         },
         single_active: queue.single_active,

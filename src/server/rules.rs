@@ -162,7 +162,7 @@ mod tests {
 
     fn may_read(authority: &Authority) -> bool {
         let rights = authority.rights(&Principal::ANONYMOUS, b"c").expect("there is a list");
-        rights.reach("a") == crate::auth::Reach::All
+        rights.reach(crate::auth::Action::Receive, "a") == crate::auth::Reach::All
     }
 
     #[test]

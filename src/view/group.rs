@@ -144,6 +144,11 @@ impl Member {
 }
 
 impl Group {
+    /// A group of a queue that begins at an entry.
+    pub fn beginning_at(start: Offset) -> Group {
+        Group { committed: start, ..Group::default() }
+    }
+
     /// What it reads; `None` is a queue.
     pub fn filter(&self) -> Option<&Filter> {
         self.filter.as_ref()
@@ -305,8 +310,7 @@ impl View for Groups {
         match control {
             Control::GroupCreated { queue, group, start } => {
                 let key = (*queue, Bytes::copy_from_slice(group));
-                let start = Group { committed: *start, ..Group::default() };
-                self.by_key.entry(key).or_insert(start);
+                self.by_key.entry(key).or_insert_with(|| Group::beginning_at(*start));
             }
             Control::Settled { selection, group, finished, released } => {
                 if let Some(group) = self.by_key.get_mut(&(*selection, group.clone())) {

@@ -41,12 +41,16 @@ pub struct Queues {
     retroactive: BTreeSet<u64>,
     /// Derived: queues that store nothing.
     ephemeral: BTreeSet<u64>,
+    /// Derived: their names, for whoever lists them.
+    names: BTreeSet<Bytes>,
 }
 
 /// One queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
     name: Bytes,
+    /// Where its declaration is: no other queue of its name has the same.
+    declared: Offset,
     settings: Arc<QueueSettings>,
     count: u64,
     bytes: u64,
@@ -86,6 +90,11 @@ impl Queues {
     /// Lists all queues by id.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Queue)> {
         self.by_id.iter().map(|(id, queue)| (*id, &**queue))
+    }
+
+    /// Lists their names, ascending, from one on.
+    pub fn names(&self, from: &Bytes) -> impl Iterator<Item = &Bytes> {
+        self.names.range(from.clone()..)
     }
 
     /// Adds the queues that are bound to a topic, a queue once for each of its bindings that match, those that follow histories among them.
@@ -143,6 +152,7 @@ impl Queues {
         if queue.settings.has_limits() {
             self.limited.insert(id);
         }
+        self.names.insert(queue.name.clone());
         self.by_id.insert(id, Box::new(queue));
     }
 
@@ -160,13 +170,15 @@ impl Queues {
         self.limited.remove(&id);
         self.retroactive.remove(&id);
         self.ephemeral.remove(&id);
+        self.names.remove(&queue.name);
     }
 }
 
 impl Queue {
-    fn new(name: Bytes, settings: Arc<QueueSettings>) -> Queue {
+    fn new(name: Bytes, declared: Offset, settings: Arc<QueueSettings>) -> Queue {
         Queue {
             name,
+            declared,
             settings,
             count: 0,
             bytes: 0,
@@ -181,6 +193,11 @@ impl Queue {
     /// Its name.
     pub fn name(&self) -> &Bytes {
         &self.name
+    }
+
+    /// The partition offset of its declaration.
+    pub fn declared(&self) -> Offset {
+        self.declared
     }
 
     /// What it was declared to be.
@@ -464,7 +481,7 @@ impl View for Queues {
             Record::Control(Control::QueueDeclared { name, settings }) => {
                 if !self.by_id.contains_key(&queue_id(name)) {
                     let settings = Arc::new(settings.detached());
-                    self.insert(Queue::new(Bytes::copy_from_slice(name), settings));
+                    self.insert(Queue::new(Bytes::copy_from_slice(name), at, settings));
                 }
             }
             Record::Control(Control::QueueDeleted { queue }) => self.remove(*queue),
@@ -516,6 +533,7 @@ impl View for Queues {
 #[derive(Serialize, Deserialize)]
 struct Row {
     name: Vec<u8>,
+    declared: u64,
     /// As in the record of its declaration.
     settings: Vec<u8>,
     count: u64,
@@ -530,6 +548,7 @@ struct Row {
 fn to_row(queue: &Queue) -> Row {
     Row {
         name: queue.name.to_vec(),
+        declared: queue.declared.0,
         settings: queue.settings.to_bytes(),
         count: queue.count,
         bytes: queue.bytes,
@@ -552,6 +571,7 @@ fn from_row(row: Row) -> Result<Queue, SectionError> {
     let moved = |(entry, at, bytes)| (Offset(entry), Moved { at: Offset(at), bytes });
     Ok(Queue {
         name: Bytes::from(row.name),
+        declared: Offset(row.declared),
         settings: Arc::new(settings.detached()),
         count: row.count,
         bytes: row.bytes,

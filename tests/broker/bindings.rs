@@ -4,8 +4,8 @@ use bytes::Bytes;
 use fluxmq::broker::Placement;
 use fluxmq::model::queue::{DeadLetters, Overflow, QueueKind, QueueLimits};
 use fluxmq::model::{
-    Command, Delivery, Effect, Filter, Outcome, PartitionId, QoS, QueueName, QueueSettings,
-    Refusal, Token, Topic,
+    Command, Effect, Filter, Outcome, PartitionId, QoS, QueueName, QueueSettings, Refusal, Token,
+    Topic,
 };
 use fluxmq::partition::request::{Counts, Position, QueueAction, QueueAnswer};
 use fluxmq_index::Offset;
@@ -24,10 +24,6 @@ fn with_one_and_four(test: impl Fn(World)) {
 fn bound_to(filters: &[&str]) -> QueueSettings {
     let filter = |text: &&str| Filter::new(Bytes::from((*text).to_owned())).unwrap();
     QueueSettings { bindings: filters.iter().map(filter).collect(), ..QueueSettings::default() }
-}
-
-fn annotation(delivery: &Delivery, name: &str) -> Option<String> {
-    delivery.annotations.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
 }
 
 /// Everything in a queue, as a new group reads it.
@@ -81,7 +77,7 @@ fn a_bound_message_says_where_it_was_published_and_its_topic_is_the_queues() {
 
         assert_eq!(deliveries.len(), 5);
         for delivery in &deliveries {
-            let source = annotation(delivery, "x-source-topic");
+            let source = delivery.annotation("x-source-topic");
             let (seen, topic) = (delivery.message.topic.as_str(), text(delivery));
             match source {
                 None => assert_eq!((seen, topic.as_str()), ("$queue/all/own", "own")),

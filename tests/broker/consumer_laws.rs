@@ -274,8 +274,7 @@ impl Life {
         assert!(entry < self.end && !self.finished.contains(&entry), "{what}: {entry} again");
         let before = self.held.insert(entry, (by.0, by.1, delivery.id));
         assert!(before.is_none(), "{what}: {entry} is had already, by {before:?}");
-        let told = delivery.annotations.iter().find(|(key, _)| *key == "delivery-count");
-        let told = told.map_or(0, |(_, count)| count.parse::<u32>().expect("a number"));
+        let told = delivery.annotations.delivery_count();
         let count = self.counts.get(&entry).copied().unwrap_or(0);
         assert_eq!(told, count, "{what}: count of {entry}");
         let may_have_come = count > 0 || entry < self.old;

@@ -23,6 +23,7 @@ pub fn consumer_of(world: &mut World, consumer: u32, queue: &str, credit: Credit
         consumer,
         queue: name(queue),
         group: name("default"),
+        own: None,
         credit,
         is_exclusive: false,
         position: None,
@@ -268,8 +269,7 @@ fn what_a_consumer_leaves_goes_back_in_its_place() {
 }
 
 fn count(delivery: &Delivery) -> u32 {
-    let count = delivery.annotations.iter().find(|(key, _)| *key == "delivery-count");
-    count.map_or(0, |(_, count)| count.parse().expect("a number"))
+    delivery.annotations.delivery_count()
 }
 
 #[test]
@@ -661,7 +661,7 @@ fn a_stream_is_consumed_from_a_position() {
     let (client, _) = world.open("client", true, 0);
     let at = |world: &mut World, number, position: &'static str| Consume {
         position: Some(Bytes::from_static(position.as_bytes())),
-        ..consumer_of(world, number, "jobs", ALL)
+        ..consumer_of(world, number, "jobs", Credit::Window(100))
     };
 
     let wanted = at(&mut world, 1, "offset=3");

@@ -16,7 +16,7 @@ use crate::world::{World, message};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 
-fn plain(kind: ExchangeKind) -> ExchangeSettings {
+pub fn plain(kind: ExchangeKind) -> ExchangeSettings {
     ExchangeSettings {
         kind,
         durable: true,
@@ -36,7 +36,7 @@ fn answer(world: &mut World, by: ConnectionId, command: Command) -> Result<(), R
     answered.expect("answered")
 }
 
-fn ask(
+pub fn ask(
     world: &mut World,
     by: ConnectionId,
     name: &str,
@@ -46,7 +46,7 @@ fn ask(
     answer(world, by, Command::Exchange { token, exchange, command })
 }
 
-fn declare(
+pub fn declare(
     world: &mut World,
     by: ConnectionId,
     name: &str,
@@ -66,15 +66,15 @@ fn is_there(world: &mut World, by: ConnectionId, name: &str) -> bool {
     }
 }
 
-fn queue(name: &str) -> Destination {
+pub fn queue(name: &str) -> Destination {
     Destination::Queue(QueueName::new(bytes(name)).unwrap())
 }
 
-fn exchange(name: &str) -> Destination {
+pub fn exchange(name: &str) -> Destination {
     Destination::Exchange(bytes(name))
 }
 
-fn bind(from: &str, to: Destination, key: &str) -> Bind {
+pub fn bind(from: &str, to: Destination, key: &str) -> Bind {
     Bind {
         token: Token(800_000),
         exchange: bytes(from),
@@ -85,11 +85,11 @@ fn bind(from: &str, to: Destination, key: &str) -> Bind {
     }
 }
 
-fn bound(world: &mut World, by: ConnectionId, bind: Bind) {
+pub fn bound(world: &mut World, by: ConnectionId, bind: Bind) {
     assert_eq!(answer(world, by, Command::Bind(Box::new(bind.clone()))), Ok(()), "{bind:?}");
 }
 
-fn unbound(world: &mut World, by: ConnectionId, ended: Bind) {
+pub fn unbound(world: &mut World, by: ConnectionId, ended: Bind) {
     bound(world, by, Bind { is_bound: false, ..ended });
 }
 
@@ -178,6 +178,7 @@ fn each_kind_routes_by_what_it_looks_at() {
                 token: Token(1),
                 exchange: bytes("headers"),
                 routing_key: Bytes::new(),
+                more_keys: Vec::new(),
                 headers: table(headers),
                 message: message("x", "m", ONCE),
             };
@@ -471,6 +472,7 @@ fn who_publishes_binds_and_declares_needs_the_right_to() {
          user maker\ntopic write $management/exchange/mine/#\n",
     );
     let not: Result<(), Refusal> = Err(Refusal::NotAuthorized);
+    let not_by = |name: &str| Err(ExchangeRefusal::forbidden(name.as_bytes()));
     let writer = world.open_as("writer", "w", 0).unwrap();
     let binder = world.open_as("binder", "b", 0).unwrap();
     let maker = world.open_as("maker", "m", 0).unwrap();
@@ -482,11 +484,56 @@ fn who_publishes_binds_and_declares_needs_the_right_to() {
     }
     let bind_a = |from: &str| Command::Bind(Box::new(bind(from, queue("a"), "")));
     assert_eq!(answer(&mut world, writer, bind_a("x")), not);
-    assert_eq!(answer(&mut world, binder, bind_a("amq.fanout")), not, "may not read it");
+    assert_eq!(
+        answer(&mut world, binder, bind_a("amq.fanout")),
+        not_by("amq.fanout"),
+        "reading it"
+    );
     assert_eq!(answer(&mut world, binder, bind_a("x")), Ok(()));
     let ended = Bind { is_bound: false, ..bind("x", queue("a"), "") };
     assert_eq!(answer(&mut world, binder, Command::Bind(Box::new(ended))), not);
     assert_eq!(declare(&mut world, maker, "mine", plain(ExchangeKind::Direct)), Ok(()));
-    assert_eq!(declare(&mut world, maker, "yours", plain(ExchangeKind::Direct)), not);
+    assert_eq!(declare(&mut world, maker, "yours", plain(ExchangeKind::Direct)), not_by("yours"));
+    let alternate = |name: &str| ExchangeSettings {
+        alternate: Some(bytes(name)),
+        ..plain(ExchangeKind::Direct)
+    };
+    let hands_over = declare(&mut world, maker, "mine", alternate("x"));
+    assert_eq!(hands_over, not_by("mine"), "what it routes would go to another");
     assert_eq!(send(&mut world, writer, ("x", "open"), ("2", ONCE)), Ok(true));
+}
+
+/// A queue that is deleted and declared again within one flush got what the one before was bound to.
+#[test]
+fn a_queue_that_is_declared_again_has_no_bindings_of_the_one_before() {
+    with_one_and_four(|mut world| {
+        let (by, _) = world.open("client", true, 0);
+        queues(&mut world, &["jobs"]);
+        bound(&mut world, by, bind("amq.topic", queue("jobs"), "site.#"));
+        bound(&mut world, by, bind("amq.topic", queue("jobs"), "#.1"));
+        let home = world.home("jobs");
+
+        world.slow = Some(home);
+        let delete = QueueCommand::Delete { if_unused: false, if_empty: false };
+        let declare = QueueCommand::Declare(Arc::new(QueueSettings::default()));
+        let deleted = world.say_queue(by, "jobs", delete);
+        let declared = world.say_queue(by, "jobs", declare);
+        world.run();
+        world.say(by, publish("site/1", "theirs"));
+        world.run();
+        world.slow = None;
+        world.run();
+
+        assert!(world.queue_answer(by, deleted).unwrap().is_ok());
+        assert!(world.queue_answer(by, declared).unwrap().is_ok());
+        assert_eq!(world.stats("jobs").messages, 0);
+        bound(&mut world, by, bind("amq.topic", queue("jobs"), "site.#"));
+        world.command(by, publish("site/1", "its own"));
+        assert_eq!(world.stats("jobs").messages, 1);
+    });
+}
+
+fn publish(topic: &str, payload: &str) -> Command {
+    let message = Arc::new(message(topic, payload, ONCE));
+    Command::Publish { token: Token(600_000), message, packet_id: None }
 }

@@ -10,13 +10,13 @@ use crate::world::{World, message, text};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 
-fn with_one_and_four(test: impl Fn(World)) {
+pub fn with_one_and_four(test: impl Fn(World)) {
     test(World::new(1));
     test(World::new(4));
 }
 
 /// Asks, and returns the answer with what became of the request.
-fn ask(
+pub fn ask(
     world: &mut World,
     by: ConnectionId,
     address: &str,
@@ -42,13 +42,13 @@ fn ask(
     (answer, result)
 }
 
-fn done(world: &mut World, by: ConnectionId, address: &str, body: &Value) -> Value {
+pub fn done(world: &mut World, by: ConnectionId, address: &str, body: &Value) -> Value {
     let (answer, result) = ask(world, by, address, body);
     assert_eq!(result, Ok(true), "{address}");
     answer.expect("answered")
 }
 
-fn refused(world: &mut World, by: ConnectionId, address: &str, body: &Value) -> String {
+pub fn refused(world: &mut World, by: ConnectionId, address: &str, body: &Value) -> String {
     let (answer, result) = ask(world, by, address, body);
     let said = result.expect_err(address).to_string();
     assert_eq!(answer, Some(json!({ "error": said })));

@@ -393,7 +393,7 @@ fn a_replay_reads_it_from_the_log_and_says_where_it_is() {
         assert_eq!(deliveries.iter().map(text).collect::<Vec<_>>(), ["1", "2"]);
         for delivery in deliveries {
             assert!(matches!(delivery.id.source, DeliverySource::Reader(it) if it.is_replay()));
-            assert!(delivery.annotations.iter().any(|(name, _)| *name == "x-stream-offset"));
+            assert!(delivery.annotation("x-stream-offset").is_some());
         }
     });
 }

@@ -204,9 +204,7 @@ impl Life {
                     assert!(!self.gone.contains(&entry), "{what}: {entry} is gone");
                     let before = group.held.insert(entry, (number, delivery.id));
                     assert!(before.is_none(), "{what}: {name}: {entry} is held already");
-                    let count =
-                        delivery.annotations.iter().find(|(key, _)| *key == "delivery-count");
-                    let count = count.map_or(0, |(_, count)| count.parse().expect("a number"));
+                    let count = delivery.annotations.delivery_count();
                     let expected = group.counts.get(&entry).copied().unwrap_or(0);
                     assert_eq!(count, expected, "{what}: {name}: count of {entry}");
                 }

@@ -3,8 +3,7 @@
 use bytes::Bytes;
 use fluxmq::model::queue::QueueKind;
 use fluxmq::model::{
-    Command, Delivery, Effect, Outcome, Properties, Property, QoS, QueueName, QueueSettings,
-    Refusal, Token,
+    Command, Effect, Outcome, Properties, Property, QoS, QueueName, QueueSettings, Refusal, Token,
 };
 use fluxmq::partition::request::ConnectionId;
 use fluxmq_index::Offset;
@@ -33,10 +32,6 @@ fn join(world: &mut World, client: &str, group: &str) -> ConnectionId {
     let (member, _) = world.open(client, true, 0);
     world.subscribe(member, &format!("$share/{group}/$queue/jobs"), |_| {}).expect("joins");
     member
-}
-
-fn annotation(delivery: &Delivery, name: &str) -> Option<String> {
-    delivery.annotations.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
 }
 
 fn settle_entry(world: &mut World, by: ConnectionId, offset: u64, outcome: Outcome) -> bool {
@@ -68,7 +63,7 @@ fn a_nack_with_a_delay_comes_again_after_it_also_over_a_restart() {
         world.pass(1_100);
         let again = world.deliveries(member).remove(0);
         assert_eq!(
-            (text(&again).as_str(), annotation(&again, "delivery-count")),
+            (text(&again).as_str(), again.annotation("delivery-count")),
             ("0", Some("1".into()))
         );
         world.settle(member, again.id, Outcome::Accepted);
@@ -140,10 +135,7 @@ fn a_queue_has_a_visibility_timeout_of_its_own() {
         assert!(world.deliveries(silent).is_empty());
         world.pass(200);
 
-        assert_eq!(
-            annotation(&world.deliveries(silent)[0], "delivery-count").as_deref(),
-            Some("1")
-        );
+        assert_eq!(world.deliveries(silent)[0].annotation("delivery-count").as_deref(), Some("1"));
     });
 }
 
@@ -213,8 +205,8 @@ fn a_stream_is_read_by_cursor_and_settling_moves_it() {
         let member = join(&mut world, "member", "workers");
         let all = world.deliveries(member);
         assert_eq!(all.len(), 10);
-        assert_eq!(annotation(&all[3], "x-stream-offset").as_deref(), Some("3"));
-        let time: u64 = annotation(&all[3], "x-stream-timestamp").unwrap().parse().unwrap();
+        assert_eq!(all[3].annotation("x-stream-offset").as_deref(), Some("3"));
+        let time: u64 = all[3].annotation("x-stream-timestamp").unwrap().parse().unwrap();
         assert_eq!(time, world.now.0);
 
         assert!(settle_entry(&mut world, member, 1, Outcome::Released));
@@ -267,7 +259,7 @@ fn every_reader_of_a_stream_is_told_how_far_the_primary_group_is() {
             .deliveries(other)
             .iter()
             .map(|it| {
-                let of = |name| annotation(it, name).unwrap();
+                let of = |name| it.annotation(name).unwrap();
                 (of("x-work-group"), of("x-work-committed-offset"), of("x-work-acked"))
             })
             .collect();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use fluxmq::model::command::Subscribe;
-use fluxmq::model::{Command, Delivery, Effect, Outcome, QoS, QueueName, Refusal, Token};
+use fluxmq::model::{Command, Effect, Outcome, QoS, QueueName, Refusal, Token};
 use fluxmq::partition::request::ConnectionId;
 
 use crate::world::{World, message, text};
@@ -25,10 +25,6 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
 
 fn from(position: &'static str) -> impl Fn(&mut Subscribe) {
     move |subscribe| subscribe.position = Some(Bytes::from_static(position.as_bytes()))
-}
-
-fn annotation(delivery: &Delivery, name: &str) -> Option<String> {
-    delivery.annotations.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
 }
 
 fn with_one_and_four(test: impl Fn(World)) {
@@ -76,9 +72,9 @@ fn deliveries_say_where_they_come_from() {
 
         let deliveries = world.deliveries(consumer);
 
-        let ids: Vec<_> = deliveries.iter().map(|d| annotation(d, "message-id").unwrap()).collect();
+        let ids: Vec<_> = deliveries.iter().map(|d| d.annotation("message-id").unwrap()).collect();
         assert_eq!(ids, ["orders:0", "orders:1", "orders:2"]);
-        assert_eq!(annotation(&deliveries[0], "group-id").as_deref(), Some("consumer"));
+        assert_eq!(deliveries[0].annotation("group-id").as_deref(), Some("consumer"));
         assert_eq!(deliveries[0].message.topic.as_str(), "$queue/orders/new");
         assert!(!deliveries[0].redelivered);
     });
@@ -139,7 +135,7 @@ fn a_released_entry_comes_again_with_its_count() {
 
         let again = world.deliveries(consumer).remove(0);
         assert!(again.redelivered);
-        assert_eq!(annotation(&again, "delivery-count").as_deref(), Some("1"));
+        assert_eq!(again.annotation("delivery-count").as_deref(), Some("1"));
     });
 }
 

@@ -84,19 +84,14 @@ fn in_window(out: &[Delivery]) -> usize {
     out.len()
 }
 
-fn annotation<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {
-    let found = delivery.annotations.iter().find(|(key, _)| *key == name);
-    found.map(|(_, value)| value.as_str())
-}
-
 /// Every delivery says where it is, and offsets grow within each partition.
 fn assert_in_order(deliveries: &[Delivery]) {
-    let mut last: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
     for delivery in deliveries {
-        let partition = annotation(delivery, "x-stream-partition").expect("says its partition");
-        let offset = annotation(delivery, "x-stream-offset").expect("says its offset");
+        let partition = delivery.annotation("x-stream-partition").expect("says its partition");
+        let offset = delivery.annotation("x-stream-offset").expect("says its offset");
         let offset: u64 = offset.parse().expect("a number");
-        assert!(annotation(delivery, "x-stream-timestamp").is_some());
+        assert!(delivery.annotation("x-stream-timestamp").is_some());
         assert_eq!(offset, delivery.id.offset.0);
         let before = last.insert(partition, offset);
         assert!(before.is_none_or(|before| before < offset), "{before:?} before {offset}");
@@ -374,7 +369,7 @@ fn an_offset_is_a_place_in_one_partition() {
         let (reader, _) = world.open("reader", true, 0);
         replay(&mut world, reader, "a/b", "earliest", ONCE).expect("replays");
         let all = drain(&mut world, reader);
-        let place = annotation(&all[7], "x-stream-offset").expect("says its offset").to_owned();
+        let place = all[7].annotation("x-stream-offset").expect("says its offset");
 
         replay(&mut world, reader, "a/b", &format!("offset={place}"), ONCE).expect("replays");
         assert_eq!(sorted(&drain(&mut world, reader)), [7, 8, 9]);
@@ -592,7 +587,7 @@ fn read_in_pieces(world: &mut World, dice: &mut Dice, crashes: bool) -> Vec<Stri
             let (id, delivery) = match resend {
                 fluxmq::model::effect::Outbound::Publish { packet_id, delivery } => {
                     got.push(text(delivery));
-                    assert!(annotation(delivery, "x-stream-offset").is_some());
+                    assert!(delivery.annotation("x-stream-offset").is_some());
                     world.command(reader, Command::Received { packet_id: *packet_id });
                     (*packet_id, delivery.id)
                 }
@@ -707,7 +702,7 @@ fn what_is_not_kept_any_more_is_a_gap_and_the_first_delivery_says_so() {
     let first = trim(&mut world);
     let next = before.last().expect("some").id.offset.0 + 1;
     assert!(first > next, "the log begins at {first}, after {next}");
-    let gap = |delivery: &Delivery| annotation(delivery, "x-gap").map(str::to_owned);
+    let gap = |delivery: &Delivery| delivery.annotation("x-gap");
     assert!(before.iter().all(|it| gap(it).is_none()), "earliest has none");
 
     // In the middle of a replay.
@@ -720,7 +715,7 @@ fn what_is_not_kept_any_more_is_a_gap_and_the_first_delivery_says_so() {
     assert!(after[1..].iter().all(|it| gap(it).is_none()), "said once");
 
     // Where it begins.
-    let time = annotation(&after[0], "x-stream-timestamp").expect("says its time").to_owned();
+    let time = after[0].annotation("x-stream-timestamp").expect("says its time");
     let later = time.parse::<u64>().expect("a number") + 1;
     for (from, expected) in [
         ("offset=3".to_owned(), Some((first - 3).to_string())),

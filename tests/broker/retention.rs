@@ -59,7 +59,7 @@ fn first(world: &World) -> u64 {
 }
 
 fn said(delivery: &Delivery, name: &str) -> Option<String> {
-    delivery.annotations.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
+    delivery.annotation(name)
 }
 
 fn read_retained(world: &mut World, filter: &str) -> Vec<String> {

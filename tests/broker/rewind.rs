@@ -338,7 +338,7 @@ fn of_reader(offset: u64, source: DeliverySource) -> Delivery {
         retain: false,
         redelivered: false,
         subscription_ids: Vec::new(),
-        annotations: Vec::new(),
+        annotations: Default::default(),
         settle_explicit: false,
     }
 }

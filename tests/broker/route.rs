@@ -10,7 +10,7 @@ use fluxmq::model::{
     Command, Effect, PartitionId, Properties, QoS, QueueName, QueueSettings, Refusal, Token,
 };
 use fluxmq::partition::request::{
-    ConnectionId, Event, Outbox, Publish, QueueAction, Request, Target,
+    ConnectionId, Event, Outbox, Publish, QueueAction, Request, Target, Transaction,
 };
 
 use crate::world::{World, message};
@@ -36,6 +36,7 @@ pub fn send(
         token: Token(700_000),
         exchange: bytes(exchange),
         routing_key: bytes(key),
+        more_keys: Vec::new(),
         headers: Bytes::new(),
         message: message("anything", payload, qos),
     };
@@ -163,7 +164,8 @@ fn publishes_of_one_frame_say_each_whether_a_queue_was_there() {
 
     let (now, mut said) = (world.now, Said::default());
     let partition = world.partitions.get_mut(&PartitionId(1)).unwrap();
-    partition.handle(ConnectionId(9), Request::PublishAll(all), now, &mut said);
+    let transaction = Transaction { publishes: all, settled: Vec::new(), token: None };
+    partition.handle(ConnectionId(9), Request::Transact(Box::new(transaction)), now, &mut said);
     assert!(said.0.is_empty(), "nothing is said before it is stored");
     while let Some(flush) = partition.persist().unwrap() {
         partition.flushed(flush.run(), &mut said).unwrap();

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use fluxmq::model::queue::{Overflow, QueueKind, QueueLimits};
 use fluxmq::model::{
-    Command, Effect, Message, Properties, Property, QoS, QueueSettings, Refusal, Token,
+    Command, Commit, Consume, Credit, DeliveryId, Effect, Message, Outcome, Properties, Property,
+    QoS, QueueName, QueueSettings, Refusal, Route, Token,
 };
 use fluxmq::partition::request::{ConnectionId, QueueAction};
 use std::sync::Arc;
@@ -204,6 +205,93 @@ fn a_crash_leaves_all_of_it_or_nothing() {
             let answers = answers(&mut world, publisher);
             assert_eq!(answers.iter().filter(|(_, it)| *it == Ok(true)).count(), count);
             assert_eq!(stored(&world).len(), count, "seed {seed}");
+        }
+    }
+}
+
+fn name(text: &str) -> QueueName {
+    QueueName::from_text(Bytes::from(text.to_owned())).unwrap()
+}
+
+/// A consumer of `{t}.in` as number 1, and what it is delivered.
+fn consume(world: &mut World, by: ConnectionId) -> Vec<(DeliveryId, String)> {
+    let consume = Consume {
+        token: Token(1),
+        consumer: 1,
+        queue: name("{t}.in"),
+        group: name("default"),
+        own: None,
+        credit: Credit::Window(u32::MAX),
+        is_exclusive: false,
+        position: None,
+    };
+    world.say(by, Command::Consume(Box::new(consume)));
+    world.run();
+    let effects = world.take_effects(by).into_iter();
+    let delivered = effects.filter_map(|effect| match effect {
+        Effect::Deliver(it) => {
+            Some((it.id, String::from_utf8(it.message.payload.to_vec()).unwrap()))
+        }
+        _ => None,
+    });
+    delivered.collect()
+}
+
+/// Work that goes from queue to queue: taken from one and put into the other at once, wherever it is cut off, by the power too. What the
+/// client was told is committed stays so.
+#[test]
+fn a_crash_leaves_what_moves_in_one_of_both_queues() {
+    const COUNT: usize = 24;
+    for seed in 0..16 {
+        let mut dice = Dice::new(seed);
+        let mut world = World::new(1 + (seed % 2) as u16 * 3);
+        world.declare("{t}.in", QueueSettings::default());
+        world.declare("{t}.out", QueueSettings::default());
+        let (publisher, _) = world.open("publisher", true, 0);
+        for number in 0..COUNT {
+            world.publish(publisher, message("$queue/{t}.in", number.to_string(), ONCE), None);
+        }
+        let mut committed: Vec<String> = Vec::new();
+        for round in 0..5u64 {
+            let (mover, _) = world.open("mover", true, 0);
+            let mut here = consume(&mut world, mover).into_iter().peekable();
+            let mut sent: Vec<Vec<String>> = Vec::new();
+            while here.peek().is_some() && dice.roll(5) > 0 {
+                let some: Vec<_> = here.by_ref().take(1 + dice.roll(4)).collect();
+                let token = Token(900 + sent.len() as u64);
+                let route = |(_, payload): &(DeliveryId, String)| Route {
+                    token: Token(0),
+                    exchange: Bytes::new(),
+                    routing_key: Bytes::from_static(b"{t}.out"),
+                    more_keys: Vec::new(),
+                    headers: Bytes::new(),
+                    message: message("any", payload, ONCE),
+                };
+                let publishes = some.iter().map(route).collect();
+                let settled = some.iter().map(|(id, _)| (*id, Outcome::Accepted)).collect();
+                let commit = Commit { token, publishes, settled };
+                world.say(mover, Command::Commit(Box::new(commit)));
+                sent.push(some.into_iter().map(|(_, payload)| payload).collect());
+                for _ in 0..dice.roll(4) {
+                    world.turn(dice.roll(3) > 0);
+                }
+            }
+            for effect in world.take_effects(mover) {
+                if let Effect::Committed { token, result } = effect {
+                    assert_eq!(result, Ok(vec![]), "seed {seed}");
+                    committed.extend(sent[token.0 as usize - 900].iter().cloned());
+                }
+            }
+            world = world.crash(seed * 100 + round);
+            let moved = world.stored("$queue/{t}.out");
+            let (checker, _) = world.open("checker", true, 0);
+            let left = consume(&mut world, checker).into_iter().map(|(_, payload)| payload);
+            let mut all: Vec<usize> =
+                left.chain(moved.iter().cloned()).map(|it| it.parse().unwrap()).collect();
+            all.sort_unstable();
+            assert_eq!(all, (0..COUNT).collect::<Vec<_>>(), "seed {seed}, round {round}");
+            assert!(committed.iter().all(|it| moved.contains(it)), "seed {seed}, round {round}");
+            world = world.crash(seed * 100 + round + 50);
         }
     }
 }

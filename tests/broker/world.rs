@@ -17,12 +17,13 @@ use fluxmq::model::command::{Close, Credentials, Open, Subscribe};
 use fluxmq::model::effect::Opened;
 use fluxmq::model::queue::Binding;
 use fluxmq::model::{
-    CertificateIdentity, Command, Delivery, DeliveryId, Effect, Filter, Message, Millis, Outcome,
-    PartitionId, PeerInfo, Properties, QoS, QueueCommand, QueueName, QueueSettings, Refusal,
-    RetainHandling, Token, Topic,
+    CertificateIdentity, ChannelDescription, Command, ConnectionDescription, ConnectionQuestion,
+    Delivery, DeliveryId, Effect, Filter, Message, Millis, Outcome, PartitionId, PeerInfo,
+    Properties, QoS, QueueCommand, QueueName, QueueSettings, Refusal, RetainHandling, Token, Topic,
 };
 use fluxmq::partition::request::{
-    ConnectionId, Counts, Event, Outbox, QueueAction, QueueAnswer, QueueStats, Request, Routing,
+    Asked, ConnectionId, Counts, Event, Outbox, QueueAction, QueueAnswer, QueueStats, Request,
+    Routing, ToldOf,
 };
 use fluxmq::partition::{Durability, Member, Options, Partition, PartitionError};
 use fluxmq::shard::{Events as Sent, Receiver};
@@ -425,6 +426,12 @@ impl World {
         }
     }
 
+    /// Where a queue lives.
+    pub fn home(&self, queue: &str) -> PartitionId {
+        let queue = QueueName::from_text(Bytes::from(queue.to_owned())).expect("a name");
+        self.placement.queue(&queue)
+    }
+
     /// Ends a connection.
     pub fn close(&mut self, id: ConnectionId, will: bool) {
         self.command(id, Command::Close(Close { will, session_expiry_s: None }));
@@ -636,7 +643,10 @@ impl World {
             let passed_on = std::mem::take(&mut *peer.passed_on.0.lock().expect("one thread"));
             busy |= !passed_on.is_empty();
             for (from, event) in passed_on {
-                peer.client.handle_event(from, event);
+                match event {
+                    Event::Asked(asked) => answer(&self.live, &mut peer.client, &asked),
+                    event => peer.client.handle_event(from, event),
+                }
             }
             while let Some(effect) = peer.client.poll_effect() {
                 peer.effects.push(effect);
@@ -662,6 +672,20 @@ impl World {
         self.next += 1;
         Token(self.next)
     }
+}
+
+/// What a connection's driver says when it is asked; its protocol has two channels.
+fn answer(live: &Live, client: &mut Client, asked: &Asked) {
+    let channel = |number| ChannelDescription { number, ..ChannelDescription::default() };
+    let mut described = ConnectionDescription::default();
+    match &asked.question {
+        ConnectionQuestion::Describe { with_channels } => {
+            described.channels.extend([1, 2].map(channel).into_iter().filter(|_| *with_channels));
+        }
+        ConnectionQuestion::Close { reason } => client.handle_administrator(reason),
+    }
+    client.describe(&mut described);
+    live.tell(asked, ToldOf::Described(Box::new(described)));
 }
 
 /// One turn of a partition; true when something happened.

@@ -115,13 +115,11 @@ impl BrokerProcess {
     }
 
     /// Where it listens for another kind of connection, as its log names it.
-    #[allow(dead_code, reason = "tests/interop uses it")]
     pub fn address_of(&mut self, protocol: &str) -> String {
         self.addresses_of(protocol, 1).remove(0)
     }
 
     /// Where its first `count` listeners of a kind are, in the order of the configuration.
-    #[allow(dead_code, reason = "tests/listeners uses it")]
     pub fn addresses_of(&mut self, protocol: &str, count: usize) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         let protocol = format!("protocol=\"{protocol}\"");

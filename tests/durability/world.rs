@@ -28,6 +28,13 @@ const SMALL: [(&str, &str); 5] = [
     ("FLUXMQ_STORAGE__SNAPSHOT_EVERY_BYTES", "256 KiB"),
 ];
 
+/// A listener for AMQP on any free port. How full the disk of this machine is, is not what is tested.
+const ALWAYS: [(&str, &str); 3] = [
+    ("FLUXMQ_LISTENERS__AMQP__0__ADDRESS", "127.0.0.1:0"),
+    ("FLUXMQ_STORAGE__DISK_LOW_PERCENT", "0"),
+    ("FLUXMQ_STORAGE__DISK_LOW_BYTES", "0"),
+];
+
 /// Returns how often a load test kills the broker.
 pub fn kills() -> u64 {
     match std::env::var("FLUXMQ_KILLS") {
@@ -59,7 +66,9 @@ pub struct World {
     broker: Option<BrokerProcess>,
     /// Removed after the broker is gone.
     data: TempDir,
-    address: watch::Sender<Option<String>>,
+    addresses: watch::Sender<Option<Addresses>>,
+    /// How often it was started.
+    starts: u64,
     phase: watch::Sender<Phase>,
     runtime: Runtime,
     /// Confirmed publishes of all publishers.
@@ -76,18 +85,34 @@ enum Phase {
     Ended,
 }
 
+/// Where a broker listens, while it lives.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// For MQTT, `host:port`.
+    pub mqtt: String,
+    /// For AMQP.
+    pub amqp: String,
+    /// Which of the broker's lives it is; later ones are greater.
+    pub life: u64,
+}
+
 /// What a client knows of the world.
 #[derive(Clone)]
 pub struct Link {
-    address: watch::Receiver<Option<String>>,
+    addresses: watch::Receiver<Option<Addresses>>,
     phase: watch::Receiver<Phase>,
 }
 
 impl Link {
     /// Waits until there is a broker and returns where. Also returns when the run has ended: connecting will fail.
     pub async fn address(&mut self) -> String {
-        let address = self.address.wait_for(Option::is_some).await.unwrap();
-        address.clone().expect("it was waited for")
+        self.addresses().await.mqtt
+    }
+
+    /// The same for every protocol.
+    pub async fn addresses(&mut self) -> Addresses {
+        let addresses = self.addresses.wait_for(Option::is_some).await.unwrap();
+        addresses.clone().expect("it was waited for")
     }
 
     /// Lets a little time pass before the next attempt.
@@ -122,7 +147,8 @@ impl World {
         let mut world = World {
             data: TempDir::new().unwrap(),
             broker: None,
-            address: watch::channel(None).0,
+            addresses: watch::channel(None).0,
+            starts: 0,
             phase: watch::channel(Phase::Load).0,
             runtime,
             progress: Arc::new(AtomicU64::new(0)),
@@ -143,7 +169,7 @@ impl World {
         C: Send + 'static,
         F: Future<Output = C> + Send + 'static,
     {
-        let link = Link { address: self.address.subscribe(), phase: self.phase.subscribe() };
+        let link = Link { addresses: self.addresses.subscribe(), phase: self.phase.subscribe() };
         self.runtime.spawn(client(link))
     }
 
@@ -151,18 +177,25 @@ impl World {
     pub fn kill_under_load<C>(&mut self, count: u64, clients: &[JoinHandle<C>]) {
         let mut killed = 0;
         while killed < count {
-            let count = 1 + self.rng.below(ROUND_MAX);
-            self.wait_for_progress(count, clients);
-            std::thread::sleep(self.rng.time(Duration::from_millis(5)));
-            self.kill();
-            killed += 1;
-            while killed < count && self.rng.chance(25) {
-                let (start, life) = (self.storage(), self.rng.time(Duration::from_millis(60)));
-                BrokerProcess::start_and_kill(self.data.path(), &start, life);
-                killed += 1;
-            }
-            self.start();
+            killed += self.kill_once(count - killed, clients);
         }
+    }
+
+    /// Kills the broker at a random moment under load, now and then again while it recovers, and lets it serve again; returns how often
+    /// it was killed, `most` times at most.
+    pub fn kill_once<C>(&mut self, most: u64, clients: &[JoinHandle<C>]) -> u64 {
+        let count = 1 + self.rng.below(ROUND_MAX);
+        self.wait_for_progress(count, clients);
+        std::thread::sleep(self.rng.time(Duration::from_millis(5)));
+        self.kill();
+        let mut killed = 1;
+        while killed < most && self.rng.chance(25) {
+            let (start, life) = (self.storage(), self.rng.time(Duration::from_millis(60)));
+            BrokerProcess::start_and_kill(self.data.path(), &start, life);
+            killed += 1;
+        }
+        self.start();
+        killed
     }
 
     /// Waits until `count` more publishes are confirmed than now.
@@ -207,31 +240,32 @@ impl World {
 
     /// Kills the broker.
     pub fn kill(&mut self) {
-        self.address.send_replace(None);
+        self.addresses.send_replace(None);
         self.broker.take().unwrap().kill();
     }
 
     /// Starts the broker, with storage of one size or another: both must read what the other left.
     pub fn start(&mut self) {
         let start = self.storage();
-        let broker = BrokerProcess::start_with(self.data.path(), &start);
-        self.address.send_replace(Some(broker.address().to_owned()));
+        let mut broker = BrokerProcess::start_with(self.data.path(), &start);
+        self.starts += 1;
+        let [mqtt, amqp] = ["mqtt", "amqp"].map(|protocol| broker.address_of(protocol));
+        self.addresses.send_replace(Some(Addresses { mqtt, amqp, life: self.starts }));
         self.broker = Some(broker);
     }
 
     /// Ends the broker in order.
     pub fn terminate(&mut self) {
-        self.address.send_replace(None);
+        self.addresses.send_replace(None);
         let ended = self.broker.take().unwrap().terminate();
         assert_eq!(ended.code, Some(0), "{}", ended.log);
     }
 
     fn storage(&mut self) -> Start {
-        let mut start = Start::default();
-        if self.rng.chance(60) {
-            start.variables = SMALL.map(|(name, value)| (name, value.to_owned())).to_vec();
-        }
-        start
+        let small = if self.rng.chance(60) { &SMALL[..] } else { &[] };
+        let variables =
+            small.iter().chain(&ALWAYS).map(|(name, value)| (*name, (*value).to_owned()));
+        Start { variables: variables.collect(), ..Start::default() }
     }
 }
 

@@ -118,6 +118,7 @@ enum Asked {
     Consume(Token, u32),
     Stop(Token, u32),
     Get(Token, u32),
+    Commit(Token, usize),
 }
 
 /// Numbers of the broker's for what is got one by one: one for each who gets.
@@ -285,6 +286,10 @@ impl Play {
                 }
                 Effect::Consuming { token, result: refusal.map_or(Ok(()), Err) }
             }
+            Asked::Commit(token, publishes) => {
+                let unrouted = (0..publishes).filter(|_| script.is_true()).collect();
+                Effect::Committed { token, result: refusal.map_or(Ok(unrouted), Err) }
+            }
             Asked::Stop(token, consumer) => {
                 self.stopped.insert(consumer);
                 Effect::Stopped { token }
@@ -347,7 +352,7 @@ impl Play {
             retain: false,
             redelivered: script.is_true(),
             subscription_ids: Vec::new(),
-            annotations: vec![("offset", self.deliveries.to_string())],
+            annotations: [("offset", self.deliveries.to_string())].into_iter().collect(),
             settle_explicit: false,
         }
     }
@@ -373,6 +378,8 @@ impl Play {
                 }
             }
             Command::Route(route) => self.publishes.push_back(route.token),
+            Command::Enter { .. } => self.effect(Effect::Entered(Ok(()))),
+            Command::Renew(_) => self.effect(Effect::Authenticated { last: Bytes::new() }),
             Command::Queue { token, .. } => self.ask(Asked::Queue(token)),
             Command::Exchange { token, .. } => self.ask(Asked::Exchange(token)),
             Command::Bind(bind) => self.ask(Asked::Exchange(bind.token)),
@@ -390,6 +397,12 @@ impl Play {
             }
             Command::Settle { delivery, .. } => {
                 assert!(self.out.remove(&delivery), "{delivery:?} is not out");
+            }
+            Command::Commit(commit) => {
+                for (delivery, _) in &commit.settled {
+                    assert!(self.out.remove(delivery), "{delivery:?} is not out");
+                }
+                self.ask(Asked::Commit(commit.token, commit.publishes.len()));
             }
             Command::Leave { consumer } => self.leave(consumer),
             Command::Close(close) => {
@@ -587,6 +600,11 @@ fn queue_method(script: &mut Script<'_>) -> Method {
         .into(),
         15 => ExchangeDelete { exchange: script.name(), ..ExchangeDelete::default() }.into(),
         16 => QueueUnbind { exchange: script.name(), ..QueueUnbind::default() }.into(),
+        18 => match script.byte() % 4 {
+            0 => TxSelect::default().into(),
+            1 => TxRollback::default().into(),
+            _ => TxCommit::default().into(),
+        },
         17 => BasicRecover { requeue: !script.byte().is_multiple_of(8) }.into(),
         _ => BasicAck { delivery_tag: u64::from(script.byte() % 8), multiple: script.is_true() }
             .into(),

@@ -9,21 +9,26 @@ fn python() -> String {
     std::env::var("FLUXMQ_PYTHON").unwrap_or_else(|_| "python3".to_owned())
 }
 
-fn is_pika_installed() -> bool {
+pub fn is_pika_installed() -> bool {
     is_installed(&python(), &["-c", "import pika, paho.mqtt.client"])
 }
 
-fn broker(data: &std::path::Path) -> BrokerProcess {
+pub fn broker(data: &std::path::Path) -> BrokerProcess {
     let amqp = ("FLUXMQ_LISTENERS__AMQP__0__ADDRESS", "127.0.0.1:0".to_owned());
     BrokerProcess::start_with(data, &Start { variables: vec![amqp], ..Start::default() })
 }
 
-fn play(broker: &mut BrokerProcess, scene: &str) {
+pub fn play(broker: &mut BrokerProcess, scene: &str) {
+    start(broker, scene).finish();
+}
+
+/// Starts a scene.
+pub fn start(broker: &mut BrokerProcess, scene: &str) -> Program {
     let amqp = broker.address_of("amqp");
     let (host, amqp_port) = amqp.rsplit_once(':').unwrap();
     let mqtt = broker.address_of("mqtt");
     let (_, mqtt_port) = mqtt.rsplit_once(':').unwrap();
-    Program::start(&python(), &["-u", SCRIPT, host, amqp_port, mqtt_port, scene], "").finish();
+    Program::start(&python(), &["-u", SCRIPT, host, amqp_port, mqtt_port, scene], "")
 }
 
 #[test]
@@ -45,6 +50,7 @@ fn amqp_clients_work_through_queues_and_share_them_with_mqtt() {
     let data = tempfile::tempdir().unwrap();
     let mut broker = broker(data.path());
     play(&mut broker, "work");
+    play(&mut broker, "die");
     play(&mut broker, "share");
 }
 

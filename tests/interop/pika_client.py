@@ -5,6 +5,7 @@ Ends with 0 when everything was as AMQP 0.9.1 and MQTT say, else with an excepti
 
 import sys
 import threading
+from decimal import Decimal
 
 import paho.mqtt.client as mqtt
 import pika
@@ -144,7 +145,10 @@ def refusals():
     )
     assert error.reply_code == 404, error
     channel = connection.channel()
-    error = expect(pika.exceptions.ConnectionClosedByBroker, channel.tx_select)
+    error = expect(
+        pika.exceptions.ConnectionClosedByBroker,
+        lambda: channel.basic_recover(requeue=False),
+    )
     assert error.reply_code == 540, error
     expect(pika.exceptions.ProbableAuthenticationError, lambda: connect(password="wrong"))
     expect(pika.exceptions.AMQPConnectionError, lambda: connect(vhost="elsewhere"))
@@ -213,6 +217,67 @@ def work():
     assert channel.queue_purge("jobs").method.message_count == 0
     assert channel.queue_delete("letters").method.message_count == 0
     channel.queue_delete("jobs", if_unused=True, if_empty=True)
+    connection.close()
+
+
+def die():
+    """Work that is tried again after a while, by exchanges and a queue that nobody reads; and messages that are delayed so."""
+    connection = connect()
+    channel = connection.channel()
+    channel.confirm_delivery()
+    for exchange in ["try.later", "try.again", "given.up"]:
+        channel.exchange_declare(exchange, "topic", durable=True)
+    later = {"x-dead-letter-exchange": "try.later"}
+    again = {"x-dead-letter-exchange": "try.again", "x-message-ttl": 300}
+    for queue, exchange, arguments in [
+        ("tries", "try.again", later),
+        ("waiting", "try.later", again),
+        ("failed", "given.up", None),
+    ]:
+        channel.queue_declare(queue, durable=True, arguments=arguments)
+        channel.queue_bind(queue, exchange, "task.#")
+    expect(
+        pika.exceptions.ChannelClosedByBroker,
+        lambda: connection.channel().queue_declare("tries", durable=True, arguments=again),
+    )
+    for number in range(COUNT):
+        channel.basic_publish("try.again", f"task.{number}", str(number))
+    channel.basic_qos(prefetch_count=50)
+    tries = {}
+    for method, properties, body in channel.consume("tries", inactivity_timeout=PATIENCE_S):
+        assert method.routing_key == f"task.{int(body)}", method
+        deaths = (properties.headers or {}).get("x-death", [])
+        assert [(it["queue"], it["reason"]) for it in deaths] in [
+            [],
+            [("waiting", "expired"), ("tries", "rejected")],
+        ], deaths
+        assert [it["count"] for it in deaths] == [tries.get(body, 0)] * len(deaths), deaths
+        tries[body] = tries.get(body, 0) + 1
+        if tries[body] == 3:
+            channel.basic_publish("given.up", method.routing_key, body, properties)
+            channel.basic_ack(method.delivery_tag)
+        else:
+            channel.basic_reject(method.delivery_tag, requeue=False)
+        if len(tries) == COUNT and all(count == 3 for count in tries.values()):
+            break
+    channel.cancel()
+    assert len(tries) == COUNT, tries
+    for queue, count in [("tries", 0), ("waiting", 0), ("failed", COUNT)]:
+        assert channel.queue_declare(queue, passive=True).method.message_count == count, queue
+
+    delay = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "failed"}
+    channel.queue_declare("delay", durable=True, arguments=delay)
+    channel.queue_purge("failed")
+    channel.basic_publish("", "delay", b"late", pika.BasicProperties(expiration="1000"))
+    for method, properties, body in channel.consume("failed", inactivity_timeout=PATIENCE_S):
+        death = properties.headers["x-death"][0]
+        assert (body, properties.expiration) == (b"late", None), properties
+        assert (death["reason"], death["original-expiration"]) == ("expired", "1000"), death
+        channel.basic_ack(method.delivery_tag)
+        break
+    channel.cancel()
+    for queue in ["tries", "waiting", "failed", "delay"]:
+        channel.queue_delete(queue)
     connection.close()
 
 
@@ -293,5 +358,83 @@ def fetch():
     subscriber.leave()
 
 
-SCENES = [publish, refusals, work, share, hold, go_on, store, fetch]
+def topology():
+    """Queues, exchanges and bindings of every kind, for others to look at."""
+    connection = connect()
+    channel = connection.channel()
+    channel.exchange_declare("unrouted", "fanout", durable=True)
+    channel.exchange_declare(
+        "events", "topic", durable=True, arguments={"alternate-exchange": "unrouted"}
+    )
+    channel.exchange_declare("attributes", "headers", durable=True)
+    channel.exchange_declare("brief", "direct", auto_delete=True)
+    channel.queue_declare("jobs", durable=True, arguments={"x-message-ttl": 1500, "x-max-length": 10})
+    channel.queue_declare("votes", durable=True, arguments={"x-queue-type": "quorum"})
+    channel.queue_bind("jobs", "events", "job.#")
+    channel.queue_bind("jobs", "amq.topic", "iot.*")
+    channel.queue_bind(
+        "votes",
+        "attributes",
+        "k",
+        {"x-match": "any", "size": 42, "deep": {"list": [1, "two", None, Decimal("2.5")]}, "flag": True},
+    )
+    channel.exchange_bind("brief", "events", "now")
+    channel.queue_bind("jobs", "brief", "now")
+    connection.close()
+
+
+def hold_open():
+    """A connection with a name, two channels, a consumer, and something out at it; until somebody ends it."""
+    parameters = pika.ConnectionParameters(
+        HOST, AMQP_PORT, client_properties={"connection_name": "the worker"}
+    )
+    connection = pika.BlockingConnection(parameters)
+    first, second = connection.channel(), connection.channel()
+    first.confirm_delivery()
+    first.queue_declare("held", durable=True)
+    for _ in range(3):
+        first.basic_publish("", "held", b"x")
+    second.basic_qos(prefetch_count=2)
+    arrived = []
+    second.basic_consume("held", lambda _channel, _method, _properties, body: arrived.append(body))
+    while len(arrived) < 2:
+        connection.process_data_events(1)
+    own = first.queue_declare("", exclusive=True).method.queue
+    print(f"open {own}", flush=True)
+    closed = expect(
+        pika.exceptions.ConnectionClosedByBroker,
+        lambda: [connection.process_data_events(1) for _ in range(PATIENCE_S)],
+    )
+    assert closed.reply_code == 320, closed
+    assert "closed by an administrator: maintenance" in closed.reply_text, closed
+
+
+def match_imported():
+    """Headers match a binding that was imported from JSON, which knows one kind of integers."""
+    connection = connect()
+    channel = connection.channel()
+    channel.confirm_delivery()
+    found = {"colour": "red", "size": 42, "sale": True, "note": "any"}
+    for headers, expected in [(found, 1), ({**found, "size": 43}, 1), ({**found, "more": 1}, 2)]:
+        properties = pika.BasicProperties(headers=headers)
+        channel.basic_publish("shop.attributes", "", b"x", properties)
+        count = channel.queue_declare("all.orders", passive=True).method.message_count
+        assert count == expected, (headers, count)
+    connection.close()
+
+
+SCENES = [
+    publish,
+    refusals,
+    work,
+    die,
+    share,
+    hold,
+    go_on,
+    store,
+    fetch,
+    topology,
+    hold_open,
+    match_imported,
+]
 {scene.__name__: scene for scene in SCENES}[SCENE]()

@@ -2,108 +2,36 @@
 
 use std::net::SocketAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fluxmq::config::{
-    AmqpListener, ClientCertificates, Listeners, SecureAmqpListener, Tls, TlsIdentity,
+    AmqpListener, ClientCertificates, Listener, Listeners, SecureAmqpListener, Tls, TlsIdentity,
 };
 use fluxmq::protocol::amqp091::codec::method::*;
-use fluxmq::protocol::amqp091::codec::{
-    Method, Properties, ShortString, Table, Value, content, frame,
-};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use fluxmq::protocol::amqp091::codec::{Method, Properties, ShortString, Table, Value, frame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::peer::Peer;
 use super::support::{Authority, Broker, PATIENCE, local};
 
 fn listen() -> Listeners {
     Listeners { amqp: vec![AmqpListener { socket: local() }], ..Listeners::none() }
 }
 
-/// A client's end, which knows methods and nothing else.
-struct Peer<S> {
-    stream: S,
-    input: BytesMut,
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
-    /// Greets, and returns what it is offered to say who it is.
-    async fn greet(stream: S) -> (Peer<S>, String) {
-        let mut peer = Peer { stream, input: BytesMut::new() };
-        peer.stream.write_all(&frame::PROTOCOL_HEADER).await.unwrap();
-        match peer.receive().await {
-            Some(Method::ConnectionStart(start)) => {
-                (peer, String::from_utf8(start.mechanisms.to_vec()).unwrap())
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Says who it is, and that it wants to hear why it is not admitted.
-    async fn start(&mut self, mechanism: &'static str, response: &'static [u8]) -> Option<Method> {
-        let capabilities: Table =
-            [("authentication_failure_close", Value::Boolean(true))].into_iter().collect();
-        let properties = [("capabilities", Value::Table(capabilities))];
-        self.send(ConnectionStartOk {
-            client_properties: properties.into_iter().collect(),
-            mechanism: ShortString::from_static(mechanism),
-            response: Bytes::from_static(response),
-            locale: ShortString::default(),
-        })
-        .await;
-        self.receive().await
-    }
-
-    async fn open(&mut self) {
-        self.send(ConnectionTuneOk { channel_max: 10, frame_max: 8192, heartbeat: 0 }).await;
-        let virtual_host = ShortString::from_static("/");
-        self.send(ConnectionOpen { virtual_host, ..ConnectionOpen::default() }).await;
-        assert_eq!(self.receive().await, Some(ConnectionOpenOk::default().into()));
-    }
-
-    async fn send(&mut self, method: impl Into<Method>) {
-        self.send_on(0, method).await;
-    }
-
-    /// Publishes to `amq.topic` on channel 1.
-    async fn publish(&mut self, routing_key: &'static str) {
-        self.send_on(
-            1,
-            BasicPublish {
-                exchange: ShortString::from_static("amq.topic"),
-                routing_key: ShortString::from_static(routing_key),
-                ..BasicPublish::default()
-            },
-        )
-        .await;
-        let mut out = BytesMut::new();
-        content::encode(1, &Properties::default(), b"body", 4096, &mut out);
-        self.stream.write_all(&out).await.unwrap();
-    }
-
-    async fn send_on(&mut self, channel: u16, method: impl Into<Method>) {
-        let mut out = BytesMut::new();
-        method.into().encode(channel, &mut out);
-        self.stream.write_all(&out).await.unwrap();
-        self.stream.flush().await.unwrap();
-    }
-
-    /// The next method; `None` when the other side closed.
-    async fn receive(&mut self) -> Option<Method> {
-        loop {
-            if let Some(frame) = frame::decode(&mut self.input, 131_072).unwrap() {
-                return Some(Method::decode(frame.payload).unwrap());
-            }
-            let read = timeout(PATIENCE, self.stream.read_buf(&mut self.input)).await.unwrap();
-            if !read.is_ok_and(|count| count > 0) {
-                return None;
-            }
-        }
-    }
+/// Publishes to `amq.topic` on channel 1.
+async fn publish(peer: &mut Peer<TcpStream>, routing_key: &'static str) {
+    let publish = BasicPublish {
+        exchange: ShortString::from_static("amq.topic"),
+        routing_key: ShortString::from_static(routing_key),
+        ..BasicPublish::default()
+    };
+    peer.put_publish(1, publish, &Properties::default(), b"body");
+    peer.flush().await;
 }
 
 async fn tcp(address: SocketAddr) -> (Peer<TcpStream>, String) {
-    Peer::greet(TcpStream::connect(address).await.unwrap()).await
+    Peer::greet(TcpStream::connect(address).await.unwrap()).await.unwrap()
 }
 
 fn closed(method: Option<Method>) -> (u16, String) {
@@ -134,6 +62,59 @@ async fn guest_is_admitted_on_this_machine_and_nobody_else_without_users() {
     guest.send(ConnectionClose { reply_code: 200, ..ConnectionClose::default() }).await;
     assert_eq!(guest.receive().await, Some(ConnectionCloseOk::default().into()));
     assert_eq!(guest.receive().await, None);
+    broker.stop().await;
+}
+
+/// `localhost` is either of two addresses, and both are this machine.
+#[tokio::test]
+async fn guest_is_admitted_on_both_halves_of_localhost() {
+    let sockets = ["127.0.0.1:0", "[::1]:0"].map(|it| Listener::at(it.parse().unwrap()));
+    let amqp = sockets.map(|socket| AmqpListener { socket }).into();
+    let broker = Broker::start(Listeners { amqp, ..Listeners::none() });
+    let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    assert_eq!(broker.addresses.len(), if has_ipv6 { 2 } else { 1 });
+
+    for address in broker.addresses.clone() {
+        let (mut guest, _) = tcp(address).await;
+        let tuned = guest.start("PLAIN", b"\0guest\0guest").await;
+        assert!(matches!(tuned, Some(Method::ConnectionTune(_))), "{address}");
+        guest.open().await;
+    }
+    broker.stop().await;
+}
+
+/// The disk is taken for full from the start: who publishes is told and not read, who consumes goes on.
+#[tokio::test]
+async fn a_publisher_is_told_that_the_disk_is_full() {
+    let broker = Broker::with(|config| {
+        config.listeners = listen();
+        config.storage.disk_low_bytes = 1 << 50;
+    });
+    let (mut peer, _) = tcp(broker.address()).await;
+    let capabilities: Table = [("connection.blocked", Value::Boolean(true))].into_iter().collect();
+    let properties = [("capabilities", Value::Table(capabilities))];
+    let start = ConnectionStartOk {
+        client_properties: properties.into_iter().collect(),
+        mechanism: ShortString::from_static("PLAIN"),
+        response: Bytes::from_static(b"\0guest\0guest"),
+        locale: ShortString::default(),
+    };
+    assert!(matches!(peer.ask(0, start).await, Some(Method::ConnectionTune(_))));
+    peer.open().await;
+    assert_eq!(peer.ask(1, ChannelOpen::default()).await, Some(ChannelOpenOk::default().into()));
+    // The first look at the disk is as the broker begins.
+    publish(&mut peer, "a").await;
+    let reason = ShortString::from_static("low on disk");
+    assert_eq!(peer.receive().await, Some(ConnectionBlocked { reason }.into()));
+    peer.send_on(2, ChannelOpen::default()).await;
+    let silence = timeout(std::time::Duration::from_millis(500), peer.next()).await;
+    assert!(silence.is_err(), "{silence:?}");
+
+    let (mut consumer, _) = tcp(broker.address()).await;
+    consumer.start("PLAIN", b"\0guest\0guest").await;
+    consumer.open().await;
+    let opened = consumer.ask(1, ChannelOpen::default()).await;
+    assert_eq!(opened, Some(ChannelOpenOk::default().into()));
     broker.stop().await;
 }
 
@@ -169,12 +150,12 @@ async fn a_certificate_says_who_its_client_is() {
 
     let own = authority.sign("device");
     let stream = authority.client(Some(&own)).connect(broker.address()).await.unwrap();
-    let (mut device, mechanisms) = Peer::greet(stream).await;
+    let (mut device, mechanisms) = Peer::greet(stream).await.unwrap();
     assert_eq!(mechanisms, "PLAIN AMQPLAIN EXTERNAL");
     assert!(matches!(device.start("EXTERNAL", b"").await, Some(Method::ConnectionTune(_))));
     device.open().await;
     let stream = authority.client(None).connect(broker.address()).await.unwrap();
-    let (mut nobody, mechanisms) = Peer::greet(stream).await;
+    let (mut nobody, mechanisms) = Peer::greet(stream).await.unwrap();
     assert_eq!(mechanisms, "PLAIN AMQPLAIN");
     assert_eq!(nobody.start("EXTERNAL", b"").await, None, "it was not offered");
 }
@@ -195,10 +176,10 @@ async fn the_access_list_decides_what_is_published() {
     peer.send_on(1, ConfirmSelect { no_wait: true }).await;
     assert_eq!(peer.receive().await, Some(ChannelOpenOk::default().into()));
 
-    peer.publish("open.1").await;
+    publish(&mut peer, "open.1").await;
     let ack = BasicAck { delivery_tag: 1, multiple: false };
     assert_eq!(peer.receive().await, Some(ack.into()));
-    peer.publish("closed.1").await;
+    publish(&mut peer, "closed.1").await;
 
     let closed = peer.receive().await;
     let Some(Method::ChannelClose(close)) = closed else { panic!("{closed:?}") };

@@ -20,3 +20,6 @@ mod websocket;
 #[path = "../durability/process.rs"]
 #[allow(dead_code, reason = "the durability tests use all of it")]
 mod process;
+
+#[path = "../amqp/mod.rs"]
+mod peer;

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use fluxmq::model::record::{DedupKey, Tenure};
 use fluxmq::model::{
-    Control, Message, PartitionId, Principal, Properties, QoS, Refusal, SessionProgress, Token,
-    Topic,
+    Control, Message, PartitionId, Principal, Properties, QoS, QueueName, Refusal, SessionProgress,
+    Token, Topic,
 };
 use fluxmq::partition::ReplicaId;
-use fluxmq::partition::request::{Event, Publish, Request, Target};
+use fluxmq::partition::request::{Event, Publish, QueueAction, QueueRequest, Request, Target};
 use fluxmq_index::Offset;
 
 use crate::cluster::{Cluster, id};
@@ -393,4 +393,29 @@ fn a_leader_that_nobody_hears_any_more_lets_no_will_out() {
     cluster.heal();
     cluster.ticks(40);
     assert_eq!(told(&cluster).iter().sum::<usize>(), 1, "it goes out once somebody leads");
+}
+
+#[test]
+fn who_carries_letters_is_heard_while_what_it_asked_before_waits_for_an_answer_that_never_comes() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.elect();
+    let other = cluster.voters.iter().copied().find(|other| *other != old).unwrap();
+    cluster.ask(old, Request::CarryLetters);
+    cluster.isolate(old);
+    let queue = QueueName::new(Bytes::from_static(b"jobs")).expect("a name");
+    let action = QueueAction::Inspect;
+    cluster.ask(old, Request::Queue(QueueRequest { token: Token(1), queue, action }));
+    // Its letter is refused, for leadership is being handed over: it says again that it is there.
+    cluster.partition_mut(old).transfer_leadership(other).expect("it may be asked");
+    let refused = cluster.say(old, "letter");
+    assert!(matches!(cluster.answer(old, refused), Some(Err(Refusal::NotLeader { .. }))));
+    cluster.ask(old, Request::CarryLetters);
+    cluster.ticks(40);
+    let new = cluster.leader().expect("the majority elects another");
+    lead_again(&mut cluster, new, old);
+
+    let letter = cluster.say(old, "letter");
+    cluster.settle();
+
+    assert_eq!(cluster.answer(old, letter), Some(Ok(true)));
 }

@@ -251,6 +251,42 @@ fn damaged_entries_that_were_never_committed_are_given_up() {
 }
 
 #[test]
+fn entries_of_another_history_that_a_peer_gave_are_dropped_and_nothing_is_given_up() {
+    let (mut cluster, old) = filled();
+    let common = cluster.partition(old).status().last;
+    cluster.isolate(old);
+    for _ in 0..3 {
+        cluster.say(old, vec![b'y'; 1000]);
+        cluster.settle();
+    }
+    cluster.ticks(40);
+    let new = cluster.elect();
+    let damaged = other(&cluster, &[old, new]);
+    cluster.publish(new, 30, 4000);
+    cluster.ticks(5);
+    let segments = cluster.partition(damaged).log().segments();
+    let lost = segments.iter().find(|it| it.last_index > common).expect("it went on").clone();
+    assert!(lost.base_index <= common && segments.last() != Some(&lost), "it has some of both");
+    cluster.kill(damaged, None);
+    cluster.replicas[&damaged].disk.remove(&lost.path).expect("it is there");
+
+    // Who has other entries behind the common ones is the first that can be asked.
+    cluster.heal();
+    cluster.isolate(new);
+    cluster.start(damaged);
+    cluster.ticks(5);
+    let fenced = cluster.replicas[&damaged].fenced.as_ref().expect("waits").status();
+    assert_eq!(fenced.damage.len(), 1, "{fenced}");
+    cluster.heal();
+    let repaired = heal(&mut cluster, 60);
+
+    let [Repaired { segments: 1, cuts: 0, .. }] = repaired[..] else { panic!("{repaired:?}") };
+    cluster.elect();
+    cluster.ticks(5);
+    cluster.assert_identical();
+}
+
+#[test]
 fn the_log_goes_on_after_a_repair_with_another_member() {
     let (mut cluster, leader) = filled();
     let damaged = other(&cluster, &[leader]);

@@ -9,6 +9,9 @@ use std::time::Instant;
 use crate::coverage::{Coverage, Point};
 use crate::run::{Outcome, run};
 
+/// A long campaign is watched.
+const SEEDS_BETWEEN_REPORTS: u64 = 2_000;
+
 /// What a campaign found.
 #[derive(Default)]
 pub struct Campaign {
@@ -29,7 +32,12 @@ pub fn campaign(seeds: &[u64], failures_max: usize) -> Campaign {
     let failed = AtomicU64::new(0);
     let work = || {
         let mut outcomes = Vec::new();
-        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+        loop {
+            let begun = next.fetch_add(1, Ordering::Relaxed);
+            let Some(seed) = seeds.get(begun as usize) else { break };
+            if begun > 0 && begun.is_multiple_of(SEEDS_BETWEEN_REPORTS) {
+                println!("{begun} of {} seeds begun", seeds.len());
+            }
             if failed.load(Ordering::Relaxed) >= failures_max as u64 {
                 break;
             }

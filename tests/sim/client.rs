@@ -433,6 +433,10 @@ impl World {
         {
             self.heard(client, event);
         }
+        if self.resting {
+            // Whatever is left of a long backlog is finished in time.
+            self.work(client);
+        }
         let it = &mut self.clients[client];
         let Some(machine) = &mut it.machine else { return };
         let mut output = BytesMut::new();

@@ -166,10 +166,17 @@ impl World {
             self.trace.note(self.now, "told", &[to.0, u64::from(from.0)], || {
                 format!("c{} by p{} {}", to.0, from.0, brief(&event))
             });
-            let connection = self.connections.get_mut(&to).expect("it lives");
             if let Said::SessionOpened(Ok(opened)) = &event {
-                connection.term = opened.term;
+                let connection = &self.connections[&to];
+                let home = connection.routes.get(&from).copied().unwrap_or(connection.node);
+                let term = match opened.term {
+                    // A session that nothing stores does not say.
+                    0 => self.status(home, from).map_or(0, |status| status.term),
+                    term => term,
+                };
+                self.connections.get_mut(&to).expect("it lives").term = term;
             }
+            let connection = self.connections.get_mut(&to).expect("it lives");
             connection.broker.handle_event(from, event);
         }
         self.drive(to);

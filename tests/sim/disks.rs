@@ -1,7 +1,8 @@
 //! Disks that are replaced, and old images of disks that are put back.
 //!
 //! At most one voter forgets at a time: more is the loss of a majority. An image is put back as an operator would: while all others
-//! run and have a leader. One whose leader cannot be heard may vote (ADR 0025); what is checked here is that the leader tells it.
+//! run and have a leader, and never one of a replica that was removed. One whose leader cannot be heard may vote (ADR 0025); what is
+//! checked here is that the leader tells it.
 
 use std::collections::BTreeMap;
 
@@ -132,6 +133,11 @@ impl World {
         let Some(truce) = &self.group.truce else { return };
         let (node, until) = (truce.node, truce.until);
         if self.resting || self.now > until || self.group.image.is_none() {
+            self.group.truce = None;
+            return;
+        }
+        if self.was_removed(node) {
+            self.group.image = None;
             self.group.truce = None;
             return;
         }

@@ -107,10 +107,7 @@ impl World {
         if self.plan.declared.is_empty() {
             return;
         }
-        let find = |wanted: &str| {
-            let annotation = delivery.annotations.iter().find(|(name, _)| *name == wanted);
-            annotation.map(|(_, value)| value.clone())
-        };
+        let find = |wanted: &str| delivery.annotation(wanted);
         let Some(name) = EntryName::from_properties(find) else { return };
         let count = find("delivery-count").map_or(0, |count| count.parse().expect("a number"));
         let owned = self.nodes[node].owned.get(&partition);

@@ -84,6 +84,15 @@ impl World {
         !self.group.doubtful.iter().any(may_vote)
     }
 
+    /// Returns true for a node that might vote in a group once, and is no member of it any more: no leader speaks to it.
+    pub fn was_removed(&self, node: usize) -> bool {
+        self.partitions().any(|partition| {
+            let might_vote =
+                node < self.plan.nodes || self.group.voters.contains(&(node, partition));
+            might_vote && !self.members_of(partition).contains(replica(node))
+        })
+    }
+
     /// Somebody governs a group.
     pub fn govern(&mut self, fault: Fault) {
         let partition = PartitionId(1 + self.random.below(u64::from(self.plan.partitions)) as u16);

@@ -8,6 +8,7 @@ use fluxmq_log::sim_disk::SimDisk;
 
 use crate::coverage::Point;
 use crate::node::{Owned, Post, State, member, replica};
+use crate::plan::Fault;
 use crate::world::World;
 
 /// Places damaged at once, at most.
@@ -96,6 +97,12 @@ impl World {
         let wall = self.nodes[node].wall(self.now);
         let member = member(node, self.plan.nodes, self.nodes[node].is_new, seed);
         let Some(owned) = self.nodes[node].owned.remove(&partition) else { return };
+        // A flush may have ended with what found the damage.
+        if owned.partition.log().durable().index > self.observer.durable(node, partition) {
+            let key = (node, partition);
+            let found = self.observer.flushed(key, &owned, &self.ledger, &mut self.coverage);
+            self.accept(found);
+        }
         let mut post = Post { from: partition, ..Post::default() };
         match owned.partition.fence(&member, wall, &mut post) {
             Ok(fenced) => {
@@ -135,15 +142,21 @@ impl World {
             let was_cut = fenced.status().repaired.cuts > 0;
             match fenced.finish(wall) {
                 Ok((partition_again, _)) => {
-                    // Where history has ended everywhere behind what it lost, it is cut there and has no vote until it has all again.
-                    if was_cut && self.plan.ends_history() && partition_again.status().muted {
-                        self.coverage.hit(Point::CutBehindHistory);
+                    // Where history has ended everywhere behind what it lost, it is cut there, by this process or the one before, and has
+                    // no vote until it has all again.
+                    if self.plan.ends_history() && partition_again.status().muted {
                         self.observer.replica_replaced(node, partition);
+                        if was_cut {
+                            self.coverage.hit(Point::CutBehindHistory);
+                        }
                     }
                     self.bind(&partition_again);
                     self.queues.restarted(node);
                     self.nodes[node].owned.insert(partition, Owned::new(partition_again));
-                    self.rotten.retain(|it| (it.0, it.1) != (node, partition));
+                    // A repair whose sync failed is in the page cache: a power cut may bring the damage back after a restart.
+                    if !self.plan.faults.iter().any(|(fault, _)| *fault == Fault::SyncError) {
+                        self.rotten.retain(|it| (it.0, it.1) != (node, partition));
+                    }
                     self.observer.unfenced(node, partition);
                     self.observe(node);
                 }

@@ -227,7 +227,9 @@ impl World {
                 let declared = self.random.pick(&self.plan.declared);
                 let name = match declared.settings.dead_letters.target {
                     DeadLetterTarget::Queue(ref elsewhere) => elsewhere.to_string(),
-                    DeadLetterTarget::Own | DeadLetterTarget::Nowhere => {
+                    DeadLetterTarget::Own
+                    | DeadLetterTarget::Exchange(_)
+                    | DeadLetterTarget::Nowhere => {
                         format!("$dlq/{}", declared.name)
                     }
                 };

@@ -16,11 +16,14 @@ use super::subscribe::Subscribed;
 use super::{Client, Phase};
 use crate::auth::authority::Challenge;
 use crate::auth::{Access, Action, Admission, Authority, Check, Reach, Verified};
-use crate::model::address::SubscribeAddress;
-use crate::model::command::Open;
+use crate::model::address::{SubscribeAddress, exchange_topic};
+use crate::model::command::{Credentials, Open};
 use crate::model::effect::Recheck;
+use crate::model::exchange::is_topics;
+use crate::model::queue::{DeadLetterExchange, DeadLetterTarget};
 use crate::model::{
-    Delivery, DeliverySource, Effect, Outcome, PeerInfo, Principal, QueueName, Refusal, Topic,
+    Delivery, DeliverySource, Effect, ExchangeRefusal, Outcome, PeerInfo, Principal, QueueName,
+    QueueSettings, Refusal, Topic, TopicPattern, VirtualHost,
 };
 
 /// A client that is not admitted yet.
@@ -65,6 +68,11 @@ impl Standing {
         }
     }
 
+    /// The connection's number.
+    pub(super) fn connection(&self) -> u64 {
+        self.attempt[0]
+    }
+
     /// The choke point of publishes: wills come here when they are left and when they go out.
     pub(super) fn may_publish(&mut self, topic: &Topic) -> Result<(), Refusal> {
         match self.access.authorize(Action::Publish, topic) {
@@ -99,9 +107,69 @@ impl Standing {
         self.may_publish(&Topic::new(address.into())?)
     }
 
-    /// Tells whether its client may know how much is in a queue.
-    pub(super) fn may_inspect(&self, queue: &QueueName) -> Result<(), Refusal> {
-        self.may_settle(queue, Reach::Some)
+    /// Tells whether its client may know how much is in a queue: who may read some of it, or ask for it.
+    pub(super) fn may_inspect(&mut self, queue: &QueueName) -> Result<(), Refusal> {
+        self.may_settle(queue, Reach::Some).or_else(|_| self.may_manage(queue, "inspect"))
+    }
+
+    /// Tells whether its client may declare a queue so, or has declared it: whose letters go elsewhere could be read there by others, and who
+    /// may not publish somewhere could have letters do so. That needs the right to read the queue, and to publish where they go.
+    pub(super) fn may_send_letters(
+        &mut self,
+        queue: &QueueName,
+        settings: &QueueSettings,
+    ) -> Result<(), Refusal> {
+        match &settings.dead_letters.target {
+            DeadLetterTarget::Own | DeadLetterTarget::Nowhere => Ok(()),
+            DeadLetterTarget::Queue(target) => {
+                self.may_settle(queue, Reach::All)?;
+                let by = target.virtual_host().exchange(&Bytes::new())?;
+                self.may_publish_by(&by, &Topic::new(target.address().into())?)
+            }
+            DeadLetterTarget::Exchange(to) => {
+                self.may_settle(queue, Reach::All)?;
+                self.may_send_letters_by(to)
+            }
+        }
+    }
+
+    /// An exchange would publish each of them, and where their keys are their own that is all that it may get.
+    fn may_send_letters_by(&mut self, to: &DeadLetterExchange) -> Result<(), Refusal> {
+        let DeadLetterExchange { exchange, routing_key } = to;
+        let (host, name) = VirtualHost::of_level(exchange);
+        let Some(key) = routing_key else {
+            let filter = if name.is_empty() {
+                "$queue/#".to_owned()
+            } else if is_topics(exchange) {
+                format!("{}#", String::from_utf8_lossy(&host.topic_prefix()))
+            } else {
+                format!("{}/#", exchange_topic(&QueueName::new(exchange.clone())?, b""))
+            };
+            return match self.access.reach_to(Action::Publish, &filter) {
+                Reach::All => Ok(()),
+                Reach::Some | Reach::Nothing => Err(ExchangeRefusal::forbidden(exchange)),
+            };
+        };
+        let topic = if name.is_empty() {
+            // What is no name is no queue's: nobody gets them.
+            let Ok(queue) = host.queue(key) else { return Ok(()) };
+            Topic::new(queue.address().into())?
+        } else if is_topics(exchange) {
+            host.topic(TopicPattern::key_of(key))?
+        } else {
+            exchange_topic(&QueueName::new(exchange.clone())?, key)
+        };
+        self.may_publish_by(exchange, &topic)
+    }
+
+    /// Tells whether its client may publish by an exchange, which is what it is told where it may not.
+    pub(super) fn may_publish_by(&mut self, exchange: &[u8], topic: &Topic) -> Result<(), Refusal> {
+        self.may_publish(topic).map_err(|_| ExchangeRefusal::forbidden(exchange))
+    }
+
+    /// Tells whether its client may have its names in a virtual host.
+    pub(super) fn may_enter(&self, host: &VirtualHost) -> Result<(), Refusal> {
+        if self.access.may_enter(host) { Ok(()) } else { Err(Refusal::NotAuthorized) }
     }
 
     /// How much of a queue its client may read: some is needed to settle, all to move a group.
@@ -165,6 +233,36 @@ impl Client {
         }
     }
 
+    /// Checks what an open connection says of its user once more.
+    pub(super) fn renew(&mut self, credentials: &Credentials) {
+        let attempt = self.next_attempt();
+        let Some(peer) = self.standing.peer.as_ref().filter(|_| matches!(self.phase, Phase::Open))
+        else {
+            return;
+        };
+        match self.standing.authority.admit(peer, credentials, attempt) {
+            Admission::Granted(principal) => self.renewed(Ok(Verified { principal, last: None })),
+            Admission::Check(check) => {
+                self.standing.check = Some(check);
+                self.standing.again = Some(Step::Checking);
+            }
+            Admission::Challenge(_) => self.renewed(Err(Refusal::AuthenticationMethod)),
+            Admission::Refused(refusal) => self.renewed(Err(refusal)),
+        }
+    }
+
+    /// Who an open connection says it is must be who it was.
+    fn renewed(&mut self, verdict: Result<Verified, Refusal>) {
+        let effect = match verdict {
+            Err(refusal) => Effect::Expelled(refusal),
+            Ok(Verified { principal, .. }) if principal != self.standing.principal => {
+                Effect::Expelled(Refusal::NotAuthorized)
+            }
+            Ok(Verified { last, .. }) => Effect::Authenticated { last: last.unwrap_or_default() },
+        };
+        self.effects.push_back(effect);
+    }
+
     /// The next check that somebody is to run, one at a time; its result comes with [`handle_verdict`](Client::handle_verdict).
     pub fn poll_check(&mut self) -> Option<Box<Check>> {
         self.standing.check.take()
@@ -184,16 +282,7 @@ impl Client {
             },
             Phase::Open if self.standing.again.take().is_some() => {
                 self.phase = Phase::Open;
-                let effect = match verdict {
-                    Err(refusal) => Effect::Expelled(refusal),
-                    Ok(Verified { principal, .. }) if principal != self.standing.principal => {
-                        Effect::Expelled(Refusal::NotAuthorized)
-                    }
-                    Ok(Verified { last, .. }) => {
-                        Effect::Authenticated { last: last.unwrap_or_default() }
-                    }
-                };
-                self.effects.push_back(effect);
+                self.renewed(verdict);
             }
             other => self.phase = other,
         }

@@ -20,6 +20,9 @@ use crate::partition::request::{
 /// Bytes that were sent and that a group is not told of: a quarter of what its smallest windows have. Fewer hold nothing up.
 const UNTOLD_BYTES_MAX: usize = 2 << 10;
 
+/// The same of all consumers of a connection together: of what they may have together, which they would hold up.
+const ALL_UNTOLD_BYTES_MAX: usize = 128 << 10;
+
 /// What this connection consumes.
 #[derive(Debug, Default)]
 pub(super) struct Consuming {
@@ -28,6 +31,8 @@ pub(super) struct Consuming {
     gets: BTreeMap<u32, u32>,
     /// Consumers of which groups are to be told that deliveries were sent.
     untold: BTreeSet<u32>,
+    /// Bytes that were sent since all groups were told.
+    untold_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -90,7 +95,7 @@ impl Client {
                 return self.effects.push_back(Effect::Consuming { token, result });
             }
         };
-        let Consume { consumer, queue, group, credit, is_exclusive, .. } = consume;
+        let Consume { consumer, queue, group, own, credit, is_exclusive, .. } = consume;
         let partition = self.placement.queue(queue);
         let consuming = self.consuming.get_or_insert_default();
         let new = Consumer {
@@ -109,6 +114,7 @@ impl Client {
             membership: *consumer,
             reads: Selection::Queue(queue.clone()),
             group: group.clone(),
+            own: own.clone(),
             filter: queue.filter(),
             position,
             client_id: self.identity.client_id.clone(),
@@ -162,9 +168,17 @@ impl Client {
     pub(super) fn sent(&mut self, consumer: u32, count: u32) {
         let Some(consuming) = &mut self.consuming else { return };
         let Some(sender) = consuming.consumers.get_mut(&consumer) else { return };
+        let (_, before) = sender.sent;
         sender.sent(count);
-        if sender.sent.1 >= UNTOLD_BYTES_MAX {
+        let (_, bytes) = sender.sent;
+        if bytes >= UNTOLD_BYTES_MAX {
             consuming.untold.insert(consumer);
+        }
+        consuming.untold_bytes += bytes - before;
+        if consuming.untold_bytes >= ALL_UNTOLD_BYTES_MAX {
+            consuming.untold_bytes = 0;
+            let have_sent = consuming.consumers.iter().filter(|(_, it)| it.sent.0 > 0);
+            consuming.untold.extend(have_sent.map(|(consumer, _)| *consumer));
         }
     }
 
@@ -277,17 +291,32 @@ impl Client {
 
     /// A delivery of a group is over.
     pub(super) fn consumed(&mut self, membership: u32) {
+        self.settling(membership);
+        self.has_settled(membership);
+    }
+
+    /// A delivery of a group is about to be over, as its group is told.
+    pub(super) fn settling(&mut self, membership: u32) {
+        if let Some(consumer) = self.consumer_mut(membership) {
+            consumer.settled();
+        }
+    }
+
+    /// A delivery of a group was settled: who is stopped and has nothing out is over, and so is who asked for one entry.
+    pub(super) fn has_settled(&mut self, membership: u32) {
         if self.consuming.is_none() {
             return;
         }
         if membership < CONSUMERS_END {
-            if let Some(consumer) = self.consumer_mut(membership) {
-                consumer.settled();
-            }
             self.forget_if_over(membership);
         } else if self.forget_get(membership) {
             self.memberships.remove(&membership);
         }
+    }
+
+    /// The queue that a consumer reads.
+    pub(super) fn queue_of(&self, membership: u32) -> Option<&QueueName> {
+        Some(&self.consuming.as_ref()?.consumers.get(&membership)?.queue)
     }
 
     /// A queue is gone that a consumer read, or that an entry was out of.

@@ -6,19 +6,22 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 
+use super::manage::Asker;
 use super::{Client, Waiting};
 use crate::auth::Reach;
-use crate::model::exchange::TOPIC_EXCHANGE;
+use crate::model::address::exchange_topic;
 use crate::model::{
     Bind, Destination, Effect, ExchangeBinding, ExchangeCommand, ExchangeId, ExchangeKind,
     ExchangeRefusal, ExchangeSettings, PartitionId, QueueName, Refusal, Token, Topic, TopicPattern,
+    VirtualHost,
 };
 use crate::partition::request::{ExchangeAction, Request};
 
 /// What was asked, and is not answered.
 pub(super) struct Changing {
-    token: Token,
+    owed: Owed,
     /// The exchange that must still be there when it is done.
     bound: Option<ExchangeId>,
     /// It may have ended the last binding to some exchange.
@@ -29,19 +32,56 @@ pub(super) struct Changing {
     missing: usize,
 }
 
+/// Who is owed the answer.
+enum Owed {
+    /// The protocol.
+    Protocol(Token),
+    /// An administrator, who is told this when it is done.
+    Asker(Asker, Value),
+}
+
 type Asked = (PartitionId, ExchangeAction);
 
 impl Client {
     /// Asks the meta partition. The right to write `$management/exchange/<name>/…` is the right to ask.
     pub(super) fn ask_exchange(&mut self, token: Token, name: &Bytes, command: ExchangeCommand) {
+        self.exchange_for(Owed::Protocol(token), name, command);
+    }
+
+    /// The same for an administrator.
+    pub(super) fn manage_exchange(&mut self, asker: Asker, name: &Bytes, command: ExchangeCommand) {
+        let existed = self.placement.bindings().routing().get(name).is_some();
+        let answer = json!({ "exchange": String::from_utf8_lossy(name), "existed": existed });
+        self.exchange_for(Owed::Asker(asker, answer), name, command);
+    }
+
+    fn exchange_for(&mut self, owed: Owed, name: &Bytes, command: ExchangeCommand) {
         let ends = matches!(command, ExchangeCommand::Delete { .. });
         let asked = self.exchange_action(name, command);
-        self.change_exchange(Changing::new(token, ends), asked);
+        self.change_exchange(Changing::new(owed, ends), asked);
     }
 
     /// Asks the home of what is bound.
     pub(super) fn bind(&mut self, bind: Bind) {
-        let mut changing = Changing::new(bind.token, !bind.is_bound);
+        self.bind_for(Owed::Protocol(bind.token), bind);
+    }
+
+    /// The same for an administrator.
+    pub(super) fn manage_binding(&mut self, asker: Asker, bind: Bind) {
+        let (destination_type, destination) = match &bind.destination {
+            Destination::Queue(queue) => ("queue", queue.as_bytes()),
+            Destination::Exchange(name) => ("exchange", name),
+        };
+        let [source, destination] =
+            [&bind.exchange, destination].map(|name| String::from_utf8_lossy(name).into_owned());
+        let answer = json!({
+            "source": source, "destination": destination, "destination_type": destination_type
+        });
+        self.bind_for(Owed::Asker(asker, answer), bind);
+    }
+
+    fn bind_for(&mut self, owed: Owed, bind: Bind) {
+        let mut changing = Changing::new(owed, !bind.is_bound);
         let asked = self.bind_action(bind, &mut changing).map(Some);
         self.change_exchange(changing, asked);
     }
@@ -53,8 +93,8 @@ impl Client {
                 let action = Box::new(action);
                 self.request(to, Request::Exchange { token, action });
             }
-            Ok(None) => self.answer_exchange(changing.token, Ok(())),
-            Err(refusal) => self.answer_exchange(changing.token, Err(refusal)),
+            Ok(None) => self.answer_exchange(changing.owed, Ok(())),
+            Err(refusal) => self.answer_exchange(changing.owed, Err(refusal)),
         }
     }
 
@@ -85,6 +125,9 @@ impl Client {
                     return Err(ExchangeRefusal::reserved(name));
                 }
                 self.may_change("exchange", name, "declare")?;
+                if let Some(alternate) = &settings.alternate {
+                    self.may_hand_over(name, alternate)?;
+                }
                 ExchangeAction::Declare { name: name.clone(), settings }
             }
             ExchangeCommand::Delete { if_unused } => {
@@ -117,8 +160,8 @@ impl Client {
         let known = self.placement.bindings().routing().get(&exchange);
         let (id, settings) = known.ok_or_else(|| ExchangeRefusal::missing(&exchange))?;
         let binding = ExchangeBinding::new(id, settings.kind, &routing_key, &arguments);
+        self.may_read_of(&binding)?;
         if is_bound {
-            self.may_read_of(&binding)?;
             if binding.kind == ExchangeKind::Headers && binding.header_match().is_none() {
                 let reason = "'x-match' must be 'all', 'any', 'all-with-x' or 'any-with-x'";
                 return Err(Refusal::Invalid { reason: reason.to_owned() });
@@ -129,9 +172,6 @@ impl Client {
             Destination::Queue(queue) => {
                 let (to, binding) = (self.placement.queue(&queue), Box::new(binding));
                 (to, ExchangeAction::BindQueue { queue, binding, is_bound })
-            }
-            Destination::Exchange(_) if exchange == TOPIC_EXCHANGE => {
-                return Err(Refusal::Unsupported { what: "binding an exchange to 'amq.topic'" });
             }
             Destination::Exchange(to) => {
                 let from = exchange;
@@ -147,19 +187,18 @@ impl Client {
         changing: Box<Changing>,
         result: Result<(), Refusal>,
     ) {
-        let token = changing.token;
         if result.is_err() {
-            return self.answer_exchange(token, result);
+            return self.answer_exchange(changing.owed, result);
         }
         if let Some(bound) = &changing.bound
             && !self.placement.bindings().routing().is_there(bound)
         {
             let missing = ExchangeRefusal::missing(&bound.name);
-            return self.answer_exchange(token, Err(missing));
+            return self.answer_exchange(changing.owed, Err(missing));
         }
         match changing.ends {
             true => self.end_unused(changing),
-            false => self.answer_exchange(token, Ok(())),
+            false => self.answer_exchange(changing.owed, Ok(())),
         }
     }
 
@@ -169,7 +208,7 @@ impl Client {
         let new: Vec<ExchangeId> =
             unused.into_iter().filter(|id| !changing.ended.contains(id)).collect();
         if new.is_empty() {
-            return self.answer_exchange(changing.token, Ok(()));
+            return self.answer_exchange(changing.owed, Ok(()));
         }
         changing.missing = new.len();
         changing.ended.extend(new.iter().cloned());
@@ -193,33 +232,66 @@ impl Client {
         }
     }
 
-    fn answer_exchange(&mut self, token: Token, result: Result<(), Refusal>) {
-        self.effects.push_back(Effect::Exchange { token, result });
+    fn answer_exchange(&mut self, owed: Owed, result: Result<(), Refusal>) {
+        match owed {
+            Owed::Protocol(token) => self.effects.push_back(Effect::Exchange { token, result }),
+            Owed::Asker(asker, answer) => self.answer_asker(asker, result.map(|()| answer)),
+        }
     }
 
     fn may_change(&mut self, what: &str, name: &Bytes, operation: &str) -> Result<(), Refusal> {
-        let name = match what {
-            "queue" => QueueName::from_text(name.clone())?,
-            _ => QueueName::new(name.clone())?,
-        };
-        let topic = Topic::new(format!("$management/{what}/{name}/{operation}").into())?;
-        self.standing.may_publish(&topic)
+        if what == "queue" {
+            return self.standing.may_manage(&QueueName::from_text(name.clone())?, operation);
+        }
+        let exchange = QueueName::new(name.clone())?;
+        let topic = Topic::new(format!("$management/{what}/{exchange}/{operation}").into())?;
+        self.standing.may_publish_by(name, &topic)
     }
 
-    /// Binding needs the right to read what is bound: the topics, or what the exchange gets.
+    /// What an exchange routes nowhere another publishes: that needs the rights to have the one and to publish to the other.
+    fn may_hand_over(&mut self, exchange: &Bytes, alternate: &Bytes) -> Result<(), Refusal> {
+        if VirtualHost::of_level(alternate).1.is_empty() {
+            // By which nothing is routed on.
+            return Ok(());
+        }
+        self.may_read_all(exchange)?;
+        let topic = exchange_topic(&QueueName::new(alternate.clone())?, b"");
+        self.standing.may_publish_by(alternate, &topic)
+    }
+
+    /// Binding needs the right to read what is bound: the topics, or what the exchange gets. So does ending that.
     fn may_read_of(&self, binding: &ExchangeBinding) -> Result<(), Refusal> {
-        let name = String::from_utf8_lossy(&binding.exchange.name);
+        let name = &binding.exchange.name;
+        let (host, _) = VirtualHost::of_level(name);
         let reach = match TopicPattern::of(binding) {
+            None => return self.may_read_all(name),
+            // Below the names of other hosts nothing is in this one.
+            Some(_)
+                if host.is_default()
+                    && !host.has_topic(&TopicPattern::key_of(&binding.routing_key)) =>
+            {
+                Reach::Nothing
+            }
             Some(TopicPattern::Filter(filter)) => self.standing.access.reach(filter.as_str()),
-            Some(TopicPattern::Words(_)) => self.standing.access.reach("#"),
-            None => self.standing.access.reach(&format!("$exchange/{name}/#")),
+            Some(TopicPattern::Words(_)) => {
+                let topics = String::from_utf8_lossy(&host.topic_prefix()).into_owned();
+                self.standing.access.reach(&format!("{topics}#"))
+            }
         };
-        if reach == Reach::All { Ok(()) } else { Err(Refusal::NotAuthorized) }
+        if reach == Reach::All { Ok(()) } else { Err(ExchangeRefusal::forbidden(name)) }
+    }
+
+    fn may_read_all(&self, exchange: &Bytes) -> Result<(), Refusal> {
+        let address = format!("$exchange/{}/#", String::from_utf8_lossy(exchange));
+        match self.standing.access.reach(&address) {
+            Reach::All => Ok(()),
+            Reach::Some | Reach::Nothing => Err(ExchangeRefusal::forbidden(exchange)),
+        }
     }
 }
 
 impl Changing {
-    fn new(token: Token, ends: bool) -> Changing {
-        Changing { token, bound: None, ends, ended: BTreeSet::new(), missing: 0 }
+    fn new(owed: Owed, ends: bool) -> Changing {
+        Changing { owed, bound: None, ends, ended: BTreeSet::new(), missing: 0 }
     }
 }

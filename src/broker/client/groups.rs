@@ -102,6 +102,7 @@ impl Client {
             membership,
             reads,
             group,
+            own: None,
             filter,
             position: Position::Resume,
             client_id: self.identity.client_id.clone(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::tenure::Announcement;
 use super::transaction::Part;
 use super::{Client, Waiting, theirs};
-use crate::broker::placement::{Found, LastRoutes};
+use crate::broker::placement::{Beyond, Found, LastRoutes};
 use crate::model::address::PublishAddress;
 use crate::model::record::DedupKey;
 use crate::model::{Effect, Input, Message, PartitionId, QoS, Refusal, Token};
@@ -81,16 +81,18 @@ impl Client {
             (Err(refusal), Some(part)) => return self.fail_transaction(part, token, refusal),
             (Err(refusal), None) => return self.refuse_publish(token, &message, refusal),
         };
-        let copies = match target {
-            Target::Bound | Target::Queue(_) | Target::Queues(_) => Arc::default(),
+        let beyond = match target {
             Target::Topic if packet_id.is_some() && is_planted(PlantedBug::NotCaptured) => {
-                Arc::default()
+                Beyond::default()
             }
             Target::Topic => {
                 let is_unstored = message.qos == QoS::AtMostOnce && !message.retain;
-                self.placement.bound_to(&message.topic, is_unstored, &mut self.publishing.found)
+                let Publishing { found, routes, .. } = &mut self.publishing;
+                self.placement.beyond(&message, is_unstored, (found, routes))
             }
+            _ => Beyond::default(),
         };
+        let copies = beyond.partitions.clone();
         let dedup = match packet_id.filter(|_| self.identity.stored) {
             Some(packet_id) => {
                 self.inbound.insert(packet_id, Open { home, copies: copies.clone() });
@@ -106,7 +108,7 @@ impl Client {
         let publish = Publish { token: None, message, dedup, tenure, target, input };
         match copies.is_empty() {
             true => self.send_publish(home, token, publish),
-            false => self.send_copies(home, copies, token, publish),
+            false => self.send_copies(home, &beyond, token, publish),
         }
     }
 
@@ -166,7 +168,7 @@ impl Client {
     fn send_copies(
         &mut self,
         home: PartitionId,
-        copies: Arc<[PartitionId]>,
+        beyond: &Beyond,
         token: Token,
         mut publish: Publish,
     ) {
@@ -176,13 +178,20 @@ impl Client {
             0 => key,
             seq => DedupKey { seq: seq | DedupKey::COPY, ..key },
         };
-        let copy = Publish { dedup: copy_key, target: Target::Bound, ..publish.clone() };
+        let plain = publish.clone();
+        let copy = |at, token| {
+            let target = beyond.bound(at);
+            Request::Publish(Publish { token, dedup: copy_key, target, ..plain.clone() })
+        };
         // The partition of the topic stores one record for both, unless nothing but its queues wants the message.
         let is_shared = publish.is_stored();
         let others: Vec<PartitionId> =
-            copies.iter().copied().filter(|partition| *partition != home || !is_shared).collect();
+            beyond.partitions.iter().copied().filter(|at| *at != home || !is_shared).collect();
+        if is_shared {
+            publish.target = beyond.topic(home);
+        }
         if publish.message.qos == QoS::AtMostOnce {
-            others.iter().for_each(|to| self.request(*to, Request::Publish(copy.clone())));
+            others.iter().for_each(|to| self.request(*to, copy(*to, None)));
             return self.request(home, Request::Publish(publish));
         }
         let whole = self.own_token();
@@ -190,7 +199,7 @@ impl Client {
         let missing = others.len() + usize::from(!is_last);
         for to in &others {
             let token = Some(self.wait_for(Waiting::CopyOf(whole)));
-            self.request(*to, Request::Publish(Publish { token, ..copy.clone() }));
+            self.request(*to, copy(*to, token));
         }
         let mut then = Some((home, publish));
         if !is_last && let Some((home, publish)) = then.take() {
@@ -205,7 +214,13 @@ impl Client {
 
     /// One of several partitions has stored its part of a publish, or not.
     pub(super) fn copy_confirmed(&mut self, token: Token, result: Result<bool, Refusal>) {
-        let Some(Waiting::CopyOf(whole)) = self.waiting.remove(&token) else { return };
+        let whole = match self.waiting.remove(&token) {
+            Some(Waiting::CopyOf(whole)) => whole,
+            Some(Waiting::PublishOf(whole, publish)) => {
+                return self.publish_taken(whole, publish, &result);
+            }
+            _ => return,
+        };
         let Some(Waiting::Copies(copies)) = self.waiting.get_mut(&whole) else { return };
         copies.missing -= 1;
         copies.result = match (std::mem::replace(&mut copies.result, Ok(false)), result) {

@@ -9,7 +9,10 @@ impl Client {
     /// of what it has.
     pub(super) fn ask_queue(&mut self, token: Token, queue: &QueueName, command: QueueCommand) {
         let allowed = match &command {
-            QueueCommand::Declare(_) => self.standing.may_manage(queue, "declare"),
+            QueueCommand::Declare(settings) => {
+                let may_declare = self.standing.may_manage(queue, "declare");
+                may_declare.and_then(|()| self.standing.may_send_letters(queue, settings))
+            }
             QueueCommand::Purge => self.standing.may_manage(queue, "purge"),
             QueueCommand::Delete { .. } => self.standing.may_manage(queue, "delete"),
             QueueCommand::Inspect => self.standing.may_inspect(queue),

@@ -1,85 +1,139 @@
 //! Publishing to exchanges: which queues get a message is found here, and each of their homes stores it once (ADR 0054).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::publish::Copies;
 use super::{Client, Waiting, theirs};
-use crate::broker::placement::Found;
-use crate::broker::routing::Routed;
+use crate::broker::placement::{Beyond, Found};
+use crate::broker::routing::{Routed, Routes};
 use crate::model::address::exchange_topic;
 use crate::model::consume::Route;
-use crate::model::exchange::TOPIC_EXCHANGE;
+use crate::model::exchange::is_topics;
 use crate::model::record::DedupKey;
 use crate::model::{
     ExchangeRefusal, Input, Message, PartitionId, QoS, QueueName, Refusal, Token, Topic,
-    TopicPattern,
+    TopicPattern, VirtualHost,
 };
 use crate::partition::request::{Publish, Request, Target};
+
+/// What partitions are to store, or pass on, of one publish.
+pub(super) type Parts = Vec<(PartitionId, Publish)>;
 
 impl Client {
     /// Finds the queues that a publish to an exchange is for, and stores it there.
     pub(super) fn route(&mut self, route: Route) {
         let token = route.token;
-        match self.routed(route) {
-            Ok(true) => {}
-            Ok(false) => self.confirm(token, Ok(false)),
+        match self.parts_of(route) {
+            Ok(parts) if parts.is_empty() => self.confirm(token, Ok(false)),
+            Ok(parts) => self.send_parts(token, parts),
             Err(refusal) => self.confirm(token, Err(refusal)),
         }
     }
 
-    /// Sends a publish to whom it is for; false when that is nobody.
-    fn routed(&mut self, route: Route) -> Result<bool, Refusal> {
-        let Route { token, exchange, routing_key, headers, message } = route;
-        if exchange.is_empty() {
-            // What is no name is no queue's.
-            let Ok(queue) = QueueName::new(routing_key) else { return Ok(false) };
-            let topic = Topic::new(queue.address().into())?;
+    /// What a publish comes to, by partition; nothing where it is for nobody.
+    pub(super) fn parts_of(&mut self, route: Route) -> Result<Parts, Refusal> {
+        let Route { exchange, routing_key, more_keys, headers, message, .. } = route;
+        let (host, name) = VirtualHost::of_level(&exchange);
+        if name.is_empty() {
+            return self.queue_parts(&host, routing_key, more_keys, message);
+        }
+        let name = QueueName::new(exchange.clone())?;
+        let topic = exchange_topic(&name, &routing_key);
+        if !is_topics(&exchange) {
             self.standing.may_publish(&topic)?;
-            let to = self.placement.queue(&queue);
-            let part = self.part(topic, message, Target::Queues([queue].into()))?;
-            self.send_parts(token, vec![(to, part)]);
-            return Ok(true);
+            for key in &more_keys {
+                self.standing.may_publish(&exchange_topic(&name, key))?;
+            }
         }
-        if exchange == TOPIC_EXCHANGE {
-            let parts = self.topic_parts(&routing_key, message)?;
-            self.send_parts(token, parts);
-            return Ok(true);
-        }
-        let topic = exchange_topic(&QueueName::new(exchange.clone())?, &routing_key);
-        self.standing.may_publish(&topic)?;
-        let publish = Routed { exchange: &exchange, routing_key: &routing_key, headers: &headers };
-        let found = self
-            .placement
-            .bindings()
-            .route(publish, self.publishing.routes.get_or_insert_default());
+        let publish = Routed {
+            exchange: &exchange,
+            routing_key: &routing_key,
+            more_keys: &more_keys,
+            headers: &headers,
+        };
+        let last = self.publishing.routes.get_or_insert_default();
+        let found = self.placement.bindings().route(publish, last);
         match &found.entry {
             None => return Err(ExchangeRefusal::missing(&exchange)),
             Some(entry) if entry.internal => return Err(ExchangeRefusal::internal(&exchange)),
-            Some(_) if found.homes.is_empty() && !found.to_topic => return Ok(false),
             Some(_) => {}
         }
-        let mut parts = match found.to_topic {
-            true => self.topic_parts(&routing_key, message.clone())?,
-            false => Vec::with_capacity(found.homes.len()),
-        };
-        let part = self.part(topic, message, Target::Queues(Arc::default()))?;
-        for (home, queues) in &found.homes {
-            let target = Target::Queues(queues.clone());
-            parts.push((*home, Publish { target, ..part.clone() }));
+        if found.to_topic {
+            return self.topics_parts(&host, (&routing_key, &more_keys), &message, found);
         }
-        self.send_parts(token, parts);
-        Ok(true)
+        let part = self.part(topic, message, Target::Queues(Arc::default()))?;
+        let to_home = |(home, queues): &(PartitionId, Arc<[QueueName]>)| {
+            let target = Target::Queues(queues.clone());
+            (*home, Publish { target, ..part.clone() })
+        };
+        Ok(found.homes.iter().map(to_home).collect())
     }
 
-    /// What a publish to the topic that a key is comes to: the topic's partition, and those with queues bound to it.
+    /// What a publish to queues by their names comes to: one part for each home. What is no name is no queue's.
+    fn queue_parts(
+        &mut self,
+        host: &VirtualHost,
+        routing_key: Bytes,
+        more_keys: Vec<Bytes>,
+        message: Message,
+    ) -> Result<Parts, Refusal> {
+        let is_one = more_keys.is_empty();
+        let keys = std::iter::once(routing_key).chain(more_keys);
+        let mut homes: BTreeMap<PartitionId, BTreeSet<QueueName>> = BTreeMap::new();
+        let mut first = None;
+        for queue in keys.filter_map(|key| host.queue(&key).ok()) {
+            // Nobody publishes to those for dead letters.
+            if queue.is_dead_letters() {
+                continue;
+            }
+            let topic = Topic::new(queue.address().into())?;
+            self.standing.may_publish(&topic)?;
+            let to = self.placement.queue(&queue);
+            if is_one {
+                let part = self.part(topic, message, Target::Queues([queue].into()))?;
+                return Ok(vec![(to, part)]);
+            }
+            first.get_or_insert(topic);
+            homes.entry(to).or_default().insert(queue);
+        }
+        let Some(topic) = first else { return Ok(Parts::new()) };
+        let part = self.part(topic, message, Target::Queues(Arc::default()))?;
+        let part_of = |(home, queues): (PartitionId, BTreeSet<QueueName>)| {
+            let target = Target::Queues(queues.into_iter().collect());
+            (home, Publish { target, ..part.clone() })
+        };
+        Ok(homes.into_iter().map(part_of).collect())
+    }
+
+    /// What a publish to the topics that keys are comes to.
+    fn topics_parts(
+        &mut self,
+        host: &VirtualHost,
+        (routing_key, more_keys): (&Bytes, &[Bytes]),
+        message: &Message,
+        found: Arc<Routes>,
+    ) -> Result<Parts, Refusal> {
+        // The queues that were found get it with the first of them.
+        let mut parts = self.topic_parts(host, routing_key, message.clone(), Some(found))?;
+        let others: BTreeSet<&Bytes> = more_keys.iter().filter(|key| *key != routing_key).collect();
+        for key in others {
+            parts.extend(self.topic_parts(host, key, message.clone(), None)?);
+        }
+        Ok(parts)
+    }
+
+    /// What a publish to the topic that a key is comes to: the topic's partition, and those with queues that get it, each once.
     fn topic_parts(
         &mut self,
+        host: &VirtualHost,
         key: &Bytes,
         message: Message,
-    ) -> Result<Vec<(PartitionId, Publish)>, Refusal> {
-        let topic = Topic::new(TopicPattern::key_of(key))?;
+        found: Option<Arc<Routes>>,
+    ) -> Result<Parts, Refusal> {
+        let topic = host.topic(TopicPattern::key_of(key))?;
         self.standing.may_publish(&topic)?;
         if crate::model::address::is_reserved(topic.as_str()) {
             return Err(Refusal::NotAuthorized);
@@ -87,11 +141,16 @@ impl Client {
         let is_unstored = message.qos == QoS::AtMostOnce;
         let home = self.placement.topic(&topic);
         let bound = self.placement.bound_to(&topic, is_unstored, &mut Found::default());
-        let part = self.part(topic, message, Target::Topic)?;
-        let copy = Publish { target: Target::Bound, ..part.clone() };
-        let others = bound.iter().filter(|to| **to != home || is_unstored);
-        let copies = others.map(|to| (*to, copy.clone()));
-        Ok(copies.chain([(home, part)]).collect())
+        let beyond = Beyond::of(bound, found);
+        let mut part = self.part(topic, message, Target::Topic)?;
+        let others = beyond.partitions.iter().filter(|to| **to != home || is_unstored);
+        let copy = |to: &PartitionId| Publish { target: beyond.bound(*to), ..part.clone() };
+        let mut parts: Parts = others.map(|to| (*to, copy(to))).collect();
+        if !is_unstored {
+            part.target = beyond.topic(home);
+        }
+        parts.push((home, part));
+        Ok(parts)
     }
 
     /// The part of one partition.
@@ -104,12 +163,14 @@ impl Client {
     }
 
     /// Sends the parts of a publish, and has it confirmed when those that are stored are. Topics store nothing at QoS 0.
-    fn send_parts(&mut self, token: Token, parts: Vec<(PartitionId, Publish)>) {
+    fn send_parts(&mut self, token: Token, parts: Parts) {
         let is_answered = |publish: &Publish| match publish.target {
             Target::Queues(_) => true,
-            Target::Topic | Target::Bound | Target::Queue(_) => {
-                publish.message.qos != QoS::AtMostOnce
-            }
+            Target::Topic
+            | Target::TopicAnd(_)
+            | Target::Bound
+            | Target::BoundAnd(_)
+            | Target::Queue(_) => publish.message.qos != QoS::AtMostOnce,
         };
         let missing = parts.iter().filter(|(_, part)| is_answered(part)).count();
         let whole = (missing > 1)

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Client, theirs};
 use crate::model::{PartitionId, Properties, Property, QoS, Refusal, Token};
-use crate::partition::request::{Publish, Request, Target};
+use crate::partition::request::{Publish, Request, Target, Transaction};
 
 /// Messages of one transaction: each waits for its acknowledgement, and clients have a window.
 const MESSAGES_MAX: usize = 256;
@@ -134,7 +134,10 @@ impl Client {
             (Some(refusal), _) => {
                 self.refuse_transaction(&name, &publishes, refusal, count.is_some())
             }
-            (None, Some(_)) => self.request(home, Request::PublishAll(publishes)),
+            (None, Some(_)) => {
+                let transaction = Transaction { publishes, settled: Vec::new(), token: None };
+                self.request(home, Request::Transact(Box::new(transaction)));
+            }
             (None, None) => {
                 self.transactions.put(name, Open::Gathering { home, publishes, bytes });
             }

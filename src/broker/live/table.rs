@@ -3,14 +3,14 @@
 //! Filters come and go with requests to partitions; a connection has a slot for as long as it is there.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use fluxmq_index::{FilterMap, SharedFilters, TopicTrie, topic_trie};
 
 use crate::model::{Filter, Message, QueueName, ReaderId, Selection, Subscription, Topic};
-use crate::partition::request::{ConnectionId, Join};
+use crate::partition::request::{ConnectionId, Join, Whom};
 use crate::shard::Receiver;
 
 /// Who listens to what.
@@ -27,7 +27,7 @@ pub(super) struct Table {
     pub(super) shares: BTreeMap<Share, Members>,
     pub(super) slots: Vec<Option<Slot>>,
     free: Vec<u32>,
-    by_connection: HashMap<ConnectionId, u32>,
+    by_connection: BTreeMap<ConnectionId, u32>,
 }
 
 /// One connection.
@@ -87,6 +87,25 @@ impl Table {
             self.slots[slot as usize] = None;
             self.free.push(slot);
         }
+    }
+
+    /// Lists who of these answers, by number.
+    pub(super) fn answering(&self, whom: Whom) -> Vec<(ConnectionId, &Arc<dyn Receiver>)> {
+        let (range, count_max) = match whom {
+            Whom::One(one) => (one..=one, 1),
+            Whom::From(first, count_max) => (first..=ConnectionId(u64::MAX), count_max),
+        };
+        let all = self.by_connection.range(range);
+        let receivers = all.filter_map(|(id, slot)| Some((*id, self.receiver_at(*slot)?)));
+        receivers.filter(|(_, receiver)| receiver.answers()).take(count_max).collect()
+    }
+
+    pub(super) fn receiver(&self, connection: ConnectionId) -> Option<&Arc<dyn Receiver>> {
+        self.receiver_at(*self.by_connection.get(&connection)?)
+    }
+
+    fn receiver_at(&self, slot: u32) -> Option<&Arc<dyn Receiver>> {
+        Some(&self.slots[slot as usize].as_ref()?.receiver)
     }
 
     pub(super) fn subscribe(

@@ -89,6 +89,7 @@ impl World {
             membership: 1,
             reads: Selection::Topics(named(filter)),
             group: QueueName::new(Bytes::from_static(b"g")).unwrap(),
+            own: None,
             filter: named(filter),
             position: Position::Resume,
             client_id: Bytes::from(id.to_string()),

@@ -21,6 +21,11 @@ impl Groups {
         let waiting = self.by_key.iter_mut().filter(|(_, consumers)| consumers.has_outcomes());
         let mut outcomes = Vec::new();
         for ((selection, group), consumers) in waiting {
+            if consumers.own.is_some() {
+                // It ends with its consumer, and what comes after it begins anew.
+                consumers.forget_outcomes();
+                continue;
+            }
             let (selection, group) = (*selection, group.clone());
             let entries = std::mem::take(&mut consumers.postponed);
             if !entries.is_empty() {

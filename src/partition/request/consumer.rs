@@ -17,6 +17,8 @@ pub struct Join {
     pub reads: Selection,
     /// Which group.
     pub group: QueueName,
+    /// Reads for itself under this name instead: see [`Consume`](crate::model::Consume).
+    pub own: Option<QueueName>,
     /// Which of its messages.
     pub filter: Filter,
     /// Where a new group of a queue begins.

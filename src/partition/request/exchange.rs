@@ -59,8 +59,12 @@ pub enum ExchangeAction {
 pub enum Target {
     /// Who subscribes to its topic, and the queues that are bound to it.
     Topic,
+    /// The same, and those of these queues that are there: exchanges that are bound to topics route to them.
+    TopicAnd(Arc<[QueueName]>),
     /// Only the queues that are bound to its topic: the message is stored elsewhere, or nowhere else.
     Bound,
+    /// The same, and those of these queues that are there.
+    BoundAnd(Arc<[QueueName]>),
     /// A queue, which is declared at its first use.
     Queue(QueueName),
     /// Those of these queues that are there. Answered with `Ok(false)` when nobody got it.

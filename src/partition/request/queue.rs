@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
-use super::Position;
+use super::{ConnectionId, Position};
 pub use crate::model::QueueAnswer as Counts;
-use crate::model::queue::QueueKind;
 use crate::model::{
-    Filter, Message, Millis, PartitionId, QueueName, QueueSettings, StoredMessage, Token,
+    ExchangeBinding, Filter, Message, Millis, PartitionId, QueueName, QueueSettings, Refusal,
+    StoredMessage, Token,
 };
 
 /// One request to the home partition of a queue. Answered by [`Event::Queue`](super::Event::Queue), when what it changed is committed.
@@ -69,15 +69,61 @@ pub enum QueueAction {
     },
 }
 
-/// Asks a partition which queues live there. Answered by [`Event::Queues`](super::Event::Queues).
+/// Asks a partition for what lives there, by name. Answered by [`Event::Listed`](super::Event::Listed).
 #[derive(Clone, Debug)]
-pub struct ListQueues {
+pub struct List {
     /// Echoed.
     pub token: Token,
-    /// Those whose names are above; an empty one is below all.
-    pub after: Bytes,
+    /// What.
+    pub what: ListOf,
     /// So many, at most.
     pub count_max: usize,
+}
+
+/// What is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListOf {
+    /// Queues.
+    Queues {
+        /// Those whose names are above; an empty one is below all.
+        after: Bytes,
+    },
+    /// What is bound, by the name of who gets it.
+    Bindings {
+        /// Of this name, and those above.
+        from: Bytes,
+        /// Without so many of the first name's.
+        skip: usize,
+    },
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// Queues, by name.
+    Queues(Vec<QueueSummary>),
+    /// Bindings, by the name of who gets it.
+    Bindings(Vec<BoundSummary>),
+}
+
+/// A binding in a list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BoundSummary {
+    /// Who gets what matches.
+    pub to: Bytes,
+    /// To what it is bound.
+    pub source: BoundSource,
+}
+
+/// What something is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BoundSource {
+    /// A queue, by its declaration, to topics.
+    Filter(Filter),
+    /// A queue, to an exchange.
+    Queue(ExchangeBinding),
+    /// An exchange, to another.
+    Exchange(ExchangeBinding),
 }
 
 /// A queue in a list.
@@ -85,8 +131,10 @@ pub struct ListQueues {
 pub struct QueueSummary {
     /// Its name.
     pub name: Bytes,
-    /// How it is read.
-    pub kind: QueueKind,
+    /// What it was declared to be.
+    pub settings: Arc<QueueSettings>,
+    /// The connection whose own it is.
+    pub owner: Option<ConnectionId>,
     /// Entries that are in it, and their bytes.
     pub messages: u64,
     /// Bytes of them.
@@ -95,28 +143,73 @@ pub struct QueueSummary {
     pub groups: usize,
     /// Members that are connected, of all groups.
     pub members: usize,
+    /// How the group of those is that name none.
+    pub default_group: DefaultGroup,
 }
 
-/// Names a letter on its way: an entry that one group gave up, or that leaves its queue.
+/// How the group [`GROUP_DEFAULT`](crate::model::consume::GROUP_DEFAULT) of a queue is; without it, nobody has read anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DefaultGroup {
+    /// Entries that wait for one of its members.
+    pub ready: u64,
+    /// Those that are out at them.
+    pub unacked: u64,
+}
+
+/// Names a letter on its way, and no other of its partition, ever.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LetterId {
     /// The queue's id.
     pub queue: u64,
-    /// The group; `None` where the entry leaves the queue for everybody.
-    pub group: Option<Bytes>,
-    /// Queue offset.
-    pub entry: Offset,
+    /// The partition offset of the queue's declaration: another one of its name has another.
+    pub declared: Offset,
+    /// What died there.
+    pub dead: Dead,
 }
 
-/// A message for a queue that lives elsewhere.
+/// What a letter is of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dead {
+    /// An entry that leaves its queue for everybody.
+    Entry(Offset),
+    /// An entry that one group gave up.
+    EntryOf(Bytes, Offset),
+    /// A publish that its queue had no room for, by a term and a number in it.
+    Refused(u64, u64),
+}
+
+/// A message for queues that live elsewhere, or may.
 #[derive(Clone, Debug)]
 pub struct Letter {
     /// Echoed when it is stored, or is not.
     pub id: LetterId,
-    /// Which queue.
-    pub target: QueueName,
+    /// For whom.
+    pub target: LetterTarget,
     /// What.
     pub message: Message,
+    /// Partitions that have it from an earlier time, when others refused it.
+    pub stored_at: Vec<PartitionId>,
+}
+
+/// For whom a letter is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LetterTarget {
+    /// This queue, which is declared at its first use.
+    Queue(QueueName),
+    /// Whoever this exchange routes it to, by the keys and headers that its message has; of queues in which it died those that it comes
+    /// round to by itself do not get it.
+    Exchange(Bytes),
+}
+
+/// What became of a letter.
+#[derive(Clone, Debug)]
+pub struct LetterArrived {
+    /// Which.
+    pub id: LetterId,
+    /// Why it is not stored wherever it is to be.
+    pub result: Result<(), Refusal>,
+    /// The partitions that have it.
+    pub stored_at: Vec<PartitionId>,
 }
 
 /// A retroactive queue that lives here, and where it goes on in the histories that it follows.
@@ -197,6 +290,10 @@ pub enum QueueAnswer {
 pub struct QueueStats {
     /// What it was declared to be.
     pub settings: Arc<QueueSettings>,
+    /// The connection whose own it is.
+    pub owner: Option<ConnectionId>,
+    /// How the group of those is that name none.
+    pub default_group: DefaultGroup,
     /// The oldest entry that is in it.
     pub head: Offset,
     /// The queue offset of the next entry.

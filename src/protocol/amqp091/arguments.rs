@@ -2,17 +2,20 @@
 //!
 //! Refusals have RabbitMQ's words, which clients look at.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::ReplyCode;
 use super::codec::method::QueueDeclare;
 use super::codec::{ShortString, Table, Value};
+use super::convert::lossy;
 use super::violation::Violation;
 use crate::model::queue::{
-    DELIVERIES_MAX, DeadLetterTarget, DeadLetters, Lifetime, Overflow, PRIORITY_MAX, QueueKind,
-    QueueLimits,
+    DELIVERIES_MAX, DeadLetterExchange, DeadLetterTarget, DeadLetters, Lifetime, Overflow,
+    PRIORITY_MAX, QueueKind, QueueLimits,
 };
-use crate::model::{QueueName, QueueSettings};
+use crate::model::{QueueSettings, VirtualHost};
 
 const DAY_MS: u64 = 24 * 3_600_000;
 /// The highest `x-max-priority` that RabbitMQ takes; what is above ours counts as ours.
@@ -22,12 +25,12 @@ const PRIORITY_ARGUMENT_MAX: u64 = 255;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Named<'a> {
     pub(super) queue: &'a str,
-    pub(super) vhost: &'a str,
+    pub(super) host: &'a VirtualHost,
 }
 
 impl std::fmt::Display for Named<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "queue '{}' in vhost '{}'", self.queue, self.vhost)
+        write!(formatter, "queue '{}' in vhost '{}'", self.queue, self.host)
     }
 }
 
@@ -38,6 +41,17 @@ enum Type {
     /// A classic one whose messages are not delivered for ever: every durable queue is replicated here.
     Quorum,
     Stream,
+}
+
+impl Type {
+    /// As RabbitMQ's texts name it.
+    fn name(self) -> &'static str {
+        match self {
+            Type::Classic => "rabbit_classic_queue",
+            Type::Quorum => "rabbit_quorum_queue",
+            Type::Stream => "rabbit_stream_queue",
+        }
+    }
 }
 
 /// Reads a declaration.
@@ -53,13 +67,16 @@ pub(super) fn settings(
         Some(_) => return Err(arguments.invalid("x-queue-type", "invalid_queue_type")),
     };
     if kind != Type::Classic {
-        check_lasting(declare, named)?;
+        check_lasting(declare, kind, named)?;
+    }
+    if kind == Type::Stream {
+        check_stream(declare, named)?;
     }
     let overflow = arguments.overflow()?;
     let settings = QueueSettings {
         kind: if kind == Type::Stream { QueueKind::Stream } else { QueueKind::Classic },
         deliveries_max: arguments.deliveries_max(kind)?,
-        dead_letters: arguments.dead_letters(overflow == Some("reject-publish-dlx"))?,
+        dead_letters: arguments.dead_letters()?,
         // What is to live no time at all still has to be stored and delivered.
         ttl_ms: arguments.count("x-message-ttl")?.map(|ttl_ms| ttl_ms.max(1)),
         limits: QueueLimits {
@@ -68,7 +85,8 @@ pub(super) fn settings(
             age_max_ms: arguments.age_ms()?,
             overflow: match overflow {
                 None | Some("drop-head") => Overflow::DropHead,
-                Some(_) => Overflow::RejectPublish,
+                Some("reject-publish") => Overflow::RejectPublish,
+                Some(_) => Overflow::RejectPublishDlx,
             },
         },
         single_active: arguments.flag("x-single-active-consumer")?,
@@ -88,12 +106,43 @@ pub(super) fn settings(
     })
 }
 
-/// Quorum queues and streams outlive everything.
-fn check_lasting(declare: &QueueDeclare, named: Named<'_>) -> Result<(), Violation> {
+/// Arguments that other queues know and streams do not.
+const NOT_OF_STREAMS: [&str; 11] = [
+    "x-expires",
+    "x-message-ttl",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-max-length",
+    "x-max-priority",
+    "x-overflow",
+    "x-queue-mode",
+    "x-single-active-consumer",
+    "x-delivery-limit",
+];
+
+/// A stream is read in order, by everybody: it has no rules for single messages.
+fn check_stream(declare: &QueueDeclare, named: Named<'_>) -> Result<(), Violation> {
+    match NOT_OF_STREAMS.iter().find(|name| declare.arguments.get(name).is_some()) {
+        None => Ok(()),
+        Some(name) => {
+            let text =
+                format!("invalid arg '{name}' for {named} of queue type {}", Type::Stream.name());
+            Err(Violation::new(ReplyCode::PreconditionFailed, text))
+        }
+    }
+}
+
+/// Quorum queues and streams outlive everything, and whoever declared them: they have names.
+fn check_lasting(declare: &QueueDeclare, kind: Type, named: Named<'_>) -> Result<(), Violation> {
+    if declare.queue.is_empty() {
+        let text = format!("Cannot declare a server-named queue for type {}", kind.name());
+        return Err(Violation::new(ReplyCode::PreconditionFailed, text));
+    }
     let properties = [
-        ("non-durable", !declare.durable),
         ("auto-delete", declare.auto_delete),
         ("exclusive-owner", declare.exclusive),
+        ("non-durable", !declare.durable),
     ];
     match properties.into_iter().find(|(_, is_set)| *is_set) {
         None => Ok(()),
@@ -125,6 +174,14 @@ impl Arguments<'_> {
         match self.table.get(name) {
             None => Ok(None),
             Some(Value::LongString(text)) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+            Some(value) => Err(self.unacceptable(name, &value)),
+        }
+    }
+
+    fn bytes(&self, name: &str) -> Result<Option<Bytes>, Violation> {
+        match self.table.get(name) {
+            None => Ok(None),
+            Some(Value::LongString(bytes)) => Ok(Some(bytes)),
             Some(value) => Err(self.unacceptable(name, &value)),
         }
     }
@@ -198,32 +255,28 @@ impl Arguments<'_> {
         })
     }
 
-    fn dead_letters(&self, with_refused: bool) -> Result<DeadLetters, Violation> {
-        let exchange = self.text("x-dead-letter-exchange")?;
-        let key = self.text("x-dead-letter-routing-key")?;
-        let target = match (exchange.as_deref(), key) {
+    fn dead_letters(&self) -> Result<DeadLetters, Violation> {
+        const EXCHANGE: &str = "x-dead-letter-exchange";
+        const KEY: &str = "x-dead-letter-routing-key";
+        let exchange = self.bytes(EXCHANGE)?;
+        let routing_key = self.bytes(KEY)?;
+        let target = match (exchange, routing_key) {
             (None, None) => DeadLetterTarget::Nowhere,
-            (None, Some(_)) => {
-                let reason = "routing_key_but_no_dlx_defined";
-                return Err(self.invalid("x-dead-letter-routing-key", reason));
-            }
-            (Some(""), Some(key)) => match QueueName::from_text(Bytes::from(key)) {
-                Ok(queue) => DeadLetterTarget::Queue(queue),
-                Err(error) => return Err(self.invalid("x-dead-letter-routing-key", error)),
-            },
-            (Some(""), None) => {
-                let reason = "dead letters would come back: x-dead-letter-routing-key is to name another queue";
-                return Err(self.invalid("x-dead-letter-exchange", reason));
-            }
-            (Some(_), _) => {
-                let reason = "only the default exchange ('') takes dead letters";
-                return Err(self.invalid("x-dead-letter-exchange", reason));
+            (None, Some(_)) => return Err(self.invalid(KEY, "routing_key_but_no_dlx_defined")),
+            (Some(exchange), routing_key) => {
+                // Whether there is one is seen when a message dies.
+                let exchange = self.named.host.exchange(&exchange);
+                let exchange = exchange.map_err(|error| self.invalid(EXCHANGE, error))?;
+                let length = routing_key.as_ref().map_or(0, Bytes::len);
+                if length > usize::from(u8::MAX) {
+                    let reason = format_args!("a routing key has 255 bytes at most, not {length}");
+                    return Err(self.invalid(KEY, reason));
+                }
+                DeadLetterTarget::Exchange(DeadLetterExchange { exchange, routing_key })
             }
         };
-        // What was refused was never in the queue: its publisher is told, and nothing dies.
-        let with_overflow = !with_refused && target != DeadLetterTarget::Nowhere;
-        let with_expired = target != DeadLetterTarget::Nowhere;
-        Ok(DeadLetters { target, with_expired, with_overflow })
+        let has_letters = target != DeadLetterTarget::Nowhere;
+        Ok(DeadLetters { target, with_expired: has_letters, with_overflow: has_letters })
     }
 }
 
@@ -257,7 +310,7 @@ pub(super) fn integer(value: &Value) -> Option<i64> {
 }
 
 /// A type's name in RabbitMQ's texts.
-fn type_name(value: &Value) -> &'static str {
+pub(super) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Boolean(_) => "bool",
         Value::I8(_) => "byte",
@@ -332,8 +385,16 @@ pub(super) fn locked(named: Named<'_>) -> Violation {
     Violation::new(ReplyCode::ResourceLocked, text)
 }
 
+/// The name of an exchange in its host.
+fn name_of(level: &[u8]) -> Cow<'static, str> {
+    let (_, name) = VirtualHost::of_level(level);
+    Cow::Owned(lossy(&name).into_owned())
+}
+
 /// The arguments that a queue could have been declared with: the value and its type.
-fn arguments_of(settings: &QueueSettings) -> [(&'static str, Option<(String, &'static str)>); 12] {
+pub(super) fn arguments_of(
+    settings: &QueueSettings,
+) -> [(&'static str, Option<(String, &'static str)>); 12] {
     let number = |value: Option<u64>| {
         value.map(|value| {
             let kind = if value <= i32::MAX as u64 { "signedint" } else { "long" };
@@ -341,14 +402,18 @@ fn arguments_of(settings: &QueueSettings) -> [(&'static str, Option<(String, &'s
         })
     };
     let text = |value: Option<&str>| value.map(|value| (value.to_owned(), "longstr"));
-    let dead_letters = match &settings.dead_letters.target {
-        DeadLetterTarget::Queue(queue) => Some(queue.as_str()),
-        DeadLetterTarget::Own | DeadLetterTarget::Nowhere => None,
+    let (exchange, routing_key) = match &settings.dead_letters.target {
+        DeadLetterTarget::Exchange(DeadLetterExchange { exchange, routing_key }) => {
+            (Some(name_of(exchange)), routing_key.as_ref().map(|key| lossy(key)))
+        }
+        DeadLetterTarget::Queue(queue) => (Some("".into()), Some(queue.name())),
+        DeadLetterTarget::Own | DeadLetterTarget::Nowhere => (None, None),
     };
     let limits = &settings.limits;
     let overflow = match limits.overflow {
         Overflow::DropHead => None,
         Overflow::RejectPublish => Some("reject-publish"),
+        Overflow::RejectPublishDlx => Some("reject-publish-dlx"),
     };
     let (kind, limit) = match settings.kind {
         QueueKind::Stream => (Some("stream"), None),
@@ -364,8 +429,8 @@ fn arguments_of(settings: &QueueSettings) -> [(&'static str, Option<(String, &'s
     [
         ("x-expires", number(settings.expires_ms)),
         ("x-message-ttl", number(settings.ttl_ms)),
-        ("x-dead-letter-exchange", text(dead_letters.map(|_| ""))),
-        ("x-dead-letter-routing-key", text(dead_letters)),
+        ("x-dead-letter-exchange", text(exchange.as_deref())),
+        ("x-dead-letter-routing-key", text(routing_key.as_deref())),
         ("x-max-length", number(limits.messages_max)),
         ("x-max-length-bytes", number(limits.bytes_max)),
         ("x-max-priority", number(priority_max)),
@@ -417,12 +482,16 @@ pub(super) fn generated_name(prefix: &str, session_id: &[u8], number: u64) -> Sh
 mod tests {
     use super::*;
 
-    const NAMED: Named<'_> = Named { queue: "q", vhost: "/" };
+    fn named() -> Named<'static> {
+        static HOST: VirtualHost = VirtualHost::DEFAULT;
+        Named { queue: "q", host: &HOST }
+    }
 
     fn declared(arguments: &[(&str, Value)]) -> Result<QueueSettings, String> {
         let arguments = arguments.iter().cloned().collect();
-        let declare = QueueDeclare { durable: true, arguments, ..QueueDeclare::default() };
-        settings(&declare, NAMED).map_err(|violation| violation.reply_text())
+        let queue = ShortString::from_static("q");
+        let declare = QueueDeclare { queue, durable: true, arguments, ..QueueDeclare::default() };
+        settings(&declare, named()).map_err(|violation| violation.reply_text())
     }
 
     fn refused(name: &str, value: Value) -> String {
@@ -447,7 +516,8 @@ mod tests {
         ])
         .unwrap();
 
-        let dead = QueueName::new(Bytes::from("dead")).unwrap();
+        let to =
+            DeadLetterExchange { exchange: Bytes::new(), routing_key: Some(Bytes::from("dead")) };
         let expected = QueueSettings {
             ttl_ms: Some(60_000),
             expires_ms: Some(1_000),
@@ -458,7 +528,7 @@ mod tests {
                 overflow: Overflow::RejectPublish,
             },
             dead_letters: DeadLetters {
-                target: DeadLetterTarget::Queue(dead),
+                target: DeadLetterTarget::Exchange(to),
                 with_expired: true,
                 with_overflow: true,
             },
@@ -497,13 +567,18 @@ mod tests {
                 auto_delete: exclusive,
                 ..QueueDeclare::default()
             };
-            let settings = settings(&declare, NAMED).unwrap();
+            let settings = settings(&declare, named()).unwrap();
             assert_eq!((settings.lifetime, settings.auto_delete), (lifetime, exclusive));
         }
         let quorum: Table = [("x-queue-type", "quorum".into())].into_iter().collect();
-        let declare = QueueDeclare { arguments: quorum, ..QueueDeclare::default() };
+        let nameless = QueueDeclare { arguments: quorum, ..QueueDeclare::default() };
         assert_eq!(
-            settings(&declare, NAMED).unwrap_err().reply_text(),
+            settings(&nameless, named()).unwrap_err().reply_text(),
+            "PRECONDITION_FAILED - Cannot declare a server-named queue for type rabbit_quorum_queue"
+        );
+        let declare = QueueDeclare { queue: ShortString::from_static("q"), ..nameless };
+        assert_eq!(
+            settings(&declare, named()).unwrap_err().reply_text(),
             "PRECONDITION_FAILED - invalid property 'non-durable' for queue 'q' in vhost '/'"
         );
     }
@@ -533,14 +608,14 @@ mod tests {
         let stream = [("x-queue-type", "stream".into()), ("x-max-priority", Value::I32(3))];
         assert_eq!(
             declared(&stream).unwrap_err(),
-            "PRECONDITION_FAILED - invalid arguments for queue 'q' in vhost '/': priority_max means nothing to queues of type stream"
+            "PRECONDITION_FAILED - invalid arg 'x-max-priority' for queue 'q' in vhost '/' of queue type rabbit_stream_queue"
         );
     }
 
     #[test]
     fn what_differs_is_named_as_rabbitmq_names_it() {
         let differs = |asked: QueueSettings, current: QueueSettings| {
-            inequivalent(&asked, &current, NAMED, "in other ways").reply_text()
+            inequivalent(&asked, &current, named(), "in other ways").reply_text()
         };
         let plain = declared(&[]).unwrap();
         let transient = QueueSettings { lifetime: Lifetime::Transient, ..plain.clone() };
@@ -561,6 +636,28 @@ mod tests {
             differs(declared(&[("x-queue-type", "quorum".into())]).unwrap(), plain.clone()),
             "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'q' in vhost '/': received the value 'quorum' of type 'longstr' but current is none"
         );
+        let dlx = |exchange: &'static str, key: Option<&'static str>| {
+            let exchange = [("x-dead-letter-exchange", exchange.into())];
+            let key = key.map(|key| ("x-dead-letter-routing-key", key.into()));
+            declared(&exchange.into_iter().chain(key).collect::<Vec<_>>()).unwrap()
+        };
+        assert_eq!(
+            differs(dlx("one", None), dlx("two", None)),
+            "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-exchange' for queue 'q' in vhost '/': received 'one' but current is 'two'"
+        );
+        assert_eq!(
+            differs(plain.clone(), dlx("", None)),
+            "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-exchange' for queue 'q' in vhost '/': received none but current is the value '' of type 'longstr'"
+        );
+        assert_eq!(
+            differs(dlx("one", Some("k")), dlx("one", None)),
+            "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-routing-key' for queue 'q' in vhost '/': received the value 'k' of type 'longstr' but current is none"
+        );
+        let rejects = declared(&[("x-overflow", "reject-publish-dlx".into())]).unwrap();
+        assert_eq!(
+            differs(plain.clone(), rejects),
+            "PRECONDITION_FAILED - inequivalent arg 'x-overflow' for queue 'q' in vhost '/': received none but current is the value 'reject-publish-dlx' of type 'longstr'"
+        );
         let owned = QueueSettings { lifetime: Lifetime::Owned, ..plain.clone() };
         assert!(differs(plain.clone(), owned).starts_with(
             "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost '/'."
@@ -573,7 +670,7 @@ mod tests {
     fn a_streams_offset_is_a_position() {
         let position = |value: Value| {
             let table: Table = [("x-stream-offset", value)].into_iter().collect();
-            position(Arguments { table: &table, named: NAMED })
+            position(Arguments { table: &table, named: named() })
         };
         let cases = [
             ("first".into(), "earliest"),

@@ -1,6 +1,6 @@
 //! Channels: opened, closed, and what comes on them put together (AMQP 0.9.1 §1.5).
 //!
-//! What a command means is asked in one place, [`AmqpConnection::on_command`]. What is not served yet is refused as not implemented.
+//! What a command means is asked in one place, [`AmqpConnection::on_command`]. What only servers say is refused.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,6 +13,7 @@ use super::codec::{Frame, FrameKind, Method, ShortString};
 use super::connection::AmqpConnection;
 use super::publish::Publishes;
 use super::settle::Ledger;
+use super::transaction::Gathered;
 use super::violation::Violation;
 use crate::model::Delivery;
 
@@ -37,13 +38,22 @@ pub(super) struct Channel {
     pub(super) out: u32,
     pub(super) last_tag: u64,
     pub(super) ledger: Ledger,
+    /// What waits for its commit, where it works in transactions.
+    pub(super) transaction: Option<Box<Gathered>>,
     /// Delivered beyond the limit: its consumers share it, and any of them may be the one that something comes for.
     pub(super) held: VecDeque<Delivery>,
+    /// Who consumes its replies, and the name of the queue behind that.
+    pub(super) replies: Option<(u32, ShortString)>,
     /// We have closed it; nothing counts but the answer.
     is_closing: bool,
 }
 
 impl Channel {
+    /// Returns true once we have closed it.
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
     /// Returns true when its limit allows another delivery.
     pub(super) fn has_room(&self) -> bool {
         self.limit == 0 || self.out < u32::from(self.limit)
@@ -140,9 +150,7 @@ impl AmqpConnection {
     fn on_command(&mut self, channel: u16, command: Command) -> Result<(), Violation> {
         match command.method {
             Method::ChannelClose(_) => {
-                self.end_channel(channel);
-                self.channels.remove(&channel);
-                self.send(channel, ChannelCloseOk::default());
+                self.ask_to_close(channel);
                 Ok(())
             }
             Method::ChannelOpen(_) => {
@@ -160,10 +168,10 @@ impl AmqpConnection {
                 let content = command.content.expect("a publish is whole with its content");
                 self.on_publish(channel, publish, content)
             }
-            Method::ConfirmSelect(select) => {
-                self.on_confirm_select(channel, select.no_wait);
-                Ok(())
-            }
+            Method::ConfirmSelect(select) => self.on_confirm_select(channel, select.no_wait),
+            Method::TxSelect(_) => self.on_tx_select(channel),
+            Method::TxCommit(_) => self.on_tx_commit(channel),
+            Method::TxRollback(_) => self.on_tx_rollback(channel),
             Method::AccessRequest(_) => {
                 self.send(channel, AccessRequestOk { ticket: 1 });
                 Ok(())
@@ -197,13 +205,9 @@ impl AmqpConnection {
             Method::BasicReject(reject) => self.on_reject(channel, &reject),
             Method::BasicRecover(recover) => self.on_recover(channel, recover.requeue, true),
             Method::BasicRecoverAsync(recover) => self.on_recover(channel, recover.requeue, false),
-            method if is_for_clients(&method) => {
+            method => {
                 let text = format!("{} is not a method for a server", method.name());
                 Err(Violation::new(ReplyCode::CommandInvalid, text))
-            }
-            method => {
-                let text = format!("{} is not served", method.name());
-                Err(Violation::new(ReplyCode::NotImplemented, text))
             }
         }
     }
@@ -212,17 +216,26 @@ impl AmqpConnection {
     fn end_channel(&mut self, channel: u16) {
         self.say_all_settled();
         self.forget_publishes(channel);
+        self.forget_transaction(channel);
         self.leave_consumers(channel);
     }
 
-    /// Many channels may each have begun a large message: together they are bounded.
-    fn check_unfinished(&self) -> Result<(), Violation> {
-        let (bytes, bytes_max) = (self.unfinished_bytes, self.settings.unfinished_bytes_max);
+    /// Closes a channel as its client wants.
+    pub(super) fn close_channel(&mut self, channel: u16) {
+        self.end_channel(channel);
+        self.channels.remove(&channel);
+        self.send(channel, ChannelCloseOk::default());
+    }
+
+    /// Many channels may each have begun a large message, or have a transaction: together they are bounded.
+    pub(super) fn check_unfinished(&self) -> Result<(), Violation> {
+        let bytes = self.unfinished_bytes + self.gathered_bytes;
+        let bytes_max = self.settings.unfinished_bytes_max;
         if bytes <= bytes_max {
             return Ok(());
         }
         let text = format!(
-            "messages that were begun have {bytes} bytes, more than {bytes_max}: finish some first"
+            "messages that were begun, or wait for tx.commit, have {bytes} bytes, more than {bytes_max}: finish some first"
         );
         Err(Violation::new(ReplyCode::ResourceError, text))
     }
@@ -232,6 +245,7 @@ impl AmqpConnection {
         if violation.code.closes_connection() {
             return self.fail(method, violation);
         }
+        let is_closed_too = self.is_asked_to_close(number);
         self.end_channel(number);
         self.channels.insert(number, Channel { is_closing: true, ..Channel::default() });
         self.send(
@@ -243,14 +257,8 @@ impl AmqpConnection {
                 method_id: method.1,
             },
         );
+        if is_closed_too {
+            self.send(number, ChannelCloseOk::default());
+        }
     }
-}
-
-/// Returns true for what only servers send, and for methods of a connection, which belong on channel 0.
-fn is_for_clients(method: &Method) -> bool {
-    let (class, _) = method.id();
-    let is_answer = method.name().ends_with("-ok") || method.name() == "basic.get-empty";
-    let is_taken = matches!(method, Method::ChannelFlowOk(_) | Method::ChannelCloseOk(_));
-    let is_sent = matches!(method, Method::BasicReturn(_) | Method::BasicDeliver(_));
-    class == 10 || is_sent || (is_answer && !is_taken)
 }

@@ -1,8 +1,9 @@
 //! A broker's side of one AMQP 0.9.1 connection: frames and effects in, commands and frames out. Sans-IO; time is an argument.
 //!
 //! ```text
-//! AwaitingHeader ──▶ Starting ──start-ok──▶ Opening ──Opened──▶ Tuning ──tune-ok──▶ AwaitingOpen ──open──▶ Open
+//! AwaitingHeader ──▶ Starting ──start-ok──▶ Opening ──Opened──▶ Tuning ──tune-ok──▶ AwaitingOpen ──open──▶ Entering ──Entered──▶ Open
 //!                                any of them ──close of ours──▶ Closing ──close-ok──▶ Closed
+//!                       any of them ──close of the client's──▶ Leaving ──released──▶ Closed
 //! ```
 //!
 //! Here are the states, the timers and the end; `handshake` is the way to `Open`, `channels` what comes after. Nobody is trusted with
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::ReplyCode;
+use super::blocked::Publishing;
 use super::channels::Channel;
 use super::codec::frame;
 use super::codec::method::{ConnectionClose, ConnectionCloseOk, peek_id};
@@ -24,7 +26,9 @@ use super::requests::Request;
 use super::settings::Settings;
 use super::violation::{self, Violation};
 use crate::model::command::Close;
-use crate::model::{Command, Effect, Millis, PeerInfo, Refusal};
+use crate::model::{
+    Command, ConnectionDescription, Effect, Millis, PeerInfo, Refusal, VirtualHost,
+};
 use crate::protocol::{Connection, Counters};
 
 /// Where a connection stands.
@@ -40,8 +44,12 @@ pub(super) enum State {
     Tuning,
     /// `connection.open` is due.
     AwaitingOpen,
+    /// `Enter` is with the broker; input waits.
+    Entering,
     /// Everything goes.
     Open,
+    /// The client has closed; it hears so when what it had is released, or at that time.
+    Leaving(Millis),
     /// We have closed; nothing counts but the answer, which is due at that time.
     Closing(Millis),
     /// The socket closes after what is written.
@@ -70,6 +78,12 @@ pub(super) struct Client {
     pub(super) hears_of_refusal: bool,
     /// It wants to be told when a consumer's queue is gone.
     pub(super) hears_of_cancel: bool,
+    /// It wants to be told when it is not read because it publishes.
+    pub(super) hears_of_blocked: bool,
+    /// It has a new secret, which is being checked.
+    pub(super) is_renewing: bool,
+    /// What it said of itself, as far as it is kept.
+    pub(super) properties: Box<[(&'static str, String)]>,
 }
 
 /// When things happened.
@@ -96,18 +110,23 @@ pub struct AmqpConnection {
     pub(super) session_id: Bytes,
     pub(super) state: State,
     pub(super) client: Client,
+    /// Where its names are.
+    pub(super) host: VirtualHost,
     pub(super) tuned: Tuned,
     pub(super) channels: BTreeMap<u16, Channel>,
     /// Channels that began something with the input that is being taken.
     pub(super) begun: Vec<u16>,
     /// Channels that are owed confirms.
     pub(super) unsaid: Vec<u16>,
+    pub(super) publishing: Publishing,
     /// Counts publishes, of all channels.
     pub(super) last_publish: u64,
     /// Publishes that the broker has yet to answer, of all channels.
     pub(super) awaiting_count: usize,
     /// Bytes of bodies that were begun and are not whole, of all channels.
     pub(super) unfinished_bytes: usize,
+    /// Bytes of publishes that wait for their commit, of all channels.
+    pub(super) gathered_bytes: usize,
     /// What input waits for.
     pub(super) request: Option<Request>,
     pub(super) last_request: u64,
@@ -146,13 +165,16 @@ impl AmqpConnection {
             session_id,
             state: State::AwaitingHeader,
             client: Client::default(),
+            host: VirtualHost::default(),
             tuned: Tuned { frame_bytes_max, channels_max: 0, heartbeat_ms: 0 },
             channels: BTreeMap::new(),
             begun: Vec::new(),
             unsaid: Vec::new(),
+            publishing: Publishing::default(),
             last_publish: 0,
             awaiting_count: 0,
             unfinished_bytes: 0,
+            gathered_bytes: 0,
             request: None,
             last_request: 0,
             consumers: BTreeMap::new(),
@@ -203,9 +225,14 @@ impl AmqpConnection {
     }
 
     fn on_frame(&mut self, frame: Frame) -> Result<(), Violation> {
-        if let State::Closing(_) = self.state {
-            self.on_frame_while_closing(frame);
-            return Ok(());
+        match self.state {
+            State::Closing(_) => {
+                self.on_frame_while_closing(frame);
+                return Ok(());
+            }
+            // It said that it would send nothing more.
+            State::Leaving(_) => return Ok(()),
+            _ => {}
         }
         match (frame.channel, frame.kind) {
             (0, FrameKind::Heartbeat) => Ok(()),
@@ -250,14 +277,15 @@ impl AmqpConnection {
             (State::AwaitingOpen, Method::ConnectionOpen(open)) => self.on_open(&open),
             (_, Method::ConnectionClose(_)) => {
                 self.say_all_settled();
-                self.send(0, ConnectionCloseOk::default());
-                self.close();
+                self.leave();
+                let end = self.clock.now.plus(self.settings.close_timeout_ms);
+                self.state = State::Leaving(end);
                 Ok(())
             }
-            (State::Open, Method::ConnectionUpdateSecret(_)) => Err(Violation::new(
-                ReplyCode::NotImplemented,
-                "credentials do not expire here: there is no secret to update",
-            )),
+            (State::Open, Method::ConnectionUpdateSecret(update)) => {
+                self.on_update_secret(&update.new_secret);
+                Ok(())
+            }
             (_, method) if method.id().0 != 10 => Err(Violation::new(
                 ReplyCode::ChannelError,
                 format!("{} needs a channel of its own, and came on channel 0", method.name()),
@@ -272,11 +300,11 @@ impl AmqpConnection {
     /// Ends the connection over a violation, with a word of why to whoever was admitted.
     pub(super) fn fail(&mut self, method: (u16, u16), violation: Violation) {
         match self.state {
-            State::Tuning | State::AwaitingOpen | State::Open => {
+            State::Tuning | State::AwaitingOpen | State::Entering | State::Open => {
                 self.close_with(method, &violation);
             }
             State::AwaitingHeader | State::Starting | State::Opening => self.close(),
-            State::Closing(_) | State::Closed => {}
+            State::Leaving(_) | State::Closing(_) | State::Closed => {}
         }
     }
 
@@ -304,8 +332,13 @@ impl AmqpConnection {
 
     /// The broker hears `Close` once if it ever heard `Open`.
     fn leave(&mut self) {
-        let has_opened = [State::Opening, State::Tuning, State::AwaitingOpen, State::Open];
-        if has_opened.contains(&self.state) {
+        let has_opened = match self.state {
+            State::Opening | State::Tuning | State::AwaitingOpen => true,
+            State::Entering | State::Open => true,
+            State::AwaitingHeader | State::Starting => false,
+            State::Leaving(_) | State::Closing(_) | State::Closed => false,
+        };
+        if has_opened {
             for channel in self.channels.keys().copied().collect::<Vec<_>>() {
                 self.leave_consumers(channel);
             }
@@ -315,24 +348,33 @@ impl AmqpConnection {
         self.consumers.clear();
         self.request = None;
         self.outbox.forget_all();
+        self.forget_withheld();
         self.unfinished_bytes = 0;
+        self.gathered_bytes = 0;
         self.awaiting_count = 0;
     }
 
     fn on_expelled(&mut self, refusal: &Refusal) {
+        if self.client.is_renewing {
+            let text = "New secret was refused by one of the backends";
+            return self.fail((10, 70), Violation::new(ReplyCode::NotAllowed, text));
+        }
         let violation = Violation::new(violation::of_connection(refusal), refusal.to_string());
         self.fail((0, 0), violation);
     }
 
     /// True while the broker must answer before more input is taken.
     fn is_broker_behind(&self) -> bool {
-        self.awaiting_count >= self.settings.publishes_awaiting_max || self.request.is_some()
+        self.awaiting_count >= self.settings.publishes_awaiting_max
+            || self.request.is_some()
+            || self.client.is_renewing
     }
 
     fn is_handshaking(&self) -> bool {
         match self.state {
             State::AwaitingHeader | State::Starting | State::Tuning | State::AwaitingOpen => true,
-            State::Opening | State::Open | State::Closing(_) | State::Closed => false,
+            State::Opening | State::Entering | State::Open => false,
+            State::Leaving(_) | State::Closing(_) | State::Closed => false,
         }
     }
 
@@ -354,14 +396,14 @@ impl AmqpConnection {
 }
 
 impl State {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             State::AwaitingHeader | State::Starting => "starting",
             State::Opening => "securing",
             State::Tuning => "tuning",
-            State::AwaitingOpen => "opening",
+            State::AwaitingOpen | State::Entering => "opening",
             State::Open => "running",
-            State::Closing(_) => "closing",
+            State::Leaving(_) | State::Closing(_) => "closing",
             State::Closed => "closed",
         }
     }
@@ -386,11 +428,14 @@ impl Connection for AmqpConnection {
 
     fn handle_effect(&mut self, now: Millis, effect: Effect) {
         self.clock.now = now;
-        if matches!(self.state, State::Closing(_) | State::Closed) {
+        if matches!(self.state, State::Leaving(_) | State::Closing(_) | State::Closed) {
             return;
         }
         match effect {
             Effect::Opened(_) => self.on_admitted(),
+            Effect::Authenticated { .. } => self.on_renewed(),
+            Effect::Entered(result) => self.on_entered(result),
+            Effect::Publishing(result) => self.on_publishing(result),
             Effect::OpenRefused(refusal) => self.on_refused(&refusal),
             Effect::Expelled(refusal) => self.on_expelled(&refusal),
             Effect::TakenOver => {
@@ -409,9 +454,9 @@ impl Connection for AmqpConnection {
             Effect::Stopped { token } => self.on_stopped(token),
             Effect::ConsumerEnded { consumer } => self.on_consumer_ended(consumer),
             Effect::Got { token, result } => self.on_got(token, result),
+            Effect::Committed { token, result } => self.on_committed(token, result),
             // Answers to what it never asks, and rights, which are checked where messages are.
             Effect::Challenge { .. }
-            | Effect::Authenticated { .. }
             | Effect::RightsChanged(_)
             | Effect::Released { .. }
             | Effect::ReplayEnds { .. }
@@ -425,11 +470,11 @@ impl Connection for AmqpConnection {
     fn handle_timeout(&mut self, now: Millis) {
         self.clock.now = now;
         let is_over = |end: Option<Millis>| end.is_some_and(|end| end <= now);
-        if let State::Closing(end) = self.state {
-            if is_over(Some(end)) {
-                self.close();
-            }
-            return;
+        match self.state {
+            State::Closing(end) if is_over(Some(end)) => return self.close(),
+            State::Leaving(end) if is_over(Some(end)) => return self.handle_released(now),
+            State::Leaving(_) | State::Closing(_) => return,
+            _ => {}
         }
         if self.is_handshaking()
             && is_over(Some(self.clock.started.plus(self.settings.handshake_timeout_ms)))
@@ -441,7 +486,7 @@ impl Connection for AmqpConnection {
             return;
         }
         if is_over(self.silence_end()) {
-            if !self.is_broker_behind() {
+            if !self.is_broker_behind() && !self.is_blocked() {
                 // Whoever is gone is not told.
                 return self.close();
             }
@@ -504,7 +549,7 @@ impl Connection for AmqpConnection {
         match self.state {
             // The driver is to come back for the input it left, now that there is room.
             _ if self.has_left_input && self.wants_input() => Some(self.clock.now),
-            State::Closing(end) => Some(end),
+            State::Leaving(end) | State::Closing(end) => Some(end),
             _ => {
                 let consumers = self.consumer_timeout().map(|(due, _)| due);
                 handshake_end.into_iter().chain(heartbeats).chain(consumers).min()
@@ -516,14 +561,36 @@ impl Connection for AmqpConnection {
         self.state == State::Closed
     }
 
+    fn awaits_release(&self) -> bool {
+        matches!(self.state, State::Leaving(_))
+    }
+
+    /// Exclusive queues are gone with their connection when its client hears of its end (§2.2.4): who connects again declares them anew.
+    fn handle_released(&mut self, now: Millis) {
+        self.clock.now = now;
+        if self.awaits_release() {
+            self.send(0, ConnectionCloseOk::default());
+            self.close();
+        }
+    }
+
     fn counters(&self) -> &Counters {
         &self.counters
     }
 
+    fn describe(&self, with_channels: bool) -> ConnectionDescription {
+        self.description(self.clock.started, with_channels)
+    }
+
     fn wants_input(&self) -> bool {
-        self.state != State::Opening
+        !matches!(self.state, State::Opening | State::Entering)
             && self.outbox.answer_bytes() + self.answers.len() < self.settings.answer_bytes_max
             && !self.is_broker_behind()
+            && !self.is_blocked()
+    }
+
+    fn hears_of_publishing(&self) -> bool {
+        true
     }
 
     fn input_bytes_max(&self) -> usize {

@@ -15,11 +15,13 @@ use super::codec::{ShortString, content};
 use super::connection::AmqpConnection;
 use super::convert::lossy;
 use super::envelope::{self, Envelope};
+use super::replies::is_replies;
 use super::requests::About;
 use super::violation::Violation;
 use crate::model::consume::CONSUMERS_END;
 use crate::model::{
-    Command, Consume, Credit, DeliverySource, Got, Outcome, QueueName, Refusal, Token,
+    Command, Consume, Credit, DeliverySource, Got, Outcome, QueueName, QueueRefusal, Refusal,
+    Token, VirtualHost,
 };
 
 /// The group that consumers read with, unless they say another.
@@ -50,6 +52,19 @@ impl Consumer {
         self.granted.is_some()
     }
 
+    /// Why it cannot read a stream: what RabbitMQ looks at first is said first.
+    fn unfit_for_stream(&self, named: Named<'_>) -> Violation {
+        if self.prefetch == 0 {
+            let text = format!("consumer prefetch count is not set for stream {named}");
+            return Violation::new(ReplyCode::PreconditionFailed, text);
+        }
+        let text = match self.no_ack {
+            true => format!("automatic acknowledgement not supported by stream {named}"),
+            false => format!("{named} does not support global qos"),
+        };
+        Violation::new(ReplyCode::NotImplemented, text)
+    }
+
     /// One of those that it was granted has come.
     pub(super) fn note_arrival(&mut self) {
         self.granted = self.granted.map(|granted| granted.saturating_sub(1));
@@ -71,6 +86,9 @@ impl AmqpConnection {
         channel: u16,
         consume: &BasicConsume,
     ) -> Result<(), Violation> {
+        if is_replies(&consume.queue) {
+            return self.on_consume_replies(channel, consume);
+        }
         let queue = self.queue_of(channel, &consume.queue)?;
         let tag = match consume.consumer_tag.is_empty() {
             true => self.generate_name("amq.ctag-"),
@@ -81,7 +99,7 @@ impl AmqpConnection {
             let text = format!("attempt to reuse consumer tag '{}'", lossy(tag.as_bytes()));
             return Err(Violation::new(ReplyCode::NotAllowed, text));
         }
-        let named = Named { queue: queue.as_str(), vhost: &self.settings.virtual_host };
+        let named = Named { queue: &queue.name(), host: &self.host };
         let arguments = Arguments { table: &consume.arguments, named };
         if let Some(value) = consume.arguments.get("x-priority")
             && integer(&value).is_none()
@@ -89,15 +107,18 @@ impl AmqpConnection {
             return Err(arguments.invalid("x-priority", "expected an integer"));
         }
         let position = arguments::position(arguments)?;
-        let group = match arguments.text("x-consumer-group")? {
-            Some(group) => QueueName::new(Bytes::from(group))
-                .map_err(|error| arguments.invalid("x-consumer-group", error))?,
-            // Whoever says where to begin reads for itself.
-            None if position.is_some() => {
-                let name = self.generate_name("amq.group-").into_bytes();
-                QueueName::from_stored(name)
+        let (group, own) = match arguments.text("x-consumer-group")? {
+            Some(group) => {
+                let group = VirtualHost::group(&Bytes::from(group))
+                    .map_err(|error| arguments.invalid("x-consumer-group", error))?;
+                (group, None)
             }
-            None => QueueName::from_stored(Bytes::from_static(GROUP)),
+            // Whoever says where to begin reads for itself, and so does whoever reads a stream.
+            None => {
+                let own = self.generate_name("amq.group-").into_bytes();
+                let group = QueueName::from_stored(Bytes::from_static(GROUP));
+                (group, Some(QueueName::from_stored(own)))
+            }
         };
         let consumer = self.next_consumer()?;
         let credit = self.add_consumer(consumer, channel, consume.no_ack, (queue.clone(), tag));
@@ -109,6 +130,7 @@ impl AmqpConnection {
                 consumer,
                 queue,
                 group,
+                own,
                 credit,
                 is_exclusive,
                 position,
@@ -144,14 +166,14 @@ impl AmqpConnection {
             queue,
             tag,
             no_ack,
-            prefetch: if no_ack { 0 } else { state.prefetch },
+            prefetch: state.prefetch,
             granted: None,
             out: 0,
             phase: Phase::Asked,
         };
         let window = match consumer.prefetch {
-            0 => u32::MAX,
-            prefetch => prefetch.into(),
+            prefetch if prefetch > 0 && !no_ack => prefetch.into(),
+            _ => u32::MAX,
         };
         self.consumers.insert(number, consumer);
         if !is_limited {
@@ -170,8 +192,15 @@ impl AmqpConnection {
         let About::Consume { consumer, no_wait, .. } = request.about else { return };
         match result {
             Err(refusal) => {
-                self.remove_consumer(consumer);
-                self.on_request_refused(&request, &refusal);
+                let refused = self.remove_consumer(consumer);
+                match refused.filter(|_| is_of_stream(&refusal)) {
+                    Some(refused) => {
+                        let named = Named { queue: &refused.queue.name(), host: &self.host };
+                        let violation = refused.unfit_for_stream(named);
+                        self.fail_channel(request.channel, request.method, violation);
+                    }
+                    None => self.on_request_refused(&request, &refusal),
+                }
             }
             Ok(()) => {
                 let Some(state) = self.consumers.get_mut(&consumer) else { return };
@@ -329,7 +358,7 @@ impl AmqpConnection {
             false => self.enter(channel, consumer, delivery.id),
         };
         let Envelope { exchange, routing_key, properties } =
-            envelope::of(&delivery, queue.as_str(), delivery.message.expiry_s);
+            envelope::of(&delivery, queue, delivery.message.expiry_s);
         self.send(
             channel,
             BasicGetOk {
@@ -389,4 +418,10 @@ impl AmqpConnection {
             }
         }
     }
+}
+
+/// Returns true where a stream was refused to a consumer.
+fn is_of_stream(refusal: &Refusal) -> bool {
+    let Refusal::Queue(refused) = refusal else { return false };
+    matches!(**refused, QueueRefusal::Stream { .. })
 }

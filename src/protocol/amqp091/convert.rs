@@ -1,18 +1,12 @@
 //! A publish as the neutral message: the key of `amq.topic` as a topic, and properties as what other protocols can say of them.
 //!
 //! Key and topic are one name with `.` and `/` exchanged, which is undone exactly. What neutral properties cannot say exactly is kept beside
-//! them, in a property that every publish of AMQP has and [`envelope`](super::envelope) reads:
-//!
-//! ```text
-//! own     := nothing | what u8 (· address) (· list)
-//! what    := 1, an address follows; the topic says it otherwise · 2, a list follows; the neutral properties say it otherwise
-//! address := exchange · routing key, short strings
-//! list    := nothing | flags and fields, as published
-//! ```
+//! them, in a property that every publish of AMQP has: see [`published`](crate::model::published).
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::ReplyCode;
+use super::arguments::type_name;
 use super::assembly::Content;
 use super::codec::method::BasicPublish;
 use super::codec::{Properties as List, Property, ShortString, Table, Value};
@@ -21,7 +15,8 @@ use super::violation::Violation;
 use crate::model::address::PublishAddress;
 use crate::model::message::publisher_id;
 use crate::model::properties::is_reserved;
-use crate::model::{Message, Properties, Property as Neutral, QoS, QueueName, Topic};
+use crate::model::published::{ADDRESS, BCC, LIST};
+use crate::model::{Message, Properties, Property as Neutral, QoS, Topic, VirtualHost};
 
 /// `delivery-mode` of what is to be stored.
 const PERSISTENT: u8 = 2;
@@ -32,29 +27,39 @@ pub(super) const PRIORITY: &[u8] = b"x-priority";
 /// Where a queue is published to in other protocols.
 pub(super) const QUEUES: &str = "$queue/";
 
-/// Reads a publish of `user` by a session. One to a topic has the QoS that its delivery mode asks for, unless it `is_answered`: then, and
-/// to every other exchange, it is stored.
+/// Who publishes.
+#[derive(Clone, Copy)]
+pub(super) struct Publisher<'a> {
+    pub(super) user: &'a [u8],
+    pub(super) session_id: &'a [u8],
+    /// Where the names are that it says.
+    pub(super) host: &'a VirtualHost,
+}
+
+/// Reads a publish. One to a topic has the QoS that its delivery mode asks for, unless it `is_answered`: then, and to every other exchange,
+/// it is stored.
 pub(super) fn read(
     publish: &BasicPublish,
     content: &Content,
-    user: &[u8],
-    (session_id, is_answered): (&[u8], bool),
+    publisher: Publisher<'_>,
+    is_answered: bool,
 ) -> Result<Message, Violation> {
     let is_topic = publish.exchange.as_bytes() == TOPICS;
     let topic = match is_topic {
-        true => topic(publish.routing_key.as_bytes())?,
+        true => topic(publisher.host, publish.routing_key.as_bytes())?,
         false => Topic::from_stored(Bytes::new()),
     };
-    let said = Said::of(&content.properties, user)?;
+    let said = Said::of(&content.properties, publisher)?;
     let is_stored = !is_topic || is_answered || said.is_persistent;
     let qos = if is_stored { QoS::AtLeastOnce } else { QoS::AtMostOnce };
-    let has_address = is_topic || is_said_by_queue(publish);
+    // By more than one key it comes to where its topic does not say the first.
+    let has_address = !said.has_more_keys && (is_topic || is_said_by_queue(publish));
     let has_list = said.is_all && said.is_persistent == is_stored;
     let address = (!has_address).then_some([&publish.exchange, &publish.routing_key]);
     let list = (!has_list).then_some(&content.properties);
     let mut neutral = said.neutral;
     // First, since it is what its readers look for.
-    neutral.insert(0, Neutral::Amqp091(own(address, list)));
+    neutral.insert(0, Neutral::Amqp091(own(address, list, said.has_bcc)));
     Ok(Message {
         topic,
         payload: content.body.clone(),
@@ -62,7 +67,7 @@ pub(super) fn read(
         retain: false,
         expiry_s: said.expiry_s,
         properties: Properties::encode(&neutral),
-        publisher: publisher_id(session_id),
+        publisher: publisher_id(publisher.session_id),
     })
 }
 
@@ -71,13 +76,9 @@ fn is_said_by_queue(publish: &BasicPublish) -> bool {
     publish.exchange.is_empty() && !publish.routing_key.as_bytes().starts_with(b"$")
 }
 
-/// Marks an address that follows.
-pub(super) const ADDRESS: u8 = 1;
-/// Marks a list that follows.
-pub(super) const LIST: u8 = 2;
-
-fn own(address: Option<[&ShortString; 2]>, list: Option<&List>) -> Bytes {
-    let what = if address.is_some() { ADDRESS } else { 0 } | if list.is_some() { LIST } else { 0 };
+fn own(address: Option<[&ShortString; 2]>, list: Option<&List>, has_bcc: bool) -> Bytes {
+    let bit = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
+    let what = bit(address.is_some(), ADDRESS) | bit(list.is_some(), LIST) | bit(has_bcc, BCC);
     if what == 0 {
         return Bytes::new();
     }
@@ -101,19 +102,24 @@ struct Said {
     expiry_s: Option<u32>,
     /// The list can be made of it again.
     is_all: bool,
+    /// A header says further routing keys.
+    has_more_keys: bool,
+    /// One of those is for the broker alone.
+    has_bcc: bool,
 }
 
 impl Said {
-    fn of(list: &List, user: &[u8]) -> Result<Said, Violation> {
+    fn of(list: &List, publisher: Publisher<'_>) -> Result<Said, Violation> {
         let mut said = Said { is_all: true, ..Said::default() };
         for property in list.iter() {
-            said.is_all &= said.take(property, user)?;
+            said.is_all &= said.take(property, publisher)?;
         }
         Ok(said)
     }
 
     /// Takes a property; returns true when it can be made again.
-    fn take(&mut self, property: Property, user: &[u8]) -> Result<bool, Violation> {
+    fn take(&mut self, property: Property, publisher: Publisher<'_>) -> Result<bool, Violation> {
+        let Publisher { user, host, .. } = publisher;
         match property {
             Property::DeliveryMode(mode) => {
                 self.is_persistent = mode == PERSISTENT;
@@ -130,7 +136,7 @@ impl Said {
                 return Ok(true);
             }
             Property::ReplyTo(name) => {
-                let address = QueueName::new(name.into_bytes()).ok().map(|it| it.address());
+                let address = host.queue(&name.into_bytes()).ok().map(|it| it.address());
                 let is_name = address.is_some();
                 self.neutral.extend(address.map(|it| Neutral::ResponseTopic(it.into())));
                 return Ok(is_name);
@@ -159,6 +165,8 @@ impl Said {
         for (name, value) in headers.iter() {
             let is_text = matches!(value, Value::LongString(_));
             let name = name.into_bytes();
+            self.has_bcc |= name == "BCC";
+            self.has_more_keys |= name == "BCC" || name == "CC";
             let text =
                 text_of(value).filter(|_| !is_reserved(&name) && !FOREIGN.contains(&&name[..]));
             is_all &= is_text && text.is_some();
@@ -168,13 +176,35 @@ impl Said {
     }
 }
 
+/// The routing keys in the headers CC and BCC (RabbitMQ's sender-selected distribution).
+pub(super) fn more_keys(list: &List) -> Result<Vec<Bytes>, Violation> {
+    let Some(headers) = list.headers() else { return Ok(Vec::new()) };
+    let mut keys = Vec::new();
+    for name in ["CC", "BCC"] {
+        match headers.get(name) {
+            None => {}
+            Some(Value::Array(values)) => keys.extend(values.iter().filter_map(|key| match key {
+                Value::LongString(key) => Some(key),
+                _ => None,
+            })),
+            Some(other) => {
+                let kind = type_name(&other);
+                let text =
+                    format!("invalid message: {{unacceptable_type_in_header,\"{name}\",{kind}}}");
+                return Err(Violation::new(ReplyCode::PreconditionFailed, text));
+            }
+        }
+    }
+    Ok(keys)
+}
+
 /// The topic that a routing key of `amq.topic` is. Only topics: what `$queue` and its like mean is asked in other ways.
-fn topic(key: &Bytes) -> Result<Topic, Violation> {
+fn topic(host: &VirtualHost, key: &Bytes) -> Result<Topic, Violation> {
     let refused = |error: &dyn std::fmt::Display| {
         let text = format!("routing key '{}' is not one of amq.topic: {error}", lossy(key));
         Violation::new(ReplyCode::PreconditionFailed, text)
     };
-    let topic = Topic::new(exchanged(key)).map_err(|error| refused(&error))?;
+    let topic = host.topic(exchanged(key)).map_err(|error| refused(&error))?;
     match PublishAddress::of(&topic) {
         Ok(PublishAddress::Topic) => Ok(topic),
         Ok(_) => Err(refused(&"it names no topic")),
@@ -242,8 +272,9 @@ mod tests {
         let exchange = short(TOPICS);
         let publish = BasicPublish { exchange, routing_key: short(key), ..BasicPublish::default() };
         let content = Content { properties: List::encode(list), body: Bytes::from("body") };
-        read(&publish, &content, b"ann", (b"amqp-1", false))
-            .map_err(|violation| violation.reply_text())
+        let host = VirtualHost::default();
+        let publisher = Publisher { user: b"ann", session_id: b"amqp-1", host: &host };
+        read(&publish, &content, publisher, false).map_err(|violation| violation.reply_text())
     }
 
     #[test]
@@ -252,7 +283,9 @@ mod tests {
         {
             assert_eq!(said(key, vec![]).unwrap().topic.as_str(), topic);
         }
-        for key in ["", "a.#", "a+", "$SYS.x", "$queue.q", "$management.queues", "a\0"] {
+        for key in
+            ["", "a.#", "a+", "$SYS.x", "$queue.q", "$management.queues", "a\0", "$vhost.x.a"]
+        {
             let error = said(key, vec![]).unwrap_err();
             assert!(error.starts_with("PRECONDITION_FAILED - routing key"), "{key:?}: {error}");
         }
@@ -275,7 +308,7 @@ mod tests {
             vec![
                 Property::ContentType(short("text/plain")),
                 Property::CorrelationId(short("7")),
-                Property::ReplyTo(short("answers")),
+                Property::ReplyTo(short("answers/1")),
                 Property::Priority(4),
                 Property::Headers(headers),
                 Property::DeliveryMode(2),
@@ -293,7 +326,7 @@ mod tests {
             user(b"flag", b"true"),
             user(b"x-priority", b"4"),
             Neutral::CorrelationData(Bytes::from("7")),
-            Neutral::ResponseTopic(Bytes::from("$queue/answers")),
+            Neutral::ResponseTopic(Bytes::from("$queue/answers%2F1")),
         ];
         let neutral: Vec<Neutral> = message.properties.iter().collect();
         assert!(matches!(neutral[0], Neutral::Amqp091(_)), "what cannot be said is beside it");

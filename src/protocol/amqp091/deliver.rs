@@ -209,7 +209,7 @@ impl AmqpConnection {
             .expiry_s
             .map(|left| left.saturating_sub(u32::try_from(waited_s).unwrap_or(u32::MAX)));
         let Envelope { exchange, routing_key, properties } =
-            envelope::of(&delivery, queue.as_str(), expiry_s);
+            envelope::of(&delivery, &queue, expiry_s);
         let redelivered = delivery.redelivered;
         let method =
             BasicDeliver { consumer_tag, delivery_tag: tag, redelivered, exchange, routing_key };

@@ -3,12 +3,16 @@
 //! What an AMQP client published comes as it was published. What came another way is said as far as there are words: its topic as a key
 //! of `amq.topic`, its user properties as headers. What the broker says of a delivery is in headers.
 
-use bytes::{Buf, Bytes};
+use std::borrow::Cow;
+
+use bytes::Bytes;
 
 use super::codec::{Array, Properties, Property, ShortString, Table, Value};
-use super::convert::{ADDRESS, LIST, PRIORITY, QUEUES, exchanged};
+use super::convert::{PRIORITY, QUEUES, exchanged};
 use super::publish::TOPICS;
-use crate::model::{Delivery, Message, Property as Neutral, QoS};
+use crate::model::death::{self, Certificate, Death};
+use crate::model::published::Own;
+use crate::model::{Delivery, Message, Property as Neutral, QoS, QueueName, VirtualHost};
 
 /// How the user properties begin that say how a letter died. The broker writes them, and nobody else.
 const DEATH: &[u8] = b"x-death-";
@@ -22,87 +26,66 @@ pub(super) struct Envelope {
 }
 
 /// Reads a delivery from a queue, of which so many seconds of expiry are left.
-pub(super) fn of(delivery: &Delivery, queue: &str, expiry_s: Option<u32>) -> Envelope {
+pub(super) fn of(delivery: &Delivery, queue: &QueueName, expiry_s: Option<u32>) -> Envelope {
     let message = &delivery.message;
-    let (mut own, mut told) = (None, Vec::new());
+    let (mut own, mut is_dead) = (None, false);
     for property in message.properties.iter() {
         match property {
             Neutral::Amqp091(bytes) => own = Own::decode(bytes),
-            Neutral::User(key, value) if key.starts_with(DEATH) => told.push((key, value)),
+            Neutral::User(key, _) => is_dead |= key.starts_with(DEATH),
             _ => {}
         }
     }
-    let deaths = Death::all(&told);
     let is_ours = own.is_some();
-    let Own { address, list } = own.unwrap_or_default();
-    let list = list.unwrap_or_else(|| neutral(message, expiry_s));
-    let source = annotation(delivery, "x-source-topic");
-    let (exchange, routing_key) = address.unwrap_or_else(|| of_topic(message, source));
+    let Own { address, list, has_bcc, .. } = own.unwrap_or_default();
+    let topics = queue.virtual_host().topic_prefix();
+    let list = list.and_then(decoded).unwrap_or_else(|| neutral(message, &topics, expiry_s));
+    let source = delivery.annotations.source_topic();
     let mut extra = extra_headers(delivery, is_ours);
-    extra.extend(death_headers(&deaths, (&exchange, &routing_key)));
-    let is_dead = !deaths.is_empty();
-    let (exchange, routing_key) = match is_dead {
-        // Letters come by the default exchange.
-        true => (ShortString::default(), ShortString::truncated(queue)),
-        false => (exchange, routing_key),
+    if is_dead {
+        let deaths = death::deaths(&message.properties);
+        extra.extend(death_headers(&deaths, &of_topic(message, source, &topics)));
+    }
+    let (exchange, routing_key) = match address {
+        Some((exchange, routing_key)) => (short_or_cut(exchange), short_or_cut(routing_key)),
+        // Letters of other protocols come by the default exchange.
+        None if is_dead => (ShortString::default(), ShortString::truncated(&queue.name())),
+        None => of_topic(message, source, &topics),
     };
-    let properties = match extra.is_empty() {
+    let properties = match extra.is_empty() && !has_bcc {
         true => list,
-        false => with_headers(&list, &extra, is_dead),
+        false => with_headers(&list, &extra, (is_dead, has_bcc)),
     };
     Envelope { exchange, routing_key, properties }
 }
 
-/// What an AMQP publisher said and neither topic nor neutral properties do.
-#[derive(Default)]
-struct Own {
-    address: Option<(ShortString, ShortString)>,
-    list: Option<Properties>,
-}
-
-impl Own {
-    /// `None` for what is not written so: nobody but `convert` writes it.
-    fn decode(mut bytes: Bytes) -> Option<Own> {
-        let what = take_byte(&mut bytes).unwrap_or(0);
-        let mut own = Own::default();
-        if what & ADDRESS != 0 {
-            own.address = Some((take_name(&mut bytes)?, take_name(&mut bytes)?));
-        }
-        if what & LIST != 0 {
-            own.list = Some(match bytes.is_empty() {
-                true => Properties::default(),
-                false => Properties::decode(bytes).ok()?,
-            });
-        }
-        Some(own)
-    }
-}
-
-fn take_byte(bytes: &mut Bytes) -> Option<u8> {
-    let first = *bytes.first()?;
-    bytes.advance(1);
-    Some(first)
-}
-
-fn take_name(bytes: &mut Bytes) -> Option<ShortString> {
-    let count = usize::from(take_byte(bytes)?);
-    (count <= bytes.len()).then(|| ShortString::new(bytes.split_to(count)).ok())?
+/// A property list as it was published.
+fn decoded(list: Bytes) -> Option<Properties> {
+    if list.is_empty() { Some(Properties::default()) } else { Properties::decode(list).ok() }
 }
 
 /// Where a message was published, by its topic: a queue's address is the default exchange, everything else the topic space.
-fn of_topic(message: &Message, source: Option<&str>) -> (ShortString, ShortString) {
-    let topic = source.unwrap_or(message.topic.as_str());
-    let Some(name) = topic.strip_prefix(QUEUES) else {
-        let key = exchanged(topic.as_bytes());
-        return (ShortString::from_static(TOPICS), short_or_cut(key));
+fn of_topic(
+    message: &Message,
+    source: Option<&Bytes>,
+    topics: &[u8],
+) -> (ShortString, ShortString) {
+    let topic = source.unwrap_or(message.topic.as_bytes());
+    let Some(level) = topic.strip_prefix(QUEUES.as_bytes()) else {
+        return (ShortString::from_static(TOPICS), short_or_cut(key_of(topic, topics)));
     };
-    let key = if name.contains('/') { topic } else { name };
-    let key = match source {
+    let key = match VirtualHost::of_level(level).1 {
+        _ if level.contains(&b'/') => topic.clone(),
         // A part of what the message holds anyway.
-        None => message.topic.as_bytes().slice_ref(key.as_bytes()),
-        Some(_) => Bytes::copy_from_slice(key.as_bytes()),
+        Cow::Borrowed(name) => topic.slice_ref(name),
+        Cow::Owned(name) => Bytes::from(name),
     };
     (ShortString::default(), short_or_cut(key))
+}
+
+/// The key of a topic in a virtual host whose topics begin so; one of another host is a key as it is.
+fn key_of(topic: &[u8], topics: &[u8]) -> Bytes {
+    exchanged(topic.strip_prefix(topics).unwrap_or(topic))
 }
 
 /// Of what is longer, what fits.
@@ -111,7 +94,7 @@ fn short_or_cut(text: Bytes) -> ShortString {
 }
 
 /// What the neutral message says, as a property list.
-fn neutral(message: &Message, expiry_s: Option<u32>) -> Properties {
+fn neutral(message: &Message, topics: &[u8], expiry_s: Option<u32>) -> Properties {
     let mut list = Vec::new();
     let mut headers = Vec::new();
     for property in message.properties.iter() {
@@ -121,7 +104,9 @@ fn neutral(message: &Message, expiry_s: Option<u32>) -> Properties {
                 Some(id) => list.push(Property::CorrelationId(id)),
                 None => headers.push((name("x-correlation-id"), Value::LongString(id))),
             },
-            Neutral::ResponseTopic(topic) => list.extend(reply_to(&topic).map(Property::ReplyTo)),
+            Neutral::ResponseTopic(topic) => {
+                list.extend(reply_to(&topic, topics).map(Property::ReplyTo));
+            }
             Neutral::User(key, value) if key == PRIORITY => {
                 let number = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
                 list.extend(number.map(Property::Priority));
@@ -148,11 +133,14 @@ fn neutral(message: &Message, expiry_s: Option<u32>) -> Properties {
 }
 
 /// Who publishes to the default exchange by it, or to `amq.topic`, answers where it was asked to.
-fn reply_to(topic: &Bytes) -> Option<ShortString> {
+fn reply_to(topic: &Bytes, topics: &[u8]) -> Option<ShortString> {
     match topic.strip_prefix(QUEUES.as_bytes()) {
-        Some(name) if !name.contains(&b'/') => short(topic.slice_ref(name)),
+        Some(level) if !level.contains(&b'/') => {
+            let (_, name) = VirtualHost::of_level(level);
+            short(Bytes::copy_from_slice(&name))
+        }
         Some(_) => short(topic.clone()),
-        None => short(exchanged(topic)),
+        None => short(key_of(topic, topics)),
     }
 }
 
@@ -164,26 +152,27 @@ fn name(text: &'static str) -> ShortString {
     ShortString::from_static(text)
 }
 
-fn annotation<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {
-    let mut named = delivery.annotations.iter().filter(|(found, _)| *found == name);
-    named.next().map(|(_, value)| value.as_str())
-}
-
 /// What the broker says of a delivery. Of a message that AMQP published only what it did not know: that it came back, where in a stream it
 /// is, how it died.
 fn extra_headers(delivery: &Delivery, is_ours: bool) -> Vec<(&'static str, Value)> {
+    let annotations = &delivery.annotations;
     let mut headers = Vec::new();
-    for (key, value) in &delivery.annotations {
-        match *key {
-            "delivery-count" => headers.push(("x-delivery-count", number(value))),
-            "offset" | "x-stream-timestamp" | "x-source-timestamp" if is_ours => {}
-            "message-id" | "group-id" | "queue" | "x-source-topic" if is_ours => {}
-            "offset" | "x-stream-offset" | "x-stream-timestamp" | "x-source-timestamp" => {
-                headers.push((key, number(value)));
-            }
-            key => headers.push((key, text(value))),
+    let mut add = |key, value: &str| match key {
+        "delivery-count" => headers.push(("x-delivery-count", number(value))),
+        "x-stream-timestamp" | "x-source-timestamp" if is_ours => {}
+        "offset" | "x-stream-offset" | "x-stream-timestamp" | "x-source-timestamp" => {
+            headers.push((key, number(value)));
         }
+        key => headers.push((key, text(value))),
+    };
+    if !is_ours {
+        annotations.each(delivery.id.offset, add);
+        return headers;
     }
+    if annotations.delivery_count() > 0 {
+        add("delivery-count", &annotations.delivery_count().to_string());
+    }
+    annotations.told().iter().for_each(|(key, value)| add(key, value));
     headers
 }
 
@@ -195,85 +184,94 @@ fn text(value: &str) -> Value {
     Value::LongString(Bytes::copy_from_slice(value.as_bytes()))
 }
 
-/// `x-death`, the newest first, and the queue and reason of the first and the last, as RabbitMQ has them.
+/// `x-death`, the newest first, and the exchange, queue and reason of the first and the last, as RabbitMQ has them. `came` is how a message
+/// came that no exchange routed.
 fn death_headers(
-    deaths: &[Death<'_>],
-    (exchange, routing_key): (&ShortString, &ShortString),
+    deaths: &[Certificate],
+    came: &(ShortString, ShortString),
 ) -> Vec<(&'static str, Value)> {
-    let (Some(last), Some(first)) = (deaths.first(), deaths.last()) else { return Vec::new() };
-    let oldest = deaths.len() - 1;
-    let tables = deaths.iter().enumerate().map(|(at, death)| {
-        // A letter that died again was published to the default exchange, by its queue's name.
-        let (exchange, key) = match at == oldest {
-            true => (exchange.as_bytes().clone(), routing_key.as_bytes().clone()),
-            false => (Bytes::new(), Bytes::copy_from_slice(death.queue.as_bytes())),
-        };
-        Value::Table(death.table(exchange, key))
+    let (Some(last), Some(first)) = (deaths.first(), death::first(deaths)) else {
+        return Vec::new();
+    };
+    // To AMQP the same of two groups is the same.
+    let is_same = |one: &Certificate, other: &Certificate| {
+        (&one.queue, one.death) == (&other.queue, other.death)
+    };
+    let is_newest = |at: usize| deaths[..at].iter().all(|other| !is_same(other, &deaths[at]));
+    let tables = (0..deaths.len()).filter(|at| is_newest(*at)).map(|at| {
+        let same: Vec<&Certificate> =
+            deaths.iter().filter(|other| is_same(other, &deaths[at])).collect();
+        Value::Table(death_table(&same, came))
     });
     let tables: Vec<Value> = tables.collect();
-    let first_exchange = Value::LongString(exchange.as_bytes().clone());
-    let last_exchange = if oldest == 0 { first_exchange.clone() } else { text("") };
+    let long = |bytes: &Bytes| Value::LongString(bytes.clone());
+    let exchange_of = |death: &Certificate| match &death.published {
+        Some((exchange, _)) => long(exchange),
+        None => long(came.0.as_bytes()),
+    };
+    let last_exchange = last.last_exchange.as_ref().map_or_else(|| exchange_of(last), long);
     vec![
         ("x-death", Value::Array(Array::encode(&tables))),
-        ("x-first-death-exchange", first_exchange),
-        ("x-first-death-queue", text(first.queue)),
-        ("x-first-death-reason", text(first.reason)),
+        ("x-first-death-exchange", exchange_of(first)),
+        ("x-first-death-queue", queue_of(first)),
+        ("x-first-death-reason", text(reason(first.death))),
         ("x-last-death-exchange", last_exchange),
-        ("x-last-death-queue", text(last.queue)),
-        ("x-last-death-reason", text(last.reason)),
+        ("x-last-death-queue", queue_of(last)),
+        ("x-last-death-reason", text(reason(last.death))),
     ]
 }
 
-/// How a message died.
-struct Death<'a> {
-    queue: &'a str,
-    reason: &'static str,
-    count: &'a str,
-    time_ms: &'a str,
+/// The name of the queue where a message died.
+fn queue_of(death: &Certificate) -> Value {
+    text(&QueueName::from_stored(death.queue.clone()).name())
 }
 
-impl<'a> Death<'a> {
-    /// Reads what the broker wrote of a letter, the newest death first.
-    fn all(told: &'a [(Bytes, Bytes)]) -> Vec<Death<'a>> {
-        let is_next = |_: &(Bytes, Bytes), (key, _): &(Bytes, Bytes)| key != "x-death-queue";
-        told.chunk_by(is_next).filter_map(Death::of).collect()
-    }
+/// Deaths of one cause in one queue: how often, and how the message had come the first time.
+fn death_table(same: &[&Certificate], came: &(ShortString, ShortString)) -> Table {
+    let first = same.iter().min_by_key(|death| death.time).expect("there is one");
+    let count: u64 = same.iter().map(|death| death.count).sum();
+    let (exchange, keys) = match &first.published {
+        Some((exchange, keys)) => (exchange.clone(), keys.clone()),
+        None => (came.0.as_bytes().clone(), vec![came.1.as_bytes().clone()]),
+    };
+    let keys: Vec<Value> = keys.into_iter().map(Value::LongString).collect();
+    let expiration = first.expiration.clone().map(Value::LongString);
+    let expiration = expiration.map(|value| ("original-expiration", value));
+    let entries = [
+        ("count", Value::I64(i64::try_from(count).unwrap_or(i64::MAX))),
+        ("reason", text(reason(first.death))),
+        ("queue", queue_of(first)),
+        ("time", Value::Timestamp(first.time.0 / 1_000)),
+        ("exchange", Value::LongString(exchange)),
+        ("routing-keys", Value::Array(Array::encode(&keys))),
+    ];
+    expiration.into_iter().chain(entries).collect()
+}
 
-    fn of(told: &'a [(Bytes, Bytes)]) -> Option<Death<'a>> {
-        let find = |name| {
-            let (_, value) = told.iter().find(|(key, _)| key == name)?;
-            std::str::from_utf8(value).ok()
-        };
-        Some(Death {
-            queue: find("x-death-queue")?,
-            reason: match find("x-death-reason")? {
-                "max-deliveries" => "delivery_limit",
-                "max-length" => "maxlen",
-                "expired" => "expired",
-                _ => "rejected",
-            },
-            count: find("x-death-count").unwrap_or("1"),
-            time_ms: find("x-death-time").unwrap_or("0"),
-        })
-    }
-
-    fn table(&self, exchange: Bytes, routing_key: Bytes) -> Table {
-        let seconds = self.time_ms.parse::<u64>().unwrap_or(0) / 1_000;
-        let entries = [
-            ("count", number(self.count)),
-            ("reason", text(self.reason)),
-            ("queue", text(self.queue)),
-            ("time", Value::Timestamp(seconds)),
-            ("exchange", Value::LongString(exchange)),
-            ("routing-keys", Value::Array(Array::encode([&Value::LongString(routing_key)]))),
-        ];
-        entries.into_iter().collect()
+/// RabbitMQ's word for it.
+fn reason(death: Death) -> &'static str {
+    match death {
+        Death::Rejected => "rejected",
+        Death::Expired => "expired",
+        Death::Deliveries => "delivery_limit",
+        Death::Overflow => "maxlen",
     }
 }
 
-/// The list with these headers instead of those of their names. A letter's expiration is over: it would die of it again.
-fn with_headers(list: &Properties, extra: &[(&str, Value)], is_dead: bool) -> Properties {
-    let headers = list.headers().unwrap_or_default().with(extra);
+/// The list with these headers instead of those of their names, and without BCC, which is for the broker alone. A letter's expiration is
+/// over: it would die of it again.
+fn with_headers(
+    list: &Properties,
+    extra: &[(&str, Value)],
+    (is_dead, has_bcc): (bool, bool),
+) -> Properties {
+    let mut headers = list.headers().unwrap_or_default();
+    if has_bcc {
+        let kept: Vec<(ShortString, Value)> =
+            headers.iter().filter(|(name, _)| name.as_bytes() != "BCC").collect();
+        headers = Table::encode(kept.iter().map(|(name, value)| (name, value)));
+    }
+    let headers = headers.with(extra);
     let kept = list.iter().filter(|property| match property {
         Property::Headers(_) => false,
         Property::Expiration(_) => !is_dead,
@@ -292,12 +290,14 @@ mod tests {
     use super::super::assembly::Content;
     use super::super::codec::method::BasicPublish;
     use super::super::codec::strategies;
-    use super::super::convert;
+    use super::super::convert::{self, Publisher};
     use super::*;
-    use crate::model::{DeliveryId, DeliverySource, PartitionId, Topic};
+    use crate::model::annotations::ConsumerNames;
+    use crate::model::{
+        Annotations, DeliveryId, DeliverySource, Millis, PartitionId, QueueName, Topic,
+    };
 
-    fn delivery(topic: &str, message: Message, told: &[(&'static str, &str)]) -> Delivery {
-        let told = told.iter().map(|(name, value)| (*name, (*value).to_owned()));
+    fn delivery(topic: &str, message: Message, annotations: Annotations) -> Delivery {
         Delivery {
             id: DeliveryId {
                 source: DeliverySource::Group(1),
@@ -309,9 +309,13 @@ mod tests {
             retain: false,
             redelivered: false,
             subscription_ids: Vec::new(),
-            annotations: told.collect(),
+            annotations,
             settle_explicit: false,
         }
+    }
+
+    fn queue(name: &'static str) -> QueueName {
+        QueueName::new(Bytes::from(name)).unwrap()
     }
 
     fn topic_of(text: &str) -> Topic {
@@ -325,7 +329,9 @@ mod tests {
             ..BasicPublish::default()
         };
         let content = Content { properties: properties.clone(), body: Bytes::from("body") };
-        convert::read(&publish, &content, b"ann", (b"amqp-1", false)).unwrap()
+        let host = VirtualHost::default();
+        let publisher = Publisher { user: b"ann", session_id: b"amqp-1", host: &host };
+        convert::read(&publish, &content, publisher, false).unwrap()
     }
 
     /// A message of another protocol.
@@ -335,12 +341,16 @@ mod tests {
         Message { properties, expiry_s: Some(3), qos: QoS::AtLeastOnce, ..message }
     }
 
-    const QUEUED: [(&str, &str); 4] =
-        [("message-id", "q:7"), ("group-id", "default"), ("queue", "q"), ("offset", "7")];
+    /// Of a consumer of queue `q`.
+    fn queued(delivery_count: u32) -> Annotations {
+        let [queue, group] =
+            ["q", "default"].map(|name| QueueName::new(Bytes::from(name)).expect("a name"));
+        Annotations::of_entry(Arc::new(ConsumerNames { queue, group }), delivery_count)
+    }
 
     proptest! {
         #[test]
-        fn what_amqp_published_comes_as_it_was((list, _) in strategies::properties(), way in 0..3usize) {
+        fn what_amqp_published_comes_as_it_was((list, _) in strategies::properties(), way in 0..4usize) {
             // Those that are checked have values that pass.
             let list = list.into_iter().map(|property| match property {
                 Property::UserId(_) => Property::UserId(name("ann")),
@@ -350,13 +360,15 @@ mod tests {
             let list = Properties::encode(list);
             let (exchange, key, topic, source) = [
                 ("", "q", "$queue/q", None),
+                ("", "a/%2F", "$queue/a%2F%252F", None),
                 ("orders", "new.1", "$queue/q/orders/new.1", None),
-                (TOPICS, "a.b", "$queue/q/a/b", Some(("x-source-topic", "a/b"))),
+                (TOPICS, "a.b", "$queue/q/a/b", Some("a/b")),
             ][way];
-            let told: Vec<_> = QUEUED.into_iter().chain(source).collect();
-            let delivery = delivery(topic, published(exchange, key, &list), &told);
+            let mut told = queued(0);
+            source.into_iter().for_each(|source| told.came_by(Bytes::from(source)));
+            let delivery = delivery(topic, published(exchange, key, &list), told);
 
-            let found = of(&delivery, "q", delivery.message.expiry_s);
+            let found = of(&delivery, &queue("q"), delivery.message.expiry_s);
 
             prop_assert_eq!((found.exchange, found.routing_key), (name(exchange), name(key)));
             let all: Vec<Property> = found.properties.iter().collect();
@@ -373,9 +385,10 @@ mod tests {
             Neutral::User(Bytes::from("unit"), Bytes::from("C")),
             Neutral::User(Bytes::from("x-priority"), Bytes::from("4")),
         ]);
-        let told: Vec<_> = QUEUED.into_iter().chain([("x-source-topic", "site/1.5")]).collect();
+        let mut told = queued(0);
+        told.came_by(Bytes::from("site/1.5"));
 
-        let found = of(&delivery("$queue/q/site/1.5", message, &told), "q", Some(3));
+        let found = of(&delivery("$queue/q/site/1.5", message, told), &queue("q"), Some(3));
 
         assert_eq!((found.exchange, found.routing_key), (name(TOPICS), name("site.1/5")));
         let headers: Table = [
@@ -402,82 +415,153 @@ mod tests {
 
     #[test]
     fn a_queues_own_address_is_the_default_exchange() {
-        for (topic, key) in [("$queue/q", "q"), ("$queue/q/eu/1", "$queue/q/eu/1")] {
-            let found = of(&delivery(topic, foreign(&[]), &[]), "q", None);
+        for (topic, key) in
+            [("$queue/q", "q"), ("$queue/q/eu/1", "$queue/q/eu/1"), ("$queue/a%2Fb", "a/b")]
+        {
+            let found =
+                of(&delivery(topic, foreign(&[]), Annotations::default()), &queue("q"), None);
             assert_eq!((found.exchange, found.routing_key), (name(""), name(key)));
         }
     }
 
     #[test]
     fn a_delivery_that_came_back_says_how_often() {
-        let told: Vec<_> = QUEUED.into_iter().chain([("delivery-count", "2")]).collect();
         let list = Properties::encode([Property::Priority(1)]);
 
-        let found = of(&delivery("$queue/q", published("", "q", &list), &told), "q", None);
+        let found =
+            of(&delivery("$queue/q", published("", "q", &list), queued(2)), &queue("q"), None);
 
         let headers: Table = [("x-delivery-count", Value::I64(2))].into_iter().collect();
         let expected = [Property::Headers(headers), Property::Priority(1)];
         assert_eq!(found.properties.iter().collect::<Vec<_>>(), expected);
     }
 
+    /// A message that died so, the newest death first.
+    fn letter(message: Message, deaths: &[Certificate]) -> Message {
+        let mut all: Vec<Neutral> = message.properties.iter().collect();
+        deaths.iter().for_each(|death| death.put(&mut all));
+        Message { properties: crate::model::Properties::encode(&all), ..message }
+    }
+
+    fn died(queue: &'static str, death: Death, ms: u64) -> Certificate {
+        Certificate {
+            queue: Bytes::from(queue),
+            death,
+            count: 1,
+            time: Millis(ms),
+            group: None,
+            published: None,
+            last_exchange: None,
+            expiration: None,
+            is_first: false,
+        }
+    }
+
+    fn tables(headers: &Table) -> Vec<Table> {
+        let Some(Value::Array(deaths)) = headers.get("x-death") else { panic!("an array") };
+        let table = |death| match death {
+            Value::Table(table) => table,
+            other => panic!("{other:?}"),
+        };
+        deaths.iter().map(table).collect()
+    }
+
+    fn keys(keys: &[&'static str]) -> Value {
+        let keys: Vec<Value> = keys.iter().map(|key| (*key).into()).collect();
+        Value::Array(Array::encode(&keys))
+    }
+
     #[test]
     fn a_letter_says_how_it_died_as_rabbitmq_does() {
         let list = Properties::encode([Property::Expiration(name("10"))]);
-        let told = [
-            ("x-death-queue", "late"),
-            ("x-death-reason", "max-deliveries"),
-            ("x-death-count", "2"),
-            ("x-death-time", "1700000000999"),
-            ("x-death-group", "default"),
-            ("x-death-queue", "q"),
-            ("x-death-reason", "expired"),
-            ("x-death-count", "1"),
-            ("x-death-time", "1600000000000"),
+        let published = |exchange: &'static str, keys: &[&'static str]| {
+            Some((Bytes::from(exchange), keys.iter().map(|key| Bytes::from(*key)).collect()))
+        };
+        let deaths = [
+            Certificate {
+                count: 2,
+                published: published("dlx", &["late"]),
+                last_exchange: Some(Bytes::from("again")),
+                ..died("late", Death::Deliveries, 1_700_000_000_999)
+            },
+            Certificate {
+                published: published("orders", &["new.1", "copy"]),
+                expiration: Some(Bytes::from("10")),
+                group: Some(Bytes::from("default")),
+                ..died("q", Death::Expired, 1_600_000_000_000)
+            },
         ];
-        let message = published("orders", "new.1", &list);
-        let told = told.map(|(key, value)| Neutral::User(Bytes::from(key), Bytes::from(value)));
-        let all: Vec<Neutral> = told.into_iter().chain(message.properties.iter()).collect();
-        let properties = crate::model::Properties::encode(&all);
+        let address = Some((Bytes::from("dlx"), Bytes::from("dead")));
+        let message = self::published("orders", "new.1", &list);
+        let own = Own { address, ..Own::of(&message.properties).unwrap() };
+        let readdressed = |property| match property {
+            Neutral::Amqp091(_) => Neutral::Amqp091(own.encode()),
+            other => other,
+        };
+        let all: Vec<Neutral> = message.properties.iter().map(readdressed).collect();
+        let message = Message { properties: crate::model::Properties::encode(&all), ..message };
 
-        let letter = Message { properties, ..message };
-        let found = of(&delivery("$queue/dead", letter, &QUEUED), "dead", None);
+        let letter = letter(message, &deaths);
+        let found = of(&delivery("$queue/dead", letter, queued(0)), &queue("dead"), None);
 
-        assert_eq!((found.exchange, found.routing_key), (name(""), name("dead")));
+        assert_eq!((found.exchange, found.routing_key), (name("dlx"), name("dead")));
         assert_eq!(found.properties.iter().count(), 1, "it would die of its expiration again");
         let headers = found.properties.headers().unwrap();
-        let text = |name| match headers.get(name) {
-            Some(Value::LongString(text)) => text,
-            other => panic!("{other:?}"),
+        for (name, expected) in [
+            ("x-first-death-queue", "q"),
+            ("x-first-death-reason", "expired"),
+            ("x-first-death-exchange", "orders"),
+            ("x-last-death-queue", "late"),
+            ("x-last-death-reason", "delivery_limit"),
+            ("x-last-death-exchange", "again"),
+        ] {
+            assert_eq!(headers.get(name), Some(expected.into()), "{name}");
+        }
+        let expected: [Table; 2] = [
+            [
+                ("count", Value::I64(2)),
+                ("reason", "delivery_limit".into()),
+                ("queue", "late".into()),
+                ("time", Value::Timestamp(1_700_000_000)),
+                ("exchange", "dlx".into()),
+                ("routing-keys", keys(&["late"])),
+            ]
+            .into_iter()
+            .collect(),
+            [
+                ("original-expiration", "10".into()),
+                ("count", Value::I64(1)),
+                ("reason", "expired".into()),
+                ("queue", "q".into()),
+                ("time", Value::Timestamp(1_600_000_000)),
+                ("exchange", "orders".into()),
+                ("routing-keys", keys(&["new.1", "copy"])),
+            ]
+            .into_iter()
+            .collect(),
+        ];
+        assert_eq!(tables(&headers), expected);
+    }
+
+    #[test]
+    fn a_letter_of_another_protocol_comes_by_its_queue_and_deaths_of_two_groups_are_one() {
+        let of_group = |group: &'static str, count, ms| Certificate {
+            group: Some(Bytes::from(group)),
+            count,
+            ..died("q", Death::Rejected, ms)
         };
-        assert_eq!(
-            (&text("x-first-death-queue")[..], &text("x-last-death-queue")[..]),
-            (&b"q"[..], &b"late"[..])
-        );
-        assert_eq!(&text("x-first-death-exchange")[..], b"orders");
-        assert_eq!(&text("x-first-death-reason")[..], b"expired");
-        assert_eq!(&text("x-last-death-reason")[..], b"delivery_limit");
-        let Some(Value::Array(deaths)) = headers.get("x-death") else { panic!("an array") };
-        let deaths: Vec<Table> = deaths
-            .iter()
-            .map(|death| match death {
-                Value::Table(table) => table,
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        let keys = |key| Value::Array(Array::encode([&Value::LongString(Bytes::from_static(key))]));
-        let expected: Table = [
-            ("count", Value::I64(2)),
-            ("reason", "delivery_limit".into()),
-            ("queue", "late".into()),
-            ("time", Value::Timestamp(1_700_000_000)),
-            ("exchange", "".into()),
-            ("routing-keys", keys(b"late")),
-        ]
-        .into_iter()
-        .collect();
-        assert_eq!((deaths.len(), &deaths[0]), (2, &expected));
-        assert_eq!(deaths[1].get("exchange"), Some("orders".into()));
-        assert_eq!(deaths[1].get("routing-keys"), Some(keys(b"new.1")));
-        assert_eq!(deaths[1].get("time"), Some(Value::Timestamp(1_600_000_000)));
+        let deaths = [of_group("two", 2, 9_000), of_group("one", 3, 4_000)];
+        let letter = letter(foreign(&[]), &deaths);
+
+        let found = of(&delivery("$queue/dead/a/b", letter, queued(0)), &queue("dead"), None);
+
+        assert_eq!((found.exchange, found.routing_key), (name(""), name("dead")));
+        let headers = found.properties.headers().unwrap();
+        let tables = tables(&headers);
+        assert_eq!(tables.len(), 1);
+        assert_eq!(tables[0].get("count"), Some(Value::I64(5)));
+        assert_eq!(tables[0].get("time"), Some(Value::Timestamp(4)));
+        assert_eq!(tables[0].get("routing-keys"), Some(keys(&["$queue/dead/a/b"])));
+        assert_eq!(tables[0].get("original-expiration"), None);
     }
 }

@@ -18,11 +18,14 @@ use super::violation::Violation;
 use crate::model::exchange::ExchangeSettings;
 use crate::model::{
     Bind, Command, Destination, ExchangeCommand, ExchangeId, ExchangeKind, ExchangeRefusal,
-    Refusal, Token,
+    QueueRefusal, Refusal, Token, VirtualHost,
 };
 
 /// The argument that names an alternate exchange.
 const ALTERNATE: &str = "alternate-exchange";
+
+/// `exchange.delete`, `exchange.unbind` and `queue.unbind`: there is nothing to do where there is nothing.
+const ENDINGS: [(u16, u16); 3] = [(40, 20), (40, 40), (50, 50)];
 
 /// A binding, as its methods say it.
 struct Said<'a> {
@@ -58,13 +61,8 @@ impl AmqpConnection {
                 return Err(Violation::new(ReplyCode::AccessRefused, text));
             }
             (None, _) => {
-                self.ask_exchange(
-                    (channel, (40, 10)),
-                    About::Exchange { settings, ok },
-                    name,
-                    command,
-                );
-                return Ok(());
+                let about = About::Exchange { settings, ok };
+                return self.ask_exchange((channel, (40, 10)), about, name, command);
             }
             (Some(current), Some(asked)) => {
                 if let Some(violation) = self.inequivalent(asked, current, &lossy(name.as_bytes()))
@@ -81,15 +79,16 @@ impl AmqpConnection {
 
     fn exchange_settings(&self, declare: &ExchangeDeclare) -> Result<ExchangeSettings, Violation> {
         let Some(kind) = ExchangeKind::from_name(declare.kind.as_bytes()) else {
-            let text = format!("unknown exchange type '{}'", lossy(declare.kind.as_bytes()));
-            return Err(Violation::new(ReplyCode::CommandInvalid, text));
+            let text = format!("invalid exchange type '{}'", lossy(declare.kind.as_bytes()));
+            return Err(Violation::new(ReplyCode::PreconditionFailed, text));
         };
         let alternate = match declare.arguments.get(ALTERNATE) {
             None => None,
-            Some(Value::LongString(name)) => Some(Bytes::copy_from_slice(&name)),
+            Some(Value::LongString(name)) => {
+                Some(self.exchange_named(&Bytes::copy_from_slice(&name))?)
+            }
             Some(_) => {
-                let (name, vhost) =
-                    (lossy(declare.exchange.as_bytes()), &self.settings.virtual_host);
+                let (name, vhost) = (lossy(declare.exchange.as_bytes()), &self.host);
                 let text = format!(
                     "invalid arg '{ALTERNATE}' for exchange '{name}' in vhost '{vhost}': it is the name of an exchange"
                 );
@@ -115,7 +114,7 @@ impl AmqpConnection {
         let ExchangeDelete { exchange: name, if_unused, no_wait, .. } = delete;
         check_not_default(name)?;
         if ExchangeId::is_reserved(name.as_bytes()) {
-            let (name, vhost) = (lossy(name.as_bytes()), &self.settings.virtual_host);
+            let (name, vhost) = (lossy(name.as_bytes()), &self.host);
             let text =
                 format!("deletion of system exchange '{name}' in vhost '{vhost}' not allowed");
             return Err(Violation::new(ReplyCode::AccessRefused, text));
@@ -123,8 +122,7 @@ impl AmqpConnection {
         let ok = (!no_wait).then(|| ExchangeDeleteOk::default().into());
         let about = About::Exchange { settings: None, ok };
         let command = ExchangeCommand::Delete { if_unused: *if_unused };
-        self.ask_exchange((channel, (40, 20)), about, name, command);
-        Ok(())
+        self.ask_exchange((channel, (40, 20)), about, name, command)
     }
 
     fn ask_exchange(
@@ -133,9 +131,18 @@ impl AmqpConnection {
         about: About,
         exchange: &ShortString,
         command: ExchangeCommand,
-    ) {
-        let exchange = exchange.detached().into_bytes();
+    ) -> Result<(), Violation> {
+        let exchange = self.exchange_named(&exchange.detached().into_bytes())?;
         self.ask(method, about, |token| Command::Exchange { token, exchange, command });
+        Ok(())
+    }
+
+    /// The level that stands for an exchange.
+    pub(super) fn exchange_named(&self, name: &Bytes) -> Result<Bytes, Violation> {
+        self.host.exchange(name).map_err(|error| {
+            let text = format!("exchange name '{}': {error}", lossy(name));
+            Violation::new(ReplyCode::PreconditionFailed, text)
+        })
     }
 
     pub(super) fn on_exchange_bind(
@@ -147,8 +154,8 @@ impl AmqpConnection {
         let ExchangeBind { source, destination, routing_key, arguments, .. } = bind;
         let said = Said { exchange: source, routing_key, arguments, is_bound: true };
         check_not_default(destination)?;
-        let destination = Destination::Exchange(destination.detached().into_bytes());
-        self.bind((channel, (40, 30)), ok, destination, said)
+        let name = self.exchange_named(&destination.detached().into_bytes())?;
+        self.bind((channel, (40, 30)), ok, Destination::Exchange(name), said)
     }
 
     pub(super) fn on_exchange_unbind(
@@ -160,8 +167,8 @@ impl AmqpConnection {
         let ExchangeUnbind { source, destination, routing_key, arguments, .. } = unbind;
         let said = Said { exchange: source, routing_key, arguments, is_bound: false };
         check_not_default(destination)?;
-        let destination = Destination::Exchange(destination.detached().into_bytes());
-        self.bind((channel, (40, 40)), ok, destination, said)
+        let name = self.exchange_named(&destination.detached().into_bytes())?;
+        self.bind((channel, (40, 40)), ok, Destination::Exchange(name), said)
     }
 
     pub(super) fn on_queue_bind(
@@ -195,7 +202,7 @@ impl AmqpConnection {
         said: Said<'_>,
     ) -> Result<(), Violation> {
         let queue = self.queue_of(method.0, name)?;
-        let own = ShortString::truncated(queue.as_str());
+        let own = ShortString::truncated(&queue.name());
         let said = match name.is_empty() && said.routing_key.is_empty() {
             true => Said { routing_key: &own, ..said },
             false => said,
@@ -217,12 +224,12 @@ impl AmqpConnection {
             Destination::Exchange(_) => None,
         };
         let Said { exchange, routing_key, arguments, is_bound } = said;
-        let (exchange, routing_key) = (exchange.detached(), routing_key.detached());
-        let arguments = arguments.detached();
+        let exchange = self.exchange_named(&exchange.detached().into_bytes())?;
+        let (routing_key, arguments) = (routing_key.detached(), arguments.detached());
         self.ask(method, About::Bind { queue, ok }, |token| {
             Command::Bind(Box::new(Bind {
                 token,
-                exchange: exchange.into_bytes(),
+                exchange,
                 destination,
                 routing_key: routing_key.into_bytes(),
                 arguments: arguments.as_bytes().clone(),
@@ -239,10 +246,9 @@ impl AmqpConnection {
             return;
         };
         let ok = ok.take();
-        let is_missing = |refusal: &Refusal| matches!(refusal, Refusal::Exchange(refused) if matches!(**refused, ExchangeRefusal::Missing { .. }));
         match result {
-            // As in RabbitMQ: it is gone, which is what was asked for.
-            Err(refusal) if !(request.method == (40, 20) && is_missing(&refusal)) => {
+            // As in RabbitMQ: it is gone, or bound to nothing, which is what was asked for.
+            Err(refusal) if !(ENDINGS.contains(&request.method) && is_missing(&refusal)) => {
                 self.on_request_refused(&request, &refusal);
             }
             Ok(()) | Err(_) => ok.into_iter().for_each(|ok| self.send(request.channel, ok)),
@@ -258,7 +264,10 @@ impl AmqpConnection {
     ) -> Option<Violation> {
         let alternate = |settings: &ExchangeSettings| match &settings.alternate {
             None => "none".to_owned(),
-            Some(name) => format!("the value '{}' of type 'longstr'", lossy(name)),
+            Some(level) => {
+                let (_, name) = VirtualHost::of_level(level);
+                format!("the value '{}' of type 'longstr'", lossy(&name))
+            }
         };
         let quoted = |value: &str| format!("'{value}'");
         let said = |settings: &ExchangeSettings| {
@@ -272,12 +281,19 @@ impl AmqpConnection {
         };
         let mut pairs = said(asked).into_iter().zip(said(current));
         let ((argument, asked), (_, current)) = pairs.find(|(asked, current)| asked != current)?;
-        let vhost = &self.settings.virtual_host;
+        let vhost = &self.host;
         let text = format!(
             "inequivalent arg '{argument}' for exchange '{name}' in vhost '{vhost}': received {asked} but current is {current}"
         );
         Some(Violation::new(ReplyCode::PreconditionFailed, text))
     }
+}
+
+/// Returns true when what was named is not there.
+fn is_missing(refusal: &Refusal) -> bool {
+    let is_exchange = matches!(refusal, Refusal::Exchange(refused) if matches!(**refused, ExchangeRefusal::Missing { .. }));
+    is_exchange
+        || matches!(refusal, Refusal::Queue(refused) if matches!(**refused, QueueRefusal::Missing { .. }))
 }
 
 /// Nobody declares, ends or binds the default exchange.

@@ -6,23 +6,27 @@ use super::ReplyCode;
 use super::codec::frame::{FRAME_BYTES_MIN, PROTOCOL_HEADER};
 use super::codec::method::{
     ConnectionOpen, ConnectionOpenOk, ConnectionStart, ConnectionStartOk, ConnectionTune,
-    ConnectionTuneOk,
+    ConnectionTuneOk, ConnectionUpdateSecretOk,
 };
 use super::codec::{Greeting, Table, Value};
 use super::connection::{AmqpConnection, State};
+use super::convert::lossy;
+use super::describe::kept;
 use super::sasl;
 use super::violation::{self, Violation};
 use crate::model::command::{Credentials, Open};
-use crate::model::{Command, Refusal};
+use crate::model::{Command, Refusal, VirtualHost};
 
 /// What of RabbitMQ's extensions a client may use.
-const CAPABILITIES: [&str; 6] = [
+const CAPABILITIES: [&str; 8] = [
     "authentication_failure_close",
     "publisher_confirms",
     "basic.nack",
     "exchange_exchange_bindings",
     "consumer_cancel_notify",
+    "connection.blocked",
     "per_consumer_qos",
+    "direct_reply_to",
 ];
 
 impl AmqpConnection {
@@ -58,7 +62,9 @@ impl AmqpConnection {
         if let Some(Value::Table(capabilities)) = start.client_properties.get("capabilities") {
             self.client.hears_of_refusal = capabilities.is_true("authentication_failure_close");
             self.client.hears_of_cancel = capabilities.is_true("consumer_cancel_notify");
+            self.client.hears_of_blocked = capabilities.is_true("connection.blocked");
         }
+        self.client.properties = kept(&start.client_properties);
         if let Some(refusal) = self.settings.turned_away.clone() {
             self.on_refused(&refusal);
             return Ok(());
@@ -71,6 +77,10 @@ impl AmqpConnection {
         )?;
         self.client.user = match &credentials {
             Credentials::Password { user, .. } => user.clone(),
+            // Nobody in particular, and still the name that it said.
+            Credentials::None if start.mechanism.as_bytes() != sasl::EXTERNAL => {
+                Bytes::from_static(sasl::GUEST)
+            }
             Credentials::None | Credentials::Exchange { .. } => Bytes::new(),
         };
         self.state = State::Opening;
@@ -124,6 +134,28 @@ impl AmqpConnection {
         self.close_with((0, 0), &Violation::new(code, text));
     }
 
+    /// RabbitMQ, `connection.update-secret`: the same user has a new password. Whoever's certificate says who it is has none, nor has who
+    /// needs no account: any is right.
+    pub(super) fn on_update_secret(&mut self, secret: &Bytes) {
+        self.client.is_renewing = true;
+        let is_nobody = self.settings.guest_is_anonymous && self.client.user == sasl::GUEST;
+        let credentials = match self.client.user.is_empty() || is_nobody {
+            true => Credentials::None,
+            false => {
+                let secret = Bytes::copy_from_slice(secret);
+                sasl::password(&self.settings, self.client.user.clone(), secret)
+            }
+        };
+        self.commands.push_back(Command::Renew(Box::new(credentials)));
+    }
+
+    /// The new secret is right.
+    pub(super) fn on_renewed(&mut self) {
+        if std::mem::take(&mut self.client.is_renewing) {
+            self.send(0, ConnectionUpdateSecretOk::default());
+        }
+    }
+
     /// The client may take less than it was offered, and no more. §1.4.2.6
     pub(super) fn on_tune_ok(&mut self, tune: &ConnectionTuneOk) -> Result<(), Violation> {
         let offered = &self.settings;
@@ -137,14 +169,34 @@ impl AmqpConnection {
     }
 
     pub(super) fn on_open(&mut self, open: &ConnectionOpen) -> Result<(), Violation> {
-        if open.virtual_host.as_bytes() != self.settings.virtual_host.as_bytes() {
-            let name = String::from_utf8_lossy(open.virtual_host.as_bytes());
-            let text = format!("vhost {name} not found");
+        let name = open.virtual_host.as_bytes();
+        let known = VirtualHost::new(name).ok();
+        let is_there =
+            |host: &VirtualHost| host.is_default() || self.settings.virtual_hosts.contains(host);
+        let Some(host) = known.filter(is_there) else {
+            let text = format!("vhost {} not found", lossy(name));
             return Err(Violation::new(ReplyCode::NotAllowed, text));
-        }
-        self.send(0, ConnectionOpenOk::default());
-        self.state = State::Open;
+        };
+        self.host = host.clone();
+        self.state = State::Entering;
+        self.commands.push_back(Command::Enter { host });
         Ok(())
+    }
+
+    /// The client may have the names of the virtual host that it asked for, or not.
+    pub(super) fn on_entered(&mut self, result: Result<(), Refusal>) {
+        if self.state != State::Entering {
+            return;
+        }
+        self.state = State::Open;
+        match result {
+            Ok(()) => self.send(0, ConnectionOpenOk::default()),
+            Err(_) => {
+                let user = lossy(&self.client.user);
+                let text = format!("access to vhost '{}' refused for user '{user}'", self.host);
+                self.fail((10, 40), Violation::new(ReplyCode::NotAllowed, text));
+            }
+        }
     }
 }
 

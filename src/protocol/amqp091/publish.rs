@@ -10,7 +10,7 @@ use super::channels::Channel;
 use super::codec::method::{BasicAck, BasicNack, BasicPublish, BasicReturn, ConfirmSelectOk};
 use super::codec::{ShortString, content};
 use super::connection::AmqpConnection;
-use super::convert::{self, lossy};
+use super::convert::{self, Publisher, lossy};
 use super::violation::{self, Violation};
 use crate::model::{Command, QoS, Refusal, Route, Token};
 
@@ -51,6 +51,16 @@ struct Settled {
 }
 
 impl Publishes {
+    /// Returns true in confirm mode.
+    pub(super) fn are_confirmed(&self) -> bool {
+        self.last_tag.is_some()
+    }
+
+    /// Those that the broker has yet to answer, and those behind one of them.
+    pub(super) fn awaiting_count(&self) -> usize {
+        self.awaiting.len()
+    }
+
     /// Returns true when the broker has answered all of them.
     pub(super) fn is_answered(&self) -> bool {
         self.awaiting.is_empty()
@@ -71,13 +81,21 @@ impl Publishes {
 }
 
 impl AmqpConnection {
-    pub(super) fn on_confirm_select(&mut self, channel: u16, no_wait: bool) {
-        if let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) {
-            publishes.last_tag.get_or_insert(0);
+    pub(super) fn on_confirm_select(
+        &mut self,
+        channel: u16,
+        no_wait: bool,
+    ) -> Result<(), Violation> {
+        let Some(state) = self.channels.get_mut(&channel) else { return Ok(()) };
+        if state.transaction.is_some() {
+            let text = "cannot switch from tx to confirm mode";
+            return Err(Violation::new(ReplyCode::PreconditionFailed, text));
         }
+        state.publishes.last_tag.get_or_insert(0);
         if !no_wait {
             self.send(channel, ConfirmSelectOk::default());
         }
+        Ok(())
     }
 
     pub(super) fn on_publish(
@@ -89,15 +107,24 @@ impl AmqpConnection {
         if publish.immediate {
             return Err(Violation::new(ReplyCode::NotImplemented, "immediate=true"));
         }
-        let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) else {
+        let content = self.with_reply_queue(channel, content)?;
+        let level = self.exchange_named(publish.exchange.as_bytes())?;
+        let Some(Channel { publishes, transaction, .. }) = self.channels.get_mut(&channel) else {
             return Ok(());
         };
-        // Only what is stored, or would be, is answered.
-        let is_answered = publishes.last_tag.is_some() || publish.mandatory;
-        let session = (&self.session_id[..], is_answered);
-        let message = convert::read(&publish, &content, &self.client.user, session)?;
+        // Only what is stored, or would be, is answered; transactions store.
+        let is_gathered = transaction.is_some();
+        let is_answered = publishes.last_tag.is_some() || publish.mandatory || is_gathered;
+        let more_keys = convert::more_keys(&content.properties)?;
+        let publisher =
+            Publisher { user: &self.client.user, session_id: &self.session_id, host: &self.host };
+        let message = convert::read(&publish, &content, publisher, is_answered)?;
         self.counters.publishes_received += 1;
         self.counters.payload_bytes_received += message.payload.len() as u64;
+        if is_gathered {
+            self.note_publish();
+            return self.gather(channel, publish, (content, more_keys), message);
+        }
         let tag = publishes.last_tag.as_mut().map(|last| {
             *last += 1;
             *last
@@ -107,27 +134,24 @@ impl AmqpConnection {
         let BasicPublish { exchange, routing_key, mandatory, .. } = publish;
         let token = Token(u64::from(channel) << NUMBER_BITS | number);
         let is_answered = message.qos != QoS::AtMostOnce;
-        let command = match exchange.as_bytes() == TOPICS {
+        let command = match exchange.as_bytes() == TOPICS && more_keys.is_empty() {
             true => Command::Publish { token, message: message.into(), packet_id: None },
             false => Command::Route(Box::new(Route {
                 token,
-                exchange: exchange.as_bytes().clone(),
+                exchange: level,
                 routing_key: routing_key.as_bytes().clone(),
-                // The default exchange does not look at them.
-                headers: match exchange.is_empty() {
-                    true => Bytes::new(),
-                    false => content.properties.headers().unwrap_or_default().as_bytes().clone(),
-                },
+                more_keys,
+                headers: headers_of(&exchange, &content),
                 message,
             })),
         };
-        self.commands.push_back(command);
         if is_answered {
             let content = mandatory.then_some(content);
             let awaiting = Awaiting { number, tag, answer: None, exchange, routing_key, content };
             publishes.awaiting.push_back(awaiting);
             self.awaiting_count += 1;
         }
+        self.pass_on(command);
         Ok(())
     }
 
@@ -161,7 +185,7 @@ impl AmqpConnection {
                 return self.fail_channel(channel, (60, 40), violation);
             }
             Some(Err(Refusal::Exchange(refused))) => {
-                let violation = violation::of_exchange(&refused, &self.settings.virtual_host);
+                let violation = violation::of_exchange(&refused, &self.host, &self.client.user);
                 return self.fail_channel(channel, (60, 40), violation);
             }
             Some(Err(_)) | None => {
@@ -175,14 +199,14 @@ impl AmqpConnection {
     }
 
     fn forbidden(&self, exchange: &ShortString, routing_key: &ShortString) -> Violation {
-        let vhost = &self.settings.virtual_host;
+        let vhost = &self.host;
         let (name, key) = (lossy(exchange.as_bytes()), lossy(routing_key.as_bytes()));
+        let user = lossy(&self.client.user);
         let text = match exchange.as_bytes() == TOPICS {
-            true => {
-                format!("access to topic '{key}' in exchange '{name}' in vhost '{vhost}' refused")
-            }
+            true => format!(
+                "access to topic '{key}' in exchange '{name}' in vhost '{vhost}' refused for user '{user}'"
+            ),
             false => {
-                let user = lossy(&self.client.user);
                 let name = if name.is_empty() { "amq.default" } else { &name };
                 format!("access to exchange '{name}' in vhost '{vhost}' refused for user '{user}'")
             }
@@ -191,7 +215,7 @@ impl AmqpConnection {
     }
 
     /// §1.8.3.10: what is mandatory and reaches nobody comes back; in confirm mode before it is acknowledged.
-    fn return_unrouted(
+    pub(super) fn return_unrouted(
         &mut self,
         channel: u16,
         (exchange, routing_key): (ShortString, ShortString),
@@ -252,5 +276,13 @@ impl AmqpConnection {
         if let Some(Channel { publishes, .. }) = self.channels.get_mut(&channel) {
             self.awaiting_count -= std::mem::take(publishes).awaiting.len();
         }
+    }
+}
+
+/// What an exchange may route by beside the key. The default one does not look at it.
+pub(super) fn headers_of(exchange: &ShortString, content: &Content) -> Bytes {
+    match exchange.is_empty() {
+        true => Bytes::new(),
+        false => content.properties.headers().unwrap_or_default().as_bytes().clone(),
     }
 }

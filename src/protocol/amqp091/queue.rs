@@ -12,12 +12,13 @@ use super::codec::method::{
 };
 use super::connection::AmqpConnection;
 use super::convert::lossy;
+use super::replies::Declared;
 use super::requests::{About, Request};
 use super::violation::Violation;
 use crate::model::{Command, QueueAnswer, QueueCommand, QueueName, QueueRefusal, Refusal, Token};
 
-/// What names of clients do not begin with.
-const RESERVED: &[u8] = b"amq.";
+/// What names of clients do not begin with: the broker's own, and those of queues for dead letters, which are there with others.
+const RESERVED: [&str; 2] = ["amq.", "$dlq/"];
 
 impl AmqpConnection {
     pub(super) fn on_queue_declare(
@@ -25,7 +26,12 @@ impl AmqpConnection {
         channel: u16,
         declare: &QueueDeclare,
     ) -> Result<(), Violation> {
-        if declare.passive {
+        let declared = Declared::of(&declare.queue);
+        if matches!(declared, Declared::Replies) {
+            self.on_replies_declared(channel, declare);
+            return Ok(());
+        }
+        if declare.passive || matches!(declared, Declared::ReplyQueue) {
             let queue = self.queue_of(channel, &declare.queue)?;
             let about =
                 About::Declare { queue: queue.clone(), settings: None, no_wait: declare.no_wait };
@@ -36,14 +42,16 @@ impl AmqpConnection {
             true => self.generate_name("amq.gen-"),
             false => declare.queue.clone(),
         };
-        if !declare.queue.is_empty() && name.as_bytes().starts_with(RESERVED) {
-            let text =
-                format!("queue name '{}' contains reserved prefix 'amq.*'", lossy(name.as_bytes()));
+        let is_reserved = |prefix: &&&str| name.as_bytes().starts_with(prefix.as_bytes());
+        if let Some(prefix) =
+            RESERVED.iter().find(is_reserved).filter(|_| !declare.queue.is_empty())
+        {
+            let name = lossy(name.as_bytes());
+            let text = format!("queue name '{name}' contains reserved prefix '{prefix}*'");
             return Err(Violation::new(ReplyCode::AccessRefused, text));
         }
-        let queue = QueueName::new(Bytes::copy_from_slice(name.as_bytes()))
-            .map_err(|error| self.not_a_queue(&name, &error))?;
-        let named = Named { queue: queue.as_str(), vhost: &self.settings.virtual_host };
+        let queue = self.queue_named(&name)?;
+        let named = Named { queue: &queue.name(), host: &self.host };
         let settings = Arc::new(arguments::settings(declare, named)?);
         let about = About::Declare {
             queue: queue.clone(),
@@ -107,7 +115,7 @@ impl AmqpConnection {
         let Request { channel, about, .. } = request;
         match about {
             About::Declare { queue, no_wait, .. } => {
-                let queue = ShortString::truncated(queue.as_str());
+                let queue = ShortString::truncated(&queue.name());
                 if let Some(channel) = self.channels.get_mut(&channel) {
                     channel.last_queue = queue.clone();
                 }
@@ -116,6 +124,7 @@ impl AmqpConnection {
                     self.send(channel, QueueDeclareOk { queue, message_count, consumer_count });
                 }
             }
+            About::Replies { consume, .. } => self.consume_replies(channel, &consume),
             About::Purge { no_wait: false, .. } => {
                 self.send(channel, QueuePurgeOk { message_count });
             }
@@ -140,13 +149,14 @@ impl AmqpConnection {
         if name.is_empty() {
             return Err(Violation::new(ReplyCode::NotFound, "no previously declared queue"));
         }
-        QueueName::from_text(Bytes::copy_from_slice(name.as_bytes()))
-            .map_err(|error| self.not_a_queue(name, &error))
+        self.queue_named(name)
     }
 
-    fn not_a_queue(&self, name: &ShortString, error: &dyn std::fmt::Display) -> Violation {
-        let text = format!("queue name '{}': {error}", lossy(name.as_bytes()));
-        Violation::new(ReplyCode::PreconditionFailed, text)
+    fn queue_named(&self, name: &ShortString) -> Result<QueueName, Violation> {
+        self.host.queue(&Bytes::copy_from_slice(name.as_bytes())).map_err(|error| {
+            let text = format!("queue name '{}': {error}", lossy(name.as_bytes()));
+            Violation::new(ReplyCode::PreconditionFailed, text)
+        })
     }
 
     /// A name that nobody else has.

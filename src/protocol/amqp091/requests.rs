@@ -5,8 +5,10 @@
 use std::sync::Arc;
 
 use super::arguments::{Named, inequivalent};
+use super::codec::method::BasicConsume;
 use super::codec::{Method, ShortString};
 use super::connection::AmqpConnection;
+use super::transaction::Committing;
 use super::violation::{self, Violation};
 use crate::model::exchange::ExchangeSettings;
 use crate::model::{
@@ -58,6 +60,7 @@ pub(super) enum About {
         queue: QueueName,
         no_ack: bool,
     },
+    Commit(Box<Committing>),
     /// With settings for a declaration.
     Exchange {
         settings: Option<Arc<ExchangeSettings>>,
@@ -69,6 +72,13 @@ pub(super) enum About {
         queue: Option<QueueName>,
         ok: Option<Method>,
     },
+    /// The queue of a consumer of replies, which consumes it then.
+    Replies {
+        queue: QueueName,
+        consume: Box<BasicConsume>,
+    },
+    /// The end of the channel. The broker is not asked for it: it comes when the publishes before it are answered.
+    Close,
 }
 
 impl About {
@@ -78,9 +88,10 @@ impl About {
             | About::Purge { queue, .. }
             | About::Delete { queue, .. }
             | About::Consume { queue, .. }
-            | About::Get { queue, .. } => Some(queue),
+            | About::Get { queue, .. }
+            | About::Replies { queue, .. } => Some(queue),
             About::Bind { queue, .. } => queue.as_ref(),
-            About::Cancel { .. } | About::Exchange { .. } => None,
+            About::Cancel { .. } | About::Exchange { .. } | About::Commit(_) | About::Close => None,
         }
     }
 }
@@ -93,21 +104,44 @@ impl AmqpConnection {
         about: About,
         command: impl FnOnce(Token) -> Command,
     ) {
-        assert!(self.request.is_none(), "input waits for one request before it brings another");
-        self.last_request += 1;
-        let number = self.last_request;
+        let number = self.next_request();
         // Publishes have their channel above the number, and no channel is 0.
         let unsent = Some(command(Token(number)));
         self.request = Some(Request { number, channel, method, about, unsent });
         self.ask_unsent();
     }
 
+    /// Closes a channel, now or when the broker has answered what was published before: what is wrong with that is still said.
+    pub(super) fn ask_to_close(&mut self, channel: u16) {
+        let (number, about) = (self.next_request(), About::Close);
+        self.request = Some(Request { number, channel, method: (20, 40), about, unsent: None });
+        self.ask_unsent();
+    }
+
+    /// Returns true while a channel waits for its end.
+    pub(super) fn is_asked_to_close(&self, channel: u16) -> bool {
+        let is_close = |it: &Request| it.channel == channel && matches!(it.about, About::Close);
+        self.request.as_ref().is_some_and(is_close)
+    }
+
+    fn next_request(&mut self) -> u64 {
+        assert!(self.request.is_none(), "input waits for one request before it brings another");
+        self.last_request += 1;
+        self.last_request
+    }
+
     /// Asks what waited for publishes, once they are answered.
     pub(super) fn ask_unsent(&mut self) {
         let Some(request) = &mut self.request else { return };
-        let channel = self.channels.get(&request.channel);
-        if channel.is_none_or(|channel| channel.publishes.is_answered()) {
-            self.commands.extend(request.unsent.take());
+        let number = request.channel;
+        let channel = self.channels.get(&number);
+        if channel.is_some_and(|channel| !channel.publishes.is_answered()) {
+            return;
+        }
+        self.commands.extend(request.unsent.take());
+        if matches!(request.about, About::Close) {
+            self.request = None;
+            self.close_channel(number);
         }
     }
 
@@ -127,9 +161,8 @@ impl AmqpConnection {
 
     /// Closes the channel of a request that was refused.
     pub(super) fn on_request_refused(&mut self, request: &Request, refusal: &Refusal) {
-        let queue = request.about.queue().map_or("", QueueName::as_str);
-        let vhost = &self.settings.virtual_host;
-        let named = Named { queue, vhost };
+        let queue = request.about.queue().map(QueueName::name).unwrap_or_default();
+        let named = Named { queue: &queue, host: &self.host };
         let violation = self
             .differing(&request.about, refusal)
             .unwrap_or_else(|| violation::of_request(refusal, named, &self.client.user));
@@ -141,7 +174,7 @@ impl AmqpConnection {
         match (about, refusal) {
             (About::Declare { queue, settings: Some(asked), .. }, Refusal::Queue(refused)) => {
                 let QueueRefusal::Differs { current, .. } = &**refused else { return None };
-                let named = Named { queue: queue.as_str(), vhost: &self.settings.virtual_host };
+                let named = Named { queue: &queue.name(), host: &self.host };
                 Some(inequivalent(asked, current, named, &refusal.to_string()))
             }
             (About::Exchange { settings: Some(asked), .. }, Refusal::Exchange(refused)) => {

@@ -9,7 +9,10 @@ use super::violation::Violation;
 use crate::model::PeerInfo;
 use crate::model::command::{Credentials, Secret};
 
-const GUEST: &[u8] = b"guest";
+/// Who needs no account where there are none.
+pub(super) const GUEST: &[u8] = b"guest";
+/// The mechanism by which a certificate says who it is.
+pub(super) const EXTERNAL: &[u8] = b"EXTERNAL";
 
 /// The mechanisms that a peer is offered, with spaces between.
 pub(super) fn mechanisms(settings: &Settings, peer: &PeerInfo) -> &'static str {
@@ -30,17 +33,22 @@ pub(super) fn credentials(
         b"PLAIN" => plain(response)?,
         b"AMQPLAIN" => amqplain(response)?,
         // The certificate says all of it.
-        b"EXTERNAL" if offers_external(settings, peer) => return Ok(Credentials::None),
+        EXTERNAL if offers_external(settings, peer) => return Ok(Credentials::None),
         other => {
             let other = String::from_utf8_lossy(other);
             let text = format!("unknown authentication mechanism '{other}'");
             return Err(Violation::new(ReplyCode::CommandInvalid, text));
         }
     };
-    if settings.guest_is_anonymous && user == GUEST && password == GUEST {
-        return Ok(Credentials::None);
+    Ok(self::password(settings, user, password))
+}
+
+/// What is to be checked of a user with a password.
+pub(super) fn password(settings: &Settings, user: Bytes, password: Bytes) -> Credentials {
+    match settings.guest_is_anonymous && user == GUEST && password == GUEST {
+        true => Credentials::None,
+        false => Credentials::Password { user, password: Secret(password) },
     }
-    Ok(Credentials::Password { user, password: Secret(password) })
 }
 
 fn offers_external(settings: &Settings, peer: &PeerInfo) -> bool {

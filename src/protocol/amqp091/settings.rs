@@ -1,12 +1,12 @@
 //! What a listener allows its AMQP 0.9.1 clients: limits and policy, from the configuration.
 
-use crate::model::Refusal;
+use crate::model::{Refusal, VirtualHost};
 
 /// Shared by all connections of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The one virtual host there is.
-    pub virtual_host: String,
+    /// The virtual hosts that there are beside `/`.
+    pub virtual_hosts: Vec<VirtualHost>,
     /// Bytes of a frame, header and end included: what clients are offered.
     pub frame_bytes_max: u32,
     /// Bytes of a frame before that is agreed on.
@@ -42,7 +42,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            virtual_host: "/".to_owned(),
+            virtual_hosts: Vec::new(),
             frame_bytes_max: 128 << 10,
             unconnected_frame_bytes_max: 8 << 10,
             channels_max: 2047,

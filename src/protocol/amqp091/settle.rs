@@ -16,8 +16,8 @@ pub(super) type Ledger = BTreeMap<u64, Unsettled>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unsettled {
     /// Who has it.
-    consumer: u32,
-    delivery: DeliveryId,
+    pub(super) consumer: u32,
+    pub(super) delivery: DeliveryId,
     since: Millis,
 }
 
@@ -73,27 +73,18 @@ impl AmqpConnection {
         self.settle(channel, (delivery_tag, false), outcome(requeue))
     }
 
-    /// A tag, or with `multiple` everything up to it; 0 is then everything.
+    /// Settles deliveries, now or with their transaction.
     fn settle(
         &mut self,
         channel: u16,
-        (tag, multiple): (u64, bool),
+        tags: (u64, bool),
         outcome: Outcome,
     ) -> Result<(), Violation> {
-        let Some(Channel { ledger, .. }) = self.channels.get_mut(&channel) else { return Ok(()) };
-        let is_all = tag == 0 && multiple;
-        if !is_all && !ledger.contains_key(&tag) {
-            let text = format!("unknown delivery tag {tag}");
-            return Err(Violation::new(ReplyCode::PreconditionFailed, text));
+        let taken = self.take_entered(channel, tags)?;
+        if let Some(Channel { transaction: Some(gathered), .. }) = self.channels.get_mut(&channel) {
+            gathered.settle(taken, outcome);
+            return Ok(());
         }
-        let taken = match (is_all, multiple) {
-            (true, _) => std::mem::take(ledger),
-            (false, true) => {
-                let rest = ledger.split_off(&(tag + 1));
-                std::mem::replace(ledger, rest)
-            }
-            (false, false) => ledger.remove(&tag).map(|it| (tag, it)).into_iter().collect(),
-        };
         for unsettled in taken.into_values() {
             self.settle_entered(channel, unsettled, outcome);
         }
@@ -101,18 +92,53 @@ impl AmqpConnection {
         Ok(())
     }
 
+    /// Takes a tag off the ledger, or with `multiple` everything up to it; 0 is then everything.
+    fn take_entered(
+        &mut self,
+        channel: u16,
+        (tag, multiple): (u64, bool),
+    ) -> Result<Ledger, Violation> {
+        let Some(Channel { ledger, .. }) = self.channels.get_mut(&channel) else {
+            return Ok(Ledger::new());
+        };
+        let is_all = tag == 0 && multiple;
+        if !is_all && !ledger.contains_key(&tag) {
+            let text = format!("unknown delivery tag {tag}");
+            return Err(Violation::new(ReplyCode::PreconditionFailed, text));
+        }
+        Ok(match (is_all, multiple) {
+            (true, _) => std::mem::take(ledger),
+            (false, true) => {
+                let rest = ledger.split_off(&(tag + 1));
+                std::mem::replace(ledger, rest)
+            }
+            (false, false) => ledger.remove(&tag).map(|it| (tag, it)).into_iter().collect(),
+        })
+    }
+
     /// Settles a delivery that was entered; what its queue took along when it went is not settled.
     fn settle_entered(&mut self, channel: u16, unsettled: Unsettled, outcome: Outcome) {
-        let Unsettled { consumer: number, delivery, .. } = unsettled;
-        let Some(state) = self.channels.get_mut(&channel) else { return };
-        if state.getter == Some(number) {
+        if self.is_somebodys(channel, unsettled) {
+            let delivery = unsettled.delivery;
             self.commands.push_back(Command::Settle { delivery, outcome });
-            return;
+            self.note_settled(channel, unsettled);
         }
+    }
+
+    /// Returns true for a delivery that its queue has not taken along.
+    pub(super) fn is_somebodys(&self, channel: u16, unsettled: Unsettled) -> bool {
+        let number = unsettled.consumer;
+        let is_getter = |channel: &Channel| channel.getter == Some(number);
+        self.consumers.contains_key(&number) || self.channels.get(&channel).is_some_and(is_getter)
+    }
+
+    /// A delivery is out no more.
+    pub(super) fn note_settled(&mut self, channel: u16, unsettled: Unsettled) {
+        let number = unsettled.consumer;
+        let Some(state) = self.channels.get_mut(&channel) else { return };
         let Some(consumer) = self.consumers.get_mut(&number) else { return };
         consumer.out -= 1;
         state.out -= 1;
-        self.commands.push_back(Command::Settle { delivery, outcome });
         if consumer.is_granted() {
             self.due.insert(channel);
         }
@@ -131,7 +157,11 @@ impl AmqpConnection {
         }
         // What is not sent yet is not sent: it comes again.
         self.outbox.forget_entered(channel);
-        self.settle(channel, (0, true), Outcome::Released)?;
+        // No transaction holds it back, as in RabbitMQ.
+        for unsettled in self.take_entered(channel, (0, true))?.into_values() {
+            self.settle_entered(channel, unsettled, Outcome::Released);
+        }
+        self.hand_out_held(channel);
         if is_answered {
             self.send(channel, BasicRecoverOk::default());
         }

@@ -1,9 +1,12 @@
 //! One connection and a client that is played by hand: what is answered, what closes what, and when.
 
+mod blocked;
 mod consume;
 mod exchange;
 mod publish;
 mod queue;
+mod replies;
+mod transaction;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -14,7 +17,7 @@ use super::codec::{Frame, FrameKind, Method, Properties, ShortString, Table, Val
 use super::*;
 use crate::model::command::{Close, Credentials};
 use crate::model::effect::Opened;
-use crate::model::{Command, Effect, Millis, PeerInfo, Refusal};
+use crate::model::{Command, Effect, Millis, PeerInfo, Refusal, VirtualHost};
 use crate::protocol::Connection;
 
 const NOW: Millis = Millis(1_000);
@@ -41,8 +44,20 @@ impl Peer {
         let mut peer = Peer::admitted(settings);
         peer.tune(2047, 131_072, 60);
         peer.send(0, open("/"));
+        peer.enter(Ok(()));
         assert_eq!(peer.methods(), [(0, ConnectionOpenOk::default().into())]);
         peer
+    }
+
+    /// Lets a peer into the virtual host that it asked for, or not.
+    fn enter(&mut self, result: Result<(), Refusal>) -> VirtualHost {
+        assert!(!self.connection.wants_input(), "whatever follows waits for the broker");
+        let host = match self.connection.commands.pop_back() {
+            Some(Command::Enter { host }) => host,
+            other => panic!("{other:?} enters no virtual host"),
+        };
+        self.effect(Effect::Entered(result));
+        host
     }
 
     /// A peer that is told what it may tune.
@@ -88,6 +103,12 @@ impl Peer {
 
     fn effect(&mut self, effect: Effect) {
         self.connection.handle_effect(self.now, effect);
+        self.drain();
+    }
+
+    /// The broker has nothing of the connection any more.
+    fn released(&mut self) {
+        self.connection.handle_released(self.now);
         self.drain();
     }
 
@@ -207,8 +228,10 @@ fn the_handshake_opens_a_session_that_ends_with_the_connection() {
     let mut peer = Peer::open(Settings::default());
     assert!(matches!(peer.command(), Some(Command::Open(_))));
     peer.send(0, ConnectionClose { reply_code: 200, ..ConnectionClose::default() });
-    assert_eq!(peer.methods(), [(0, ConnectionCloseOk::default().into())]);
     assert_eq!((peer.command(), peer.command()), (CLOSED, None));
+    assert!(!peer.is_closed() && peer.connection.awaits_release());
+    peer.released();
+    assert_eq!(peer.methods(), [(0, ConnectionCloseOk::default().into())]);
     assert!(peer.is_closed());
 }
 
@@ -287,6 +310,7 @@ fn a_client_takes_what_it_is_offered_or_less() {
     let mut peer = Peer::admitted(Settings::default());
     peer.tune(1, 4096, 0);
     peer.send(0, open("/"));
+    peer.enter(Ok(()));
     assert_eq!(peer.methods(), [(0, ConnectionOpenOk::default().into())]);
     assert_eq!(peer.connection.input_bytes_max(), 4096);
     peer.frame(FrameKind::Body, 1, &[0; 4089]);
@@ -301,6 +325,58 @@ fn another_virtual_host_is_not_found() {
     peer.send(0, open("other"));
     let expected = "NOT_ALLOWED - vhost other not found".to_owned();
     assert_eq!(peer.closed_with(), (530, expected, (10, 40)));
+}
+
+#[test]
+fn a_virtual_host_is_entered_by_those_whom_the_broker_lets() {
+    let staging = VirtualHost::new(b"staging").unwrap();
+    let settings = || Settings { virtual_hosts: vec![staging.clone()], ..Settings::default() };
+    let asked = |settings| {
+        let mut peer = Peer::admitted(settings);
+        peer.tune(10, 8192, 0);
+        peer.send(0, open("staging"));
+        peer
+    };
+    let mut peer = asked(settings());
+    assert_eq!(peer.methods(), []);
+    assert_eq!(peer.enter(Ok(())), staging);
+    assert_eq!(peer.methods(), [(0, ConnectionOpenOk::default().into())]);
+
+    let mut peer = asked(settings());
+    peer.enter(Err(Refusal::NotAuthorized));
+    let expected = "NOT_ALLOWED - access to vhost 'staging' refused for user 'ann'".to_owned();
+    assert_eq!(peer.closed_with(), (530, expected, (10, 40)));
+    assert!(matches!(peer.command(), Some(Command::Open(_))));
+    assert_eq!((peer.command(), peer.command()), (CLOSED, None), "its session ends");
+}
+
+#[test]
+fn a_new_secret_is_checked_as_the_first_one_was() {
+    let update = ConnectionUpdateSecret {
+        new_secret: Bytes::from_static(b"new"),
+        reason: ShortString::from_static("renewal"),
+    };
+    let asked = || {
+        let mut peer = Peer::open(Settings::default());
+        peer.send(0, update.clone());
+        while let Some(command) = peer.command() {
+            if let Command::Renew(credentials) = command {
+                let (user, password) = (Bytes::from("ann"), Bytes::from("new").into());
+                assert_eq!(*credentials, Credentials::Password { user, password });
+            }
+        }
+        assert!(!peer.connection.wants_input(), "whatever follows waits for the broker");
+        peer
+    };
+    let mut peer = asked();
+    peer.effect(Effect::Authenticated { last: Bytes::new() });
+    assert_eq!(peer.methods(), [(0, ConnectionUpdateSecretOk::default().into())]);
+    assert!(peer.connection.wants_input());
+
+    let mut peer = asked();
+    peer.effect(Effect::Expelled(Refusal::BadCredentials));
+    let expected = "NOT_ALLOWED - New secret was refused by one of the backends".to_owned();
+    assert_eq!(peer.closed_with(), (530, expected, (10, 70)));
 }
 
 #[test]
@@ -356,13 +432,12 @@ fn what_is_wrong_with_a_channel_closes_the_connection() {
 
 #[test]
 fn what_is_wrong_on_channel_0_closes_the_connection() {
-    let cases: [(u16, Act); 6] = [
+    let cases: [(u16, Act); 5] = [
         (504, |peer| peer.send(0, BasicQos::default())),
         (504, |peer| peer.send(0, start_ok("PLAIN", b"", true))),
         (505, |peer| peer.frame(FrameKind::Header, 0, b"")),
         (502, |peer| peer.frame(FrameKind::Method, 0, b"\0\x0a\0\x28\x09/")),
         (501, |peer| peer.bytes(b"\x08\0\x01\0\0\0\0\xce")),
-        (540, |peer| peer.send(0, ConnectionUpdateSecret::default())),
     ];
     for (code, act) in cases {
         let mut peer = Peer::open(Settings::default());
@@ -465,6 +540,19 @@ fn a_connection_that_we_close_waits_for_the_answer_and_not_for_ever() {
 }
 
 #[test]
+fn a_client_that_closes_hears_of_it_when_its_queues_are_gone_or_in_time() {
+    let mut peer = Peer::open(Settings::default());
+    peer.send(0, ConnectionClose::default());
+    peer.send(1, ChannelOpen::default());
+    assert_eq!(peer.methods(), [], "what still comes is for nobody");
+    assert_eq!(peer.wait(Millis(u64::MAX)), NOW.plus(3_000));
+    assert_eq!(peer.methods(), [(0, ConnectionCloseOk::default().into())]);
+    assert!(peer.is_closed() && !peer.connection.awaits_release());
+    peer.released();
+    assert_eq!(peer.methods(), []);
+}
+
+#[test]
 fn a_handshake_has_its_time() {
     let mut slow = Peer::new(Settings::default());
     slow.bytes(b"AMQ");
@@ -480,6 +568,7 @@ fn heartbeats_go_both_ways() {
     let mut peer = Peer::admitted(Settings::default());
     peer.tune(10, 8192, 4);
     peer.send(0, open("/"));
+    peer.enter(Ok(()));
     peer.methods();
 
     // Half an interval of silence of ours, and again.
@@ -534,11 +623,11 @@ fn a_peer_that_does_not_take_its_answers_is_not_read() {
 }
 
 #[test]
-fn methods_that_are_not_served_are_refused_as_not_implemented() {
+fn methods_that_only_servers_send_are_refused() {
     let mut peer = Peer::open(Settings::default());
     peer.send(1, ChannelOpen::default());
     peer.methods();
-    peer.send(1, TxSelect::default());
-    let expected = "NOT_IMPLEMENTED - tx.select is not served".to_owned();
-    assert_eq!(peer.closed_with(), (540, expected, (90, 10)));
+    peer.send(1, TxSelectOk::default());
+    let expected = "COMMAND_INVALID - tx.select-ok is not a method for a server".to_owned();
+    assert_eq!(peer.closed_with(), (503, expected, (90, 11)));
 }

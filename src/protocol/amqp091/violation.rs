@@ -4,7 +4,7 @@ use super::ReplyCode;
 use super::arguments::{Named, locked};
 use super::codec::DecodeError;
 use super::convert::lossy;
-use crate::model::{ExchangeRefusal, QueueRefusal, Refusal};
+use crate::model::{ExchangeRefusal, QueueRefusal, Refusal, VirtualHost};
 
 /// The peer broke a rule, or cannot have what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +39,12 @@ pub(super) fn of_connection(refusal: &Refusal) -> ReplyCode {
         | Refusal::AuthenticationMethod
         | Refusal::Throttled
         | Refusal::NotOwner => ReplyCode::AccessRefused,
-        Refusal::Busy | Refusal::Quota { .. } | Refusal::ConnectionRate { .. } => {
-            ReplyCode::NotAllowed
-        }
+        Refusal::Busy
+        | Refusal::Quota { .. }
+        | Refusal::DeadLettered
+        | Refusal::ConnectionRate { .. } => ReplyCode::NotAllowed,
         Refusal::DiskFull | Refusal::MemoryFull => ReplyCode::ResourceError,
-        Refusal::ShuttingDown => ReplyCode::ConnectionForced,
+        Refusal::ShuttingDown | Refusal::Administrator { .. } => ReplyCode::ConnectionForced,
         Refusal::Unsupported { .. } => ReplyCode::NotImplemented,
         Refusal::Address(_)
         | Refusal::Input(_)
@@ -65,9 +66,12 @@ pub(super) fn of_request(refusal: &Refusal, named: Named<'_>, user: &[u8]) -> Vi
                 (ReplyCode::PreconditionFailed, format!("{named} in use"))
             }
             QueueRefusal::NotEmpty { .. } => {
-                (ReplyCode::PreconditionFailed, format!("{named} is not empty"))
+                (ReplyCode::PreconditionFailed, format!("{named} not empty"))
             }
             QueueRefusal::Locked { .. } => return locked(named),
+            QueueRefusal::Stream { .. } => {
+                (ReplyCode::NotImplemented, format!("basic.get not supported by stream {named}"))
+            }
             QueueRefusal::ExclusiveUse { .. } => {
                 (ReplyCode::AccessRefused, format!("{named} in exclusive use"))
             }
@@ -84,11 +88,14 @@ pub(super) fn of_request(refusal: &Refusal, named: Named<'_>, user: &[u8]) -> Vi
         | Refusal::Input(_)
         | Refusal::Invalid { .. }
         | Refusal::Quota { .. }
+        | Refusal::DeadLettered
         | Refusal::DiskFull
         | Refusal::MemoryFull => (ReplyCode::PreconditionFailed, format!("{named}: {refusal}")),
-        Refusal::Exchange(refused) => return of_exchange(refused, named.vhost),
+        Refusal::Exchange(refused) => return of_exchange(refused, named.host, user),
         Refusal::Unsupported { .. } => (ReplyCode::NotImplemented, refusal.to_string()),
-        Refusal::ShuttingDown => (ReplyCode::ConnectionForced, refusal.to_string()),
+        Refusal::ShuttingDown | Refusal::Administrator { .. } => {
+            (ReplyCode::ConnectionForced, refusal.to_string())
+        }
         Refusal::BadCredentials
         | Refusal::CredentialsNeeded
         | Refusal::AuthenticationMethod
@@ -102,8 +109,31 @@ pub(super) fn of_request(refusal: &Refusal, named: Named<'_>, user: &[u8]) -> Vi
     Violation::new(code, text)
 }
 
+/// Why a channel is closed whose transaction is not committed.
+pub(super) fn of_commit(refusal: &Refusal, host: &VirtualHost, user: &[u8]) -> Violation {
+    let violation = of_request(refusal, Named { queue: "", host }, user);
+    match (violation.code, refusal) {
+        (ReplyCode::PreconditionFailed, Refusal::Exchange(_)) => violation,
+        (ReplyCode::PreconditionFailed, _) => {
+            Violation { text: format!("the transaction is rolled back: {refusal}"), ..violation }
+        }
+        (_, Refusal::NotAuthorized) => Violation {
+            text: format!(
+                "access to what the transaction publishes to refused for user '{}'",
+                lossy(user)
+            ),
+            ..violation
+        },
+        _ => violation,
+    }
+}
+
 /// Why a channel is closed that asked something of an exchange, or published to it.
-pub(super) fn of_exchange(refused: &ExchangeRefusal, vhost: &str) -> Violation {
+pub(super) fn of_exchange(
+    refused: &ExchangeRefusal,
+    vhost: &VirtualHost,
+    user: &[u8],
+) -> Violation {
     let failed = |text| Violation::new(ReplyCode::PreconditionFailed, text);
     match refused {
         ExchangeRefusal::Missing { exchange } => {
@@ -116,6 +146,14 @@ pub(super) fn of_exchange(refused: &ExchangeRefusal, vhost: &str) -> Violation {
         ExchangeRefusal::Differs { .. } => failed(refused.to_string()),
         ExchangeRefusal::Reserved { .. } => {
             Violation::new(ReplyCode::AccessRefused, refused.to_string())
+        }
+        ExchangeRefusal::Forbidden { exchange } => {
+            let exchange = if exchange.is_empty() { "amq.default" } else { exchange };
+            let user = lossy(user);
+            let text = format!(
+                "access to exchange '{exchange}' in vhost '{vhost}' refused for user '{user}'"
+            );
+            Violation::new(ReplyCode::AccessRefused, text)
         }
         ExchangeRefusal::Internal { exchange } => {
             let text =

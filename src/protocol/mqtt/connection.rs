@@ -26,7 +26,7 @@ use super::settings::Settings;
 use super::subscribe::Requests;
 use super::types::{Disconnect, Packet, Version};
 use crate::model::command::Close;
-use crate::model::{Command, Effect, Millis, PeerInfo, Token};
+use crate::model::{Command, ConnectionDescription, Effect, Millis, PeerInfo, Token};
 use crate::protocol::{Connection, Counters};
 
 /// Where a connection stands.
@@ -171,6 +171,11 @@ impl MqttConnection {
 
     pub(super) fn now(&self) -> Millis {
         self.clock.now
+    }
+
+    /// When it was accepted.
+    pub(super) fn started(&self) -> Millis {
+        self.clock.started
     }
 
     /// Encodes an answer.
@@ -424,11 +429,14 @@ impl Connection for MqttConnection {
             Effect::OpenRefused(refusal) => self.on_open_refused(&refusal),
             // Answers to what it never asks.
             Effect::Queue { .. }
+            | Effect::Entered(_)
+            | Effect::Publishing(_)
             | Effect::Exchange { .. }
             | Effect::Consuming { .. }
             | Effect::Stopped { .. }
             | Effect::ConsumerEnded { .. }
-            | Effect::Got { .. } => {}
+            | Effect::Got { .. }
+            | Effect::Committed { .. } => {}
             Effect::TakenOver => {
                 self.disconnect(
                     ReasonCode::SESSION_TAKEN_OVER,
@@ -520,6 +528,10 @@ impl Connection for MqttConnection {
 
     fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    fn describe(&self, _with_channels: bool) -> ConnectionDescription {
+        self.description()
     }
 
     fn wants_input(&self) -> bool {

@@ -72,11 +72,11 @@ pub(super) fn put_delivery_properties(
     if !delivery.message.properties.is_empty() {
         delivery.message.properties.iter().for_each(|property| put_neutral(&property, out));
     }
-    for (key, value) in &delivery.annotations {
+    delivery.annotations.each(delivery.id.offset, |key, value| {
         if is_text(value.as_bytes()) {
             put_user(out, key.as_bytes(), value.as_bytes());
         }
-    }
+    });
 }
 
 /// Other protocols allow values that MQTT cannot say; one of them would make the whole packet malformed for its receiver.
@@ -109,8 +109,10 @@ fn is_wild(value: &[u8]) -> bool {
 
 /// Returns more than the property list of a delivery can have: each neutral property has at least half the bytes it has here.
 pub(super) fn property_bytes_bound(delivery: &Delivery) -> usize {
-    let annotations: usize =
-        delivery.annotations.iter().map(|(key, value)| 5 + key.len() + value.len()).sum();
+    let mut annotations = 0;
+    delivery.annotations.each(delivery.id.offset, |key, value| {
+        annotations += 5 + key.len() + value.len();
+    });
     5 + 5 * delivery.subscription_ids.len()
         + 2 * delivery.message.properties.as_bytes().len()
         + annotations

@@ -136,6 +136,11 @@ impl Outbound {
         self.unfinished = unfinished.into();
     }
 
+    /// Deliveries that are out under a packet id.
+    pub(super) fn flight_count(&self) -> usize {
+        self.flights.len()
+    }
+
     /// The broker has stored a batch of packet ids: they may go out.
     pub(super) fn on_assigned(&mut self, token: Token) {
         let number = TokenKind::Assign.number(token);

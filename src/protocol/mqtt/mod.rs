@@ -13,6 +13,7 @@ mod connect;
 pub mod connection;
 mod convert;
 mod deliver;
+mod describe;
 pub mod property;
 mod publish;
 pub mod reason;

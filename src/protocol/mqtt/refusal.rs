@@ -40,7 +40,8 @@ fn nearest(refusal: &Refusal) -> ReasonCode {
         Refusal::AuthenticationMethod => ReasonCode::BAD_AUTHENTICATION_METHOD,
         Refusal::Throttled | Refusal::ConnectionRate { .. } => ReasonCode::CONNECTION_RATE_EXCEEDED,
         Refusal::Busy => ReasonCode::SERVER_BUSY,
-        Refusal::Quota { .. } | Refusal::DiskFull | Refusal::MemoryFull => {
+        Refusal::Administrator { .. } => ReasonCode::ADMINISTRATIVE_ACTION,
+        Refusal::Quota { .. } | Refusal::DeadLettered | Refusal::DiskFull | Refusal::MemoryFull => {
             ReasonCode::QUOTA_EXCEEDED
         }
         Refusal::Unsupported { .. }
@@ -146,11 +147,13 @@ mod tests {
             Refusal::ConnectionRate { limit: "it" },
             Refusal::Busy,
             Refusal::Quota { limit: "it" },
+            Refusal::DeadLettered,
             Refusal::DiskFull,
             Refusal::MemoryFull,
             Refusal::Unsupported { what: "it" },
             Refusal::Unavailable { partition: 1 },
             Refusal::ShuttingDown,
+            Refusal::Administrator { reason: "it".to_owned() },
         ];
         for refusal in &refusals {
             assert!(of_connect(refusal).fits_connack(), "{refusal:?}");
@@ -164,5 +167,7 @@ mod tests {
         }
         assert_eq!(of_disconnect(&Refusal::BadCredentials), ReasonCode::NOT_AUTHORIZED);
         assert_eq!(of_disconnect(&Refusal::Busy), ReasonCode::SERVER_BUSY);
+        let administrator = Refusal::Administrator { reason: String::new() };
+        assert_eq!(of_disconnect(&administrator), ReasonCode::ADMINISTRATIVE_ACTION);
     }
 }

@@ -195,6 +195,36 @@ fn exchange_declare_again_must_say_the_same() {
     stack.assert_channel_closed(client, 406, expected);
 }
 
+/// RabbitMQ, since 3.2: what is not there is bound to nothing, so that ending that twice is no error.
+#[test]
+fn queue_unbind_of_what_is_not_there_is_done() {
+    let mut stack = Stack::new();
+    let client = stack.client();
+    stack.exchange(client, "orders", "direct");
+    stack.declare(client, "q", |_| {});
+    for (queue, exchange) in [("q", "orders"), ("none", "orders"), ("q", "none")] {
+        let (queue, exchange) = (short(queue), short(exchange));
+        stack.send(client, 1, QueueUnbind { queue, exchange, ..QueueUnbind::default() });
+        assert_eq!(stack.method(client), QueueUnbindOk::default().into());
+    }
+    for (source, destination) in [("orders", "none"), ("none", "orders")] {
+        let (source, destination) = (short(source), short(destination));
+        stack.send(client, 1, ExchangeUnbind { source, destination, ..ExchangeUnbind::default() });
+        assert_eq!(stack.method(client), ExchangeUnbindOk::default().into());
+    }
+}
+
+/// RabbitMQ, exchanges: a type that is not there closes the channel, and not the connection.
+#[test]
+fn exchange_declare_knows_four_types() {
+    let mut stack = Stack::new();
+    let client = stack.client();
+    let kind = short("x-delayed-message");
+    let declare = ExchangeDeclare { exchange: short("x"), kind, ..ExchangeDeclare::default() };
+    stack.send(client, 1, declare);
+    stack.assert_channel_closed(client, 406, "invalid exchange type 'x-delayed-message'");
+}
+
 /// §1.6.2.3, if-unused: an exchange that something is bound to is kept.
 #[test]
 fn exchange_delete_keeps_what_is_used() {
@@ -233,4 +263,34 @@ fn basic_deliver_says_which_exchange_and_key() {
         assert_eq!((&deliver.exchange, &deliver.routing_key), (&short(exchange), &short("a.b")));
         assert_eq!(received.properties, list);
     }
+}
+
+/// RabbitMQ, exchange to exchange bindings: `amq.topic` is a source as others are, and what comes around comes once.
+#[test]
+fn exchange_bind_to_the_topics_routes_on() {
+    let mut stack = Stack::new();
+    let client = stack.client();
+    stack.exchange(client, "logs", "fanout");
+    stack.declare(client, "q", |_| {});
+    stack.bind(client, ("logs", "q"), "", Table::default());
+    for (source, destination, key) in [("amq.topic", "logs", "a.#"), ("logs", "amq.topic", "")] {
+        let bind = ExchangeBind {
+            source: short(source),
+            destination: short(destination),
+            routing_key: short(key),
+            ..ExchangeBind::default()
+        };
+        stack.send(client, 1, bind);
+        assert_eq!(stack.method(client), ExchangeBindOk::default().into());
+    }
+    stack.route(client, "amq.topic", &["a.b", "b", "a"]);
+    stack.route(client, "logs", &["c"]);
+    assert_eq!(stack.take(client, "q"), ["a.b", "a", "c"]);
+    assert_eq!(stack.world.stored("c"), ["c"], "it is published to the topic, too");
+    stack.route(client, "amq.topic", &["a.b"]);
+    stack.consume(client, "q", "c", |_| {});
+    let received = stack.received(client);
+    let Method::BasicDeliver(deliver) = &received[0].method else { panic!("{received:?}") };
+    let expected = (&short("amq.topic"), &short("a.b"));
+    assert_eq!((&deliver.exchange, &deliver.routing_key), expected);
 }

@@ -5,10 +5,19 @@
 //! RabbitMQ's documentation where it is an extension.
 
 mod acknowledge;
+mod blocked;
 mod consume;
+mod dead;
+mod exception;
 mod exchange;
+mod hosts;
+mod memory;
+mod names;
 mod publish;
 mod queue;
+mod replies;
+mod stream;
+mod tx;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +25,7 @@ use std::sync::Arc;
 
 use crate::world::World;
 use bytes::{Bytes, BytesMut};
-use fluxmq::model::PeerInfo;
+use fluxmq::model::{PeerInfo, VirtualHost};
 use fluxmq::partition::request::ConnectionId;
 use fluxmq::protocol::Connection;
 use fluxmq::protocol::amqp091::codec::frame::{self, PROTOCOL_HEADER};
@@ -46,6 +55,8 @@ struct End {
     /// What the client received and the test has not taken.
     received: Vec<Received>,
     is_up: bool,
+    /// Bytes that it reads in a turn.
+    reads: usize,
 }
 
 /// A method that a client received, with its content.
@@ -78,6 +89,26 @@ impl Stack {
 
     /// A client with an open connection that hears of everything, and channel 1 open.
     fn client(&mut self) -> ConnectionId {
+        self.client_in("/")
+    }
+
+    /// The same in another virtual host.
+    fn client_in(&mut self, host: &'static str) -> ConnectionId {
+        let id = self.greet();
+        self.open(id, host);
+        assert_eq!(self.methods(id).pop(), Some(ConnectionOpenOk::default().into()));
+        self.send(id, 1, ChannelOpen::default());
+        assert_eq!(self.method(id), ChannelOpenOk::default().into(), "the client is let in");
+        id
+    }
+
+    fn open(&mut self, id: ConnectionId, host: &'static str) {
+        let open = ConnectionOpen { virtual_host: short(host), ..ConnectionOpen::default() };
+        self.send(id, 0, open);
+    }
+
+    /// A client that is admitted and has opened nothing.
+    fn greet(&mut self) -> ConnectionId {
         let id = self.world.connect();
         let peer = PeerInfo::tcp(SocketAddr::from(([127, 0, 0, 1], 40_000)));
         let session_id = Bytes::from(format!("auto-{}", id.0));
@@ -88,11 +119,14 @@ impl Stack {
             output: BytesMut::new(),
             received: Vec::new(),
             is_up: true,
+            reads: usize::MAX,
         };
         self.ends.insert(id, end);
         self.run();
-        let capabilities: Table =
-            [("consumer_cancel_notify", Value::Boolean(true))].into_iter().collect();
+        let capabilities: Table = ["consumer_cancel_notify", "connection.blocked"]
+            .map(|name| (name, Value::Boolean(true)))
+            .into_iter()
+            .collect();
         let start = ConnectionStartOk {
             client_properties: [("capabilities", Value::Table(capabilities))].into_iter().collect(),
             mechanism: short("PLAIN"),
@@ -102,10 +136,7 @@ impl Stack {
         self.send(id, 0, start);
         let tune = ConnectionTuneOk { channel_max: 100, frame_max: FRAME_BYTES, heartbeat: 0 };
         self.send(id, 0, tune);
-        self.send(id, 0, ConnectionOpen { virtual_host: short("/"), ..ConnectionOpen::default() });
-        self.send(id, 1, ChannelOpen::default());
-        let last = self.methods(id).pop();
-        assert_eq!(last, Some(ChannelOpenOk::default().into()), "the client is let in");
+        self.methods(id);
         id
     }
 
@@ -321,12 +352,21 @@ fn turn(world: &mut World, id: ConnectionId, end: &mut End) -> bool {
         is_busy = true;
     }
     let before = end.output.len();
-    end.machine.poll_transmit(now, &mut end.output, usize::MAX);
+    if end.reads > 0 {
+        end.machine.poll_transmit(now, &mut end.output, end.reads);
+    }
     is_busy |= end.output.len() != before;
     end.take_output();
     while let Some(command) = end.machine.poll_command() {
         world.say(id, command);
         is_busy = true;
+    }
+    if end.machine.awaits_release() && world.is_done(id) {
+        world.hang_up(id);
+        world.drop_done();
+        end.machine.handle_released(now);
+        end.machine.poll_transmit(now, &mut end.output, usize::MAX);
+        end.take_output();
     }
     if end.machine.is_closing() {
         lose(world, id, end);

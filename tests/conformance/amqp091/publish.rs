@@ -105,6 +105,47 @@ fn basic_properties_come_as_they_were_published() {
     }
 }
 
+/// §1.5.2.5, and RabbitMQ: a channel is closed when what was published on it is done, so that who comes after finds it.
+#[test]
+fn channel_close_comes_after_what_was_published() {
+    let mut stack = Stack::new();
+    let (client, other) = (stack.client(), stack.client());
+    stack.declare(client, "q", |_| {});
+    let input = &mut stack.end(client).input;
+    Method::from(to_queue("q")).encode(1, input);
+    content::encode(1, &Properties::default(), b"1", FRAME_BYTES, input);
+    stack.send(client, 1, ChannelClose::default());
+    assert_eq!(stack.method(client), ChannelCloseOk::default().into());
+    assert_eq!(stack.count(other, "q").0, 1);
+
+    stack.send(client, 1, ChannelOpen::default());
+    stack.methods(client);
+    let input = &mut stack.end(client).input;
+    let publish = BasicPublish { exchange: short("gone"), ..BasicPublish::default() };
+    Method::from(publish).encode(1, input);
+    content::encode(1, &Properties::default(), b"2", FRAME_BYTES, input);
+    stack.send(client, 1, ChannelClose::default());
+    let methods = stack.methods(client);
+    let [Method::ChannelClose(close), Method::ChannelCloseOk(_)] = &methods[..] else {
+        panic!("{methods:?}")
+    };
+    assert_eq!(close.reply_code, 404);
+}
+
+/// RabbitMQ, validated user-id: `guest` is who logged in as `guest`, also where that needs no account.
+#[test]
+fn basic_properties_user_id_is_who_logged_in() {
+    let mut stack = Stack::new();
+    let client = stack.client();
+    stack.declare(client, "q", |_| {});
+    let said = |name| Properties::encode([Property::UserId(short(name))]);
+    stack.publish(client, to_queue("q"), &said("guest"), "1");
+    assert_eq!(stack.count(client, "q").0, 1);
+    stack.publish(client, to_queue("q"), &said("ann"), "2");
+    let expected = "user_id property set to 'ann' but authenticated user was 'guest'";
+    stack.assert_channel_closed(client, 406, expected);
+}
+
 /// §1.8.3.7, 02: `immediate` is not served, as in RabbitMQ.
 #[test]
 fn basic_publish_immediate_is_not_implemented() {

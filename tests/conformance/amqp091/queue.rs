@@ -93,6 +93,19 @@ fn queue_declare_exclusive_locks_out_others_and_ends_with_its_connection() {
     stack.assert_channel_closed(other, 404, "no queue 'mine'");
 }
 
+/// §1.7.2.1, exclusive, and RabbitMQ: whoever heard that its connection is closed finds its exclusive queues gone.
+#[test]
+fn connection_close_comes_after_the_end_of_exclusive_queues() {
+    let mut stack = Stack::new();
+    let client = stack.client();
+    stack.declare(client, "mine", |declare| declare.exclusive = true);
+    stack.fill(client, "mine", &["1"]);
+    stack.send(client, 0, ConnectionClose::default());
+    assert_eq!(stack.method(client), ConnectionCloseOk::default().into());
+    let next = stack.client();
+    assert_eq!(stack.declare(next, "mine", |declare| declare.exclusive = true), (0, 0));
+}
+
 /// §1.7.2.1, auto-delete: the queue ends when its last consumer does, and not before it had one.
 #[test]
 fn queue_declare_auto_delete_ends_with_the_last_consumer() {
@@ -177,7 +190,7 @@ fn queue_delete_keeps_what_is_used_or_not_empty() {
     stack.fill(client, "q", &["1"]);
     let delete = QueueDelete { queue: short("q"), ..QueueDelete::default() };
     stack.send(client, 1, QueueDelete { if_empty: true, ..delete.clone() });
-    stack.assert_channel_closed(client, 406, "queue 'q' in vhost '/' is not empty");
+    stack.assert_channel_closed(client, 406, "queue 'q' in vhost '/' not empty");
     let reader = stack.client();
     stack.consume(reader, "q", "c", |_| {});
     stack.send(client, 1, QueueDelete { if_unused: true, ..delete });

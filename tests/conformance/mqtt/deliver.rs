@@ -81,7 +81,7 @@ fn mqtt_3_3_2_15_to_20_properties_arrive_unaltered_and_in_their_order() {
     peer.deliver(Delivery {
         message: Arc::new(message),
         subscription_ids: vec![3, 128],
-        annotations: vec![("message-id", "q:1".to_owned())],
+        annotations: [("message-id", "q:1".to_owned())].into_iter().collect(),
         ..delivery(1, QoS::AtMostOnce)
     });
     let sent: Vec<_> = peer.publishes()[0].properties.iter().collect();
@@ -126,7 +126,7 @@ fn mqtt_311_clients_get_no_properties() {
     peer.deliver(Delivery {
         message: Arc::new(message),
         subscription_ids: vec![3],
-        annotations: vec![("queue", "q".to_owned())],
+        annotations: [("queue", "q".to_owned())].into_iter().collect(),
         ..delivery(1, QoS::AtMostOnce)
     });
     assert_eq!(peer.bytes(), b"\x30\x0A\x00\x03t/1hello"[..]);
@@ -186,7 +186,7 @@ fn mqtt_3_1_2_24_and_25_what_is_too_large_is_not_sent_but_settled() {
 fn mqtt_3_1_2_24_the_size_counts_properties_too() {
     let mut peer = with_client(&[Property::MaximumPacketSize(30)]);
     let annotated = |value: &str| Delivery {
-        annotations: vec![("k", value.to_owned())],
+        annotations: [("k", value.to_owned())].into_iter().collect(),
         ..delivery(1, QoS::AtMostOnce)
     };
     peer.deliver(annotated(&"v".repeat(15)));

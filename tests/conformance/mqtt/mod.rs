@@ -316,7 +316,7 @@ fn delivery(offset: u64, qos: QoS) -> Delivery {
         retain: false,
         redelivered: false,
         subscription_ids: vec![],
-        annotations: vec![],
+        annotations: Default::default(),
         settle_explicit: false,
     }
 }

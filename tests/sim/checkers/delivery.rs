@@ -10,7 +10,7 @@ use super::observer::HandedOut;
 use super::stored::Places;
 use super::{Invariant, Violation, matches, wrong};
 use crate::client::Role;
-use crate::history::{Delivery, EntryName, History, MessageId};
+use crate::history::{Delivery, EntryName, History, MessageId, Outcome, Publish};
 use crate::plan::{Fault, SECOND};
 use crate::world::World;
 
@@ -93,10 +93,12 @@ fn in_order(world: &World, places: &Places) -> Result<(), Violation> {
         if world.observer.is_refused(it.id) {
             continue;
         }
-        // What is passed on comes from any node, and what a connection said last may come after what the next one says.
+        // What is passed on comes from any node, and what a connection said last may come after what the next one says. So may what its
+        // client gave up.
         let publish = history.publish(it.id);
-        let at_most_once = publish.filter(|publish| publish.qos == QoS::AtMostOnce);
-        let connection = at_most_once.map(|publish| publish.connection);
+        let is_of_connection =
+            |publish: &&Publish| publish.qos == QoS::AtMostOnce || publish.outcome == Outcome::Open;
+        let connection = publish.filter(is_of_connection).map(|publish| publish.connection);
         let kind = (publish.map_or(it.qos, |it| it.qos), connection);
         let key = (it.client, it.life, it.id >> 32, it.topic.as_str(), kind);
         if let Some(before) = last.insert(key, it.id)

@@ -120,7 +120,7 @@ impl Observer {
     }
 
     /// I8: what is flushed stays, unless a newer leader has something else there; what is committed stays for ever.
-    fn flushed(
+    pub fn flushed(
         &mut self,
         key: (usize, PartitionId),
         owned: &Owned,
@@ -445,10 +445,7 @@ impl Observer {
         if !self.is_committed(id) && !self.copied.contains(&id) {
             return wrong(Invariant::I13, format!("{id:x} is handed out and not committed"));
         }
-        let name = EntryName::from_properties(|wanted| {
-            let annotation = delivery.annotations.iter().find(|(name, _)| *name == wanted);
-            annotation.map(|(_, value)| value.clone())
-        });
+        let name = EntryName::from_properties(|wanted| delivery.annotation(wanted));
         if let Some(name) = name {
             let entry = name.message_id();
             self.handed.push(HandedOut { partition: from, entry, name, to, at: now });
@@ -486,7 +483,7 @@ impl Observer {
         connection: ConnectionId,
         term: u64,
     ) -> Option<ConnectionId> {
-        let newest = self.opened.get(&client).filter(|newest| newest.1 == term)?.0;
+        let newest = self.opened.get(&client).filter(|newest| term > 0 && newest.1 == term)?.0;
         (newest > connection).then_some(newest)
     }
 

@@ -405,9 +405,9 @@ impl Queues {
     fn trim(&mut self, id: u64, to: u64, time: u64) -> Result<(), Violation> {
         let Some(queue) = self.by_id.get(&id) else { return Ok(()) };
         let leaving = queue.head..to.min(queue.entries.len() as u64);
-        let may_be_gone =
-            |entry: &u64| self.has_history_ended && self.is_finished_by_all(id, *entry);
-        let may_be_gone: BTreeSet<u64> = leaving.filter(may_be_gone).collect();
+        let is_done = |entry: &u64| self.is_finished_by_all(id, *entry);
+        let done: BTreeSet<u64> = leaving.filter(is_done).collect();
+        let has_history_ended = self.has_history_ended;
         let queue = self.by_id.get_mut(&id).expect("just seen");
         let mut found = Ok(());
         for entry in queue.head..to.min(queue.entries.len() as u64) {
@@ -415,11 +415,14 @@ impl Queues {
             let (is_expired, is_over) = (queue.is_expired(it, time), queue.is_over(entry));
             let dead_letters = &queue.settings.dead_letters;
             let has_letters = dead_letters.target != DeadLetterTarget::Nowhere;
+            // What all have finished makes no letter.
+            let is_done = done.contains(&entry);
             let is_due = match is_expired {
-                true => !(dead_letters.with_expired && has_letters),
-                false => is_over && !(dead_letters.with_overflow && has_letters),
+                true => is_done || !(dead_letters.with_expired && has_letters),
+                false => is_over && (is_done || !(dead_letters.with_overflow && has_letters)),
             };
-            if !it.is_gone && !is_due && !may_be_gone.contains(&entry) && found.is_ok() {
+            let may_be_gone = has_history_ended && is_done;
+            if !it.is_gone && !is_due && !may_be_gone && found.is_ok() {
                 let what = format!(
                     "{:?}:{entry}, {:x}: dropped; expired {is_expired}, too many {is_over}",
                     queue.name, it.id

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use fluxmq::model::address::source_topic;
 use fluxmq::model::{PartitionId, QoS};
+use fluxmq::partition::request::ConnectionId;
 use fluxmq_index::Offset;
 use fluxmq_log::format::Message;
 
@@ -107,15 +108,17 @@ fn no_duplicate(history: &History, places: &Places) -> Result<(), Violation> {
     Ok(())
 }
 
-/// I5: first copies of one client's publishes of one QoS to one topic are in the order they were sent.
+/// I5: first copies of one client's publishes of one QoS to one topic are in the order they were sent, on one connection and from one
+/// to the next.
 ///
-/// But for those that were refused on the way, the disk being full: a client that did not hear of it sends them again, after others.
+/// But for those that were refused on the way, the disk being full: a client that did not hear of it sends them again, after others. And
+/// those that a client gave up with its session are in the order of their connection only: a process that was stopped may have them.
 fn producer_order(
     history: &History,
     places: &Places,
     observer: &Observer,
 ) -> Result<(), Violation> {
-    let mut last: BTreeMap<(usize, &str, QoS), (PartitionId, Offset, MessageId)> = BTreeMap::new();
+    let mut last = BTreeMap::new();
     for publish in history.publishes.iter().filter(|publish| publish.qos != QoS::AtMostOnce) {
         let Some(&(partition, offset)) = places.get(&publish.id).and_then(|at| at.first()) else {
             continue;
@@ -123,12 +126,18 @@ fn producer_order(
         if observer.is_refused(publish.id) {
             continue;
         }
-        let key = (publish.client, publish.topic.as_str(), publish.qos);
-        if let Some((before_in, before, id)) = last.insert(key, (partition, offset, publish.id))
-            && (before_in != partition || before >= offset)
-        {
-            let what = format!("{id:x} at {before} was sent before {:x} at {offset}", publish.id);
-            return wrong(Invariant::I5, what);
+        let key = |connection: Option<ConnectionId>| {
+            (publish.client, publish.topic.as_str(), publish.qos, connection)
+        };
+        let finished = (publish.outcome == Outcome::Acked).then(|| key(None));
+        for key in finished.into_iter().chain([key(Some(publish.connection))]) {
+            if let Some((before_in, before, id)) = last.insert(key, (partition, offset, publish.id))
+                && (before_in != partition || before >= offset)
+            {
+                let at = format!("{id:x} at {before}");
+                let what = format!("{at} was sent before {:x} at {offset}", publish.id);
+                return wrong(Invariant::I5, what);
+            }
         }
     }
     Ok(())

@@ -78,6 +78,9 @@ fn settings(settings: &QueueSettings) -> Tree {
         DeadLetterTarget::Queue(queue) => {
             fields.push(("dead_letters", Tree::bytes(queue.as_bytes())));
         }
+        target @ DeadLetterTarget::Exchange(_) => {
+            fields.push(("dead_letters", Tree::Text(target.text().into_owned())));
+        }
         DeadLetterTarget::Nowhere => fields.push(("dead_letters", Tree::None)),
     }
     let numbers = [
@@ -98,6 +101,7 @@ fn settings(settings: &QueueSettings) -> Tree {
         ("dead_letters_with_expired", settings.dead_letters.with_expired),
         ("dead_letters_with_overflow", settings.dead_letters.with_overflow),
         ("reject_publish", settings.limits.overflow == Overflow::RejectPublish),
+        ("reject_publish_dlx", settings.limits.overflow == Overflow::RejectPublishDlx),
         ("single_active", settings.single_active),
         ("exclusive", settings.exclusive),
         ("transient", settings.lifetime == Lifetime::Transient),

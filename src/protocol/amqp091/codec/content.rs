@@ -18,6 +18,8 @@ use super::table::Table;
 pub const BASIC: u16 = 60;
 /// Bit 1 is no property of basic, and bit 0 is a second word.
 const NO_PROPERTY: u16 = 0b11;
+/// The flag of `reply-to`.
+const REPLY_TO: u16 = 0x0200;
 
 /// What comes before the body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -163,6 +165,17 @@ impl Properties {
         })
     }
 
+    /// Where to answer.
+    pub fn reply_to(&self) -> Option<ShortString> {
+        if self.flags & REPLY_TO == 0 {
+            return None;
+        }
+        self.iter().find_map(|property| match property {
+            Property::ReplyTo(name) => Some(name),
+            _ => None,
+        })
+    }
+
     /// Copies them, so that keeping them does not keep what they were read from.
     pub fn detached(&self) -> Properties {
         Properties { flags: self.flags, fields: Bytes::copy_from_slice(&self.fields) }
@@ -204,7 +217,7 @@ fn take_property(flag: u16, reader: &mut Reader) -> Result<Property, DecodeError
         0x1000 => Property::DeliveryMode(reader.field()?),
         0x0800 => Property::Priority(reader.field()?),
         0x0400 => Property::CorrelationId(reader.field()?),
-        0x0200 => Property::ReplyTo(reader.field()?),
+        REPLY_TO => Property::ReplyTo(reader.field()?),
         0x0100 => Property::Expiration(reader.field()?),
         0x0080 => Property::MessageId(reader.field()?),
         0x0040 => Property::Timestamp(reader.field()?),
@@ -225,7 +238,7 @@ impl Property {
             Property::DeliveryMode(_) => 0x1000,
             Property::Priority(_) => 0x0800,
             Property::CorrelationId(_) => 0x0400,
-            Property::ReplyTo(_) => 0x0200,
+            Property::ReplyTo(_) => REPLY_TO,
             Property::Expiration(_) => 0x0100,
             Property::MessageId(_) => 0x0080,
             Property::Timestamp(_) => 0x0040,

@@ -90,7 +90,7 @@ fn delivery(consumer: u32, offset: u64) -> Delivery {
         retain: false,
         redelivered: offset == 0,
         subscription_ids: Vec::new(),
-        annotations: Vec::new(),
+        annotations: Default::default(),
         settle_explicit: false,
     }
 }
@@ -481,10 +481,12 @@ fn where_to_begin_and_with_whom_is_said_by_arguments() {
     };
     let group = with(&[("x-consumer-group", "audit".into()), ("x-stream-offset", "first".into())]);
     let asked = peer.consume("a", group);
-    assert_eq!(asked.group.as_str(), "audit");
+    assert_eq!((asked.group.as_str(), &asked.own), ("audit", &None));
     assert_eq!(asked.position, Some(Bytes::from("earliest")));
     let alone = peer.consume("b", with(&[("x-stream-offset", Value::I32(5))]));
-    assert!(alone.group.as_str().starts_with("amq.group-"), "it reads for itself");
+    let own = alone.own.expect("it reads for itself");
+    assert!(own.as_str().starts_with("amq.group-"));
+    assert_eq!(alone.group.as_str(), "default", "of whatever says nothing else");
     assert_eq!(alone.position, Some(Bytes::from("offset=5")));
     peer.consume("c", with(&[("x-priority", Value::I32(10))]));
     peer.methods();

@@ -226,6 +226,6 @@ fn what_is_the_brokers_own_is_left_to_it() {
         assert_eq!(peer.methods(), [(1, ExchangeDeclareOk::default().into())]);
     }
     peer.send(1, declare("orders", "heap"));
-    let expected = "COMMAND_INVALID - unknown exchange type 'heap'".to_owned();
-    assert_eq!(peer.closed_with(), (503, expected, (40, 10)));
+    let expected = "PRECONDITION_FAILED - invalid exchange type 'heap'".to_owned();
+    assert_eq!(peer.channel_closed_with(), (406, expected, (40, 10)));
 }

@@ -156,7 +156,7 @@ fn without_the_right_to_a_topic_the_channel_is_closed() {
     let close = ChannelClose {
         reply_code: 403,
         reply_text: short(
-            "ACCESS_REFUSED - access to topic 'secret.1' in exchange 'amq.topic' in vhost '/' refused",
+            "ACCESS_REFUSED - access to topic 'secret.1' in exchange 'amq.topic' in vhost '/' refused for user 'ann'",
         ),
         class_id: 60,
         method_id: 40,
@@ -212,7 +212,9 @@ fn a_channel_that_is_opened_again_is_not_told_of_the_one_before() {
     let mut peer = Peer::publisher(Settings::default(), true);
     peer.publish(to_topic("t"), vec![]);
     let (before, _) = peer.published();
-    peer.send(1, ChannelClose::default());
+    // It does not wait for its publishes when it is we who close it.
+    peer.send(1, BasicAck { delivery_tag: 7, multiple: false });
+    peer.send(1, ChannelCloseOk::default());
     peer.send(1, ChannelOpen::default());
     peer.send(1, ConfirmSelect { no_wait: true });
     peer.publish(to_topic("t"), vec![]);
@@ -224,6 +226,39 @@ fn a_channel_that_is_opened_again_is_not_told_of_the_one_before() {
     peer.confirm([(token, Ok(true))]);
     assert_eq!(peer.methods(), [ack(1, false)]);
     assert_eq!(peer.connection.awaiting_count, 0);
+}
+
+#[test]
+fn a_channel_ends_when_what_it_published_is_answered() {
+    for confirms in [false, true] {
+        let mut peer = Peer::publisher(Settings::default(), confirms);
+        peer.publish(BasicPublish { routing_key: short("q"), ..BasicPublish::default() }, vec![]);
+        let published = peer.routed();
+        peer.send(1, ChannelClose::default());
+        assert_eq!(peer.methods(), []);
+        assert!(!peer.connection.wants_input());
+        peer.confirm([(published.token, Ok(true))]);
+        let closed = (1, Method::from(ChannelCloseOk::default()));
+        let expected = if confirms { vec![ack(1, false), closed] } else { vec![closed] };
+        assert_eq!(peer.methods(), expected);
+        assert!(peer.connection.wants_input());
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_publish_is_said_to_a_channel_that_closes() {
+    let mut peer = Peer::publisher(Settings::default(), false);
+    peer.publish(BasicPublish { exchange: short("gone"), ..BasicPublish::default() }, vec![]);
+    let published = peer.routed();
+    peer.send(1, ChannelClose::default());
+    peer.confirm([(published.token, Err(ExchangeRefusal::missing(b"gone")))]);
+    // Both have closed it, and each answers the other.
+    let methods = peer.methods();
+    let [(1, Method::ChannelClose(close)), closed] = &methods[..] else { panic!("{methods:?}") };
+    assert_eq!((close.reply_code, closed), (404, &(1, ChannelCloseOk::default().into())));
+    peer.send(1, ChannelCloseOk::default());
+    peer.send(1, ChannelOpen::default());
+    assert_eq!(peer.methods(), [(1, ChannelOpenOk::default().into())]);
 }
 
 #[test]
@@ -279,5 +314,6 @@ fn what_is_owed_is_said_before_the_connection_closes() {
     let (token, _) = peer.published();
     peer.connection.handle_effect(NOW, Effect::Confirm { token, result: Ok(true) });
     peer.send(0, ConnectionClose::default());
+    peer.released();
     assert_eq!(peer.methods(), [ack(1, false), (0, ConnectionCloseOk::default().into())]);
 }
