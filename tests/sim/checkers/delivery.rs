@@ -164,7 +164,9 @@ fn one_member(world: &World) -> Result<(), Violation> {
         let visible_again = timeout_ms.saturating_sub(300) * 1000;
         let ended = history.connection_ends.get(&before.to);
         let forgotten = world.observer.forgotten.get(&(before.to, it.partition));
-        let is_gone = ended.into_iter().chain(forgotten).any(|at| *at <= it.at);
+        let mut forgotten = forgotten.into_iter().flatten();
+        let is_gone = ended.is_some_and(|at| *at <= it.at)
+            || forgotten.any(|at| (before.at..=it.at).contains(at));
         let is_late = it.at - before.at >= visible_again;
         let is_given_back = world.queues.is_given_back(&it.name, (before.at, it.at));
         // A leader that was deposed and does not know it yet hands out what the next one hands out too.

@@ -72,7 +72,7 @@ pub struct Observer {
     /// Entries of queues in the order in which partitions handed them out.
     pub handed: Vec<HandedOut>,
     /// When a partition was told that a connection is gone; its stream to the leader broke, perhaps before it knew.
-    pub forgotten: BTreeMap<(ConnectionId, PartitionId), u64>,
+    pub forgotten: BTreeMap<(ConnectionId, PartitionId), Vec<u64>>,
     /// When a partition lost what it knew of who has what: a new process or leader.
     pub resets: Vec<(PartitionId, u64)>,
     pub segments_sealed: u64,
@@ -411,7 +411,7 @@ impl Observer {
             }
             Request::Forget => {
                 self.out.remove(&(from, partition));
-                self.forgotten.insert((from, partition), self.now);
+                self.forgotten.entry((from, partition)).or_default().push(self.now);
             }
             Request::Publish(Publish { token: Some(token), message, .. }) => {
                 let id = id_of(&message.payload);
