@@ -17,6 +17,8 @@ const SEEDS_BETWEEN_REPORTS: u64 = 2_000;
 pub struct Campaign {
     pub seeds: u64,
     pub failures: Vec<(u64, String)>,
+    /// Seeds at whose end a partition stood still as it must.
+    pub stopped: Vec<u64>,
     pub coverage: Coverage,
     pub hashes: BTreeMap<u64, u64>,
 }
@@ -60,6 +62,7 @@ pub fn campaign(seeds: &[u64], failures_max: usize) -> Campaign {
         campaign.seeds += 1;
         campaign.coverage.add(&outcome.coverage);
         campaign.hashes.insert(outcome.seed, outcome.hash);
+        campaign.stopped.extend(outcome.is_stopped.then_some(outcome.seed));
         if let Some(violation) = outcome.violation {
             campaign.failures.push((outcome.seed, violation.to_string()));
         }
@@ -74,6 +77,10 @@ impl Campaign {
         println!("{} seeds in {:.1} s", self.seeds, since.elapsed().as_secs_f64());
         for point in Point::ALL {
             println!("{:>10}  {}", self.coverage.count(*point), point.words());
+        }
+        if !self.stopped.is_empty() {
+            let stopped = &self.stopped;
+            println!("a partition stopped where nobody has what was lost, in seeds {stopped:?}");
         }
         for (seed, what) in &self.failures {
             report_failure(*seed, what);

@@ -101,6 +101,22 @@ impl World {
         seen.map_or(node, node_of)
     }
 
+    /// Writes into the trace how each replica stands, for who reads why nothing goes on.
+    pub fn note_standing(&mut self) {
+        for (number, node) in self.nodes.iter().enumerate() {
+            for (partition, owned) in &node.owned {
+                let status = owned.partition.status();
+                self.trace
+                    .note(self.now, "stands", &[], || format!("{number} {partition:?} {status:?}"));
+            }
+            for (partition, fenced) in &node.fenced {
+                let status = fenced.status();
+                self.trace
+                    .note(self.now, "stands", &[], || format!("{number} {partition:?} {status:?}"));
+            }
+        }
+    }
+
     /// The stream between a connection's node and a leader breaks: both ends learn of it.
     pub fn break_stream(&mut self, id: ConnectionId, leader: usize) {
         let Some(connection) = self.connections.get_mut(&id) else { return };

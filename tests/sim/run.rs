@@ -17,6 +17,8 @@ const CALM: u64 = 5 * SECOND;
 pub struct Outcome {
     pub seed: u64,
     pub violation: Option<Violation>,
+    /// A partition stands still and says why, as it must: what was lost nobody has any more.
+    pub is_stopped: bool,
     pub hash: u64,
     pub coverage: Coverage,
     pub text: Option<String>,
@@ -31,6 +33,7 @@ pub fn run(seed: u64, is_read: bool, armed: Option<Invariant>) -> Outcome {
     Outcome {
         seed,
         violation: world.violation.clone(),
+        is_stopped: world.is_stopped,
         hash: world.trace.hash(),
         coverage: world.coverage.clone(),
         text: world.trace.text().map(str::to_owned),
@@ -68,10 +71,13 @@ fn go(world: &mut World) {
         world.heal();
         rest(world);
     }
-    if world.violation.is_none() {
+    if world.violation.is_none() && !world.is_stopped {
         stay_calm(world);
     }
     if world.violation.is_none() {
+        check_stored(world);
+    }
+    if world.violation.is_none() && !world.is_stopped {
         check(world);
     }
     world.count_coverage();
@@ -85,7 +91,12 @@ fn rest(world: &mut World) {
         match (world.unrest(), world.now < end) {
             (None, _) => return,
             (Some(_), true) => {}
+            (Some(_), false) if group::is_stopped_for_good(world) => {
+                world.is_stopped = true;
+                return;
+            }
             (Some(what), false) => {
+                world.note_standing();
                 world.violate(Invariant::I25, what);
                 return;
             }
@@ -108,12 +119,20 @@ fn stay_calm(world: &mut World) {
     }
 }
 
-fn check(world: &mut World) {
+/// What is stored is right, whoever serves it.
+fn check_stored(world: &mut World) {
     let places = stored::places(&world.ledger);
     let (history, ledger) = (&world.history, &world.ledger);
     let mut found = stored::check(history, ledger, &places, &world.observer, &world.plan);
     let nodes = world.nodes.iter().enumerate();
     found.extend(nodes.map(|(number, node)| world.observer.compare(number, node, ledger)));
+    found.into_iter().for_each(|found| world.accept(found));
+}
+
+/// What was owed was done.
+fn check(world: &mut World) {
+    let places = stored::places(&world.ledger);
+    let mut found = Vec::new();
     found.extend(delivery::check(world, &places));
     found.extend(views::check(world));
     found.extend(group::check(world));

@@ -140,6 +140,8 @@ pub struct World {
     pub flush_max: Vec<u64>,
     /// The one checker that counts; `None` is all of them.
     pub armed: Option<Invariant>,
+    /// Nothing more is owed: see [`crate::checkers::group::is_stopped_for_good`].
+    pub is_stopped: bool,
     pub violation: Option<Violation>,
     /// Nodes and segments of theirs that rotted and were not looked through since.
     pub rotten: BTreeSet<(usize, PartitionId, u64)>,
@@ -187,6 +189,7 @@ impl World {
             flush_max: vec![2_000; nodes.len()],
             armed,
             violation: None,
+            is_stopped: false,
             rotten: BTreeSet::new(),
             rotten_files: BTreeMap::new(),
             random,

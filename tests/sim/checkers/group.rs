@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use fluxmq::model::PartitionId;
 
 use super::{Invariant, Violation, wrong};
-use crate::node::replica;
+use crate::node::{Node, node_of, replica};
 use crate::world::World;
 
 /// I15: members are a fold of the log, like the views.
@@ -39,6 +39,32 @@ pub fn muted(world: &World) -> Option<String> {
         }
     }
     None
+}
+
+/// Returns true where a partition stops, and says so, because nobody has any more what was lost (ADR 0035): history is over there on every
+/// replica that is whole, and without those that lost it, and those that are muted until a leader has asked them, nobody is elected. A leader
+/// would have had the damaged part given up.
+pub fn is_stopped_for_good(world: &World) -> bool {
+    world.partitions().any(|partition| {
+        let voters = world.members_of(partition).voters();
+        let logs = || world.nodes.iter().filter_map(|node| node.owned.get(&partition));
+        let is_gone = |index: u64| {
+            let (mut is_over, mut is_there) = (false, false);
+            for log in logs().map(|owned| owned.partition.log()) {
+                is_over |= index < log.first_index();
+                is_there |= (log.first_index()..=log.last_index()).contains(&index);
+            }
+            is_over && !is_there
+        };
+        let is_over = |node: &Node| {
+            let lost = node.fenced.get(&partition).map(|fenced| fenced.status().lost);
+            lost.is_some_and(|lost| lost.iter().any(|damage| is_gone(damage.first_index)))
+        };
+        let lost = voters.iter().filter(|it| is_over(&world.nodes[node_of(**it)])).count();
+        let is_muted = |node| world.status(node, partition).is_some_and(|status| status.muted);
+        let muted = voters.iter().filter(|it| is_muted(node_of(**it))).count();
+        lost > 0 && (voters.len() - lost - muted) <= voters.len() / 2
+    })
 }
 
 /// Who leads what, in which term.
