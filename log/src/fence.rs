@@ -175,9 +175,13 @@ impl<D: Disk> Fenced<D> {
 
     /// Returns the newest snapshot that can be read.
     pub fn newest_snapshot(&self) -> Result<Option<Vec<Bytes>>, FileError> {
+        Ok(self.newest_readable()?.map(|(_, chunks)| chunks))
+    }
+
+    fn newest_readable(&self) -> Result<Option<(SnapshotAt, Vec<Bytes>)>, FileError> {
         for at in self.manifest.state().snapshots.values().rev() {
             match read_snapshot(&self.disk, &snapshot_path(&self.dir, at.index), *at) {
-                Ok(chunks) => return Ok(Some(chunks)),
+                Ok(chunks) => return Ok(Some((*at, chunks))),
                 Err(SnapshotReadError::File(error)) => return Err(error),
                 Err(SnapshotReadError::Missing { .. } | SnapshotReadError::Damaged { .. }) => {}
             }
@@ -230,16 +234,55 @@ impl<D: Disk> Fenced<D> {
             self.manifest.append(&[Edit::Truncated])?;
             self.spans.truncate(at + 1);
         }
+        self.check_again_from(at);
+        Ok(())
+    }
+
+    /// Gives up the segment with a hole and all before it: another replica's log begins with `begins`, so history is over up to there.
+    /// Nothing behind it is touched, and the replica remembers what it voted and acknowledged. Returns false, and changes nothing, when the
+    /// segment is not over, or no snapshot that can be read holds what it led to.
+    pub fn begin_after(&mut self, hole: &Hole, begins: u64) -> Result<bool, OpenError> {
+        let next = self.spans.partition_point(|span| span.segment_no <= hole.damage.segment_no);
+        let Some(span) = self.spans.get(next) else { return Ok(false) };
+        let Ok(header) = self.header_of(span.segment_no)? else { return Ok(false) };
+        let SegmentHeader { base_index, prev_term: term, base_offset: end, .. } = header;
+        let base = SnapshotAt { index: base_index - 1, term, end };
+        let newest = self.newest_readable()?.map(|(at, _)| at.index);
+        if base_index > begins || newest.is_none_or(|index| index < base.index) {
+            return Ok(false);
+        }
+        self.drop_before(next, base)?;
+        Ok(true)
+    }
+
+    /// The log begins with a segment. What can be read of those before it may be of use to somebody: they are kept in `quarantine/`.
+    fn drop_before(&mut self, first: usize, base: SnapshotAt) -> Result<(), OpenError> {
+        self.patch = None;
+        let numbers: Vec<u64> = self.spans[..first].iter().map(|span| span.segment_no).collect();
+        let paths = numbers.iter().map(|segment_no| segment_path(&self.dir, *segment_no));
+        let there: Vec<PathBuf> = paths.filter(|path| self.disk.open_read(path).is_ok()).collect();
+        let older = self.manifest.state().snapshots.range(..base.index);
+        let older: Vec<Edit> =
+            older.map(|(index, _)| Edit::DropSnapshot { index: *index }).collect();
+        let drops = numbers.into_iter().map(|segment_no| Edit::Drop { segment_no });
+        let edits: Vec<Edit> =
+            std::iter::once(Edit::Base(base)).chain(drops).chain(older).collect();
+        self.manifest.append(&edits)?;
+        quarantine(&self.disk, &self.dir, &there)?;
+        self.spans.drain(..first);
+        self.check_again_from(0);
+        Ok(())
+    }
+
+    fn check_again_from(&mut self, at: usize) {
         self.evidence = Evidence::new(
             self.sync_proof.proven().index,
             self.hard_state.state().commit,
             self.manifest.state(),
         );
         self.checked = self.checked.min(at).min(self.spans.len());
-        self.spans[self.checked..]
-            .iter_mut()
-            .for_each(|span| *span = Span::unread(span.segment_no));
-        Ok(())
+        let unread = self.spans[self.checked..].iter_mut();
+        unread.for_each(|span| *span = Span::unread(span.segment_no));
     }
 
     /// Returns what is intact here of the frames that were asked for.
@@ -248,8 +291,9 @@ impl<D: Disk> Fenced<D> {
         request: &RangeRequest,
         bytes_max: usize,
     ) -> Result<RangeAnswer, FileError> {
-        if request.index <= self.manifest.state().base.index {
-            return Ok(RangeAnswer::Trimmed);
+        let base = self.manifest.state().base.index;
+        if request.index <= base {
+            return Ok(RangeAnswer::Trimmed { begins: base + 1 });
         }
         if self.spans.last().is_none_or(|last| last.segment_no < request.segment_no) {
             return Ok(RangeAnswer::Absent);

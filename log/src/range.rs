@@ -42,8 +42,11 @@ pub enum RangeAnswer {
     Unflushed,
     /// The log ends before.
     Absent,
-    /// The log begins after.
-    Trimmed,
+    /// The log begins after, with this entry: what is before it is over.
+    Trimmed {
+        /// Its first index.
+        begins: u64,
+    },
     /// There is another entry, or it is elsewhere.
     Diverged,
 }
@@ -57,7 +60,7 @@ impl<D: Disk> Log<D> {
     ) -> Result<RangeAnswer, FileError> {
         let RangeRequest { segment_no, from_bytes, index, .. } = *request;
         if index <= self.base().index {
-            return Ok(RangeAnswer::Trimmed);
+            return Ok(RangeAnswer::Trimmed { begins: self.first_index() });
         }
         if index > self.last_index() {
             return Ok(RangeAnswer::Absent);

@@ -59,20 +59,28 @@ impl<D: Disk> Log<D> {
 
     /// Returns how the first segment begins; `None` while there is none and there was none.
     pub fn origin(&self) -> Option<Origin> {
-        let of = |segment: &Segment| Origin {
-            segment_no: segment.segment_no(),
-            prev_chain: segment.header.prev_chain,
-            capacity_bytes: segment.header.capacity_bytes,
-            base_ts: segment.header.base_ts,
-        };
-        self.segments.first().map(of).or(self.origin)
+        self.segments.first().map(origin_of).or(self.origin)
     }
 
-    /// Reads the snapshot that the log begins after: what a replica needs that is behind the first entry. `None` when there is none.
-    pub fn base_snapshot(&self) -> Result<Option<(SnapshotAt, Vec<Bytes>)>, SnapshotReadError> {
-        let Some(at) = self.snapshots.get(&self.base().index).copied() else { return Ok(None) };
-        let chunks = read_snapshot(&self.disk, &snapshot_path(&self.dir, at.index), at)?;
-        Ok(Some((at, chunks)))
+    /// Reads what a replica needs that is behind the first entry: the snapshot that the log begins after, and how the segment behind it
+    /// begins. Where that one is not here ([`Fenced::begin_after`](crate::Fenced::begin_after)) it is the first that a segment ends with;
+    /// `None` when there is none.
+    pub fn given_snapshot(
+        &self,
+    ) -> Result<Option<(SnapshotAt, Origin, Vec<Bytes>)>, SnapshotReadError> {
+        let base = self.base().index;
+        let is_between = |at: &&SnapshotAt| at.index == base || self.ends_segment(at.index);
+        let Some(at) = self.snapshots.range(base.max(1)..).map(|(_, at)| at).find(is_between)
+        else {
+            return Ok(None);
+        };
+        let behind = self.segments.iter().find(|it| it.header.base_index == at.index + 1);
+        let Some(origin) = behind.map(origin_of).or(self.origin.filter(|_| at.index == base))
+        else {
+            return Ok(None);
+        };
+        let chunks = read_snapshot(&self.disk, &snapshot_path(&self.dir, at.index), *at)?;
+        Ok(Some((*at, origin, chunks)))
     }
 
     /// Returns the newest snapshot that is whole; `None` when none was ever saved. Damaged ones are passed over, and listed by
@@ -198,5 +206,14 @@ impl<D: Disk> Log<D> {
             return Err(SnapshotError::FlushInFlight);
         }
         Ok(())
+    }
+}
+
+fn origin_of(segment: &Segment) -> Origin {
+    Origin {
+        segment_no: segment.segment_no(),
+        prev_chain: segment.header.prev_chain,
+        capacity_bytes: segment.header.capacity_bytes,
+        base_ts: segment.header.base_ts,
     }
 }

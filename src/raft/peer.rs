@@ -299,11 +299,15 @@ fn take_range(input: &mut Bytes) -> Option<RangeRequest> {
 }
 
 fn put_answer(out: &mut Vec<u8>, answer: &RangeAnswer) {
+    let begun;
     let (kind, bytes): (u8, &[u8]) = match answer {
         RangeAnswer::Bytes(bytes) => (0, bytes),
         RangeAnswer::Damaged => (1, &[]),
         RangeAnswer::Absent => (2, &[]),
-        RangeAnswer::Trimmed => (3, &[]),
+        RangeAnswer::Trimmed { begins } => {
+            begun = begins.to_le_bytes();
+            (3, &begun)
+        }
         RangeAnswer::Diverged => (4, &[]),
         RangeAnswer::Unflushed => (5, &[]),
     };
@@ -316,10 +320,10 @@ fn take_answer(input: &mut Bytes) -> Option<RangeAnswer> {
     let bytes = take_bytes(input)?;
     Some(match kind {
         0 => RangeAnswer::Bytes(bytes.to_vec()),
+        3 => RangeAnswer::Trimmed { begins: u64::from_le_bytes(bytes.as_ref().try_into().ok()?) },
         _ if !bytes.is_empty() => return None,
         1 => RangeAnswer::Damaged,
         2 => RangeAnswer::Absent,
-        3 => RangeAnswer::Trimmed,
         4 => RangeAnswer::Diverged,
         5 => RangeAnswer::Unflushed,
         _ => return None,

@@ -3,9 +3,10 @@
 //! One question is on its way at a time: a place in one hole, to one peer. An answer that joins moves the place on and keeps asking
 //! the same peer; one that does not, or none in time, asks the next. A hole about which every peer has said no rests while the
 //! others are filled, and all are asked again later: a peer may be repaired, or come back. Any peer is asked, and answers, fenced or
-//! not. Only a leader's no means more: what it does not have was never committed, so it is cut. That is so of what was lost, and not of
-//! what a peer gave that had another history than both: where somebody has other entries than were collected, that one is asked from the
-//! beginning of the hole before anything is given up.
+//! not. Where a peer's log begins behind the hole, history is over there: this log is made to begin behind it, too, where it has a
+//! snapshot of what that led to, and keeps everything else. Only a leader's no means more: what it does not have was never committed, so it is cut. That is so of
+//! what was lost, and not of what a peer gave that had another history than both: where somebody has other entries than were collected,
+//! that one is asked from the beginning of the hole before anything is given up.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -57,6 +58,8 @@ pub struct Repaired {
     pub refused: u64,
     /// Times that a leader had another history, so that this one was cut.
     pub cuts: u64,
+    /// Times that the log was made to begin behind what was lost, because history is over there.
+    pub begun: u64,
 }
 
 /// What a replica that leaves had still to say, and to whom.
@@ -252,13 +255,18 @@ impl<D: Disk> Repair<D> {
             RangeAnswer::Absent if is_leader && self.has_of_others(from) => {
                 self.begin_anew(&hole, from);
             }
-            RangeAnswer::Absent | RangeAnswer::Trimmed | RangeAnswer::Diverged if is_leader => {
+            RangeAnswer::Trimmed { begins } if self.log.begin_after(&hole, begins)? => {
+                self.on_begun(from, &hole);
+            }
+            RangeAnswer::Absent | RangeAnswer::Trimmed { .. } | RangeAnswer::Diverged
+                if is_leader =>
+            {
                 self.cut(from, &hole)?;
             }
             RangeAnswer::Damaged
             | RangeAnswer::Unflushed
             | RangeAnswer::Absent
-            | RangeAnswer::Trimmed
+            | RangeAnswer::Trimmed { .. }
             | RangeAnswer::Diverged => self.refuse(&hole, from),
         }
         self.ask()
@@ -333,6 +341,20 @@ impl<D: Disk> Repair<D> {
                 "stopped until a replica has what is lost: {damage}"
             );
         }
+    }
+
+    /// The log begins behind a hole now.
+    fn on_begun(&mut self, peer: ReplicaId, hole: &Hole) {
+        let Damage { first_index, first_offset, .. } = hole.damage;
+        tracing::warn!(
+            partition = self.address.partition,
+            peer = peer.0,
+            first_index,
+            %first_offset,
+            "history is over where entries are damaged; the log begins behind them"
+        );
+        self.done.begun += 1;
+        self.refusals.clear();
     }
 
     /// Gives up what a leader does not have.

@@ -230,6 +230,54 @@ fn a_log_that_begins_after_a_lost_snapshot_is_fetched_anew() {
 }
 
 #[test]
+fn logs_begin_behind_what_is_lost_where_history_is_over_and_keep_the_rest() {
+    let mut cluster =
+        Cluster::with(3, Options { snapshot_every_bytes: 60_000, ..Options::default() });
+    let leader = cluster.elect();
+    cluster.publish(leader, 90, 4000);
+    cluster.ticks(5);
+    let last = cluster.partition(leader).status().last;
+    assert!(cluster.partition_mut(leader).trim(last).expect("trims") > 10);
+    let one = other(&cluster, &[leader]);
+    let damaged = [one, other(&cluster, &[leader, one])];
+    for id in damaged {
+        cluster.rot(id, &[8]);
+        cluster.kill(id, None);
+        // So that it looks.
+        let header = format!("p0001/log/{:020}.seg", 0);
+        cluster.replicas[&id].disk.flip_bit(Path::new(&header), 80).expect("flips");
+    }
+    cluster.ticks(40);
+    assert_eq!(cluster.leader(), None, "it has no majority");
+
+    // Nobody leads: with what is behind the damage given up on two of three, nobody ever would.
+    damaged.into_iter().for_each(|id| cluster.start(id));
+    let repaired = heal(&mut cluster, 40);
+
+    let [Repaired { begun: 1, cuts: 0, .. }, Repaired { begun: 1, cuts: 0, .. }] = repaired[..]
+    else {
+        panic!("{repaired:?}")
+    };
+    for id in damaged {
+        let log = cluster.partition(id).log();
+        assert!(log.first_index() > 8 && log.last_index() >= last, "{id}");
+    }
+    // Whoever leads can also give the log to a replica that has nothing.
+    let leader = cluster.elect();
+    cluster.publish(leader, 3, 100);
+    let empty = other(&cluster, &[leader]);
+    cluster.kill(empty, None);
+    cluster.replicas.get_mut(&empty).expect("it is one of them").disk = SimDisk::new(7);
+    cluster.start(empty);
+    heal(&mut cluster, 60);
+    assert!(!cluster.partition(empty).status().muted);
+    assert_eq!(
+        cluster.partition(empty).log().last_index(),
+        cluster.partition(leader).log().last_index()
+    );
+}
+
+#[test]
 fn damaged_entries_that_were_never_committed_are_given_up() {
     let (mut cluster, old) = filled();
     cluster.isolate(old);

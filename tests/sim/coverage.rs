@@ -105,7 +105,7 @@ points! {
     FrameRepaired: "frame repaired by a peer",
     BlockRepaired: "frames or a segment's header repaired by a peer",
     SegmentReshipped: "lost segment shipped by a peer",
-    CutBehindHistory: "replica cut whose loss nobody has because history is over",
+    BegunBehindHistory: "log begun behind what was lost because history is over",
     FencedGave: "range given away by a replica that waits for repair itself",
 }
 

@@ -139,16 +139,12 @@ impl World {
             }
             let fenced = self.nodes[node].fenced.remove(&partition).expect("it just ticked");
             self.count_repairs(&fenced);
-            let was_cut = fenced.status().repaired.cuts > 0;
             match fenced.finish(wall) {
                 Ok((partition_again, _)) => {
-                    // Where history has ended everywhere behind what it lost, it is cut there, by this process or the one before, and has
+                    // Where history has ended everywhere behind what it lost, and it has no snapshot to begin behind, it is cut there, by this process or the one before, and has
                     // no vote until it has all again.
                     if self.plan.ends_history() && partition_again.status().muted {
                         self.observer.replica_replaced(node, partition);
-                        if was_cut {
-                            self.coverage.hit(Point::CutBehindHistory);
-                        }
                     }
                     self.bind(&partition_again);
                     self.queues.restarted(node);
@@ -173,6 +169,7 @@ impl World {
             (Point::BlockRepaired, repaired.blocks),
             (Point::SegmentReshipped, repaired.segments),
             (Point::FencedGave, repaired.given),
+            (Point::BegunBehindHistory, repaired.begun),
         ];
         for (point, count) in seen {
             (0..count).for_each(|_| self.coverage.hit(point));

@@ -596,10 +596,10 @@ fn judge(
 
 /// A log that begins late has the snapshot that it begins after: what a replica is given that is behind it.
 fn judge_base(log: &Log<SimDisk>) -> Result<(), String> {
-    match log.base_snapshot() {
+    match log.given_snapshot() {
         _ if log.first_index() == 1 => Ok(()),
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(format!("begins at {} after no snapshot", log.first_index())),
+        Ok(Some((at, ..))) if at.index + 1 == log.first_index() => Ok(()),
+        Ok(_) => Err(format!("begins at {} after no snapshot", log.first_index())),
         Err(error) => Err(format!("begins at {}: {error}", log.first_index())),
     }
 }
