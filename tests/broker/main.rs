@@ -34,6 +34,7 @@ mod sessions;
 mod shared;
 mod statistics;
 mod storage;
+mod subscribing;
 mod tenure;
 mod topic_exchange;
 mod transactions;

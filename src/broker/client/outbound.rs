@@ -208,13 +208,9 @@ impl Outbound {
                 assigned.push(*entry);
             }
         }
-        let cursor = |place: &Place| {
-            let reading = self.places.get(place)?;
-            let first = reading.unsent.first_key_value().map(|(offset, ())| *offset);
-            let first = first.filter(|_| !is_planted(PlantedBug::CursorSkipsUnsent));
-            Some((*place, first.unwrap_or(reading.next)))
-        };
-        let mut moved: Vec<_> = self.moved.iter().filter_map(cursor).collect();
+        let is_read = |place: &&Place| self.places.contains_key(place);
+        let moved = self.moved.iter().filter(is_read);
+        let mut moved: Vec<_> = moved.map(|place| (*place, self.reached(*place))).collect();
         moved.sort_unstable();
         self.moved.clear();
         let (replayed, cursors): (Vec<_>, Vec<_>) =
@@ -234,6 +230,14 @@ impl Outbound {
             received,
             done,
         })
+    }
+
+    /// Up to where everything that a reader handed over was sent under a packet id, or settled.
+    pub(super) fn reached(&self, place: Place) -> Offset {
+        let Some(reading) = self.places.get(&place) else { return Offset(0) };
+        let first = reading.unsent.first_key_value().map(|(offset, ())| *offset);
+        let first = first.filter(|_| !is_planted(PlantedBug::CursorSkipsUnsent));
+        first.unwrap_or(reading.next)
     }
 
     fn take_unsent(&mut self, id: DeliveryId) -> Option<Unsent> {

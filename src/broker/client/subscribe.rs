@@ -198,6 +198,15 @@ impl Client {
         let Some(home) = self.identity.home.filter(|_| self.identity.stored) else {
             return self.finish_subscribe(pending, Ok(()));
         };
+        // Of what was handed on before the last partition answered, progress is stored first: no cursor stands for it yet, and what is
+        // stored now begins behind it.
+        self.write_progress();
+        let reached = |part: &Part| {
+            let reader = part.subscription.reader;
+            let starts = part.starts.iter().copied();
+            let outbound = &self.outbound;
+            starts.map(|(at, start)| (at, outbound.reached((reader, at)).max(start))).collect()
+        };
         let controls: Vec<Control> = pending
             .parts
             .iter()
@@ -205,7 +214,7 @@ impl Client {
             .map(|part| Control::Subscribed {
                 client_id: self.identity.client_id.clone(),
                 subscription: Subscription::clone(&part.subscription),
-                starts: part.starts.clone(),
+                starts: reached(part),
             })
             .collect();
         let last = controls.len().checked_sub(1);
