@@ -59,6 +59,8 @@ pub struct Node<D: Disk> {
     pub(super) is_rotten: bool,
     /// The newest term whose leader was told of this life.
     pub(super) introduced: u64,
+    /// This life was muted, and a leader has found since that it has all that any life of it may have acknowledged.
+    pub(super) is_whole_again: bool,
     /// A majority without this replica has confirmed a leader since this life began.
     pub(super) is_acquainted: bool,
 }
@@ -177,6 +179,7 @@ impl<D: Disk> Node<D> {
             welcomed: 0,
             is_rotten: false,
             introduced: 0,
+            is_whole_again: false,
             is_acquainted: false,
         };
         if alone && !node.is_muted() {

@@ -43,9 +43,7 @@ impl<D: Disk> Node<D> {
         let known = self.lives.entry(from).or_default();
         if life < known.latest {
             let latest = known.latest;
-            if leads {
-                self.post(from, &over(term, life, latest));
-            }
+            self.post(from, &over(term, life, latest));
             return Err(PeerError::EarlierLife { from, life, known: latest });
         }
         if life > known.latest && known.latest > Life::default() && leads {
@@ -170,8 +168,10 @@ impl<D: Disk> Node<D> {
             return Ok(());
         }
         if life > self.address.life {
-            // Others know more of this replica than its disk does: whatever that is, it is lost.
-            self.log_mut().require(u64::MAX)?;
+            // Others know more of this replica than its disk does: whatever that is, it is lost, unless a leader has given it back since.
+            if !self.is_whole_again {
+                self.log_mut().require(u64::MAX)?;
+            }
             // A number of its own: another image may be told of the same life.
             let draw = mix(&[self.seed, self.address.life.draw, life.draw]);
             self.log_mut().begin_life(life.number.saturating_add(1), draw)?;
@@ -184,6 +184,7 @@ impl<D: Disk> Node<D> {
         }
         self.is_acquainted |= is_confirmed;
         if is_whole {
+            self.is_whole_again |= self.is_muted();
             self.welcomed = term;
             self.log_mut().require(0)?;
         } else if !self.is_muted() && !is_planted(PlantedBug::ToldAndNotMuted) {

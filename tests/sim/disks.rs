@@ -150,9 +150,11 @@ impl World {
         let before = |partition: PartitionId| {
             let (leader, term) = self.leader_of(partition)?;
             let had = self.observer.durable(node, partition);
-            // What it acknowledged to earlier leaders this one never heard.
+            // What it acknowledged to earlier leaders this one never heard, nor what it did as a member that was removed since.
             let log = self.nodes[node].owned.get(&partition)?.partition.log();
-            (log.term(had) == Some(term)).then_some((partition, (leader, term, had)))
+            let joined = self.group.joined.get(&(node, partition)).copied().unwrap_or(0);
+            (log.term(had) == Some(term) && had > joined)
+                .then_some((partition, (leader, term, had)))
         };
         let before = self.partitions().filter_map(before).collect();
         let image = self.group.image.take().expect("just seen");

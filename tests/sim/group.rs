@@ -23,6 +23,8 @@ pub struct Group {
     voters: BTreeSet<(usize, PartitionId)>,
     /// Members as of the newest entry that was seen applied.
     newest: BTreeMap<PartitionId, (u64, Members)>,
+    /// About up to where the log was when a node became a member, again perhaps. What it acknowledged before its leader need not know.
+    pub joined: BTreeMap<(usize, PartitionId), u64>,
     /// An image that somebody took of a disk.
     pub image: Option<Image>,
     /// While an image is put back, nothing else goes wrong.
@@ -218,6 +220,10 @@ impl World {
             }
             let newest = self.group.newest.entry(partition).or_default();
             if status.applied >= newest.0 {
+                let is_new = |id: ReplicaId| status.members.contains(id) && !newest.1.contains(id);
+                let new = (0..self.nodes.len()).filter(|node| is_new(replica(*node)));
+                let joined = new.map(|node| ((node, partition), status.applied));
+                self.group.joined.extend(joined);
                 *newest = (status.applied, status.members.clone());
             }
             if !status.serves {
