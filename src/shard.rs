@@ -5,6 +5,7 @@
 //! each partition, so that partitions flush side by side while the shard goes on.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -20,6 +21,8 @@ pub use crate::partition::Gauges;
 use crate::partition::request::{ConnectionId, Event, Outbox, Request, Routing};
 use crate::partition::{Durability, Partition};
 
+/// Events for a connection that room is made for before they are there.
+const EVENTS_ROOM_MAX: usize = 256;
 /// Time between ticks of the partitions.
 const TICK: Duration = Duration::from_millis(100);
 /// Limits of one shard. A batch is what one connection asks in one turn.
@@ -425,42 +428,71 @@ impl<D: Disk> Owned<D> {
 struct Post {
     from: PartitionId,
     binder: Arc<dyn Binder>,
-    receivers: HashMap<ConnectionId, Arc<dyn Receiver>>,
-    outgoing: HashMap<ConnectionId, Events>,
+    receivers: HashMap<ConnectionId, Addressee, BuildHasherDefault<IdHasher>>,
+    /// Those that something goes to, in the order of what was first for each.
+    addressed: Vec<ConnectionId>,
+}
+
+struct Addressee {
+    receiver: Arc<dyn Receiver>,
+    events: Events,
+    /// How many went to it last: room for as many is made at once.
+    last_count: usize,
+}
+
+/// Spreads numbers that ascend, which nobody chooses.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(self.0 ^ u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // The golden ratio of 64 bits: an odd number, so that the low bits stay apart, and the high ones are mixed.
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Post {
     fn new(binder: Arc<dyn Binder>) -> Post {
-        Post {
-            from: PartitionId::default(),
-            binder,
-            receivers: HashMap::new(),
-            outgoing: HashMap::new(),
-        }
+        let (receivers, addressed) = (HashMap::default(), Vec::new());
+        Post { from: PartitionId::default(), binder, receivers, addressed }
     }
 
     fn connect(&mut self, connection: ConnectionId, receiver: Arc<dyn Receiver>) {
-        self.receivers.insert(connection, receiver);
+        let addressee = Addressee { receiver, events: Events::new(), last_count: 0 };
+        self.receivers.insert(connection, addressee);
     }
 
     fn disconnect(&mut self, connection: ConnectionId) {
         self.receivers.remove(&connection);
-        self.outgoing.remove(&connection);
     }
 
     fn send_all(&mut self) {
-        for (connection, events) in self.outgoing.drain() {
+        for connection in self.addressed.drain(..) {
             // A connection that ended meanwhile has nobody left to tell.
-            if let Some(receiver) = self.receivers.get(&connection) {
-                receiver.send(events);
-            }
+            let Some(addressee) = self.receivers.get_mut(&connection) else { continue };
+            addressee.last_count = addressee.events.len().min(EVENTS_ROOM_MAX);
+            addressee.receiver.send(std::mem::take(&mut addressee.events));
         }
     }
 }
 
 impl Outbox for Post {
     fn send(&mut self, to: ConnectionId, event: Event) {
-        self.outgoing.entry(to).or_default().push((self.from, event));
+        // One that is gone has nobody left to tell.
+        let Some(addressee) = self.receivers.get_mut(&to) else { return };
+        if addressee.events.is_empty() {
+            addressee.events.reserve(addressee.last_count);
+            self.addressed.push(to);
+        }
+        addressee.events.push((self.from, event));
     }
 
     fn bound(&mut self, binding: &Binding, is_bound: bool) {

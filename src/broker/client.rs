@@ -22,7 +22,7 @@ mod subscribe;
 mod tenure;
 mod transaction;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -44,7 +44,7 @@ use crate::model::consume::CONSUMERS_END;
 use crate::model::message::publisher_id;
 use crate::model::{
     Command, Control, Delivery, DeliveryId, DeliverySource, Effect, Filter, Millis, Outcome,
-    PartitionId, ReaderId, Refusal, Token,
+    PartitionId, ReaderId, Refusal, Token, TurnQueue,
 };
 use crate::partition::request::{ConnectionId, Event, Request};
 
@@ -93,8 +93,8 @@ pub struct Client {
     next_token: u64,
     credits: BTreeMap<(PartitionId, ReaderId), Credit>,
     given_back: GivenBack,
-    requests: VecDeque<(PartitionId, Request)>,
-    effects: VecDeque<Effect>,
+    requests: TurnQueue<(PartitionId, Request)>,
+    effects: TurnQueue<Effect>,
     /// Publishes that a deliberate defect has confirmed and not stored.
     #[cfg(feature = "planted-bugs")]
     kept_back: Vec<(PartitionId, Request)>,
@@ -244,8 +244,8 @@ impl Client {
             next_token: 0,
             credits: BTreeMap::new(),
             given_back: GivenBack::default(),
-            requests: VecDeque::new(),
-            effects: VecDeque::new(),
+            requests: TurnQueue::new(),
+            effects: TurnQueue::new(),
             #[cfg(feature = "planted-bugs")]
             kept_back: Vec::new(),
         }
@@ -408,12 +408,12 @@ impl Client {
         if self.requests.is_empty() {
             self.gather();
         }
-        let request = self.requests.pop_front();
-        if request.is_none() {
-            // An idle connection holds no buffer.
-            self.requests = VecDeque::new();
-        }
-        request
+        self.requests.pop_front()
+    }
+
+    /// How many requests there are, beside those that gather.
+    pub fn request_count(&self) -> usize {
+        self.requests.len()
     }
 
     /// The next effect for the protocol.
@@ -421,11 +421,7 @@ impl Client {
         if self.effects.is_empty() && self.held.is_some() {
             self.release_held();
         }
-        let effect = self.effects.pop_front();
-        if effect.is_none() {
-            self.effects = VecDeque::new();
-        }
-        effect
+        self.effects.pop_front()
     }
 
     /// Writes down how far the session is, without anybody waiting: called now and then so that a crash repeats little.

@@ -11,7 +11,7 @@ mod routing;
 mod steward;
 pub mod wills;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub struct Broker {
     placement: Placement,
     live: Live,
     shards: Vec<ShardHandle>,
-    by_partition: HashMap<PartitionId, usize>,
+    by_partition: BTreeMap<PartitionId, usize>,
     next_connection: AtomicU64,
 }
 
@@ -74,7 +74,8 @@ impl Broker {
         shards: Vec<ShardHandle>,
         owners: HashMap<PartitionId, usize>,
     ) -> Broker {
-        Broker { placement, live, shards, by_partition: owners, next_connection: AtomicU64::new(1) }
+        let by_partition = owners.into_iter().collect();
+        Broker { placement, live, shards, by_partition, next_connection: AtomicU64::new(1) }
     }
 
     /// Where addresses live.
@@ -141,11 +142,18 @@ impl Broker {
             // Rare enough for an allocation: its state would be a part of every quiet connection.
             return Box::pin(self.submit_in_order(connection, requests, passing)).await;
         }
+        let count = requests.len();
         let mut by_shard: Vec<Requests> = self.shards.iter().map(|_| Vec::new()).collect();
         let mut passed_on = 0;
         for (partition, request) in requests.drain(..) {
             match self.live.route(connection, request, passing) {
-                Some(request) => by_shard[self.by_partition[&partition]].push((partition, request)),
+                Some(request) => {
+                    let requests = &mut by_shard[self.by_partition[&partition]];
+                    if requests.is_empty() {
+                        requests.reserve(count);
+                    }
+                    requests.push((partition, request));
+                }
                 None => passed_on += 1,
             }
             if passed_on == PASSED_ON_AT_ONCE_MAX {

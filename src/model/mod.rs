@@ -31,6 +31,7 @@ pub mod queue_json;
 pub mod record;
 pub mod table_json;
 pub mod topic_pattern;
+pub mod turn_queue;
 pub mod virtual_host;
 
 pub use address::{AddressError, Filter, QueueName, Selection, Topic};
@@ -54,4 +55,5 @@ pub use published::Published;
 pub use queue::QueueSettings;
 pub use record::{Control, OutboundEntry, Record, SessionProgress, StoredMessage, Subscription};
 pub use topic_pattern::TopicPattern;
+pub use turn_queue::TurnQueue;
 pub use virtual_host::VirtualHost;

@@ -22,7 +22,7 @@ use crate::net::mailbox::Mailbox;
 use crate::net::pressure::Pressure;
 use crate::net::shortage::Shortage;
 use crate::net::transport::Transport;
-use crate::partition::request::{Asked, Event, Request, ToldOf};
+use crate::partition::request::{Asked, Event, ToldOf};
 use crate::protocol::{Connection, Counters};
 use crate::shard::Events;
 use crate::telemetry::statistics::{Count, Presence, Statistics};
@@ -98,7 +98,6 @@ pub fn drive<C: Connection, P: Send>(
         input: BytesMut::new(),
         read_bytes: READ_BYTES_MIN,
         output: BytesMut::new(),
-        requests: Vec::new(),
         passing: Passing::default(),
         address,
         verdict: None,
@@ -150,7 +149,6 @@ struct Driver<C: Connection> {
     input: BytesMut,
     read_bytes: usize,
     output: BytesMut,
-    requests: Vec<(crate::model::PartitionId, Request)>,
     passing: Passing,
     /// Where the peer is.
     address: IpAddr,
@@ -266,15 +264,13 @@ impl<C: Connection> Driver<C> {
             let verdict = self.shared.gate.clone().verify(self.address, check);
             self.verdict = Some(Box::pin(verdict));
         }
+        let mut requests = Vec::with_capacity(self.client.request_count());
         while let Some(request) = self.client.poll_request() {
-            self.requests.push(request);
+            requests.push(request);
         }
-        if self.requests.is_empty() {
-            // A quiet connection holds no list.
-            self.requests = Vec::new();
-        } else {
+        if !requests.is_empty() {
             let broker = &self.shared.broker;
-            broker.submit(&mut self.caller, &mut self.requests, &mut self.passing).await;
+            broker.submit(&mut self.caller, &mut requests, &mut self.passing).await;
         }
     }
 

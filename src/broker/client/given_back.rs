@@ -80,7 +80,7 @@ impl Client {
             self.not_out(place);
         }
         // What is on its way to the protocol came after what it gives back.
-        for effect in std::mem::take(&mut self.effects) {
+        for effect in self.effects.take() {
             match &effect {
                 Effect::Deliver(delivery) if self.given_back.takes(delivery.id) => {
                     if let Some(reader) = delivery.id.source.reader() {

@@ -9,7 +9,7 @@
 //! Here are the states, the timers and the end; `handshake` is the way to `Open`, `channels` what comes after. Nobody is trusted with
 //! an explanation before the broker has admitted it: until then a violation closes the socket without a word, as in RabbitMQ.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -27,7 +27,7 @@ use super::settings::Settings;
 use super::violation::{self, Violation};
 use crate::model::command::Close;
 use crate::model::{
-    Command, ConnectionDescription, Effect, Millis, PeerInfo, Refusal, VirtualHost,
+    Command, ConnectionDescription, Effect, Millis, PeerInfo, Refusal, TurnQueue, VirtualHost,
 };
 use crate::protocol::{Connection, Counters};
 
@@ -137,7 +137,7 @@ pub struct AmqpConnection {
     pub(super) due: BTreeSet<u16>,
     /// Names that were made for queues and consumers.
     pub(super) names_generated: u64,
-    pub(super) commands: VecDeque<Command>,
+    pub(super) commands: TurnQueue<Command>,
     /// What goes before `answers`.
     pub(super) outbox: Outbox,
     /// Encoded, to be sent.
@@ -181,7 +181,7 @@ impl AmqpConnection {
             last_consumer: 0,
             due: BTreeSet::new(),
             names_generated: 0,
-            commands: VecDeque::new(),
+            commands: TurnQueue::new(),
             outbox: Outbox::default(),
             answers: BytesMut::new(),
             counters: Counters::default(),
@@ -510,12 +510,7 @@ impl Connection for AmqpConnection {
         if self.commands.is_empty() {
             self.grant_due();
         }
-        let command = self.commands.pop_front();
-        if command.is_none() {
-            // A quiet connection holds no list.
-            self.commands = VecDeque::new();
-        }
-        command
+        self.commands.pop_front()
     }
 
     fn poll_transmit(&mut self, now: Millis, out: &mut BytesMut, limit: usize) {

@@ -3,7 +3,7 @@
 //! A client that does not read keeps deliveries waiting, as many as the broker has on their way to each consumer: it sends no more before it
 //! hears of some that they were sent. What the client sends is read all the same; answers that wait stop that.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -14,12 +14,14 @@ use super::codec::{Method, ShortString, content};
 use super::connection::AmqpConnection;
 use super::envelope::{self, Envelope};
 use super::settle::consumer_of;
-use crate::model::{Command, Delivery, DeliveryId, DeliverySource, Millis, Outcome, QueueName};
+use crate::model::{
+    Command, Delivery, DeliveryId, DeliverySource, Millis, Outcome, QueueName, TurnQueue,
+};
 
 /// What waits to be sent, before what was encoded last.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    lines: VecDeque<Line>,
+    lines: TurnQueue<Line>,
     /// Of answers among them.
     answer_bytes: usize,
     /// Of deliveries among them, with what carries them.
@@ -185,10 +187,6 @@ impl AmqpConnection {
                 }
             }
         }
-        if self.outbox.lines.is_empty() {
-            // A quiet connection holds no list.
-            self.outbox.lines = VecDeque::new();
-        }
         self.tell_sent();
     }
 
@@ -242,7 +240,7 @@ impl AmqpConnection {
         if !is_congested {
             return;
         }
-        for line in &mut self.outbox.lines {
+        for line in self.outbox.lines.iter_mut() {
             if let Line::Delivery(queued) = line {
                 queued.detach();
             }
