@@ -208,12 +208,16 @@ impl QueueName {
 
     /// Returns true for `$dlq/<queue>`.
     pub fn is_dead_letters(&self) -> bool {
-        self.as_str().starts_with(DEAD_LETTERS)
+        self.0.starts_with(DEAD_LETTERS.as_bytes())
     }
 
     /// The name that says where the queue lives: a queue and its own dead letters live together.
     pub fn origin(&self) -> &str {
-        self.as_str().strip_prefix(DEAD_LETTERS).unwrap_or(self.as_str())
+        text(self.origin_bytes())
+    }
+
+    fn origin_bytes(&self) -> &[u8] {
+        self.0.strip_prefix(DEAD_LETTERS.as_bytes()).unwrap_or(&self.0)
     }
 
     /// Where it is published to and subscribed to.
@@ -267,7 +271,7 @@ impl QueueName {
 
     /// The name that AMQP has for it, in its virtual host.
     pub fn name(&self) -> std::borrow::Cow<'_, str> {
-        let (_, name) = VirtualHost::of_level(self.origin().as_bytes());
+        let (_, name) = VirtualHost::of_level(self.origin_bytes());
         let name = virtual_host::text(name);
         match self.is_dead_letters() {
             true => format!("{DEAD_LETTERS}{name}").into(),
@@ -277,7 +281,7 @@ impl QueueName {
 
     /// The virtual host in which AMQP has it.
     pub fn virtual_host(&self) -> VirtualHost {
-        VirtualHost::of_level(self.origin().as_bytes()).0
+        VirtualHost::of_level(self.origin_bytes()).0
     }
 
     /// The name as text.

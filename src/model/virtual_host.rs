@@ -52,6 +52,9 @@ impl VirtualHost {
 
     /// The host of a level, as far as it says one, and the name in it.
     pub fn of_level(level: &[u8]) -> (VirtualHost, Cow<'_, [u8]>) {
+        if !level.contains(&b'%') {
+            return (VirtualHost::default(), Cow::Borrowed(level));
+        }
         match split(level) {
             Some((host, name)) => {
                 (VirtualHost { level: Bytes::copy_from_slice(host) }, unescaped(name))

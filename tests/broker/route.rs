@@ -78,6 +78,26 @@ fn the_default_exchange_stores_in_the_queue_of_that_name_and_makes_none() {
 }
 
 #[test]
+fn who_publishes_to_queues_in_turn_reaches_the_one_that_is_named() {
+    with_one_and_four(|mut world| {
+        let (publisher, _) = world.open("publisher", true, 0);
+        for queue in ["a", "b", "b%25", "a%2Fc"] {
+            world.declare(queue, QueueSettings::default());
+        }
+        // The names that AMQP has for them, and one that is no queue's between.
+        for key in ["a", "a", "b", "a", "", "a/c", "b%25", "b"] {
+            let result = send(&mut world, publisher, ("", key), (key, QoS::AtLeastOnce));
+            assert_eq!(result, Ok(!key.is_empty()), "{key:?}");
+        }
+
+        assert_eq!(world.stored("$queue/a"), ["a", "a", "a"]);
+        assert_eq!(world.stored("$queue/b"), ["b", "b"]);
+        assert_eq!(world.stored("$queue/b%25"), ["b%25"]);
+        assert_eq!(world.stored("$queue/a%2Fc"), ["a/c"]);
+    });
+}
+
+#[test]
 fn a_routed_message_survives_a_power_cut_and_is_read_where_others_of_the_queue_are() {
     let mut world = World::new(4);
     let (publisher, _) = world.open("publisher", true, 0);

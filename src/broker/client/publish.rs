@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::route::LastQueue;
 use super::tenure::Announcement;
 use super::transaction::Part;
 use super::{Client, Waiting, theirs};
@@ -23,6 +24,8 @@ pub(super) struct Publishing {
     found: Found,
     /// Who got its last publish to an exchange; most connections never have one.
     pub(super) routes: Option<Box<LastRoutes>>,
+    /// Which queue got its last publish to one by its name.
+    pub(super) queue: Option<Box<LastQueue>>,
     /// Whether QoS 2 exchanges may go on.
     pub(super) announcement: Announcement,
 }

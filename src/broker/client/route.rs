@@ -22,6 +22,22 @@ use crate::partition::request::{Publish, Request, Target};
 /// What partitions are to store, or pass on, of one publish.
 pub(super) type Parts = Vec<(PartitionId, Publish)>;
 
+/// Where the last publish to a queue by its name went.
+#[derive(Debug)]
+pub(super) struct LastQueue {
+    host: VirtualHost,
+    key: Bytes,
+    topic: Topic,
+    home: PartitionId,
+    queues: Arc<[QueueName]>,
+}
+
+impl LastQueue {
+    fn is_for(&self, host: &VirtualHost, key: &Bytes) -> bool {
+        self.key == key && self.host == *host
+    }
+}
+
 impl Client {
     /// Finds the queues that a publish to an exchange is for, and stores it there.
     pub(super) fn route(&mut self, route: Route) {
@@ -80,22 +96,16 @@ impl Client {
         more_keys: Vec<Bytes>,
         message: Message,
     ) -> Result<Parts, Refusal> {
-        let is_one = more_keys.is_empty();
+        if more_keys.is_empty() {
+            return self.one_queue_parts(host, &routing_key, message);
+        }
         let keys = std::iter::once(routing_key).chain(more_keys);
         let mut homes: BTreeMap<PartitionId, BTreeSet<QueueName>> = BTreeMap::new();
         let mut first = None;
-        for queue in keys.filter_map(|key| host.queue(&key).ok()) {
-            // Nobody publishes to those for dead letters.
-            if queue.is_dead_letters() {
-                continue;
-            }
+        for queue in keys.filter_map(|key| named_queue(host, &key)) {
             let topic = Topic::new(queue.address().into())?;
             self.standing.may_publish(&topic)?;
             let to = self.placement.queue(&queue);
-            if is_one {
-                let part = self.part(topic, message, Target::Queues([queue].into()))?;
-                return Ok(vec![(to, part)]);
-            }
             first.get_or_insert(topic);
             homes.entry(to).or_default().insert(queue);
         }
@@ -106,6 +116,31 @@ impl Client {
             (home, Publish { target, ..part.clone() })
         };
         Ok(homes.into_iter().map(part_of).collect())
+    }
+
+    /// The same for one name: where that leads is the same every time, and most publishers say it again.
+    fn one_queue_parts(
+        &mut self,
+        host: &VirtualHost,
+        routing_key: &Bytes,
+        message: Message,
+    ) -> Result<Parts, Refusal> {
+        let last = self.publishing.queue.take_if(|last| last.is_for(host, routing_key));
+        let last = match last {
+            Some(last) => last,
+            None => {
+                // Of its own memory: a slice would keep what it was read with.
+                let key = Bytes::copy_from_slice(routing_key);
+                let Some(queue) = named_queue(host, &key) else { return Ok(Parts::new()) };
+                let topic = Topic::new(queue.address().into())?;
+                let (host, home) = (host.clone(), self.placement.queue(&queue));
+                Box::new(LastQueue { host, key, topic, home, queues: [queue].into() })
+            }
+        };
+        let LastQueue { topic, home, queues, .. } = &**self.publishing.queue.insert(last);
+        let (topic, home, queues) = (topic.clone(), *home, queues.clone());
+        self.standing.may_publish(&topic)?;
+        Ok(vec![(home, self.part(topic, message, Target::Queues(queues))?)])
     }
 
     /// What a publish to the topics that keys are comes to.
@@ -187,4 +222,9 @@ impl Client {
             self.confirm(token, Ok(true));
         }
     }
+}
+
+/// The queue of a name, unless it is none, or one for dead letters: nobody publishes to those.
+fn named_queue(host: &VirtualHost, key: &Bytes) -> Option<QueueName> {
+    host.queue(key).ok().filter(|queue| !queue.is_dead_letters())
 }
