@@ -394,7 +394,10 @@ impl Stepped {
         let count = deliveries.len();
         for delivery in &deliveries {
             let (entry, outcome) = (delivery.id.offset, Outcome::Accepted);
-            self.handle(consumer, Request::Settle { membership: 1, entry, outcome });
+            self.handle(
+                consumer,
+                Request::Settle { membership: 1, entries: entry..entry.next(), outcome },
+            );
         }
         self.out.deliveries = deliveries;
         self.out.deliveries.clear();

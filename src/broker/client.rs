@@ -456,9 +456,7 @@ impl Client {
             }
             DeliverySource::Group(membership) => {
                 self.consumed(membership);
-                let entry = delivery.offset;
-                let request = Request::Settle { membership, entry, outcome };
-                self.group_request(delivery.partition, request);
+                self.settle_entry(delivery, membership, outcome);
             }
         }
     }

@@ -46,8 +46,10 @@ impl<D: Disk> Partition<D> {
                 self.claim(from, token, control, out);
             }
             Request::Consumer(request) => self.handle_consumer(from, request, out),
-            Request::Settle { membership, entry, outcome } => {
-                self.groups.settle(from, membership, entry, outcome, self.now);
+            Request::Settle { membership, entries, outcome } => {
+                for entry in (entries.start.0..entries.end.0).map(Offset) {
+                    self.groups.settle(from, membership, entry, outcome, self.now);
+                }
             }
             Request::SettleEntry { token, queue, group, entry, outcome } => {
                 let key = (queue_id(queue.as_bytes()), group.as_bytes().clone());

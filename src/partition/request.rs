@@ -11,7 +11,7 @@ mod transaction;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fluxmq_index::Offset;
+use fluxmq_index::{Offset, OffsetRange};
 
 use crate::model::command::Will;
 use crate::model::queue::Binding;
@@ -187,13 +187,13 @@ pub enum Request {
     },
     /// Something of a consumer that its protocol named, or of one entry.
     Consumer(ConsumerRequest),
-    /// Settles one entry by delivery.
+    /// Settles entries that follow one another, by delivery. Of those it does not hold nothing is said.
     Settle {
         /// As in `Join`.
         membership: u32,
-        /// Queue offset.
-        entry: Offset,
-        /// How it ended.
+        /// Queue offsets.
+        entries: OffsetRange,
+        /// How they ended.
         outcome: Outcome,
     },
     /// Settles one entry by address. Answered by `Confirm`.

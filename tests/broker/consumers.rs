@@ -730,3 +730,35 @@ fn who_may_not_read_a_queue_consumes_nothing_of_it_and_stops_when_the_right_does
     let texts: Vec<String> = world.deliveries(bob).iter().map(text).collect();
     assert_eq!(texts, ["0", "1", "2"]);
 }
+
+#[test]
+fn what_is_settled_in_one_turn_ends_as_it_was_said_for_each_entry() {
+    for partitions in [1, 4] {
+        let mut world = plain(partitions);
+        publish(&mut world, "jobs", 0..8);
+        let (client, _) = world.open("client", true, 0);
+        consume(&mut world, client, (1, "jobs"), ALL).unwrap();
+        let out = ids(&world.deliveries(client));
+
+        let outcomes = [
+            (0, Outcome::Accepted),
+            (1, Outcome::Accepted),
+            (2, Outcome::Released),
+            (3, Outcome::Released),
+            // Neighbours of one outcome, and not in their order.
+            (7, Outcome::Accepted),
+            (6, Outcome::Accepted),
+            (4, Outcome::Rejected),
+        ];
+        for (entry, outcome) in outcomes {
+            world.say(client, Command::Settle { delivery: out[entry], outcome });
+        }
+        world.run();
+
+        assert_eq!(came(&mut world, client), again(&[2, 3]));
+        world.vanish(client);
+        let (other, _) = world.open("other", true, 0);
+        consume(&mut world, other, (1, "jobs"), ALL).unwrap();
+        assert_eq!(came(&mut world, other), again(&[2, 3, 5]));
+    }
+}

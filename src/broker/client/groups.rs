@@ -165,6 +165,21 @@ impl Client {
         }
     }
 
+    /// Tells a group what became of an entry; of neighbours it is told in one request.
+    pub(super) fn settle_entry(&mut self, delivery: DeliveryId, membership: u32, outcome: Outcome) {
+        let DeliveryId { partition, offset, .. } = delivery;
+        if self.groups.rejoining == 0
+            && let Some((to, Request::Settle { membership: of, entries, outcome: before })) =
+                self.requests.back_mut()
+            && (*to, *of, *before, entries.end) == (partition, membership, outcome, offset)
+        {
+            entries.end = offset.next();
+            return;
+        }
+        let entries = offset..offset.next();
+        self.group_request(partition, Request::Settle { membership, entries, outcome });
+    }
+
     /// Ends a membership for good.
     pub(super) fn end_membership(&mut self, membership: u32) {
         let left = self.memberships.remove(&membership);
@@ -285,7 +300,8 @@ impl Client {
             if delivery.is_none() && self.outbound.is_used(packet_id) {
                 // Received long ago and not noted as over: the session has used its number again.
                 let outcome = Outcome::Accepted;
-                let settle = Request::Settle { membership, entry, outcome };
+                let entries = entry..entry.next();
+                let settle = Request::Settle { membership, entries, outcome };
                 self.groups.held.push((partition, settle));
                 continue;
             }
