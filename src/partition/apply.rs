@@ -4,6 +4,7 @@ use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::format::frame::{Frame, FrameKind};
 
+use super::history::KEPT_BYTES_MAX;
 use super::reader::to_message_at;
 use super::request::{Event, OpenedSession, Outbox};
 use super::stage::Waiting;
@@ -56,6 +57,9 @@ impl<D: Disk> Partition<D> {
         }
         // A follower's time is the leader's: a later leader's records are not before it.
         self.now = self.now.max(Millis(frame.header.max_ts()));
+        let keeps = !self.groups.is_empty() && frame.header.frame_bytes() <= KEPT_BYTES_MAX;
+        let mut kept =
+            Vec::with_capacity(if keeps { frame.header.record_count as usize } else { 0 });
         for record in decode(frame)? {
             let (offset, time, record) = record?;
             match &record {
@@ -86,6 +90,12 @@ impl<D: Disk> Partition<D> {
                     self.announce_routing(control, ended, out);
                 }
             }
+            if keeps {
+                kept.push(record);
+            }
+        }
+        if keeps {
+            self.history.keep(frame.header.base_offset, kept);
         }
         self.applied = Applied { index: frame.header.index, end: frame.header.end_offset() };
         self.since_snapshot += frame.header.frame_bytes();

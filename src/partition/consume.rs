@@ -499,7 +499,7 @@ impl<D: Disk> Partition<D> {
             self.consumers(next).step_over(entry, true);
             return Ok(true);
         };
-        let (id, name) = &next.key;
+        let (id, _) = &next.key;
         let settings = self.views.queues.get(*id).map(|queue| queue.settings().clone());
         if is_expired(settings.as_deref().unwrap_or(&QueueSettings::default()), &message, self.now)
         {
@@ -516,7 +516,7 @@ impl<D: Disk> Partition<D> {
             return Ok(true);
         }
         let delivery_count =
-            self.views.groups.get(*id, name).map_or(0, |group| group.delivery_count(entry));
+            self.views.groups.by_key(&next.key).map_or(0, |group| group.delivery_count(entry));
         let deliveries_max = settings.as_ref().map_or(0, |settings| settings.deliveries_max);
         if deliveries_max > 0 && delivery_count >= deliveries_max {
             self.consumers(next).give_up(entry, Death::Deliveries);

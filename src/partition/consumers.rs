@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fluxmq_index::{Offset, topic_trie};
+use fluxmq_index::Offset;
 
+use super::member::Member;
 use super::priority::Lanes;
 use super::reader::message_at;
 use super::request::{ConnectionId, Event, Join, Outbox};
@@ -69,38 +70,6 @@ struct Unapplied {
     records: u64,
     /// Entries that are finished with them.
     finished: u64,
-}
-
-#[derive(Debug)]
-pub(super) struct Member {
-    pub(super) connection: ConnectionId,
-    pub(super) join: Join,
-    pub(super) window: Window,
-    /// What is said of every entry it is handed; a shared subscription says nothing.
-    names: Option<Arc<ConsumerNames>>,
-}
-
-impl Member {
-    pub(super) fn new(
-        connection: ConnectionId,
-        join: Join,
-        window: Window,
-        reads: &Selection,
-    ) -> Member {
-        let names = match reads {
-            Selection::Topics(_) => None,
-            Selection::Queue(queue) => {
-                let (queue, group) = (queue.clone(), join.group.clone());
-                Some(Arc::new(ConsumerNames { queue, group }))
-            }
-        };
-        Member { connection, join, window, names }
-    }
-
-    /// Names it in the partition.
-    pub(super) fn holder(&self) -> (ConnectionId, u32) {
-        (self.connection, self.join.membership)
-    }
 }
 
 /// Who is next.
@@ -376,8 +345,7 @@ impl Consumers {
 
     /// The member that wants a message and has the least out. Equals take turns.
     fn next_member(&mut self, topic: &Topic) -> NextMember {
-        let wants =
-            |member: &Member| topic_trie::matches(member.join.filter.as_bytes(), topic.as_bytes());
+        let wants = |member: &Member| member.wants(topic);
         // The member that came first gets everything, where only one is to.
         let heard = if self.settings.single_active { 1 } else { self.members.len() };
         if !self.members.iter().take(heard).any(wants) {
@@ -395,9 +363,7 @@ impl Consumers {
 
     /// Hands a message that is not stored to the member that wants it and has the least out; false where nobody wants it or has room.
     pub(super) fn pass_on(&mut self, at: &Handed<'_>, out: &mut impl Outbox) -> bool {
-        let wants = |member: &Member| {
-            topic_trie::matches(member.join.filter.as_bytes(), at.topic.as_bytes())
-        };
+        let wants = |member: &Member| member.wants(at.topic);
         let heard = if self.settings.single_active { 1 } else { self.members.len() };
         let is_wanted = self.members.iter().take(heard).any(wants);
         is_wanted && self.hand_out(Handed { entry: self.cursor, ..*at }, out)

@@ -8,6 +8,7 @@ use fluxmq_log::disk::Disk;
 use super::consumers::Handed;
 use super::request::{Outbox, Publish};
 use super::{Partition, RECORDS_PER_TURN_MAX};
+use crate::model::queue::QueueKind;
 use crate::model::record::{DedupKey, Retain};
 use crate::model::{Millis, QueueName, StoredMessage};
 
@@ -15,6 +16,18 @@ use crate::model::{Millis, QueueName, StoredMessage};
 const IDLE_MAX_MS: u64 = 300_000;
 
 impl<D: Disk> Partition<D> {
+    /// The queues that a publish goes to, ascending: those that store it, and those that pass it on.
+    pub(super) fn routes(&self, publish: &Publish) -> (Vec<u64>, Vec<u64>) {
+        let stores = |id: &u64| {
+            self.queue(*id).is_none_or(|(_, settings)| settings.kind != QueueKind::Ephemeral)
+        };
+        let routes = self.all_routes(publish);
+        match routes.iter().all(stores) {
+            true => (routes, Vec::new()),
+            false => routes.into_iter().partition(stores),
+        }
+    }
+
     /// Hands a publish to the members that are there; true when somebody got it.
     pub(super) fn pass_on(
         &mut self,

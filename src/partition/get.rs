@@ -7,9 +7,9 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 
-use super::consumers::Member;
 use super::group::Next;
 use super::manage::lag;
+use super::member::Member;
 use super::request::{ConnectionId, ConsumerRequest, Event, GetEntry, Join, Outbox, Position};
 use super::stage::Waiting;
 use super::window::Window;

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq_index::{Offset, TopicTrie};
 
-use super::consumers::{Consumers, Handed, Member};
+use super::consumers::{Consumers, Handed};
+use super::member::Member;
 use super::priority::Lanes;
 use super::request::{ConnectionId, Join, Outbox};
 use super::window::Pool;
@@ -169,7 +170,10 @@ impl Groups {
         consumers.own = own;
         let holder = (connection, join.membership);
         match consumers.members.iter_mut().find(|member| member.holder() == holder) {
-            Some(member) => member.join = Join { credit: member.join.credit, ..join },
+            Some(member) => {
+                let join = Join { credit: member.join.credit, ..join };
+                member.rejoin(join, &consumers.reads);
+            }
             None => {
                 let is_passing = consumers.is_ephemeral();
                 let pool = self.pools.entry((connection, is_passing));
@@ -270,6 +274,9 @@ impl Groups {
 
     /// A message was applied: groups over filters that match it have more to read.
     pub fn applied(&mut self, offset: Offset, topic: &[u8]) {
+        if self.filters.is_empty() {
+            return;
+        }
         let by_key = &mut self.by_key;
         self.filters.for_each_match(topic, |key| {
             by_key.get_mut(key).expect("filters name groups that exist").end = offset.next();
@@ -359,6 +366,11 @@ impl Groups {
         let (client, role) = (None, Role::Getting(at));
         let got = Membership { key: key.clone(), client, role, is_exclusive: false, granted: 0 };
         self.memberships.insert((connection, membership), got);
+    }
+
+    /// Returns true when no group has members.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
     }
 
     /// A group was made.

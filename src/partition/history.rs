@@ -23,6 +23,8 @@ use crate::model::{Control, Filter, QoS, StoredMessage};
 
 /// Decoded frames kept for readers that follow one another.
 const DECODED_FRAMES_MAX: usize = 2;
+/// Bytes of a frame whose records are kept as they were applied, at most: of a larger one few wait, or each is long.
+pub const KEPT_BYTES_MAX: u64 = 256 << 10;
 /// Remembered wildcard matches, by filter and segment.
 const SELECTIONS_MAX: usize = 1024;
 /// Bytes read at a time while an index is built in memory.
@@ -46,6 +48,8 @@ pub struct History<D: Disk> {
     /// Segments whose index file gave no answer.
     distrusted: BTreeSet<u64>,
     decoded: VecDeque<Arc<DecodedFrame>>,
+    /// The newest ones, as they were when they were applied: consumers that keep up look for nothing else.
+    applied: VecDeque<Arc<DecodedFrame>>,
     selections: HashMap<(Filter, Offset), Selection>,
     /// Where the last record was that was read without its frame, by segment and byte.
     alone_at: Option<(u64, u64)>,
@@ -92,6 +96,7 @@ impl<D: Disk> History<D> {
             open: VecDeque::new(),
             distrusted: BTreeSet::new(),
             decoded: VecDeque::new(),
+            applied: VecDeque::new(),
             selections: HashMap::new(),
             alone_at: None,
         }
@@ -109,6 +114,17 @@ impl<D: Disk> History<D> {
         if let Some(index) = self.in_memory.get_mut(&self.active) {
             index.add(offset, topic, queues);
         }
+    }
+
+    /// Keeps the records of a frame that was just applied, for those who are about to be handed them.
+    pub fn keep(&mut self, base: Offset, records: Vec<Decoded>) {
+        if !records.iter().any(|record| matches!(record, Decoded::Message(..))) {
+            return;
+        }
+        if self.applied.len() >= DECODED_FRAMES_MAX {
+            self.applied.pop_front();
+        }
+        self.applied.push_back(Arc::new(DecodedFrame { base, records }));
     }
 
     /// A segment has an index file: what memory had for it is not needed any more.
@@ -252,8 +268,9 @@ impl<D: Disk> History<D> {
         if offset < log.first_offset() {
             return Ok(None);
         }
-        let is_decoded = self.decoded.iter().any(|frame| frame.holds(offset));
-        if !is_decoded && let Some(message) = self.fetch_alone(log, offset) {
+        if self.known(offset).is_none()
+            && let Some(message) = self.fetch_alone(log, offset)
+        {
             return Ok(Some(message));
         }
         let frame = self.frame(log, offset)?;
@@ -300,8 +317,13 @@ impl<D: Disk> History<D> {
         }
     }
 
+    /// The frame of a record, where it is in memory.
+    fn known(&self, offset: Offset) -> Option<&Arc<DecodedFrame>> {
+        self.applied.iter().chain(&self.decoded).rev().find(|frame| frame.holds(offset))
+    }
+
     fn frame(&mut self, log: &Log<D>, offset: Offset) -> Result<Arc<DecodedFrame>, HistoryError> {
-        if let Some(frame) = self.decoded.iter().rev().find(|frame| frame.holds(offset)) {
+        if let Some(frame) = self.known(offset) {
             return Ok(frame.clone());
         }
         let frames = log.read(offset, 1)?;
@@ -746,6 +768,24 @@ mod tests {
 
         assert_eq!(history.decoded.len(), 1);
         assert!(history.open[0].1.bytes_read() <= 4 * 4096, "only the first");
+    }
+
+    #[test]
+    fn the_newest_frames_are_kept_as_they_were_applied_and_others_are_read() {
+        let log = long_frames();
+        let mut history = History::new(Offset(1000));
+        for frame in log.read(Offset(0), 1 << 20).unwrap().iter().take(3) {
+            let DecodedFrame { base, records } = decode(frame).unwrap();
+            history.keep(base, records);
+        }
+
+        let payload = |history: &mut History<SimDisk>, offset: u64| {
+            history.fetch(&log, Offset(offset)).unwrap().unwrap().payload[0]
+        };
+        assert!((100..300).all(|at| payload(&mut history, at) == (at % 100) as u8));
+        assert!(history.decoded.is_empty(), "nothing was read");
+        assert_eq!((payload(&mut history, 99), payload(&mut history, 300)), (99, 0));
+        assert_eq!(history.decoded.len(), 2);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod lifetime;
 mod list;
 mod listening;
 mod manage;
+mod member;
 mod options;
 mod own;
 mod patience;

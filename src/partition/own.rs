@@ -15,7 +15,7 @@ use crate::view::{Group, GroupKey};
 impl<D: Disk> Partition<D> {
     /// A group of a queue: one that is stored, or one consumer's own.
     pub(super) fn group(&self, key: &GroupKey) -> Option<&Group> {
-        self.views.groups.get(key.0, &key.1).or_else(|| self.groups.own(key))
+        self.views.groups.by_key(key).or_else(|| self.groups.own(key))
     }
 }
 

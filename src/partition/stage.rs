@@ -15,7 +15,7 @@ use super::inputs::Judged;
 use super::request::{ConnectionId, Event, GetEntry, Join, Outbox, Publish, QueueAnswer, Target};
 use super::will::Fate;
 use super::{Partition, PartitionError};
-use crate::model::queue::{PRIORITY_MAX, QueueKind};
+use crate::model::queue::PRIORITY_MAX;
 use crate::model::record::{DedupKey, Tenure, lane_id, queue_id};
 use crate::model::{
     Control, Filter, Input, Message, PartitionId, Properties, Property, QueueName, QueueSettings,
@@ -374,15 +374,8 @@ impl<D: Disk> Partition<D> {
         self.write(&Control::QueueDeclared { name: name.clone(), settings }, None);
     }
 
-    /// The queues that a publish goes to, ascending: those that store it, and those that pass it on.
-    pub(super) fn routes(&self, publish: &Publish) -> (Vec<u64>, Vec<u64>) {
-        self.all_routes(publish).into_iter().partition(|id| {
-            self.queue(*id).is_none_or(|(_, settings)| settings.kind != QueueKind::Ephemeral)
-        })
-    }
-
     /// The queues that a publish is addressed to, or those of this partition that are bound to its topic, ascending.
-    fn all_routes(&self, publish: &Publish) -> Vec<u64> {
+    pub(super) fn all_routes(&self, publish: &Publish) -> Vec<u64> {
         let mut routes = match &publish.target {
             Target::Queue(queue) => vec![queue_id(queue.as_bytes())],
             Target::Queues(queues) => self.those_here(queues).collect(),

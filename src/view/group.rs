@@ -78,6 +78,11 @@ impl Groups {
         self.by_key.get(&(selection, name.clone()))
     }
 
+    /// Returns one group.
+    pub fn by_key(&self, key: &GroupKey) -> Option<&Group> {
+        self.by_key.get(key)
+    }
+
     /// Lists all groups by key.
     pub fn iter(&self) -> impl Iterator<Item = (&GroupKey, &Group)> {
         self.by_key.iter()
