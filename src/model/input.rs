@@ -57,7 +57,7 @@ impl Input {
         topic: &Topic,
         properties: &Properties,
     ) -> Result<Option<Input>, InputError> {
-        if properties.is_empty() {
+        if properties.is_plain() {
             return Ok(None);
         }
         let (mut id, mut producer, mut seq, mut epoch) = (None, None, None, None);

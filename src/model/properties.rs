@@ -43,6 +43,9 @@ impl Property {
 }
 
 impl Properties {
+    /// Those of a message that AMQP 0.9.1 published, and of which it says nothing that is not said otherwise.
+    pub const PLAIN_AMQP091: Properties = Properties(Bytes::from_static(&[6, 0]));
+
     /// Encodes a list in its order.
     pub fn encode<'a>(list: impl IntoIterator<Item = &'a Property>) -> Properties {
         let mut out = BytesMut::new();
@@ -80,12 +83,17 @@ impl Properties {
         self.0.is_empty()
     }
 
+    /// Returns true when there is none that all protocols know: the usual message, of which nobody need look further.
+    pub fn is_plain(&self) -> bool {
+        self.0.is_empty() || *self == Properties::PLAIN_AMQP091
+    }
+
     /// Iterates over the known properties; stops at the first malformed byte, which a checksummed record never has.
     pub fn iter(&self) -> impl Iterator<Item = Property> {
-        let mut rest = self.0.clone();
+        let mut rest = &self.0[..];
         std::iter::from_fn(move || {
             loop {
-                if let Some(property) = take_property(&mut rest)? {
+                if let Some(property) = take_property(&self.0, &mut rest)? {
                     return Some(property);
                 }
             }
@@ -114,27 +122,30 @@ pub fn is_reserved(key: &[u8]) -> bool {
     key.starts_with(b"_flux.") || NAMES.contains(&key) || death::NAMES.contains(&key)
 }
 
-/// Takes one property: `None` at the end or at malformed bytes, `Some(None)` for an unknown tag.
-fn take_property(rest: &mut Bytes) -> Option<Option<Property>> {
-    let tag = *rest.first()?;
-    let _ = rest.split_to(1);
+/// Takes one property of `all` off the front of the rest of it: `None` at the end or at malformed bytes, `Some(None)` for an unknown tag.
+fn take_property(all: &Bytes, rest: &mut &[u8]) -> Option<Option<Property>> {
+    let (tag, behind) = rest.split_first()?;
+    *rest = behind;
     let mut value = take_value(rest)?;
     Some(match tag {
         1 => Some(Property::PayloadFormat(value.first() == Some(&1))),
-        2 => Some(Property::ContentType(value)),
-        3 => Some(Property::ResponseTopic(value)),
-        4 => Some(Property::CorrelationData(value)),
-        5 => Some(Property::User(take_value(&mut value)?, value)),
-        6 => Some(Property::Amqp091(value)),
+        2 => Some(Property::ContentType(all.slice_ref(value))),
+        3 => Some(Property::ResponseTopic(all.slice_ref(value))),
+        4 => Some(Property::CorrelationData(all.slice_ref(value))),
+        5 => {
+            let key = take_value(&mut value)?;
+            Some(Property::User(all.slice_ref(key), all.slice_ref(value)))
+        }
+        6 => Some(Property::Amqp091(all.slice_ref(value))),
         _ => None,
     })
 }
 
-fn take_value(rest: &mut Bytes) -> Option<Bytes> {
+fn take_value<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (mut length, mut shift) = (0usize, 0);
     loop {
-        let byte = *rest.first()?;
-        let _ = rest.split_to(1);
+        let (byte, behind) = rest.split_first()?;
+        *rest = behind;
         length |= usize::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
             break;
@@ -144,7 +155,9 @@ fn take_value(rest: &mut Bytes) -> Option<Bytes> {
             return None;
         }
     }
-    (length <= rest.len()).then(|| rest.split_to(length))
+    let (value, behind) = rest.split_at_checked(length)?;
+    *rest = behind;
+    Some(value)
 }
 
 fn put_value(out: &mut BytesMut, value: &[u8]) {

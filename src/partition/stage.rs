@@ -441,7 +441,7 @@ impl<D: Disk> Partition<D> {
     /// number says nothing.
     pub(super) fn stamp(&self, properties: &Properties) -> Stamp {
         let mut stamp = Stamp { now: self.now, deliver_at: None, priority: 0 };
-        if properties.is_empty() {
+        if properties.is_plain() {
             return stamp;
         }
         let number =

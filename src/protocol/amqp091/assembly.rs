@@ -55,16 +55,16 @@ impl Assembly {
         frame: Frame,
         message_bytes_max: u64,
     ) -> Result<Option<Command>, Violation> {
-        match (std::mem::take(self), frame.kind) {
-            (Assembly::Method, FrameKind::Method) => {
-                let method = Method::decode(frame.payload)?;
-                // The only one that clients send with content; others are refused as they come.
-                if !matches!(method, Method::BasicPublish(_)) {
-                    return Ok(Some(Command { method, content: None }));
-                }
-                *self = Assembly::Header(method);
-                Ok(None)
+        if let (Assembly::Method, FrameKind::Method) = (&*self, frame.kind) {
+            let method = Method::decode(frame.payload)?;
+            // The only one that clients send with content; others are refused as they come.
+            if !matches!(method, Method::BasicPublish(_)) {
+                return Ok(Some(Command { method, content: None }));
             }
+            *self = Assembly::Header(method);
+            return Ok(None);
+        }
+        match (std::mem::take(self), frame.kind) {
             (Assembly::Header(method), FrameKind::Header) => {
                 self.on_header(method, frame.payload, message_bytes_max)
             }

@@ -57,16 +57,22 @@ pub(super) fn read(
     let has_list = said.is_all && said.is_persistent == is_stored;
     let address = (!has_address).then_some([&publish.exchange, &publish.routing_key]);
     let list = (!has_list).then_some(&content.properties);
-    let mut neutral = said.neutral;
-    // First, since it is what its readers look for.
-    neutral.insert(0, Neutral::Amqp091(own(address, list, said.has_bcc)));
+    let (own, mut neutral) = (own(address, list, said.has_bcc), said.neutral);
+    let properties = match own.is_empty() && neutral.is_empty() {
+        true => Properties::PLAIN_AMQP091,
+        false => {
+            // First, since it is what its readers look for.
+            neutral.insert(0, Neutral::Amqp091(own));
+            Properties::encode(&neutral)
+        }
+    };
     Ok(Message {
         topic,
         payload: content.body.clone(),
         qos,
         retain: false,
         expiry_s: said.expiry_s,
-        properties: Properties::encode(&neutral),
+        properties,
         publisher: publisher_id(publisher.session_id),
     })
 }

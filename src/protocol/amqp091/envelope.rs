@@ -123,6 +123,9 @@ fn neutral(message: &Message, topics: &[u8], expiry_s: Option<u32>) -> Propertie
         list.push(Property::Headers(table));
     }
     if message.qos != QoS::AtMostOnce {
+        if list.is_empty() && headers.is_empty() && expiry_s.is_none() {
+            return Properties::PERSISTENT;
+        }
         list.push(Property::DeliveryMode(2));
     }
     if let Some(seconds) = expiry_s {

@@ -68,7 +68,11 @@ impl Publishes {
 
     /// Takes an answer; one that nobody waits for any more is forgotten.
     fn answer(&mut self, number: u64, answer: Result<bool, Refusal>) {
-        if let Ok(at) = self.awaiting.binary_search_by_key(&number, |awaiting| awaiting.number) {
+        // Most come in the order of their publishes.
+        let first = self.awaiting.front().filter(|first| first.number == number).map(|_| 0);
+        let search =
+            || self.awaiting.binary_search_by_key(&number, |awaiting| awaiting.number).ok();
+        if let Some(at) = first.or_else(search) {
             self.awaiting[at].answer = Some(answer);
         }
     }

@@ -80,40 +80,26 @@ impl AmqpConnection {
         tags: (u64, bool),
         outcome: Outcome,
     ) -> Result<(), Violation> {
-        let taken = self.take_entered(channel, tags)?;
-        if let Some(Channel { transaction: Some(gathered), .. }) = self.channels.get_mut(&channel) {
-            gathered.settle(taken, outcome);
+        let Some(Channel { ledger, transaction, .. }) = self.channels.get_mut(&channel) else {
             return Ok(());
-        }
-        for unsettled in taken.into_values() {
-            self.settle_entered(channel, unsettled, outcome);
+        };
+        match (tags, transaction) {
+            ((tag, false), None) => {
+                let unsettled = ledger.remove(&tag).ok_or_else(|| unknown(tag))?;
+                self.settle_entered(channel, unsettled, outcome);
+            }
+            (tags, Some(gathered)) => {
+                gathered.settle(take_entered(ledger, tags)?, outcome);
+                return Ok(());
+            }
+            (tags, None) => {
+                for unsettled in take_entered(ledger, tags)?.into_values() {
+                    self.settle_entered(channel, unsettled, outcome);
+                }
+            }
         }
         self.hand_out_held(channel);
         Ok(())
-    }
-
-    /// Takes a tag off the ledger, or with `multiple` everything up to it; 0 is then everything.
-    fn take_entered(
-        &mut self,
-        channel: u16,
-        (tag, multiple): (u64, bool),
-    ) -> Result<Ledger, Violation> {
-        let Some(Channel { ledger, .. }) = self.channels.get_mut(&channel) else {
-            return Ok(Ledger::new());
-        };
-        let is_all = tag == 0 && multiple;
-        if !is_all && !ledger.contains_key(&tag) {
-            let text = format!("unknown delivery tag {tag}");
-            return Err(Violation::new(ReplyCode::PreconditionFailed, text));
-        }
-        Ok(match (is_all, multiple) {
-            (true, _) => std::mem::take(ledger),
-            (false, true) => {
-                let rest = ledger.split_off(&(tag + 1));
-                std::mem::replace(ledger, rest)
-            }
-            (false, false) => ledger.remove(&tag).map(|it| (tag, it)).into_iter().collect(),
-        })
     }
 
     /// Settles a delivery that was entered; what its queue took along when it went is not settled.
@@ -158,7 +144,8 @@ impl AmqpConnection {
         // What is not sent yet is not sent: it comes again.
         self.outbox.forget_entered(channel);
         // No transaction holds it back, as in RabbitMQ.
-        for unsettled in self.take_entered(channel, (0, true))?.into_values() {
+        let ledger = self.channels.get_mut(&channel).map(|it| std::mem::take(&mut it.ledger));
+        for unsettled in ledger.unwrap_or_default().into_values() {
             self.settle_entered(channel, unsettled, Outcome::Released);
         }
         self.hand_out_held(channel);
@@ -191,6 +178,26 @@ impl AmqpConnection {
             self.fail_channel(channel, (0, 0), violation);
         }
     }
+}
+
+/// Takes a tag off the ledger, or with `multiple` everything up to it; 0 is then everything.
+fn take_entered(ledger: &mut Ledger, (tag, multiple): (u64, bool)) -> Result<Ledger, Violation> {
+    let is_all = tag == 0 && multiple;
+    if !is_all && !ledger.contains_key(&tag) {
+        return Err(unknown(tag));
+    }
+    Ok(match (is_all, multiple) {
+        (true, _) => std::mem::take(ledger),
+        (false, true) => {
+            let rest = ledger.split_off(&(tag + 1));
+            std::mem::replace(ledger, rest)
+        }
+        (false, false) => ledger.remove(&tag).map(|it| (tag, it)).into_iter().collect(),
+    })
+}
+
+fn unknown(tag: u64) -> Violation {
+    Violation::new(ReplyCode::PreconditionFailed, format!("unknown delivery tag {tag}"))
 }
 
 fn outcome(requeue: bool) -> Outcome {

@@ -118,9 +118,8 @@ pub fn encode(
     out: &mut BytesMut,
     write: impl FnOnce(&mut BytesMut),
 ) {
-    out.put_u8(kind as u8);
-    out.put_u16(channel);
-    out.put_u32(0);
+    let [high, low] = channel.to_be_bytes();
+    out.put_slice(&[kind as u8, high, low, 0, 0, 0, 0]);
     let begin = out.len();
     write(out);
     let payload_bytes = u32::try_from(out.len() - begin).expect("frames are below 4 GiB");
