@@ -6,12 +6,13 @@ use bytes::Bytes;
 use fluxmq::broker::Placement;
 use fluxmq::model::queue::{DeadLetterTarget, DeadLetters, Overflow, QueueLimits};
 use fluxmq::model::{
-    Command, Delivery, Effect, Filter, Millis, Outcome, PartitionId, Property, QoS, QueueName,
-    QueueSettings, Refusal, Token,
+    Command, Credit, Delivery, Effect, Filter, Millis, Outcome, PartitionId, Property, QoS,
+    QueueName, QueueSettings, Refusal, Token,
 };
 use fluxmq::partition::request::{ConnectionId, QueueAction, QueueAnswer};
 use fluxmq_index::Offset;
 
+use crate::consumers::consume;
 use crate::world::{DECLARED, World, message, text};
 
 const ONCE: QoS = QoS::AtLeastOnce;
@@ -388,6 +389,35 @@ fn a_queue_that_is_too_long_loses_no_more_while_its_letters_are_being_stored() {
 
     assert_eq!(world.stats("jobs").messages, 3);
     assert_eq!(world.stats("$dlq/jobs").messages, 2);
+}
+
+#[test]
+fn a_queue_that_is_too_long_loses_no_more_for_what_is_leaving_behind_its_oldest() {
+    // What was leaving counted as if it stayed, for the entries before it (seed 1795328848409).
+    let mut world = World::new(1);
+    let dead_letters = DeadLetters { with_overflow: true, ..DeadLetters::default() };
+    let limits = QueueLimits { messages_max: Some(1), ..QueueLimits::default() };
+    world.declare("jobs", QueueSettings { limits, dead_letters, ..QueueSettings::default() });
+    let (first, _) = world.open("first", true, 0);
+    consume(&mut world, first, (1, "jobs"), Credit::Window(1)).expect("consumes");
+    let (second, _) = world.open("second", true, 0);
+    consume(&mut world, second, (1, "jobs"), Credit::Window(1)).expect("consumes");
+    fill(&mut world, "jobs", 0..4);
+    assert_eq!(text(&world.deliveries(first)[0]), "0");
+    let held = world.deliveries(second).remove(0);
+
+    // While 0 and 1 are out, 2 makes room for 3, and that does not get to the disk. Then 3 is out, too, and 0 is back.
+    world.slow = Some(PartitionId(1));
+    world.pass(100);
+    world.settle(second, held.id, Outcome::Accepted);
+    assert_eq!(text(&world.deliveries(second)[0]), "3");
+    world.vanish(first);
+    world.pass(100);
+    world.slow = None;
+    world.run();
+
+    let letters = reader(&mut world, "letters", "$dlq/jobs");
+    assert_eq!(world.drain(letters), ["2"]);
 }
 
 #[test]
