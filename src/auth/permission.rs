@@ -14,6 +14,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::access::{Action, Reach};
 use super::acl::Marks;
+use crate::model::address::REPLY_QUEUES;
 use crate::model::{QueueName, VirtualHost, virtual_host};
 
 /// What RabbitMQ calls the default exchange, where its permissions are about it.
@@ -119,7 +120,7 @@ impl Permission {
 
     fn allows(&self, right: Right, name: &[u8]) -> bool {
         // Whoever asks a question may hear the answer (RabbitMQ, direct reply-to).
-        let is_answer = name.starts_with(b"amq.rabbitmq.reply-to.");
+        let is_answer = name.starts_with(REPLY_QUEUES.as_bytes());
         match right {
             Right::Configure | Right::Read if is_answer => true,
             Right::Configure => self.configure.finds(name),

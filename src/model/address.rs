@@ -186,6 +186,8 @@ pub const QUEUES: &str = "$queue/";
 pub const EXCHANGES: &str = "$exchange/";
 /// The address of the dead-letter queues that queues have of their own.
 pub(super) const DEAD_LETTERS: &str = "$dlq/";
+/// What the names of AMQP's reply queues begin with, in every virtual host.
+pub const REPLY_QUEUES: &str = "amq.rabbitmq.reply-to.";
 
 impl QueueName {
     /// Checks the name of a queue where `$dlq/<queue>` is one too.
@@ -209,6 +211,12 @@ impl QueueName {
     /// Returns true for `$dlq/<queue>`.
     pub fn is_dead_letters(&self) -> bool {
         self.0.starts_with(DEAD_LETTERS.as_bytes())
+    }
+
+    /// Returns true for what answers are sent to (RabbitMQ, direct reply-to): there by its consumer's word alone, never by its first use.
+    pub fn is_reply_queue(&self) -> bool {
+        let name = VirtualHost::name_in_level(&self.0);
+        name.starts_with(REPLY_QUEUES.as_bytes()) && !self.is_dead_letters()
     }
 
     /// The name that says where the queue lives: a queue and its own dead letters live together.

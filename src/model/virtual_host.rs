@@ -63,6 +63,11 @@ impl VirtualHost {
         }
     }
 
+    /// The part of a level that names what is in the host, as it is written there.
+    pub(super) fn name_in_level(level: &[u8]) -> &[u8] {
+        split(level).map_or(level, |(_, name)| name)
+    }
+
     /// Its name.
     pub fn name(&self) -> Cow<'_, str> {
         match self.is_default() {

@@ -18,8 +18,8 @@ use super::{Partition, PartitionError};
 use crate::model::queue::PRIORITY_MAX;
 use crate::model::record::{DedupKey, Tenure, lane_id, queue_id};
 use crate::model::{
-    Control, Filter, Input, Message, PartitionId, Properties, Property, QueueName, QueueSettings,
-    Refusal, StoredMessage, Token,
+    Control, Filter, Input, Message, PartitionId, Properties, Property, QueueName, QueueRefusal,
+    QueueSettings, Refusal, StoredMessage, Token,
 };
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::GroupKey;
@@ -164,12 +164,8 @@ impl<D: Disk> Partition<D> {
             out.send(from, Event::Confirm { token, result: Ok(true) });
         }
         let may_be_copy = publish.may_be_copy();
-        let waiting = publish.token.map(|token| Waiting::Confirm {
-            to: from,
-            token,
-            result: true,
-            may_be_copy,
-        });
+        let confirm = |token| Waiting::Confirm { to: from, token, result: true, may_be_copy };
+        let waiting = publish.token.map(confirm);
         self.overlay.admitted(message.publisher, publish.dedup);
         if publish.retains() {
             self.overlay.retained.0 += 1;
@@ -208,12 +204,7 @@ impl<D: Disk> Partition<D> {
             self.answer_with_next(waiting, out);
             return true;
         }
-        let is_for_nobody = match publish.target {
-            Target::Topic | Target::TopicAnd(_) => false,
-            Target::Bound | Target::BoundAnd(_) | Target::Queues(_) => true,
-            Target::Queue(_) => !passing.is_empty(),
-        };
-        if routes.is_empty() && is_for_nobody {
+        if routes.is_empty() && !publish.is_to_topic() {
             // It was for queues that pass on, that are not there, or for a binding that is not any more.
             let result = self.pass_on(passing, publish, out);
             if let Some(token) = publish.token {
@@ -344,6 +335,9 @@ impl<D: Disk> Partition<D> {
         if self.is_known(name.as_bytes())? {
             return Ok(false);
         }
+        if name.is_reply_queue() {
+            return Err(QueueRefusal::Missing { queue: name.to_string() }.into());
+        }
         if !self.options.auto_create_queues && !name.is_dead_letters() {
             let reason = format!("there is no queue '{name}', and queues.auto_create is off");
             return Err(Refusal::Invalid { reason });
@@ -377,6 +371,10 @@ impl<D: Disk> Partition<D> {
     /// The queues that a publish is addressed to, or those of this partition that are bound to its topic, ascending.
     pub(super) fn all_routes(&self, publish: &Publish) -> Vec<u64> {
         let mut routes = match &publish.target {
+            // An answer that comes too late makes no queue.
+            Target::Queue(queue) if queue.is_reply_queue() => {
+                self.those_here(std::slice::from_ref(queue)).collect()
+            }
             Target::Queue(queue) => vec![queue_id(queue.as_bytes())],
             Target::Queues(queues) => self.those_here(queues).collect(),
             Target::Topic | Target::Bound => self.bound_here(publish),

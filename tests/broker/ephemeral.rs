@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use fluxmq::model::queue::QueueKind;
-use fluxmq::model::{Filter, Outcome, QoS, QueueSettings};
+use fluxmq::model::{Filter, Outcome, QoS, QueueRefusal, QueueSettings, Refusal};
 use fluxmq::partition::request::{ConnectionId, QueueAction};
 use std::sync::Arc;
 
@@ -129,6 +129,27 @@ fn it_ends_five_minutes_after_its_last_consumer() {
         let declared = QueueAction::Declare(Arc::new(QueueSettings::default()));
         let declared = world.manage("now", declared);
         assert_eq!(declared, Ok(DECLARED), "its name is free");
+    });
+}
+
+#[test]
+fn an_answer_that_comes_too_late_makes_no_queue() {
+    with_one_and_four(|mut world| {
+        let (publisher, _) = world.open("publisher", false, 100);
+        for queue in ["amq.rabbitmq.reply-to.gone", "staging%3Aamq.rabbitmq.reply-to.gone"] {
+            let address = format!("$queue/{queue}");
+            for (packet_id, qos) in (1..).zip(LEVELS) {
+                let packet_id = (qos == QoS::ExactlyOnce).then_some(packet_id);
+                let answer = world.publish(publisher, message(&address, "late", qos), packet_id);
+                let expected = (qos != QoS::AtMostOnce).then_some(Ok(false));
+                assert_eq!(answer, expected, "0x10: nobody is there");
+            }
+            let joined = world.subscribe(publisher, &address, |_| {});
+
+            let missing = Refusal::from(QueueRefusal::Missing { queue: queue.to_owned() });
+            assert_eq!(joined, Err(missing.clone()), "nor does who would hear it make one");
+            assert_eq!(world.manage(queue, QueueAction::Stats), Err(missing));
+        }
     });
 }
 

@@ -10,13 +10,12 @@ use super::codec::{Properties, Property, ShortString};
 use super::connection::AmqpConnection;
 use super::requests::About;
 use super::violation::Violation;
+use crate::model::address::REPLY_QUEUES;
 use crate::model::queue::{DeadLetterTarget, DeadLetters, Lifetime, QueueKind};
 use crate::model::{Command, QueueCommand, QueueSettings};
 
 /// What clients call the queue of their replies.
 const REPLIES: &[u8] = b"amq.rabbitmq.reply-to";
-/// What the broker calls them.
-const PREFIX: &str = "amq.rabbitmq.reply-to.";
 
 /// What a declaration of such a name means.
 pub(super) enum Declared {
@@ -32,7 +31,7 @@ impl Declared {
     pub(super) fn of(name: &ShortString) -> Declared {
         match name.as_bytes().strip_prefix(REPLIES) {
             Some(b"") => Declared::Replies,
-            Some(_) if name.as_bytes().starts_with(PREFIX.as_bytes()) => Declared::ReplyQueue,
+            Some(_) if name.as_bytes().starts_with(REPLY_QUEUES.as_bytes()) => Declared::ReplyQueue,
             _ => Declared::Other,
         }
     }
@@ -79,7 +78,7 @@ impl AmqpConnection {
         if self.reply_queue(channel).is_some() {
             return failed("reply consumer already set");
         }
-        let name = self.generate_name(PREFIX);
+        let name = self.generate_name(REPLY_QUEUES);
         let queue = self.queue_of(channel, &name)?;
         let consume = BasicConsume {
             queue: name,
