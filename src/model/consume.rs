@@ -169,6 +169,14 @@ pub enum QueueRefusal {
         /// The queue.
         queue: String,
     },
+    /// It is a stream: what its readers have read is in it until its limits end it.
+    #[error(
+        "queue '{queue}' is a stream and is not purged: its limits end what is old, and deleting it everything"
+    )]
+    NotPurged {
+        /// The queue.
+        queue: String,
+    },
     /// It has a consumer that is to be the only one, or others than the one that wants to be.
     #[error("queue '{queue}' has another consumer, and one of both is to be the only one")]
     ExclusiveUse {

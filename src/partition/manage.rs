@@ -13,7 +13,7 @@ use super::request::{
 };
 use super::stage::Waiting;
 use super::{Partition, RECORDS_PER_TURN_MAX};
-use crate::model::queue::{Binding, Lifetime};
+use crate::model::queue::{Binding, Lifetime, QueueKind};
 use crate::model::record::queue_id;
 use crate::model::{Control, Millis, QueueName, QueueRefusal, QueueSettings, Refusal};
 use crate::view::Group;
@@ -67,7 +67,7 @@ impl<D: Disk> Partition<D> {
         }
         match action {
             QueueAction::Delete { if_unused, if_empty } => self.delete(id, (if_unused, if_empty)),
-            QueueAction::Purge => self.purge(id),
+            QueueAction::Purge => self.purge(queue),
             QueueAction::Inspect => self.counts(id).map(QueueAnswer::Counted).map(Managed::Staged),
             // What is on its way out, or in, is not there for who looks into it.
             _ if self.overlay.queues.contains_key(&id) => Err(missing().into()),
@@ -162,7 +162,12 @@ impl<D: Disk> Partition<D> {
         Ok(Managed::Staged(QueueAnswer::Done { count: 1 }))
     }
 
-    fn purge(&mut self, id: u64) -> Result<Managed, Refusal> {
+    fn purge(&mut self, queue: &QueueName) -> Result<Managed, Refusal> {
+        let id = queue_id(queue.as_bytes());
+        let (_, settings) = self.queue(id).expect("looked up by the caller");
+        if settings.kind == QueueKind::Stream {
+            return Err(QueueRefusal::NotPurged { queue: queue.to_string() }.into());
+        }
         let mut contents = self.contents(id)?;
         let kept = self.groups.held_of(id);
         contents.hold(kept.iter().flat_map(|(_, entries)| entries.iter().copied()));

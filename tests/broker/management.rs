@@ -211,6 +211,7 @@ fn a_request_is_not_a_message_and_bad_ones_change_nothing() {
             world.subscribe(listener, filter, |_| {}).unwrap();
         }
         done(&mut world, admin, "queue/jobs/declare", &json!({ "bindings": ["#"] }));
+        done(&mut world, admin, "queue/events/declare", &json!({ "type": "stream" }));
         let before = done(&mut world, admin, "queue/jobs/show", &json!({}));
         let cases = [
             ("queue/jobs/declare", json!({ "bindings": ["a"] }), "another 'bindings'"),
@@ -218,6 +219,7 @@ fn a_request_is_not_a_message_and_bad_ones_change_nothing() {
             ("queue/other/declare", json!({ "bindings": ["a/#/b"] }), "'#'"),
             ("queue/other/declare", json!({ "bindings": ["$queue/x/#"] }), "cannot be bound"),
             ("queue/other/purge", json!({}), "there is no queue 'other'"),
+            ("queue/events/purge", json!({}), "is a stream and is not purged"),
             (
                 "queue/jobs/seek",
                 json!({ "group": "none", "to": "latest" }),

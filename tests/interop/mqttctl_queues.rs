@@ -103,6 +103,8 @@ fn a_queue_is_declared_listed_shown_peeked_purged_and_deleted() {
     assert_eq!((&oldest["offset"], &oldest["payload"]), (&json!(0), &json!("shop0")));
     assert!(shell.say("queue peek orders --from 6").is_empty(), "beyond the end");
 
+    let said = "'readings' is a stream and is not purged: its limits end what is old";
+    shell.refuses("queue purge readings", 1, said);
     assert_eq!(shell.say("queue purge orders"), ["orders: purged of 6 messages"]);
     assert!(shell.say("queue peek orders").is_empty());
     shell.publish("$queue/orders/us", "after");

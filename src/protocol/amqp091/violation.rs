@@ -72,6 +72,9 @@ pub(super) fn of_request(refusal: &Refusal, named: Named<'_>, user: &[u8]) -> Vi
             QueueRefusal::Stream { .. } => {
                 (ReplyCode::NotImplemented, format!("basic.get not supported by stream {named}"))
             }
+            QueueRefusal::NotPurged { .. } => {
+                (ReplyCode::NotImplemented, format!("queue.purge not supported by stream {named}"))
+            }
             QueueRefusal::ExclusiveUse { .. } => {
                 (ReplyCode::AccessRefused, format!("{named} in exclusive use"))
             }

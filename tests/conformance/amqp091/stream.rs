@@ -144,6 +144,22 @@ fn stream_is_not_got() {
     stack.assert_connection_closed(client, 540, &text);
 }
 
+/// What is in a stream stays until its limits end it, whoever asks.
+#[test]
+fn stream_is_not_purged() {
+    let mut stack = Stack::new();
+    let client = streaming(&mut stack);
+    stack.send(client, 1, QueuePurge { queue: short("s"), ..QueuePurge::default() });
+    let text = format!("NOT_IMPLEMENTED - queue.purge not supported by stream {NAMED}");
+    stack.assert_connection_closed(client, 540, &text);
+
+    let client = stack.client();
+    let look = QueueDeclare { queue: short("s"), passive: true, ..QueueDeclare::default() };
+    stack.send(client, 1, look);
+    let Method::QueueDeclareOk(is_there) = stack.method(client) else { panic!("not declared") };
+    assert_eq!(is_there.message_count, 3);
+}
+
 /// A stream outlives everything, has a name, and has no rules for single messages.
 #[test]
 fn stream_declare_takes_what_streams_have() {
