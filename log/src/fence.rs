@@ -39,7 +39,7 @@ pub struct Fenced<D: Disk> {
     pub(crate) disk: D,
     pub(crate) dir: PathBuf,
     options: LogOptions,
-    manifest: Manifest<D>,
+    pub(crate) manifest: Manifest<D>,
     hard_state: HardStateFile<D>,
     sync_proof: SyncProof<D>,
     evidence: Evidence,
@@ -178,7 +178,7 @@ impl<D: Disk> Fenced<D> {
         Ok(self.newest_readable()?.map(|(_, chunks)| chunks))
     }
 
-    fn newest_readable(&self) -> Result<Option<(SnapshotAt, Vec<Bytes>)>, FileError> {
+    pub(crate) fn newest_readable(&self) -> Result<Option<(SnapshotAt, Vec<Bytes>)>, FileError> {
         for at in self.manifest.state().snapshots.values().rev() {
             match read_snapshot(&self.disk, &snapshot_path(&self.dir, at.index), *at) {
                 Ok(chunks) => return Ok(Some((*at, chunks))),
@@ -238,43 +238,7 @@ impl<D: Disk> Fenced<D> {
         Ok(())
     }
 
-    /// Gives up the segment with a hole and all before it: another replica's log begins with `begins`, so history is over up to there.
-    /// Nothing behind it is touched, and the replica remembers what it voted and acknowledged. Returns false, and changes nothing, when the
-    /// segment is not over, or no snapshot that can be read holds what it led to.
-    pub fn begin_after(&mut self, hole: &Hole, begins: u64) -> Result<bool, OpenError> {
-        let next = self.spans.partition_point(|span| span.segment_no <= hole.damage.segment_no);
-        let Some(span) = self.spans.get(next) else { return Ok(false) };
-        let Ok(header) = self.header_of(span.segment_no)? else { return Ok(false) };
-        let SegmentHeader { base_index, prev_term: term, base_offset: end, .. } = header;
-        let base = SnapshotAt { index: base_index - 1, term, end };
-        let newest = self.newest_readable()?.map(|(at, _)| at.index);
-        if base_index > begins || newest.is_none_or(|index| index < base.index) {
-            return Ok(false);
-        }
-        self.drop_before(next, base)?;
-        Ok(true)
-    }
-
-    /// The log begins with a segment. What can be read of those before it may be of use to somebody: they are kept in `quarantine/`.
-    fn drop_before(&mut self, first: usize, base: SnapshotAt) -> Result<(), OpenError> {
-        self.patch = None;
-        let numbers: Vec<u64> = self.spans[..first].iter().map(|span| span.segment_no).collect();
-        let paths = numbers.iter().map(|segment_no| segment_path(&self.dir, *segment_no));
-        let there: Vec<PathBuf> = paths.filter(|path| self.disk.open_read(path).is_ok()).collect();
-        let older = self.manifest.state().snapshots.range(..base.index);
-        let older: Vec<Edit> =
-            older.map(|(index, _)| Edit::DropSnapshot { index: *index }).collect();
-        let drops = numbers.into_iter().map(|segment_no| Edit::Drop { segment_no });
-        let edits: Vec<Edit> =
-            std::iter::once(Edit::Base(base)).chain(drops).chain(older).collect();
-        self.manifest.append(&edits)?;
-        quarantine(&self.disk, &self.dir, &there)?;
-        self.spans.drain(..first);
-        self.check_again_from(0);
-        Ok(())
-    }
-
-    fn check_again_from(&mut self, at: usize) {
+    pub(crate) fn check_again_from(&mut self, at: usize) {
         self.evidence = Evidence::new(
             self.sync_proof.proven().index,
             self.hard_state.state().commit,
@@ -381,7 +345,10 @@ impl<D: Disk> Fenced<D> {
         self.spans[before].end
     }
 
-    fn header_of(&self, segment_no: u64) -> Result<Result<SegmentHeader, SegmentFault>, OpenError> {
+    pub(crate) fn header_of(
+        &self,
+        segment_no: u64,
+    ) -> Result<Result<SegmentHeader, SegmentFault>, OpenError> {
         let path = segment_path(&self.dir, segment_no);
         let file = match self.disk.open_read(&path) {
             Ok(file) => file,

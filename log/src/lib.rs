@@ -15,6 +15,7 @@ pub mod format;
 pub mod data_dir;
 pub mod entry;
 pub mod fence;
+mod fence_begin;
 mod fence_scan;
 pub mod flush;
 mod hard_state;
