@@ -63,11 +63,11 @@ impl<D: Disk> Log<D> {
     }
 
     /// Reads what a replica needs that is behind the first entry: the snapshot that the log begins after, and how the segment behind it
-    /// begins. Where that one is not here ([`Fenced::begin_after`](crate::Fenced::begin_after)) it is the first that a segment ends with;
+    /// begins, if that is known. Where that one is not here ([`Fenced::begin_after`](crate::Fenced::begin_after)) it is the first that a segment ends with;
     /// `None` when there is none.
     pub fn given_snapshot(
         &self,
-    ) -> Result<Option<(SnapshotAt, Origin, Vec<Bytes>)>, SnapshotReadError> {
+    ) -> Result<Option<(SnapshotAt, Option<Origin>, Vec<Bytes>)>, SnapshotReadError> {
         let base = self.base().index;
         let is_between = |at: &&SnapshotAt| at.index == base || self.ends_segment(at.index);
         let Some(at) = self.snapshots.range(base.max(1)..).map(|(_, at)| at).find(is_between)
@@ -75,10 +75,7 @@ impl<D: Disk> Log<D> {
             return Ok(None);
         };
         let behind = self.segments.iter().find(|it| it.header.base_index == at.index + 1);
-        let Some(origin) = behind.map(origin_of).or(self.origin.filter(|_| at.index == base))
-        else {
-            return Ok(None);
-        };
+        let origin = behind.map(origin_of).or(self.origin.filter(|_| at.index == base));
         let chunks = read_snapshot(&self.disk, &snapshot_path(&self.dir, at.index), *at)?;
         Ok(Some((*at, origin, chunks)))
     }

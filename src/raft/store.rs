@@ -108,7 +108,9 @@ enum OfferError {
 impl<D: Disk> Store<D> {
     /// Reads the snapshot that the log begins after, or a later one; `None` when it begins with its first entry.
     fn make_offer(&self) -> std::result::Result<Option<Offer>, OfferError> {
-        let Some((at, origin, sections)) = self.log.given_snapshot()? else { return Ok(None) };
+        let Some((at, Some(origin), sections)) = self.log.given_snapshot()? else {
+            return Ok(None);
+        };
         Ok(Some(Offer::new(at, origin, &sections)?))
     }
 }
