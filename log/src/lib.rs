@@ -60,5 +60,6 @@ pub use read::ReadError;
 pub use recovery::{Cut, Damage, OpenError, Proof, Recovery, Wiped};
 pub use slot::SlotError;
 pub use snapshot_store::{Origin, SnapshotAt, SnapshotReadError, write_snapshot};
+pub use snapshots::GivenSnapshot;
 pub use spare::{PreparedSpare, SpareError, SpareJob};
 pub use truncate::TruncateError;

@@ -21,6 +21,17 @@ const SNAPSHOTS_KEPT: usize = 2;
 /// How many older ones are kept for the log to begin after one of them one day: a trim leaves about a fourth of the log too much.
 const WAYMARKS_MAX: usize = 4;
 
+/// What a replica needs that is behind the first entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenSnapshot {
+    /// The entry that it was saved after.
+    pub at: SnapshotAt,
+    /// How the segment behind it begins, if that is known.
+    pub origin: Option<Origin>,
+    /// Its chunks.
+    pub chunks: Vec<Bytes>,
+}
+
 impl<D: Disk> Log<D> {
     /// Saves a snapshot durably and reads it back; the one before it is kept. `at` must be written here, and no flush
     /// outstanding; what is only written is synced first, because a snapshot proves it.
@@ -65,9 +76,7 @@ impl<D: Disk> Log<D> {
     /// Reads what a replica needs that is behind the first entry: the snapshot that the log begins after, and how the segment behind it
     /// begins, if that is known. Where that one is not here ([`Fenced::begin_after`](crate::Fenced::begin_after)) it is the first that a segment ends with;
     /// `None` when there is none.
-    pub fn given_snapshot(
-        &self,
-    ) -> Result<Option<(SnapshotAt, Option<Origin>, Vec<Bytes>)>, SnapshotReadError> {
+    pub fn given_snapshot(&self) -> Result<Option<GivenSnapshot>, SnapshotReadError> {
         let base = self.base().index;
         let is_between = |at: &&SnapshotAt| at.index == base || self.ends_segment(at.index);
         let Some(at) = self.snapshots.range(base.max(1)..).map(|(_, at)| at).find(is_between)
@@ -77,7 +86,7 @@ impl<D: Disk> Log<D> {
         let behind = self.segments.iter().find(|it| it.header.base_index == at.index + 1);
         let origin = behind.map(origin_of).or(self.origin.filter(|_| at.index == base));
         let chunks = read_snapshot(&self.disk, &snapshot_path(&self.dir, at.index), *at)?;
-        Ok(Some((*at, origin, chunks)))
+        Ok(Some(GivenSnapshot { at: *at, origin, chunks }))
     }
 
     /// Returns the newest snapshot that is whole; `None` when none was ever saved. Damaged ones are passed over, and listed by

@@ -530,7 +530,7 @@ fn snapshots_at_ends_of_segments_stay_spread_over_the_log_so_that_it_can_begin_t
     drop(log);
     let log = open_clean(&disk);
     assert_eq!(log.first_index(), base + 1);
-    assert_eq!(log.given_snapshot().unwrap().unwrap().0.index, base);
+    assert_eq!(log.given_snapshot().unwrap().unwrap().at.index, base);
 }
 
 #[test]

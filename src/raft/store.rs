@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use bytes::Bytes;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::format::frame::{Frame, FrameKind};
-use fluxmq_log::{Entry as LogEntry, Log, ReadError, SnapshotReadError};
+use fluxmq_log::{Entry as LogEntry, GivenSnapshot, Log, ReadError, SnapshotReadError};
 use raft::eraftpb::{Entry, EntryType, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 use thiserror::Error as ThisError;
@@ -108,7 +108,8 @@ enum OfferError {
 impl<D: Disk> Store<D> {
     /// Reads the snapshot that the log begins after, or a later one; `None` when it begins with its first entry.
     fn make_offer(&self) -> std::result::Result<Option<Offer>, OfferError> {
-        let Some((at, Some(origin), sections)) = self.log.given_snapshot()? else {
+        let Some(given) = self.log.given_snapshot()? else { return Ok(None) };
+        let GivenSnapshot { at, origin: Some(origin), chunks: sections } = given else {
             return Ok(None);
         };
         Ok(Some(Offer::new(at, origin, &sections)?))

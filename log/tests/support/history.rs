@@ -598,7 +598,7 @@ fn judge(
 fn judge_base(log: &Log<SimDisk>) -> Result<(), String> {
     match log.given_snapshot() {
         _ if log.first_index() == 1 => Ok(()),
-        Ok(Some((at, ..))) if at.index + 1 == log.first_index() => Ok(()),
+        Ok(Some(given)) if given.at.index + 1 == log.first_index() => Ok(()),
         Ok(_) => Err(format!("begins at {} after no snapshot", log.first_index())),
         Err(error) => Err(format!("begins at {}: {error}", log.first_index())),
     }
