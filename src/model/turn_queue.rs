@@ -13,8 +13,9 @@ pub struct TurnQueue<T> {
     most: u32,
 }
 
-/// Room for more is not made at once: one large turn says little about the next.
-const ROOM_MAX: u32 = 512;
+/// Room for more is not made at once: one large turn says little about the next, and many connections that have one item each would
+/// have the room of hundreds.
+const ROOM_MAX: u32 = 32;
 
 impl<T> TurnQueue<T> {
     /// Returns an empty queue.
