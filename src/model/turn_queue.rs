@@ -107,16 +107,21 @@ mod tests {
     #[test]
     fn what_is_emptied_holds_nothing_and_has_room_for_as_much_when_it_is_filled_again() {
         let mut queue = TurnQueue::new();
-        (0..100).for_each(|item| queue.push_back(item));
-        assert_eq!((0..100).map_while(|_| queue.pop_front()).collect::<Vec<_>>()[99], 99);
+        (0..20).for_each(|item| queue.push_back(item));
+        assert_eq!((0..100).map_while(|_| queue.pop_front()).collect::<Vec<_>>()[19], 19);
         assert_eq!(queue.pop_front(), None);
         assert_eq!(queue.capacity(), 0);
 
         queue.push_back(0);
-        assert!(queue.capacity() >= 100, "{}", queue.capacity());
+        assert!((20..=64).contains(&queue.capacity()), "{}", queue.capacity());
         queue.pop_front();
         assert_eq!((queue.pop_front(), queue.capacity()), (None, 0));
         queue.push_back(0);
-        assert!(queue.capacity() < 100, "the last turn was small");
+        assert!(queue.capacity() < 20, "the last turn was small");
+
+        (0..1_000).for_each(|item| queue.push_back(item));
+        while queue.pop_front().is_some() {}
+        queue.push_back(0);
+        assert!(queue.capacity() <= 64, "and one that was large says little");
     }
 }
