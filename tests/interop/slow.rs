@@ -20,7 +20,7 @@ const COUNTED_MAX: u64 = 48 << 10;
 /// What the allocator may take beside, for all of them: each thread has pages of its own of 64 KiB, and of 512 KiB for what is larger than
 /// 8 KiB, for each of some dozen sizes, and what was under way at once on a busy machine leaves holes in them. The log's index is in it, too.
 const SLACK: u64 = 2 << 20;
-const TRIES: usize = 15;
+const TRIES: usize = 25;
 /// Subscribers whose sockets are filled to the brim with what is stored: the system takes 4 MiB for each.
 const BRIMMING: usize = 4;
 const PAYLOAD_BYTES: usize = 4_000;
