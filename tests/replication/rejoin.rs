@@ -334,6 +334,44 @@ fn a_leader_is_heard_whatever_the_number_of_its_life() {
     cluster.assert_identical();
 }
 
+/// Seed 1795334508773: a follower that alone knew of a later life refused the votes of the one that was made whole since, and said
+/// nothing; the two could elect nobody when the leader went.
+#[test]
+fn a_replica_that_was_made_whole_votes_also_where_a_later_life_of_it_is_known() {
+    let mut cluster = Cluster::new(3);
+    let first = cluster.elect();
+    let [replaced, behind] = others(&cluster, &[first])[..] else { unreachable!() };
+    cluster.publish(first, 5, 200);
+    cluster.partition_mut(first).transfer_leadership(behind).expect("it votes");
+    cluster.ticks(5);
+    assert_eq!(cluster.leader(), Some(behind), "it hears of the life that will be lost");
+    cluster.kill(replaced, None);
+    cluster.kill(first, None);
+    cluster.start(first);
+    cluster.elect();
+    cluster.partition_mut(behind).transfer_leadership(first).expect("it votes");
+    cluster.ticks(5);
+    assert_eq!(cluster.leader(), Some(first), "it has not heard of the life that is lost");
+    cluster.joining.insert(replaced);
+    cluster.replicas.get_mut(&replaced).expect("known").disk = SimDisk::new(77);
+    cluster.cut.extend([(replaced, behind), (behind, replaced)]);
+    start_at(&mut cluster, replaced, Millis(500_000));
+    cluster.ticks(20);
+    assert!(!cluster.partition(replaced).status().muted, "its leader has made it whole");
+    cluster.isolate(behind);
+    cluster.publish(first, 20, 200);
+    cluster.kill(first, None);
+    cluster.refused.clear();
+
+    cluster.heal();
+    cluster.ticks(60);
+
+    assert!(cluster.refused.iter().any(|refusal| refusal.contains("speaks in its life")));
+    assert_eq!(cluster.leader(), Some(replaced), "only it has what is confirmed");
+    assert!(!cluster.partition(replaced).status().muted);
+    cluster.publish(replaced, 1, 10);
+}
+
 #[test]
 fn what_an_earlier_life_acknowledged_is_not_counted() {
     let mut cluster = Cluster::new(3);
