@@ -41,7 +41,11 @@ impl World {
         let owned = self.nodes[node].owned.get(&partition)?;
         let log = owned.partition.log();
         let mut segments = log.segments();
-        segments.pop();
+        let active = segments.pop()?;
+        // Until something of the active segment is durable, the one before is the end on this disk: a file that is lost there is cut, not repaired.
+        if log.durable().index < active.base_index {
+            segments.pop();
+        }
         // What is applied was looked at.
         segments.retain(|segment| segment.last_index <= owned.partition.applied().index);
         if segments.is_empty() || owned.failed.is_some() {
