@@ -50,7 +50,7 @@ impl<D: Disk> Partition<D> {
         out: &mut impl Outbox,
     ) -> Result<(), PartitionError> {
         if frame.header.is_roll() {
-            self.history.roll(frame.header.base_offset);
+            self.history.indexes.roll(frame.header.base_offset);
         }
         if frame.header.kind == FrameKind::ConfChange {
             self.node.change_members(frame)?;
@@ -65,7 +65,7 @@ impl<D: Disk> Partition<D> {
             match &record {
                 Decoded::Message(message, queues) => {
                     self.views.apply(offset, time, Record::Message(message, queues));
-                    self.history.add(offset, &message.topic, queues);
+                    self.history.indexes.add(offset, &message.topic, queues);
                     self.groups.applied(offset, &message.topic);
                     self.follows.applied(&message.topic);
                     if self.readers.len() > 0 {

@@ -1,23 +1,21 @@
-//! What is already in the log: where the records of topics and queues are, and recently decoded frames.
+//! What is already in the log: questions across its segments, its records, and recently decoded frames.
 //!
-//! The active segment has an index in memory that grows as records are applied; it was built from the frames when somebody first
-//! asked, or with the segment. A sealed segment has a file beside it ([`fluxmq_log::index_file`]), of which the parts that are asked
-//! for are kept. Until that file is there, or when it is wrong, an index in memory answers for it, built from its frames if need be:
-//! files make answers quicker and never other ones.
+//! Where records are, [`SegmentIndexes`] knows, one segment at a time. What they say is read from the log: a frame for those who read
+//! on from there, which is kept for who comes next, or one record alone where its frame is long and nobody is near. The newest frames
+//! are kept as they were applied.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::error::Error;
+mod segment_indexes;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use fluxmq_index::sealed::{SealedError, TopicRanges};
-use fluxmq_index::segment_index::TopicSelection;
-use fluxmq_index::{Offset, SegmentIndex};
+use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::format::frame::Frame;
-use fluxmq_log::{FileError, IndexedSegment, Log, ReadError, RecordError, SegmentSpan};
+use fluxmq_log::{Log, ReadError, RecordError};
 use thiserror::Error;
 
+use self::segment_indexes::SegmentIndexes;
 use crate::model::frame::{self, DecodeError, Decoded};
 use crate::model::{Control, Filter, QoS, StoredMessage};
 
@@ -25,40 +23,18 @@ use crate::model::{Control, Filter, QoS, StoredMessage};
 const DECODED_FRAMES_MAX: usize = 2;
 /// Bytes of a frame whose records are kept as they were applied, at most: of a larger one few wait, or each is long.
 pub const KEPT_BYTES_MAX: u64 = 256 << 10;
-/// Remembered wildcard matches, by filter and segment.
-const SELECTIONS_MAX: usize = 1024;
-/// Bytes read at a time while an index is built in memory.
-const REBUILD_READ_BYTES: u64 = 4 << 20;
-/// Segments beside the active one with an index in memory: more than these wait for their file without.
-const IN_MEMORY_MAX: usize = 4;
-/// Index files that are open, and bytes of them that are kept.
-const OPEN_FILES_MAX: usize = 16;
-const OPEN_BYTES_MAX: usize = 64 << 20;
 /// Records closer than this are read with all that is between them.
 const NEAR_BYTES: u64 = 32 << 10;
 
 /// Finds and fetches records below the applied end.
 pub struct History<D: Disk> {
-    /// Base offset of the segment that grows.
-    active: Offset,
-    /// By base offset of the segment.
-    in_memory: BTreeMap<Offset, SegmentIndex>,
-    /// By base offset of the segment, those asked last at the end.
-    open: VecDeque<(Offset, IndexedSegment<D::File>)>,
-    /// Segments whose index file gave no answer.
-    distrusted: BTreeSet<u64>,
+    /// Where they are.
+    pub indexes: SegmentIndexes<D>,
     decoded: VecDeque<Arc<DecodedFrame>>,
     /// The newest ones, as they were when they were applied: consumers that keep up look for nothing else.
     applied: VecDeque<Arc<DecodedFrame>>,
-    selections: HashMap<(Filter, Offset), Selection>,
     /// Where the last record was that was read without its frame, by segment and byte.
     alone_at: Option<(u64, u64)>,
-}
-
-/// The topics of one segment that match a filter.
-enum Selection {
-    InMemory(TopicSelection),
-    Sealed(TopicRanges),
 }
 
 #[derive(Debug)]
@@ -91,28 +67,10 @@ impl<D: Disk> History<D> {
     /// Begins with no index; the segment that starts at `active` grows.
     pub fn new(active: Offset) -> History<D> {
         History {
-            active,
-            in_memory: BTreeMap::new(),
-            open: VecDeque::new(),
-            distrusted: BTreeSet::new(),
+            indexes: SegmentIndexes::new(active),
             decoded: VecDeque::new(),
             applied: VecDeque::new(),
-            selections: HashMap::new(),
             alone_at: None,
-        }
-    }
-
-    /// Begins the index of a new active segment.
-    pub fn roll(&mut self, base: Offset) {
-        self.active = base;
-        self.in_memory.insert(base, SegmentIndex::new(base));
-        self.limit_in_memory();
-    }
-
-    /// Adds a message that was just applied. Ignored while the active segment's index is not built: building it reads this record.
-    pub fn add(&mut self, offset: Offset, topic: &[u8], queues: &[u64]) {
-        if let Some(index) = self.in_memory.get_mut(&self.active) {
-            index.add(offset, topic, queues);
         }
     }
 
@@ -127,28 +85,6 @@ impl<D: Disk> History<D> {
         self.applied.push_back(Arc::new(DecodedFrame { base, records }));
     }
 
-    /// A segment has an index file: what memory had for it is not needed any more.
-    pub fn has_index(&mut self, segment: SegmentSpan) {
-        self.distrusted.remove(&segment.segment_no);
-        self.open.retain(|(base, _)| *base != segment.base);
-        // An active segment that begins there too, behind one without records, keeps its own.
-        if segment.base < segment.end && segment.base != self.active {
-            self.in_memory.remove(&segment.base);
-        }
-    }
-
-    /// Forgets what belongs to segments that are gone.
-    pub fn forget_below(&mut self, first: Offset) {
-        self.in_memory = self.in_memory.split_off(&first);
-        self.open.retain(|(base, _)| *base >= first);
-        self.selections.retain(|(_, base), _| *base >= first);
-    }
-
-    /// Takes the segments whose index file gave no answer, to be built again.
-    pub fn take_distrusted(&mut self) -> BTreeSet<u64> {
-        std::mem::take(&mut self.distrusted)
-    }
-
     /// Finds up to `limit` messages in `from..end` that match any of the filters.
     pub fn select(
         &mut self,
@@ -160,7 +96,7 @@ impl<D: Disk> History<D> {
         let mut offsets = Vec::new();
         for span in log.spans((from, end)) {
             for filter in filters {
-                self.select_in(log, span, filter, (from, end), limit, &mut offsets)?;
+                self.indexes.select(log, span, filter, (from, end), limit, &mut offsets)?;
             }
             offsets.sort_unstable();
             offsets.dedup();
@@ -244,17 +180,7 @@ impl<D: Disk> History<D> {
                 break;
             }
             let rest = limit - offsets.len();
-            let found = offsets.len();
-            if let Some(segment) = self.sealed(log, span) {
-                match segment.index().select_queue(queue, from, rest, &mut offsets) {
-                    Ok(()) => {
-                        cut(&mut offsets, found, end);
-                        continue;
-                    }
-                    Err(error) => self.distrust(span, &error),
-                }
-            }
-            self.ensure(log, span, end)?.select_lane(queue, from, rest, &mut offsets);
+            self.indexes.select_queue(log, span, queue, (from, end), rest, &mut offsets)?;
         }
         Ok(offsets)
     }
@@ -288,7 +214,7 @@ impl<D: Disk> History<D> {
     fn fetch_alone(&mut self, log: &Log<D>, offset: Offset) -> Option<StoredMessage> {
         let span = log.spans((offset, offset.next())).next()?;
         let last = self.alone_at;
-        let segment = self.sealed(log, span)?;
+        let segment = self.indexes.sealed(log, span)?;
         let mut read = || {
             let places = (segment.index().frame_at(offset)?, segment.index().record_at(offset)?);
             let (Some(frame), Some(place)) = places else { return Ok(None) };
@@ -311,7 +237,7 @@ impl<D: Disk> History<D> {
                 Some(frame::to_stored(message, qos))
             }
             Err(error) => {
-                self.distrust(span, &error);
+                self.indexes.distrust(span, &error);
                 None
             }
         }
@@ -335,186 +261,12 @@ impl<D: Disk> History<D> {
         self.decoded.push_back(frame.clone());
         Ok(frame)
     }
-
-    /// Finds up to `limit` messages of one segment that match a filter, below `end`.
-    fn select_in(
-        &mut self,
-        log: &Log<D>,
-        span: SegmentSpan,
-        filter: &Filter,
-        (from, end): (Offset, Offset),
-        limit: usize,
-        offsets: &mut Vec<Offset>,
-    ) -> Result<(), HistoryError> {
-        let found = offsets.len();
-        if self.sealed(log, span).is_some() {
-            match self.select_sealed(span, filter, from, limit, offsets) {
-                Ok(()) => {
-                    cut(offsets, found, end);
-                    return Ok(());
-                }
-                Err(error) => self.distrust(span, &error),
-            }
-        }
-        self.ensure(log, span, end)?;
-        let index = &self.in_memory[&span.base];
-        if filter.is_literal() {
-            index.select(filter.as_bytes(), from, limit, offsets);
-            return Ok(());
-        }
-        if self.selections.len() >= SELECTIONS_MAX {
-            self.selections.clear();
-        }
-        let selection = self
-            .selections
-            .entry((filter.clone(), span.base))
-            .or_insert_with(|| Selection::InMemory(TopicSelection::new(filter.as_bytes())));
-        if let Selection::Sealed(_) = selection {
-            // Of the file that gives no answer any more.
-            *selection = Selection::InMemory(TopicSelection::new(filter.as_bytes()));
-        }
-        if let Selection::InMemory(selection) = selection {
-            index.select_in(selection, from, limit, offsets);
-        }
-        Ok(())
-    }
-
-    /// Asks the index file that was asked or opened last.
-    fn select_sealed(
-        &mut self,
-        span: SegmentSpan,
-        filter: &Filter,
-        from: Offset,
-        limit: usize,
-        offsets: &mut Vec<Offset>,
-    ) -> Result<(), SealedError<FileError>> {
-        let Some((_, segment)) = self.open.back() else { return Ok(()) };
-        let index = segment.index();
-        let key = (filter.clone(), span.base);
-        if let Some(Selection::Sealed(topics)) = self.selections.get(&key) {
-            return index.select(topics, from, limit, offsets);
-        }
-        let topics = index.match_topics(filter.as_bytes())?;
-        index.select(&topics, from, limit, offsets)?;
-        if self.selections.len() >= SELECTIONS_MAX {
-            self.selections.clear();
-        }
-        self.selections.insert(key, Selection::Sealed(topics));
-        Ok(())
-    }
-
-    /// Returns a segment that has an index file, opened if need be; `None` when memory has to answer.
-    fn sealed(&mut self, log: &Log<D>, span: SegmentSpan) -> Option<&mut IndexedSegment<D::File>> {
-        if self.distrusted.contains(&span.segment_no) || !log.has_index(span.segment_no) {
-            return None;
-        }
-        let at = self.open.iter().position(|(base, segment)| {
-            *base == span.base && segment.index().header().binding.segment_no == span.segment_no
-        });
-        let opened = match at {
-            Some(at) => self.open.remove(at),
-            None => match log.open_indexed(span.segment_no) {
-                Ok(segment) => segment.map(|segment| (span.base, segment)),
-                Err(error) => {
-                    self.distrust(span, &error);
-                    None
-                }
-            },
-        };
-        self.limit_open();
-        self.open.push_back(opened?);
-        self.open.back_mut().map(|(_, segment)| segment)
-    }
-
-    /// Answers from memory until the file of a segment is built again.
-    fn distrust(&mut self, span: SegmentSpan, error: &dyn Error) {
-        let segment = span.segment_no;
-        tracing::warn!(segment, %error, "index of a segment is not used, and will be built again");
-        self.distrusted.insert(segment);
-        self.open.retain(|(base, _)| *base != span.base);
-    }
-
-    /// Closes the files that were asked longest ago, as many as must be.
-    fn limit_open(&mut self) {
-        let bytes = |open: &VecDeque<(Offset, IndexedSegment<D::File>)>| -> usize {
-            open.iter().map(|(_, segment)| segment.index().memory_bytes()).sum()
-        };
-        while self.open.len() >= OPEN_FILES_MAX || bytes(&self.open) > OPEN_BYTES_MAX {
-            self.open.pop_front();
-        }
-    }
-
-    /// Gives up indexes in memory, oldest first, but for the active segment's.
-    fn limit_in_memory(&mut self) {
-        while self.in_memory.len() > IN_MEMORY_MAX + 1 {
-            let oldest = self.in_memory.keys().copied().find(|base| *base != self.active);
-            let Some(oldest) = oldest else { break };
-            self.in_memory.remove(&oldest);
-        }
-    }
-
-    /// Builds the index of a segment from its frames below `end`, unless it is there.
-    fn ensure(
-        &mut self,
-        log: &Log<D>,
-        span: SegmentSpan,
-        end: Offset,
-    ) -> Result<&SegmentIndex, HistoryError> {
-        let base = span.base;
-        if let Entry::Vacant(vacant) = self.in_memory.entry(base) {
-            vacant.insert(build(log, span, end)?);
-            // What begins where a file began has other numbers for its topics.
-            self.selections.retain(|(_, of), _| *of != base);
-            if self.in_memory.len() > IN_MEMORY_MAX + 1 {
-                let others = |of: &&Offset| **of != base && **of != self.active;
-                let oldest = self.in_memory.keys().find(others).copied();
-                oldest.map(|oldest| self.in_memory.remove(&oldest));
-            }
-        }
-        Ok(&self.in_memory[&base])
-    }
 }
 
 impl DecodedFrame {
     fn holds(&self, offset: Offset) -> bool {
         self.base <= offset && offset < self.base.plus(self.records.len() as u64)
     }
-}
-
-/// Builds the index of a segment from its frames below `end`.
-fn build<D: Disk>(
-    log: &Log<D>,
-    span: SegmentSpan,
-    end: Offset,
-) -> Result<SegmentIndex, HistoryError> {
-    let end = span.end.min(end);
-    let mut index = SegmentIndex::new(span.base);
-    let mut at = span.base;
-    while at < end {
-        let frames = log.read(at, REBUILD_READ_BYTES)?;
-        let Some(last) = frames.last() else { break };
-        let upto = last.header.end_offset();
-        for frame in &frames {
-            let decoded = decode(frame)?;
-            for (step, record) in decoded.records.iter().enumerate() {
-                let offset = decoded.base.plus(step as u64);
-                match record {
-                    Decoded::Message(message, queues) if offset < end && offset >= span.base => {
-                        index.add(offset, &message.topic, queues);
-                    }
-                    Decoded::Message(..) | Decoded::Control(_) => {}
-                }
-            }
-        }
-        at = upto;
-    }
-    Ok(index)
-}
-
-/// Forgets what was found at or behind `end`, of what is behind `before`: a file knows more than is asked for.
-fn cut(offsets: &mut Vec<Offset>, before: usize, end: Offset) {
-    let inside = offsets[before..].partition_point(|offset| *offset < end);
-    offsets.truncate(before + inside);
 }
 
 fn decode(frame: &Frame) -> Result<DecodedFrame, DecodeError> {
@@ -530,16 +282,16 @@ mod tests {
     use fluxmq_index::topic_trie::matches;
     use fluxmq_log::format::{BatchBuilder, FrameKind, MessageRecord, Producer};
     use fluxmq_log::sim_disk::SimDisk;
-    use fluxmq_log::{Entry, LogOptions};
+    use fluxmq_log::{Entry, LogOptions, SegmentSpan};
     use proptest::prelude::*;
 
     use super::*;
 
     /// A message of the model: its topic and queue, or a control.
-    type Given = Option<(String, u64)>;
+    pub(super) type Given = Option<(String, u64)>;
 
     /// Each list is a segment, in frames of three records.
-    fn store(segments: &[Vec<Given>]) -> (SimDisk, Log<SimDisk>) {
+    pub(super) fn store(segments: &[Vec<Given>]) -> (SimDisk, Log<SimDisk>) {
         let disk = SimDisk::new(1);
         let mut log = open(&disk);
         for (number, records) in segments.iter().enumerate() {
@@ -578,12 +330,12 @@ mod tests {
         (disk, log)
     }
 
-    fn open(disk: &SimDisk) -> Log<SimDisk> {
+    pub(super) fn open(disk: &SimDisk) -> Log<SimDisk> {
         Log::open(disk.clone(), PathBuf::from("p0001"), LogOptions::default()).unwrap().0
     }
 
     /// Builds the index of the newest segment that has none.
-    fn build(log: &mut Log<SimDisk>) -> Option<SegmentSpan> {
+    pub(super) fn build(log: &mut Log<SimDisk>) -> Option<SegmentSpan> {
         let job = log.prepare_index(log.last_index())?;
         log.finish_index(job.run()).unwrap()
     }
@@ -660,55 +412,25 @@ mod tests {
             let mut sealed = Vec::new();
             for _ in 0..built {
                 let Some(span) = build(&mut log) else { break };
-                history.has_index(span);
+                history.indexes.has_index(span);
                 sealed.push(span);
             }
             check(&mut history, &log, &all);
 
             if let (Some(place), Some(span)) = (rotten, sealed.first()) {
                 rot(&disk, span.segment_no, place);
-                history.has_index(*span);
+                history.indexes.has_index(*span);
                 check(&mut history, &log, &all);
-                for segment_no in history.take_distrusted() {
+                for segment_no in history.indexes.take_distrusted() {
                     log.distrust_index(segment_no);
                 }
                 while let Some(span) = build(&mut log) {
-                    history.has_index(span);
+                    history.indexes.has_index(span);
                 }
                 check(&mut history, &log, &all);
-                prop_assert!(history.take_distrusted().is_empty());
+                prop_assert!(history.indexes.take_distrusted().is_empty());
             }
         }
-    }
-
-    #[test]
-    fn what_has_a_file_needs_no_memory_and_no_frames() {
-        let given: Vec<Given> = (0..30).map(|n| Some((format!("a/{n}"), n % 3))).collect();
-        let (disk, mut log) = store(&vec![given.clone(); 8]);
-        let mut history = History::new(Offset(7 * 30));
-        let filter = Filter::new("a/17".into()).unwrap();
-        let select = |history: &mut History<SimDisk>, log: &Log<SimDisk>| {
-            let filters = std::slice::from_ref(&filter);
-            history.select(log, filters, (Offset(0), Offset(240)), 100).unwrap().offsets
-        };
-        let expected: Vec<Offset> = (0..8).map(|segment| Offset(segment * 30 + 17)).collect();
-        assert_eq!(select(&mut history, &log), expected);
-        assert_eq!(history.in_memory.len(), IN_MEMORY_MAX + 1, "the oldest are given up");
-
-        while let Some(span) = build(&mut log) {
-            history.has_index(span);
-        }
-        drop(log);
-        let log = open(&disk);
-        let mut reopened = History::new(Offset(7 * 30));
-        assert_eq!(select(&mut history, &log), expected);
-        assert_eq!(select(&mut reopened, &log), expected);
-
-        let in_memory =
-            |history: &History<SimDisk>| history.in_memory.keys().copied().collect::<Vec<_>>();
-        assert_eq!(in_memory(&history), [Offset(7 * 30)], "the active one");
-        assert_eq!(in_memory(&reopened), [Offset(7 * 30)], "nothing is built that is on disk");
-        assert_eq!(reopened.open.len(), 7);
     }
 
     /// One segment of ten frames of a hundred records of a kibibyte, and an active one.
@@ -750,7 +472,7 @@ mod tests {
         let text = |messages: &[StoredMessage]| format!("{messages:?}");
         assert_eq!(text(&found), text(&expected));
         assert!(with.decoded.is_empty());
-        let read = with.open[0].1.bytes_read();
+        let read = with.indexes.bytes_read().unwrap();
         // A record and the producers of its frame, each in one block or two.
         assert!(read <= 10 * 4 * 4096, "{read} bytes of a megabyte");
     }
@@ -767,7 +489,7 @@ mod tests {
         }
 
         assert_eq!(history.decoded.len(), 1);
-        assert!(history.open[0].1.bytes_read() <= 4 * 4096, "only the first");
+        assert!(history.indexes.bytes_read().unwrap() <= 4 * 4096, "only the first");
     }
 
     #[test]
@@ -786,18 +508,5 @@ mod tests {
         assert!(history.decoded.is_empty(), "nothing was read");
         assert_eq!((payload(&mut history, 99), payload(&mut history, 300)), (99, 0));
         assert_eq!(history.decoded.len(), 2);
-    }
-
-    #[test]
-    fn open_files_are_limited() {
-        let given: Vec<Given> = vec![Some(("a/1".to_owned(), 1))];
-        let (_, mut log) = store(&vec![given; 40]);
-        while build(&mut log).is_some() {}
-        let mut history = History::new(Offset(39));
-
-        let found = history.select_queue(&log, 1, (Offset(0), Offset(40)), usize::MAX).unwrap();
-
-        assert_eq!(found.len(), 40);
-        assert!(history.open.len() <= OPEN_FILES_MAX);
     }
 }

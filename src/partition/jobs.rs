@@ -24,7 +24,7 @@ impl<D: Disk> Partition<D> {
     /// Hands out the building of an index beside a sealed segment, when one has none that can be believed.
     pub fn prepare_index(&mut self) -> Option<IndexJob<D>> {
         let log = self.node.log_mut();
-        for segment_no in self.history.take_distrusted() {
+        for segment_no in self.history.indexes.take_distrusted() {
             log.distrust_index(segment_no);
         }
         if self.retry_indexes_at.is_some_and(|at| at <= self.now) {
@@ -37,7 +37,7 @@ impl<D: Disk> Partition<D> {
     /// Takes an index that was built. Without it the segment is served as before, only more slowly.
     pub fn finish_index(&mut self, built: BuiltIndex) {
         match self.node.log_mut().finish_index(built) {
-            Ok(Some(segment)) => self.history.has_index(segment),
+            Ok(Some(segment)) => self.history.indexes.has_index(segment),
             Ok(None) => {}
             Err(error) => {
                 self.retry_indexes_at = Some(self.now.plus(RETRY_INDEXES_AFTER_MS));

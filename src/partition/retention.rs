@@ -304,7 +304,7 @@ impl<D: Disk> Partition<D> {
         let left = self.trim(first.base_index)?;
         let gone = segments.iter().filter(|segment| segment.last_index < left);
         self.counters.history_bytes_dropped += gone.map(|segment| segment.end_bytes).sum::<u64>();
-        self.history.forget_below(self.node.log().first_offset());
+        self.history.indexes.forget_below(self.node.log().first_offset());
         Ok(())
     }
 }
