@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
-use super::QueueName;
+use super::{Millis, PartitionId, QueueName};
 
 /// What is said of a delivery. Cloning shares what is the consumer's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,7 +18,18 @@ pub struct Annotations {
     consumer: Option<Arc<ConsumerNames>>,
     /// How often the entry came back.
     delivery_count: u32,
+    /// Of what is read of a stream or a history.
+    stored_at: Option<StoredAt>,
     more: Option<Box<More>>,
+}
+
+/// Where and when something is stored, for those who read streams and histories; its offset is the delivery's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredAt {
+    /// Its log time.
+    pub time: Millis,
+    /// Of a history: offsets are a partition's. A stream has its own.
+    pub partition: Option<PartitionId>,
 }
 
 /// The names that are said of every delivery to a consumer of a queue.
@@ -42,7 +53,12 @@ struct More {
 impl Annotations {
     /// Of a queue's entry, handed to a consumer after it came back so often.
     pub fn of_entry(consumer: Arc<ConsumerNames>, delivery_count: u32) -> Annotations {
-        Annotations { consumer: Some(consumer), delivery_count, more: None }
+        Annotations { consumer: Some(consumer), delivery_count, stored_at: None, more: None }
+    }
+
+    /// Says where in a stream or a history it is.
+    pub fn comes_from(&mut self, place: StoredAt) {
+        self.stored_at = Some(place);
     }
 
     /// Adds something of this delivery.
@@ -57,12 +73,17 @@ impl Annotations {
 
     /// Returns true when nothing is said.
     pub fn is_empty(&self) -> bool {
-        self.consumer.is_none() && self.more.is_none()
+        self.consumer.is_none() && self.stored_at.is_none() && self.more.is_none()
     }
 
     /// How often the entry came back.
     pub fn delivery_count(&self) -> u32 {
         self.delivery_count
+    }
+
+    /// Where in a stream or a history it is.
+    pub fn stored_at(&self) -> Option<StoredAt> {
+        self.stored_at
     }
 
     /// The topic it was published to, where that is not the queue's.
@@ -77,16 +98,16 @@ impl Annotations {
 
     /// Says everything of a delivery with that offset, in the order in which it is documented.
     pub fn each(&self, offset: Offset, mut say: impl FnMut(&'static str, &str)) {
+        let mut text = String::new();
+        let mut number = |prefix: &[&str], number: u64, name, say: &mut dyn FnMut(_, &str)| {
+            text.clear();
+            prefix.iter().for_each(|part| text.push_str(part));
+            // Writing to a string does not fail.
+            let _ = write!(text, "{number}");
+            say(name, &text);
+        };
         if let Some(names) = &self.consumer {
             let queue = names.queue.as_str();
-            let mut text = String::with_capacity(queue.len() + 21);
-            let mut number = |prefix: &[&str], number: u64, name, say: &mut dyn FnMut(_, &str)| {
-                text.clear();
-                prefix.iter().for_each(|part| text.push_str(part));
-                // Writing to a string does not fail.
-                let _ = write!(text, "{number}");
-                say(name, &text);
-            };
             number(&[queue, ":"], offset.0, "message-id", &mut say);
             say("group-id", names.group.as_str());
             say("queue", queue);
@@ -94,6 +115,13 @@ impl Annotations {
             if self.delivery_count > 0 {
                 number(&[], self.delivery_count.into(), "delivery-count", &mut say);
             }
+        }
+        if let Some(place) = self.stored_at {
+            number(&[], offset.0, "x-stream-offset", &mut say);
+            if let Some(partition) = place.partition {
+                number(&[], partition.0.into(), "x-stream-partition", &mut say);
+            }
+            number(&[], place.time.0, "x-stream-timestamp", &mut say);
         }
         for (name, value) in self.told() {
             say(name, value);
@@ -152,6 +180,12 @@ mod tests {
         said.push(("x-source-topic", "a/b".to_owned()));
         assert_eq!(all(&first), said);
 
+        first.comes_from(StoredAt { time: Millis(1_000), partition: None });
+        let at = said.len() - 2;
+        said.insert(at, ("x-stream-timestamp", "1000".to_owned()));
+        said.insert(at, ("x-stream-offset", "41".to_owned()));
+        assert_eq!(all(&first), said);
+
         let again = Annotations::of_entry(names, 2);
         assert_eq!(again.get(Offset(41), "delivery-count").as_deref(), Some("2"));
         assert_eq!(again.get(Offset(41), "x-gap"), None);
@@ -161,5 +195,10 @@ mod tests {
     fn nothing_is_said_of_what_no_queue_has() {
         assert!(Annotations::default().is_empty());
         assert_eq!(all(&Annotations::default()), []);
+        let mut replayed = Annotations::default();
+        replayed.comes_from(StoredAt { time: Millis(1), partition: Some(PartitionId(3)) });
+        let said =
+            [("x-stream-offset", "41"), ("x-stream-partition", "3"), ("x-stream-timestamp", "1")];
+        assert_eq!(all(&replayed), said.map(|(name, value)| (name, value.to_owned())));
     }
 }

@@ -18,7 +18,7 @@ use crate::model::queue::QueueKind;
 use crate::model::record::{filter_id, queue_id};
 use crate::model::{
     Control, Death, DeliverySource, Filter, OutboundEntry, QoS, QueueName, QueueRefusal,
-    QueueSettings, ReaderId, Refusal, Selection, StoredMessage, Token, Topic,
+    QueueSettings, ReaderId, Refusal, Selection, Token, Topic,
 };
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Claim, Group, GroupKey};
@@ -530,7 +530,8 @@ impl<D: Disk> Partition<D> {
             Selection::Queue(_) => self.was_there(&next.key, entry, offset),
             Selection::Topics(_) => false,
         };
-        let told = settings.map_or_else(Vec::new, |it| self.stream_told(*id, &it, entry, &message));
+        let stream = settings.as_ref().filter(|it| it.kind == QueueKind::Stream);
+        let told = stream.map(|settings| self.told_of_work(*id, settings, entry));
         let handed = Handed {
             entry,
             offset,
@@ -541,7 +542,7 @@ impl<D: Disk> Partition<D> {
             now: self.now,
             deadline: self.now.plus(self.options.visibility_timeout_ms),
             is_old,
-            told: &told,
+            told: told.as_deref(),
         };
         Ok(self.consumers(next).hand_out(handed, out))
     }
@@ -558,30 +559,22 @@ impl<D: Disk> Partition<D> {
         self.groups.get_mut(&next.key).expect("listed by the groups")
     }
 
-    /// What every reader of a stream is told of an entry.
-    fn stream_told(
+    /// What every reader of a stream is told of an entry, where a group works through it.
+    fn told_of_work(
         &self,
         id: u64,
         settings: &QueueSettings,
         entry: Offset,
-        message: &StoredMessage,
     ) -> Vec<(&'static str, String)> {
-        if settings.kind != QueueKind::Stream {
-            return Vec::new();
-        }
-        let mut told = vec![
-            ("x-stream-offset", entry.to_string()),
-            ("x-stream-timestamp", message.time.0.to_string()),
-        ];
-        if let Some(primary) = &settings.primary_group {
-            let group = self.views.groups.get(id, primary.as_bytes());
-            let committed = group.map_or(Offset::ZERO, Group::committed);
-            let is_acked = group.is_some_and(|group| group.is_finished(entry));
-            told.push(("x-work-group", primary.to_string()));
-            told.push(("x-work-committed-offset", committed.to_string()));
-            told.push(("x-work-acked", is_acked.to_string()));
-        }
-        told
+        let Some(primary) = &settings.primary_group else { return Vec::new() };
+        let group = self.views.groups.get(id, primary.as_bytes());
+        let committed = group.map_or(Offset::ZERO, Group::committed);
+        let is_acked = group.is_some_and(|group| group.is_finished(entry));
+        vec![
+            ("x-work-group", primary.to_string()),
+            ("x-work-committed-offset", committed.to_string()),
+            ("x-work-acked", is_acked.to_string()),
+        ]
     }
 }
 

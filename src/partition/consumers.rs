@@ -15,7 +15,7 @@ use super::reader::message_at;
 use super::request::{ConnectionId, Event, Join, Outbox};
 use super::window::{Pool, Window};
 use crate::model::address::source_topic;
-use crate::model::annotations::ConsumerNames;
+use crate::model::annotations::{ConsumerNames, StoredAt};
 use crate::model::queue::{DeadLetterTarget, QueueKind};
 use crate::model::{
     Annotations, Death, Delivery, DeliveryId, DeliverySource, Millis, Outcome, PartitionId,
@@ -518,8 +518,8 @@ pub struct Handed<'a> {
     pub deadline: Millis,
     /// Stored before this replica began to lead: an earlier leader, of whom nothing else is known, may have handed it out.
     pub is_old: bool,
-    /// What every reader of the queue is told beside.
-    pub told: &'a [(&'static str, String)],
+    /// Of a stream: what its readers are told of how far its primary group is.
+    pub told: Option<&'a [(&'static str, String)]>,
 }
 
 /// A message as a member subscribed to it [MQTT-4.8.2-3].
@@ -546,8 +546,9 @@ fn delivery(member: &Member, count: u32, at: &Handed<'_>) -> Delivery {
 
 fn annotations(names: Arc<ConsumerNames>, at: &Handed<'_>, count: u32) -> Annotations {
     let mut annotations = Annotations::of_entry(names, count);
-    for (name, value) in at.told {
-        annotations.tell(name, value.clone());
+    if let Some(told) = at.told {
+        annotations.comes_from(StoredAt { time: at.message.time, partition: None });
+        told.iter().for_each(|(name, value)| annotations.tell(name, value.clone()));
     }
     if let Some(source) = source_topic(&at.message.topic) {
         annotations.came_by(at.message.topic.slice_ref(source));

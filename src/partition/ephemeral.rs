@@ -55,7 +55,7 @@ impl<D: Disk> Partition<D> {
                 now: self.now,
                 deadline: self.now,
                 is_old: false,
-                told: &[],
+                told: None,
             };
             is_passed_on |= self.groups.pass_on(*id, &handed, out);
         }

@@ -8,6 +8,7 @@ use fluxmq_log::disk::Disk;
 use super::history::HistoryError;
 use super::request::{Attach, ConnectionId, Event, Newest, Outbox, Position};
 use super::{Partition, RECORDS_PER_TURN_MAX};
+use crate::model::annotations::StoredAt;
 use crate::model::frame::decode;
 use crate::model::{
     Annotations, Delivery, DeliveryId, Filter, Millis, ReaderId, Refusal, Subscription, Topic,
@@ -83,9 +84,7 @@ impl Replay {
 pub fn annotations(id: DeliveryId, time: Millis) -> Annotations {
     let mut annotations = Annotations::default();
     if id.source.reader().is_some_and(ReaderId::is_replay) {
-        annotations.tell("x-stream-offset", id.offset.0.to_string());
-        annotations.tell("x-stream-partition", id.partition.0.to_string());
-        annotations.tell("x-stream-timestamp", time.0.to_string());
+        annotations.comes_from(StoredAt { time, partition: Some(id.partition) });
     }
     annotations
 }

@@ -160,22 +160,24 @@ fn name(text: &'static str) -> ShortString {
 fn extra_headers(delivery: &Delivery, is_ours: bool) -> Vec<(&'static str, Value)> {
     let annotations = &delivery.annotations;
     let mut headers = Vec::new();
-    let mut add = |key, value: &str| match key {
-        "delivery-count" => headers.push(("x-delivery-count", number(value))),
-        "x-stream-timestamp" | "x-source-timestamp" if is_ours => {}
-        "offset" | "x-stream-offset" | "x-stream-timestamp" | "x-source-timestamp" => {
-            headers.push((key, number(value)));
-        }
-        key => headers.push((key, text(value))),
-    };
     if !is_ours {
-        annotations.each(delivery.id.offset, add);
+        annotations.each(delivery.id.offset, |key, value| match key {
+            "delivery-count" => headers.push(("x-delivery-count", number(value))),
+            "offset" | "x-stream-offset" | "x-stream-timestamp" => {
+                headers.push((key, number(value)));
+            }
+            key => headers.push((key, text(value))),
+        });
         return headers;
     }
     if annotations.delivery_count() > 0 {
-        add("delivery-count", &annotations.delivery_count().to_string());
+        headers.push(("x-delivery-count", Value::I64(annotations.delivery_count().into())));
     }
-    annotations.told().iter().for_each(|(key, value)| add(key, value));
+    if annotations.stored_at().is_some() {
+        let offset = i64::try_from(delivery.id.offset.0).unwrap_or(i64::MAX);
+        headers.push(("x-stream-offset", Value::I64(offset)));
+    }
+    headers.extend(annotations.told().iter().map(|(key, value)| (*key, text(value))));
     headers
 }
 
@@ -275,12 +277,11 @@ fn with_headers(
         headers = Table::encode(kept.iter().map(|(name, value)| (name, value)));
     }
     let headers = headers.with(extra);
-    let kept = list.iter().filter(|property| match property {
-        Property::Headers(_) => false,
-        Property::Expiration(_) => !is_dead,
-        _ => true,
-    });
-    Properties::encode(kept.chain([Property::Headers(headers)]))
+    if !is_dead {
+        return list.with_headers(&headers);
+    }
+    let kept = list.iter().filter(|property| !matches!(property, Property::Expiration(_)));
+    Properties::encode(kept).with_headers(&headers)
 }
 
 #[cfg(test)]

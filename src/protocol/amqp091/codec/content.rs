@@ -89,15 +89,6 @@ impl ContentHeader {
         let body_bytes = reader.field()?;
         Ok(ContentHeader { body_bytes, properties: Properties::take(reader)? })
     }
-
-    fn put(&self, out: &mut BytesMut) {
-        // Class, weight and size: one write instead of three.
-        let mut head = [0; 12];
-        head[..2].copy_from_slice(&BASIC.to_be_bytes());
-        head[4..].copy_from_slice(&self.body_bytes.to_be_bytes());
-        out.put_slice(&head);
-        self.properties.put(out);
-    }
 }
 
 /// Appends content: its header frame, and its body in as many frames as it takes.
@@ -110,8 +101,14 @@ pub fn encode(
     frame_bytes_max: u32,
     out: &mut BytesMut,
 ) {
-    let header = ContentHeader { body_bytes: body.len() as u64, properties: properties.clone() };
-    frame::encode(FrameKind::Header, channel, out, |out| header.put(out));
+    frame::encode(FrameKind::Header, channel, out, |out| {
+        // Class, weight and size: one write instead of three.
+        let mut head = [0; 12];
+        head[..2].copy_from_slice(&BASIC.to_be_bytes());
+        head[4..].copy_from_slice(&(body.len() as u64).to_be_bytes());
+        out.put_slice(&head);
+        properties.put(out);
+    });
     for part in body.chunks(frame_bytes_max as usize - FRAME_BYTES) {
         frame::encode(FrameKind::Body, channel, out, |out| out.put_slice(part));
     }
@@ -176,6 +173,23 @@ impl Properties {
             Property::Headers(table) => Some(table),
             _ => None,
         })
+    }
+
+    /// The same with these headers, instead of those that there are.
+    pub fn with_headers(&self, headers: &Table) -> Properties {
+        // What comes before them are texts, each behind a byte of length.
+        let before = flags_of(self.flags).take_while(|flag| *flag > HEADERS);
+        let at = before.fold(0, |at, _| at + 1 + usize::from(self.fields[at]));
+        let old = match self.flags & HEADERS {
+            0 => 0,
+            _ => self.headers().map_or(0, |old| 4 + old.as_bytes().len()),
+        };
+        let bytes = self.fields.len() - old + 4 + headers.as_bytes().len();
+        let mut out = BytesMut::with_capacity(bytes);
+        out.put_slice(&self.fields[..at]);
+        headers.put(&mut Writer::new(&mut out));
+        out.put_slice(&self.fields[at + old..]);
+        Properties { flags: self.flags | HEADERS, fields: out.freeze() }
     }
 
     /// Where to answer.

@@ -129,15 +129,17 @@ impl Table {
     ///
     /// Panics if a name has more than 255 bytes, or a value is nested deeper than what was read can be.
     pub fn with(&self, entries: &[(&str, Value)]) -> Table {
-        let mut out = BytesMut::with_capacity(self.0.len());
+        let added = entries.iter().map(|(name, value)| 1 + name.len() + len_bytes(value));
+        let mut out = BytesMut::with_capacity(self.0.len() + added.sum::<usize>());
         for (name, value) in self.iter_encoded() {
             if !entries.iter().any(|(replaced, _)| name.as_bytes() == replaced.as_bytes()) {
                 name.put(&mut Writer::new(&mut out));
                 out.extend_from_slice(&value);
             }
         }
-        let added: Table = entries.iter().cloned().collect();
-        out.extend_from_slice(&added.0);
+        let at = out.len();
+        entries.iter().for_each(|(name, value)| put_entry(name, value, &mut out));
+        assert_eq!(check(&out[at..], true, DEPTH_MAX), Ok(()), "what is written can be read");
         Table(out.freeze())
     }
 
@@ -150,12 +152,10 @@ impl Table {
 impl<'a> FromIterator<(&'a str, Value)> for Table {
     /// Panics if a name has more than 255 bytes: names of ours.
     fn from_iter<I: IntoIterator<Item = (&'a str, Value)>>(entries: I) -> Table {
-        let named = |(name, value): (&str, Value)| {
-            let name = ShortString::new(Bytes::copy_from_slice(name.as_bytes()));
-            (name.expect("our own names are short"), value)
-        };
-        let entries: Vec<(ShortString, Value)> = entries.into_iter().map(named).collect();
-        Table::encode(entries.iter().map(|(name, value)| (name, value)))
+        let mut out = BytesMut::new();
+        entries.into_iter().for_each(|(name, value)| put_entry(name, &value, &mut out));
+        assert_eq!(check(&out, true, DEPTH_MAX), Ok(()), "what is written can be read");
+        Table(out.freeze())
     }
 }
 
@@ -253,6 +253,30 @@ fn read_value(mut bytes: Bytes) -> Value {
         b'V' => Value::Void,
         tag => unreachable!("a value of type {tag} was checked"),
     }
+}
+
+/// Returns the bytes of a value as it is written, its tag included.
+fn len_bytes(value: &Value) -> usize {
+    match value {
+        Value::Void => 1,
+        Value::Boolean(_) | Value::I8(_) | Value::U8(_) => 2,
+        Value::I16(_) | Value::U16(_) => 3,
+        Value::I32(_) | Value::U32(_) | Value::Float(_) => 5,
+        Value::Decimal { .. } => 6,
+        Value::I64(_) | Value::Double(_) | Value::Timestamp(_) => 9,
+        Value::LongString(bytes)
+        | Value::Binary(bytes)
+        | Value::Array(Array(bytes))
+        | Value::Table(Table(bytes)) => 5 + bytes.len(),
+    }
+}
+
+/// Panics if the name has more than 255 bytes: one of ours.
+fn put_entry(name: &str, value: &Value, out: &mut BytesMut) {
+    let length = u8::try_from(name.len()).expect("our own names are short");
+    out.extend_from_slice(&[length]);
+    out.extend_from_slice(name.as_bytes());
+    put_value(value, out);
 }
 
 fn put_value(value: &Value, out: &mut BytesMut) {

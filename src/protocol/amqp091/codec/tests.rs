@@ -86,6 +86,33 @@ proptest! {
     }
 
     #[test]
+    fn headers_take_the_place_of_headers(
+        (list, encoded) in strategies::properties(), entries in strategies::entries(),
+    ) {
+        let headers = strategies::table(&entries);
+        let others = list.into_iter().filter(|property| !matches!(property, Property::Headers(_)));
+
+        let expected = Properties::encode(others.chain([Property::Headers(headers.clone())]));
+        prop_assert_eq!(encoded.with_headers(&headers), expected);
+    }
+
+    #[test]
+    fn what_is_added_to_a_table_replaces_what_has_its_name(
+        entries in strategies::entries(), added in strategies::entries(),
+    ) {
+        let is_text = |(name, _): &&(ShortString, Value)| name.as_str().is_some();
+        let added: Vec<(&str, Value)> =
+            added.iter().filter(is_text).map(|(name, value)| (name.as_str().unwrap(), value.clone())).collect();
+        let kept = entries.iter().filter(|(name, _)| !added.iter().any(|(it, _)| it.as_bytes() == name.as_bytes()));
+        let kept: Vec<(ShortString, Value)> = kept.cloned().collect();
+
+        let all = strategies::table(&entries).with(&added);
+
+        let written = added.iter().map(|(name, value)| (ShortString::truncated(name), value.clone()));
+        prop_assert_eq!(all.iter().collect::<Vec<_>>(), kept.into_iter().chain(written).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_body_is_cut_into_frames_as_large_as_agreed(body in vec(any::<u8>(), 0..20_000)) {
         let mut out = BytesMut::new();
         content::encode(1, &Properties::default(), &body, FRAME_BYTES_MIN, &mut out);
