@@ -95,7 +95,7 @@ impl<D: Disk> Partition<D> {
             }
         }
         if keeps {
-            self.history.keep(frame.header.base_offset, kept);
+            self.history.keep(frame, kept);
         }
         self.applied = Applied { index: frame.header.index, end: frame.header.end_offset() };
         self.since_snapshot += frame.header.frame_bytes();

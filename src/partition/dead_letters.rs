@@ -487,7 +487,7 @@ impl<D: Disk> Partition<D> {
                 {
                     let topic = queue.topic_of(&message.topic);
                     if topic_trie::matches(filter.as_bytes(), topic.as_bytes()) {
-                        found.push((entry, message));
+                        found.push((entry, message.into_message()));
                     }
                 }
                 entry = entry.next();

@@ -199,7 +199,7 @@ impl<D: Disk> Partition<D> {
             }
             if let Some(message) = self.history.fetch(log, offset)? {
                 bytes += message.len_bytes();
-                messages.push(message);
+                messages.push(message.into_message());
             }
         }
         Ok(ReadHistory { messages, next })

@@ -1,12 +1,12 @@
 //! What is already in the log: questions across its segments, its records, and recently decoded frames.
 //!
 //! Where records are, [`SegmentIndexes`] knows, one segment at a time. What they say is read from the log: a frame for those who read
-//! on from there, which is kept for who comes next, or one record alone where its frame is long and nobody is near. The newest frames
-//! are kept as they were applied.
+//! on from there, which is kept for who comes next ([`DecodedFrames`]), or one record alone where its frame is long and nobody is near.
 
+mod decoded_frames;
 mod segment_indexes;
 
-use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use fluxmq_index::Offset;
@@ -15,12 +15,11 @@ use fluxmq_log::format::frame::Frame;
 use fluxmq_log::{Log, ReadError, RecordError};
 use thiserror::Error;
 
+use self::decoded_frames::{DecodedFrame, DecodedFrames};
 use self::segment_indexes::SegmentIndexes;
 use crate::model::frame::{self, DecodeError, Decoded};
 use crate::model::{Control, Filter, QoS, StoredMessage};
 
-/// Decoded frames kept for readers that follow one another.
-const DECODED_FRAMES_MAX: usize = 2;
 /// Bytes of a frame whose records are kept as they were applied, at most: of a larger one few wait, or each is long.
 pub const KEPT_BYTES_MAX: u64 = 256 << 10;
 /// Records closer than this are read with all that is between them.
@@ -30,17 +29,41 @@ const NEAR_BYTES: u64 = 32 << 10;
 pub struct History<D: Disk> {
     /// Where they are.
     pub indexes: SegmentIndexes<D>,
-    decoded: VecDeque<Arc<DecodedFrame>>,
-    /// The newest ones, as they were when they were applied: consumers that keep up look for nothing else.
-    applied: VecDeque<Arc<DecodedFrame>>,
+    decoded: DecodedFrames,
     /// Where the last record was that was read without its frame, by segment and byte.
     alone_at: Option<(u64, u64)>,
 }
 
+/// A message that was read: a part of its frame, or by itself.
 #[derive(Debug)]
-struct DecodedFrame {
-    base: Offset,
-    records: Vec<Decoded>,
+pub enum Fetched {
+    /// The record of that offset; it is, or has, a message.
+    InFrame(Arc<DecodedFrame>, Offset),
+    /// Read without its frame.
+    Alone(StoredMessage),
+}
+
+impl Fetched {
+    /// The message for itself.
+    pub fn into_message(self) -> StoredMessage {
+        match self {
+            Fetched::InFrame(..) => (*self).clone(),
+            Fetched::Alone(message) => message,
+        }
+    }
+}
+
+impl Deref for Fetched {
+    type Target = StoredMessage;
+
+    fn deref(&self) -> &StoredMessage {
+        match self {
+            Fetched::InFrame(frame, offset) => {
+                message_in(frame, *offset).expect("it was found there")
+            }
+            Fetched::Alone(message) => message,
+        }
+    }
 }
 
 /// Why history cannot be read. Final for the partition: its log says one thing and its disk another.
@@ -68,21 +91,22 @@ impl<D: Disk> History<D> {
     pub fn new(active: Offset) -> History<D> {
         History {
             indexes: SegmentIndexes::new(active),
-            decoded: VecDeque::new(),
-            applied: VecDeque::new(),
+            decoded: DecodedFrames::default(),
             alone_at: None,
         }
     }
 
     /// Keeps the records of a frame that was just applied, for those who are about to be handed them.
-    pub fn keep(&mut self, base: Offset, records: Vec<Decoded>) {
-        if !records.iter().any(|record| matches!(record, Decoded::Message(..))) {
-            return;
+    pub fn keep(&mut self, frame: &Frame, records: Vec<Decoded>) {
+        if records.iter().any(|record| matches!(record, Decoded::Message(..))) {
+            let decoded = DecodedFrame::new(frame.header.base_offset, records);
+            self.decoded.keep(Arc::new(decoded), frame.header.frame_bytes() as usize);
         }
-        if self.applied.len() >= DECODED_FRAMES_MAX {
-            self.applied.pop_front();
-        }
-        self.applied.push_back(Arc::new(DecodedFrame { base, records }));
+    }
+
+    /// Time passes: what is in memory and nobody asks for goes.
+    pub fn tick(&mut self) {
+        self.decoded.tick();
     }
 
     /// Finds up to `limit` messages in `from..end` that match any of the filters.
@@ -186,27 +210,19 @@ impl<D: Disk> History<D> {
     }
 
     /// Fetches one message, also one that was stored again; `None` where the offset holds another control, or is not kept any more.
-    pub fn fetch(
-        &mut self,
-        log: &Log<D>,
-        offset: Offset,
-    ) -> Result<Option<StoredMessage>, HistoryError> {
+    pub fn fetch(&mut self, log: &Log<D>, offset: Offset) -> Result<Option<Fetched>, HistoryError> {
         if offset < log.first_offset() {
             return Ok(None);
         }
-        if self.known(offset).is_none()
-            && let Some(message) = self.fetch_alone(log, offset)
-        {
-            return Ok(Some(message));
-        }
-        let frame = self.frame(log, offset)?;
-        let record =
-            offset.0.checked_sub(frame.base.0).and_then(|at| frame.records.get(at as usize));
-        Ok(match record {
-            Some(Decoded::Message(message, _)) => Some(message.clone()),
-            Some(Decoded::Control(Control::Moved { message, .. })) => Some((**message).clone()),
-            Some(Decoded::Control(_)) | None => None,
-        })
+        let frame = match self.decoded.get(offset) {
+            Some(frame) => frame.clone(),
+            None => match self.fetch_alone(log, offset) {
+                Some(message) => return Ok(Some(Fetched::Alone(message))),
+                None => self.read_frame(log, offset)?,
+            },
+        };
+        let is_there = message_in(&frame, offset).is_some();
+        Ok(is_there.then_some(Fetched::InFrame(frame, offset)))
     }
 
     /// Fetches a message without its frame, where that reads less: far from the last one, and its frame is long. `None` sends the
@@ -243,36 +259,37 @@ impl<D: Disk> History<D> {
         }
     }
 
-    /// The frame of a record, where it is in memory.
-    fn known(&self, offset: Offset) -> Option<&Arc<DecodedFrame>> {
-        self.applied.iter().chain(&self.decoded).rev().find(|frame| frame.holds(offset))
-    }
-
-    fn frame(&mut self, log: &Log<D>, offset: Offset) -> Result<Arc<DecodedFrame>, HistoryError> {
-        if let Some(frame) = self.known(offset) {
-            return Ok(frame.clone());
-        }
+    fn read_frame(
+        &mut self,
+        log: &Log<D>,
+        offset: Offset,
+    ) -> Result<Arc<DecodedFrame>, HistoryError> {
         let frames = log.read(offset, 1)?;
-        let frame = frames.into_iter().next().map(|frame| decode(&frame)).transpose()?;
-        let frame = Arc::new(frame.unwrap_or(DecodedFrame { base: offset, records: Vec::new() }));
-        if self.decoded.len() >= DECODED_FRAMES_MAX {
-            self.decoded.pop_front();
-        }
-        self.decoded.push_back(frame.clone());
-        Ok(frame)
+        let Some(frame) = frames.first() else {
+            return Ok(Arc::new(DecodedFrame::new(offset, Vec::new())));
+        };
+        let decoded = Arc::new(decode(frame)?);
+        self.decoded.keep(decoded.clone(), frame.header.frame_bytes() as usize);
+        Ok(decoded)
     }
 }
 
-impl DecodedFrame {
-    fn holds(&self, offset: Offset) -> bool {
-        self.base <= offset && offset < self.base.plus(self.records.len() as u64)
+/// The message of a record, also of one that was stored again.
+fn message_in(frame: &DecodedFrame, offset: Offset) -> Option<&StoredMessage> {
+    match frame.get(offset)? {
+        Decoded::Message(message, _) => Some(message),
+        Decoded::Control(Control::Moved { message, .. }) => Some(message),
+        Decoded::Control(_) => None,
     }
 }
 
 fn decode(frame: &Frame) -> Result<DecodedFrame, DecodeError> {
-    let records: Result<Vec<Decoded>, DecodeError> =
-        frame::decode(frame)?.map(|record| record.map(|(_, _, decoded)| decoded)).collect();
-    Ok(DecodedFrame { base: frame.header.base_offset, records: records? })
+    let mut records = Vec::with_capacity(frame.header.record_count as usize);
+    for record in frame::decode(frame)? {
+        let (_, _, decoded) = record?;
+        records.push(decoded);
+    }
+    Ok(DecodedFrame::new(frame.header.base_offset, records))
 }
 
 #[cfg(test)]
@@ -469,9 +486,11 @@ mod tests {
         let found: Vec<_> =
             wanted.iter().map(|at| with.fetch(&log, *at).unwrap().unwrap()).collect();
 
-        let text = |messages: &[StoredMessage]| format!("{messages:?}");
-        assert_eq!(text(&found), text(&expected));
-        assert!(with.decoded.is_empty());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(matches!(found, Fetched::Alone(_)));
+            assert_eq!(**found, **expected);
+        }
+        assert_eq!(with.decoded.bytes(), 0);
         let read = with.indexes.bytes_read().unwrap();
         // A record and the producers of its frame, each in one block or two.
         assert!(read <= 10 * 4 * 4096, "{read} bytes of a megabyte");
@@ -488,7 +507,10 @@ mod tests {
             assert_eq!(message.payload[0], (offset - 100) as u8);
         }
 
-        assert_eq!(history.decoded.len(), 1);
+        assert!(
+            history.decoded.get(Offset(199)).is_some()
+                && history.decoded.get(Offset(200)).is_none()
+        );
         assert!(history.indexes.bytes_read().unwrap() <= 4 * 4096, "only the first");
     }
 
@@ -497,16 +519,17 @@ mod tests {
         let log = long_frames();
         let mut history = History::new(Offset(1000));
         for frame in log.read(Offset(0), 1 << 20).unwrap().iter().take(3) {
-            let DecodedFrame { base, records } = decode(frame).unwrap();
-            history.keep(base, records);
+            let records = frame::decode(frame).unwrap().map(|record| record.unwrap().2).collect();
+            history.keep(frame, records);
         }
+        let bytes = history.decoded.bytes();
 
         let payload = |history: &mut History<SimDisk>, offset: u64| {
             history.fetch(&log, Offset(offset)).unwrap().unwrap().payload[0]
         };
-        assert!((100..300).all(|at| payload(&mut history, at) == (at % 100) as u8));
-        assert!(history.decoded.is_empty(), "nothing was read");
-        assert_eq!((payload(&mut history, 99), payload(&mut history, 300)), (99, 0));
-        assert_eq!(history.decoded.len(), 2);
+        assert!((0..300).all(|at| payload(&mut history, at) == (at % 100) as u8));
+        assert_eq!(history.decoded.bytes(), bytes, "nothing was read");
+        assert_eq!(payload(&mut history, 300), 0);
+        assert!(history.decoded.bytes() > bytes);
     }
 }

@@ -233,6 +233,7 @@ impl<D: Disk> Partition<D> {
                 entry = found;
                 let is_in = self.views.queues.get(id).is_some_and(|it| !it.is_removed(entry));
                 if is_in && let Some(message) = self.history.fetch(self.node.log(), offset)? {
+                    let message = message.into_message();
                     entries.push(Peeked { entry, time: message.time, message });
                 }
                 entry = entry.next();

@@ -522,6 +522,7 @@ impl<D: Disk> Partition<D> {
         if old && self.since_snapshot > 0 && !self.flushing {
             self.checkpoint()?;
         }
+        self.history.tick();
         self.drop_segments()?;
         self.prove()
     }

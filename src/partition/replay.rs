@@ -201,7 +201,7 @@ impl<D: Disk> Partition<D> {
         for offset in self.history.select(log, filters, range, usize::MAX)?.offsets {
             let message = self.history.fetch(log, offset)?;
             if let Some(message) = message.filter(|message| !message.is_expired(self.now)) {
-                found.push((message.time, offset, Topic::from_stored(message.topic)));
+                found.push((message.time, offset, Topic::from_stored(message.topic.clone())));
             }
         }
         found.reverse();

@@ -265,6 +265,7 @@ impl<D: Disk> Partition<D> {
             };
             let Some((from, queues)) = rest.pop_front() else { break };
             let Some(message) = self.history.fetch(self.node.log(), from)? else { continue };
+            let message = message.into_message();
             *under_way += 1;
             bytes += message.len_bytes();
             self.write(&Control::Moved { from, queues, message: Box::new(message) }, None);

@@ -57,7 +57,7 @@ impl<D: Disk> Partition<D> {
                 wanted.is_replay || newest.is_some_and(|newest| newest.offset() == *offset)
             });
             let asked = (wanted.reader, *subscription);
-            self.readers.send_retained(asked, *offset, message.as_ref(), self.now, out);
+            self.readers.send_retained(asked, *offset, message.as_deref(), self.now, out);
         }
         if let Some(from) = wanted.from {
             if from < first {
