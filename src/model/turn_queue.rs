@@ -1,7 +1,8 @@
 //! What passes between a protocol and the broker in a turn: a queue that is filled and emptied again and again.
 //!
 //! While it is empty it holds no memory, since most of those there are belong to connections that are quiet. It is filled with room for as
-//! much as it had last: growing to that step by step would copy most of it twice.
+//! much as it had in each of the last two turns: growing to that step by step would copy most of it twice, and one large turn says little
+//! about the next.
 
 use std::collections::VecDeque;
 
@@ -11,23 +12,24 @@ pub struct TurnQueue<T> {
     items: VecDeque<T>,
     /// The most it has had since it was empty.
     most: u32,
+    /// The same of the turn before.
+    most_before: u32,
 }
 
-/// Room for more is not made at once: one large turn says little about the next, and many connections that have one item each would
-/// have the room of hundreds.
-const ROOM_MAX: u32 = 32;
+/// Room for more is not made at once.
+const ROOM_MAX: u32 = 512;
 
 impl<T> TurnQueue<T> {
     /// Returns an empty queue.
     pub const fn new() -> TurnQueue<T> {
-        TurnQueue { items: VecDeque::new(), most: 0 }
+        TurnQueue { items: VecDeque::new(), most: 0, most_before: 0 }
     }
 
     /// Adds an item behind the others.
     pub fn push_back(&mut self, item: T) {
         if self.items.capacity() == 0 {
-            self.items.reserve(self.most.min(ROOM_MAX) as usize);
-            self.most = 0;
+            self.items.reserve(self.most.min(self.most_before).min(ROOM_MAX) as usize);
+            self.most_before = std::mem::take(&mut self.most);
         }
         self.items.push_back(item);
         self.most = self.most.max(u32::try_from(self.items.len()).unwrap_or(u32::MAX));
@@ -104,24 +106,25 @@ impl<T> Extend<T> for TurnQueue<T> {
 mod tests {
     use super::*;
 
+    /// Fills it with so many, and empties it; returns the room it had for the first.
+    fn turn(queue: &mut TurnQueue<u32>, count: u32) -> usize {
+        queue.push_back(0);
+        let room = queue.capacity();
+        (1..count).for_each(|item| queue.push_back(item));
+        let all: Vec<u32> = std::iter::from_fn(|| queue.pop_front()).collect();
+        assert_eq!(all, (0..count).collect::<Vec<_>>());
+        assert_eq!(queue.capacity(), 0, "what is emptied holds nothing");
+        room
+    }
+
     #[test]
-    fn what_is_emptied_holds_nothing_and_has_room_for_as_much_when_it_is_filled_again() {
+    fn it_has_room_for_as_much_as_it_had_in_each_of_the_last_two_turns() {
         let mut queue = TurnQueue::new();
-        (0..20).for_each(|item| queue.push_back(item));
-        assert_eq!((0..100).map_while(|_| queue.pop_front()).collect::<Vec<_>>()[19], 19);
-        assert_eq!(queue.pop_front(), None);
-        assert_eq!(queue.capacity(), 0);
-
-        queue.push_back(0);
-        assert!((20..=64).contains(&queue.capacity()), "{}", queue.capacity());
-        queue.pop_front();
-        assert_eq!((queue.pop_front(), queue.capacity()), (None, 0));
-        queue.push_back(0);
-        assert!(queue.capacity() < 20, "the last turn was small");
-
-        (0..1_000).for_each(|item| queue.push_back(item));
-        while queue.pop_front().is_some() {}
-        queue.push_back(0);
-        assert!(queue.capacity() <= 64, "and one that was large says little");
+        let rooms = [100, 200, 300, 1, 400, 5_000, 5_000, 1].map(|count| turn(&mut queue, count));
+        let small = |room: usize| room < 20;
+        assert!(small(rooms[0]) && small(rooms[1]), "{rooms:?}");
+        assert!((100..=128).contains(&rooms[2]) && (200..=256).contains(&rooms[3]), "{rooms:?}");
+        assert!(small(rooms[4]) && small(rooms[5]), "after a small one: {rooms:?}");
+        assert!((400..=512).contains(&rooms[6]) && rooms[7] == 512, "{rooms:?}");
     }
 }
