@@ -15,8 +15,13 @@ use super::connection::AmqpConnection;
 use super::envelope::{self, Envelope};
 use super::settle::consumer_of;
 use crate::model::{
-    Command, Delivery, DeliveryId, DeliverySource, Millis, Outcome, QueueName, TurnQueue,
+    Command, Delivery, DeliveryId, DeliverySource, Message, Millis, Outcome, QueueName, TurnQueue,
 };
+
+/// Bytes of memory that carry one delivery's message.
+const CARRIER_BYTES: usize = size_of::<Queued>() + size_of::<Message>();
+/// Bytes on the wire beside a message, about: method, header and frames.
+const FRAMES_BYTES: usize = 80;
 
 /// What waits to be sent, before what was encoded last.
 #[derive(Debug, Default)]
@@ -24,8 +29,9 @@ pub(super) struct Outbox {
     lines: TurnQueue<Line>,
     /// Of answers among them.
     answer_bytes: usize,
-    /// Of deliveries among them, with what carries them.
-    delivery_bytes: usize,
+    /// How many deliveries are among them, and the bytes of their messages.
+    deliveries: usize,
+    message_bytes: usize,
     /// Of each consumer what was written and the broker has not heard of.
     sent: BTreeMap<u32, u32>,
     is_congested: bool,
@@ -58,7 +64,12 @@ impl Outbox {
 
     /// Bytes of everything that waits.
     pub(super) fn held_bytes(&self) -> usize {
-        self.answer_bytes + self.delivery_bytes
+        self.answer_bytes + self.message_bytes + self.deliveries * CARRIER_BYTES
+    }
+
+    /// About as many bytes as what waits has on the wire.
+    fn written_bytes(&self) -> usize {
+        self.answer_bytes + self.message_bytes + self.deliveries * FRAMES_BYTES
     }
 
     /// Forgets the deliveries of a channel.
@@ -77,10 +88,11 @@ impl Outbox {
     }
 
     fn forget_where(&mut self, is_forgotten: impl Fn(&Queued) -> bool) {
-        let bytes = &mut self.delivery_bytes;
+        let (deliveries, bytes) = (&mut self.deliveries, &mut self.message_bytes);
         self.lines.retain(|line| match line {
             Line::Delivery(queued) if is_forgotten(queued) => {
-                *bytes -= held_bytes(&queued.delivery);
+                *deliveries -= 1;
+                *bytes -= queued.delivery.message.len_bytes();
                 false
             }
             _ => true,
@@ -88,8 +100,21 @@ impl Outbox {
     }
 
     fn push(&mut self, queued: Queued) {
-        self.delivery_bytes += held_bytes(&queued.delivery);
+        self.deliveries += 1;
+        self.message_bytes += queued.delivery.message.len_bytes();
         self.lines.push_back(Line::Delivery(queued));
+    }
+
+    fn pop(&mut self) -> Option<Line> {
+        let line = self.lines.pop_front()?;
+        match &line {
+            Line::Answers(answers) => self.answer_bytes -= answers.len(),
+            Line::Delivery(queued) => {
+                self.deliveries -= 1;
+                self.message_bytes -= queued.delivery.message.len_bytes();
+            }
+        }
+        Some(line)
     }
 }
 
@@ -98,10 +123,6 @@ impl Queued {
     fn detach(&mut self) {
         self.delivery.message = Arc::new(self.delivery.message.detached());
     }
-}
-
-fn held_bytes(delivery: &Delivery) -> usize {
-    delivery.message.len_bytes() + size_of::<Queued>() + size_of_val(&*delivery.message)
 }
 
 impl AmqpConnection {
@@ -170,16 +191,11 @@ impl AmqpConnection {
 
     /// Writes what waits, until there is enough.
     pub(super) fn transmit(&mut self, out: &mut BytesMut, limit: usize) {
+        out.reserve(self.outbox.written_bytes().min(limit.saturating_sub(out.len())));
         while out.len() < limit {
-            match self.outbox.lines.pop_front() {
-                Some(Line::Answers(answers)) => {
-                    self.outbox.answer_bytes -= answers.len();
-                    out.extend_from_slice(&answers);
-                }
-                Some(Line::Delivery(queued)) => {
-                    self.outbox.delivery_bytes -= held_bytes(&queued.delivery);
-                    self.write(queued, out);
-                }
+            match self.outbox.pop() {
+                Some(Line::Answers(answers)) => out.extend_from_slice(&answers),
+                Some(Line::Delivery(queued)) => self.write(queued, out),
                 None => {
                     out.extend_from_slice(&self.answers);
                     self.answers = BytesMut::new();

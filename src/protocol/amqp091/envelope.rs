@@ -170,12 +170,12 @@ fn extra_headers(delivery: &Delivery, is_ours: bool) -> Vec<(&'static str, Value
         });
         return headers;
     }
-    if annotations.delivery_count() > 0 {
-        headers.push(("x-delivery-count", Value::I64(annotations.delivery_count().into())));
-    }
     if annotations.stored_at().is_some() {
         let offset = i64::try_from(delivery.id.offset.0).unwrap_or(i64::MAX);
-        headers.push(("x-stream-offset", Value::I64(offset)));
+        headers = vec![("x-stream-offset", Value::I64(offset))];
+    }
+    if annotations.delivery_count() > 0 {
+        headers.push(("x-delivery-count", Value::I64(annotations.delivery_count().into())));
     }
     headers.extend(annotations.told().iter().map(|(key, value)| (*key, text(value))));
     headers
@@ -270,6 +270,9 @@ fn with_headers(
     extra: &[(&str, Value)],
     (is_dead, has_bcc): (bool, bool),
 ) -> Properties {
+    if !is_dead && !has_bcc {
+        return list.with_more_headers(extra);
+    }
     let mut headers = list.headers().unwrap_or_default();
     if has_bcc {
         let kept: Vec<(ShortString, Value)> =

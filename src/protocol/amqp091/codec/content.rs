@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::DecodeError;
 use super::field::{Field, Reader, ShortString, Writer};
 use super::frame::{self, FRAME_BYTES, FrameKind};
-use super::table::Table;
+use super::table::{self, Table, Value};
 
 /// The one class that has content.
 pub const BASIC: u16 = 60;
@@ -177,17 +177,32 @@ impl Properties {
 
     /// The same with these headers, instead of those that there are.
     pub fn with_headers(&self, headers: &Table) -> Properties {
+        let bytes = headers.as_bytes();
+        self.with_table(bytes.len(), |out| out.put_slice(bytes))
+    }
+
+    /// The same with these headers instead of those that have their names.
+    ///
+    /// Panics as [`Table::with`] does.
+    pub fn with_more_headers(&self, added: &[(&str, Value)]) -> Properties {
+        match self.headers() {
+            Some(headers) => self.with_headers(&headers.with(added)),
+            None => self.with_table(table::entries_bytes(added), |out| {
+                table::put_entries(added, out);
+            }),
+        }
+    }
+
+    /// The same with headers of so many bytes.
+    fn with_table(&self, bytes: usize, put: impl FnOnce(&mut BytesMut)) -> Properties {
         // What comes before them are texts, each behind a byte of length.
         let before = flags_of(self.flags).take_while(|flag| *flag > HEADERS);
         let at = before.fold(0, |at, _| at + 1 + usize::from(self.fields[at]));
-        let old = match self.flags & HEADERS {
-            0 => 0,
-            _ => self.headers().map_or(0, |old| 4 + old.as_bytes().len()),
-        };
-        let bytes = self.fields.len() - old + 4 + headers.as_bytes().len();
-        let mut out = BytesMut::with_capacity(bytes);
+        let old = self.headers().map_or(0, |old| 4 + old.as_bytes().len());
+        let mut out = BytesMut::with_capacity(self.fields.len() - old + 4 + bytes);
         out.put_slice(&self.fields[..at]);
-        headers.put(&mut Writer::new(&mut out));
+        out.put_u32(u32::try_from(bytes).expect("a frame has less"));
+        put(&mut out);
         out.put_slice(&self.fields[at + old..]);
         Properties { flags: self.flags | HEADERS, fields: out.freeze() }
     }

@@ -129,17 +129,14 @@ impl Table {
     ///
     /// Panics if a name has more than 255 bytes, or a value is nested deeper than what was read can be.
     pub fn with(&self, entries: &[(&str, Value)]) -> Table {
-        let added = entries.iter().map(|(name, value)| 1 + name.len() + len_bytes(value));
-        let mut out = BytesMut::with_capacity(self.0.len() + added.sum::<usize>());
+        let mut out = BytesMut::with_capacity(self.0.len() + entries_bytes(entries));
         for (name, value) in self.iter_encoded() {
             if !entries.iter().any(|(replaced, _)| name.as_bytes() == replaced.as_bytes()) {
                 name.put(&mut Writer::new(&mut out));
                 out.extend_from_slice(&value);
             }
         }
-        let at = out.len();
-        entries.iter().for_each(|(name, value)| put_entry(name, value, &mut out));
-        assert_eq!(check(&out[at..], true, DEPTH_MAX), Ok(()), "what is written can be read");
+        put_entries(entries, &mut out);
         Table(out.freeze())
     }
 
@@ -269,6 +266,20 @@ fn len_bytes(value: &Value) -> usize {
         | Value::Array(Array(bytes))
         | Value::Table(Table(bytes)) => 5 + bytes.len(),
     }
+}
+
+/// Returns how many bytes entries have in a table.
+pub(super) fn entries_bytes(entries: &[(&str, Value)]) -> usize {
+    entries.iter().map(|(name, value)| 1 + name.len() + len_bytes(value)).sum()
+}
+
+/// Appends entries as a table has them.
+///
+/// Panics if a name has more than 255 bytes, or a value is nested deeper than what was read can be.
+pub(super) fn put_entries(entries: &[(&str, Value)], out: &mut BytesMut) {
+    let at = out.len();
+    entries.iter().for_each(|(name, value)| put_entry(name, value, out));
+    assert_eq!(check(&out[at..], true, DEPTH_MAX), Ok(()), "what is written can be read");
 }
 
 /// Panics if the name has more than 255 bytes: one of ours.

@@ -94,6 +94,9 @@ proptest! {
 
         let expected = Properties::encode(others.chain([Property::Headers(headers.clone())]));
         prop_assert_eq!(encoded.with_headers(&headers), expected);
+        let added = [("x-stream-offset", Value::I64(7)), ("x-note", "new".into())];
+        let more = encoded.headers().unwrap_or_default().with(&added);
+        prop_assert_eq!(encoded.with_more_headers(&added), encoded.with_headers(&more));
     }
 
     #[test]
