@@ -17,7 +17,6 @@ mod mqttctl;
 mod mqttctl_amqp;
 mod mqttctl_queues;
 mod paho;
-mod pika;
 mod program;
 mod rumqttc;
 mod slow;

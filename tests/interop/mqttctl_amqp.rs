@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::pika::{self, is_pika_installed};
+use crate::amqp::pika::{self, is_pika_installed};
 use crate::process::BrokerProcess;
 use crate::program::{Program, run};
 

@@ -1,5 +1,5 @@
 //! Stock clients of AMQP 0.9.1 do their everyday job: amqplib in Node, aio-pika, kombu and Celery for Python, lapin for Rust, and Debian's
-//! amqp-tools; `cross` has them beside MQTT's.
+//! amqp-tools; `pika` and `cross` have MQTT's at the other end.
 //!
 //! What each does is in its script, which runs against RabbitMQ as well: declare, bind, publish with confirms, consume with a prefetch,
 //! settle in every way, get, returns, headers of all types, dead letters, streams, questions and answers, and coming back when the
@@ -7,6 +7,7 @@
 //! `FLUXMQ_PY_AMQP` is the unpacked source distribution of py-amqp, whose own tests run too.
 
 mod cross;
+pub mod pika;
 mod tools;
 
 use std::path::{Path, PathBuf};

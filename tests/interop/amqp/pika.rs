@@ -3,7 +3,7 @@
 use crate::process::{BrokerProcess, Start};
 use crate::program::{Program, is_installed};
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/pika_client.py");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/amqp/pika_client.py");
 
 fn python() -> String {
     std::env::var("FLUXMQ_PYTHON").unwrap_or_else(|_| "python3".to_owned())
