@@ -4,83 +4,18 @@ What the one publishes the other reads, as one stored message with one offset; w
 when that was so, else with an exception. Every wait is bounded.
 """
 
-import sys
-import threading
 import time
+from functools import partial
 
-import paho.mqtt.client as mqtt
+import both_ends
 import pika
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.subscribeoptions import SubscribeOptions
+from both_ends import PATIENCE_S, SCENE, connect
 
-HOST, AMQP_PORT, MQTT_PORT, SCENE = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-PATIENCE_S = 60
 COUNT = 20
 TEXT = [("unit", "celsius"), ("site", "north")]
 
-
-class Mqtt:
-    """An MQTT client that keeps what it is sent."""
-
-    def __init__(self, name, stored=False):
-        version = mqtt.CallbackAPIVersion.VERSION2
-        self.client = mqtt.Client(version, name, protocol=mqtt.MQTTv5, manual_ack=True)
-        self.news = threading.Condition()
-        self.messages, self.is_ready, self.is_subscribed = [], False, False
-        self.client.on_connect = lambda *_: self._note("is_ready")
-        self.client.on_subscribe = lambda *_: self._note("is_subscribed")
-        self.client.on_message = self._on_message
-        properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = 3600 if stored else 0
-        self.client.connect(HOST, MQTT_PORT, clean_start=not stored, properties=properties)
-        self.client.loop_start()
-        self.wait(lambda: self.is_ready, "is connected")
-
-    def subscribe(self, topic, **user):
-        properties = Properties(PacketTypes.SUBSCRIBE)
-        if user:
-            properties.UserProperty = [(key.replace("_", "-"), value) for key, value in user.items()]
-        self.client.subscribe(topic, options=SubscribeOptions(qos=1), properties=properties)
-        self.wait(lambda: self.is_subscribed, "is subscribed")
-        return self
-
-    def publish(self, topic, payload, **fields):
-        properties = Properties(PacketTypes.PUBLISH)
-        for field, value in fields.items():
-            setattr(properties, field, value)
-        self.client.publish(topic, payload, 1, properties=properties).wait_for_publish(PATIENCE_S)
-
-    def ack(self, message):
-        self.client.ack(message.mid, message.qos)
-
-    def _note(self, what):
-        with self.news:
-            setattr(self, what, True)
-            self.news.notify_all()
-
-    def _on_message(self, _client, _userdata, message):
-        with self.news:
-            self.messages.append(message)
-            self.news.notify_all()
-
-    def wait(self, condition, what):
-        with self.news:
-            if not self.news.wait_for(condition, PATIENCE_S):
-                raise AssertionError(f"waited in vain until {what}: {len(self.messages)} messages")
-
-    def wait_for(self, count):
-        self.wait(lambda: len(self.messages) >= count, f"{count} messages came")
-        return self.messages
-
-    def leave(self):
-        self.client.disconnect()
-        self.client.loop_stop()
-
-
-def connect():
-    credentials = pika.PlainCredentials("guest", "guest")
-    return pika.BlockingConnection(pika.ConnectionParameters(HOST, AMQP_PORT, "/", credentials))
+# Scenes acknowledge themselves.
+Mqtt = partial(both_ends.Mqtt, manual_ack=True)
 
 
 def users(message):

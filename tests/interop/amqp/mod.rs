@@ -28,7 +28,8 @@ impl Client {
     fn python(script: &str, packages: &str) -> Option<Client> {
         let program = python();
         let is_installed = is_installed(&program, &["-c", &format!("import {packages}")]);
-        let arguments = vec!["-u".to_owned(), format!("{FOLDER}/{script}")];
+        // No compiled files beside the sources.
+        let arguments = vec!["-uB".to_owned(), format!("{FOLDER}/{script}")];
         is_installed.then_some(Client { program, arguments })
     }
 

@@ -1,21 +1,17 @@
 //! pika for Python publishes and consumes, paho-mqtt is at the other end: the script says what each of them does.
 
-use crate::process::{BrokerProcess, Start};
+use super::python;
+use crate::process::BrokerProcess;
 use crate::program::{Program, is_installed};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/amqp/pika_client.py");
-
-fn python() -> String {
-    std::env::var("FLUXMQ_PYTHON").unwrap_or_else(|_| "python3".to_owned())
-}
 
 pub fn is_pika_installed() -> bool {
     is_installed(&python(), &["-c", "import pika, paho.mqtt.client"])
 }
 
 pub fn broker(data: &std::path::Path) -> BrokerProcess {
-    let amqp = ("FLUXMQ_LISTENERS__AMQP__0__ADDRESS", "127.0.0.1:0".to_owned());
-    BrokerProcess::start_with(data, &Start { variables: vec![amqp], ..Start::default() })
+    super::start(data, "127.0.0.1:0")
 }
 
 pub fn play(broker: &mut BrokerProcess, scene: &str) {
@@ -28,7 +24,7 @@ pub fn start(broker: &mut BrokerProcess, scene: &str) -> Program {
     let (host, amqp_port) = amqp.rsplit_once(':').unwrap();
     let mqtt = broker.address_of("mqtt");
     let (_, mqtt_port) = mqtt.rsplit_once(':').unwrap();
-    Program::start(&python(), &["-u", SCRIPT, host, amqp_port, mqtt_port, scene], "")
+    Program::start(&python(), &["-uB", SCRIPT, host, amqp_port, mqtt_port, scene], "")
 }
 
 #[test]

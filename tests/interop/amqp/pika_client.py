@@ -3,71 +3,18 @@
 Ends with 0 when everything was as AMQP 0.9.1 and MQTT say, else with an exception. Every wait is bounded.
 """
 
-import sys
-import threading
 from decimal import Decimal
+from functools import partial
 
-import paho.mqtt.client as mqtt
+import both_ends
 import pika
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from both_ends import AMQP_PORT, HOST, PATIENCE_S, SCENE, Mqtt
 
-HOST, AMQP_PORT, MQTT_PORT, SCENE = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-PATIENCE_S = 60
 COUNT = 500
 EXCHANGE = "amq.topic"
 
-
-class Subscriber:
-    """An MQTT client that keeps what it is sent."""
-
-    def __init__(self, name, topic, stored=False):
-        self.client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, name, protocol=mqtt.MQTTv5
-        )
-        self.topic = topic
-        self.news = threading.Condition()
-        self.messages = []
-        self.is_subscribed = False
-        self.client.on_connect = lambda client, *_: client.subscribe(topic, 1)
-        self.client.on_subscribe = self._on_subscribe
-        self.client.on_message = self._on_message
-        properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = 3600 if stored else 0
-        self.client.connect(HOST, MQTT_PORT, clean_start=not stored, properties=properties)
-        self.client.loop_start()
-        self.wait(lambda: self.is_subscribed, "is subscribed")
-
-    def _on_subscribe(self, *_):
-        with self.news:
-            self.is_subscribed = True
-            self.news.notify_all()
-
-    def _on_message(self, _client, _userdata, message):
-        with self.news:
-            self.messages.append(message)
-            self.news.notify_all()
-
-    def wait(self, condition, what):
-        with self.news:
-            if not self.news.wait_for(condition, PATIENCE_S):
-                raise AssertionError(f"waited in vain until {what}: {len(self.messages)} messages")
-
-    def wait_for(self, count):
-        self.wait(lambda: len(self.messages) >= count, f"{count} messages came")
-        return self.messages
-
-    def leave(self):
-        self.client.disconnect()
-        self.client.loop_stop()
-
-
-def connect(user="guest", password="guest", vhost="/"):
-    return pika.BlockingConnection(
-        pika.ConnectionParameters(
-            HOST, AMQP_PORT, vhost, pika.PlainCredentials(user, password), heartbeat=4
-        )
-    )
+# Short, so that heartbeats are due in a scene.
+connect = partial(both_ends.connect, heartbeat=4)
 
 
 def expect(error, what):
@@ -80,7 +27,7 @@ def expect(error, what):
 
 def publish():
     """Everything a publisher does every day; an MQTT client has each message once, in order."""
-    subscriber = Subscriber("everyday", "site/#")
+    subscriber = Mqtt("everyday").subscribe("site/#")
     connection = connect()
     channel = connection.channel()
     channel.exchange_declare(EXCHANGE, passive=True)
@@ -285,14 +232,14 @@ def share():
     """What MQTT publishes to a queue AMQP consumes, and the other way round."""
     connection = connect()
     channel = connection.channel()
-    subscriber = Subscriber("other-side", "$share/default/$queue/both/#")
+    subscriber = Mqtt("other-side").subscribe("$share/default/$queue/both/#")
     channel.basic_publish("", "both", b"from amqp", pika.BasicProperties(content_type="text/plain"))
     message = subscriber.wait_for(1)[0]
     assert (message.payload, message.properties.ContentType) == (b"from amqp", "text/plain")
     subscriber.client.publish("$queue/both", b"one", 1)
     subscriber.wait_for(2)
     subscriber.leave()
-    publisher = Subscriber("publisher", "unused/#")
+    publisher = Mqtt("publisher")
     publisher.client.publish("$queue/both", b"two", 1).wait_for_publish(PATIENCE_S)
     for method, properties, body in channel.consume("both", inactivity_timeout=PATIENCE_S):
         assert body == b"two", body
@@ -339,7 +286,7 @@ def go_on():
 
 def store():
     """Confirmed while the session is away."""
-    Subscriber("away", "kept/#", stored=True).leave()
+    Mqtt("away", stored=True).subscribe("kept/#").leave()
     connection = connect()
     channel = connection.channel()
     channel.confirm_delivery()
@@ -350,7 +297,7 @@ def store():
 
 def fetch():
     """What was confirmed is there after a kill."""
-    subscriber = Subscriber("away", "kept/#", stored=True)
+    subscriber = Mqtt("away", stored=True).subscribe("kept/#")
     messages = subscriber.wait_for(COUNT)
     assert [message.payload for message in messages] == [
         str(number).encode() for number in range(COUNT)
