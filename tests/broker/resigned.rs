@@ -1,19 +1,17 @@
 //! A partition that resigns while a session is being opened or let go of.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use fluxmq::broker::{Client, ClientLimits, Placement};
+use fluxmq::broker::{Client, Placement};
 use fluxmq::model::command::Close;
 use fluxmq::model::{
     Command, Control, Effect, Filter, Millis, PartitionId, QoS, ReaderId, Refusal, RetainHandling,
     Subscription,
 };
-use fluxmq::partition::request::{ConnectionId, Event, OpenedSession, Request};
+use fluxmq::partition::request::{Event, OpenedSession, Request};
 use fluxmq::view::StoredSubscription;
 use fluxmq_index::Offset;
 
-use crate::world::open_command;
+use crate::world::Opening;
 
 fn requests(client: &mut Client) -> Vec<(PartitionId, Request)> {
     std::iter::from_fn(|| client.poll_request()).collect()
@@ -21,12 +19,7 @@ fn requests(client: &mut Client) -> Vec<(PartitionId, Request)> {
 
 #[test]
 fn an_open_that_a_partition_does_not_answer_any_more_is_refused_and_lets_go() {
-    let placement = Placement::new(2);
-    let mut client =
-        Client::new(ConnectionId(1), placement.clone(), ClientLimits::default(), Arc::default());
-    client.handle_command(Millis(0), open_command("c", false, 60));
-    let home = placement.session(b"c");
-    let other = placement.data().find(|partition| *partition != home).unwrap();
+    let Opening { mut client, home, other } = Opening::ask();
     assert!(matches!(requests(&mut client)[..], [(to, Request::OpenSession { .. })] if to == home));
     let session =
         OpenedSession { present: true, stored: true, epoch: Offset(7), ..OpenedSession::default() };
@@ -50,7 +43,7 @@ fn an_open_that_a_partition_does_not_answer_any_more_is_refused_and_lets_go() {
 }
 
 /// A session that reads everything, in both partitions, from their beginning.
-fn reads_all(placement: Placement) -> OpenedSession {
+fn reads_all() -> OpenedSession {
     let subscription = Subscription {
         filter: Filter::new(Bytes::from_static(b"#")).unwrap(),
         qos: QoS::AtLeastOnce,
@@ -62,7 +55,7 @@ fn reads_all(placement: Placement) -> OpenedSession {
         settle_explicit: false,
         reader: ReaderId::SESSION,
     };
-    let starts = placement.data().map(|partition| (partition, Offset(3))).collect();
+    let starts = Placement::new(2).data().map(|partition| (partition, Offset(3))).collect();
     OpenedSession {
         present: true,
         stored: true,
@@ -74,13 +67,8 @@ fn reads_all(placement: Placement) -> OpenedSession {
 
 #[test]
 fn what_another_term_answers_a_detach_moves_no_cursor() {
-    let placement = Placement::new(2);
-    let mut client =
-        Client::new(ConnectionId(1), placement.clone(), ClientLimits::default(), Arc::default());
-    client.handle_command(Millis(0), open_command("c", false, 60));
-    let home = placement.session(b"c");
-    let other = placement.data().find(|partition| *partition != home).unwrap();
-    client.handle_event(home, Event::SessionOpened(Ok(Box::new(reads_all(placement)))));
+    let Opening { mut client, home, other } = Opening::ask();
+    client.handle_event(home, Event::SessionOpened(Ok(Box::new(reads_all()))));
     for partition in [home, other] {
         client.handle_event(partition, Event::OpenIds(Ok(Vec::new())));
     }

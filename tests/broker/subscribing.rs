@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fluxmq::broker::{Client, ClientLimits, Placement};
+use fluxmq::broker::Client;
 use fluxmq::model::command::Subscribe;
 use fluxmq::model::{
     Command, Control, Delivery, DeliveryId, DeliverySource, Filter, Millis, Outcome, PartitionId,
     QoS, ReaderId, Record, RetainHandling, Token,
 };
-use fluxmq::partition::request::{Attach, ConnectionId, Event, OpenedSession, Request};
+use fluxmq::partition::request::{Attach, Event, OpenedSession, Request};
 use fluxmq::view::{Sessions, View};
 use fluxmq_index::Offset;
 
-use crate::world::{message, open_command};
+use crate::world::{Opening, message};
 
 const EXACTLY: QoS = QoS::ExactlyOnce;
 
@@ -44,12 +44,7 @@ fn attached(attach: &Attach, start: u64) -> Event {
 
 #[test]
 fn what_was_settled_before_the_subscription_is_stored_does_not_come_again() {
-    let placement = Placement::new(2);
-    let mut client =
-        Client::new(ConnectionId(1), placement.clone(), ClientLimits::default(), Arc::default());
-    client.handle_command(Millis(0), open_command("c", false, 60));
-    let home = placement.session(b"c");
-    let other = placement.data().find(|partition| *partition != home).unwrap();
+    let Opening { mut client, home, other } = Opening::ask();
     let opened = Control::SessionOpened {
         client_id: Bytes::from_static(b"c"),
         clean: false,

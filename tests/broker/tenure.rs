@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use fluxmq::broker::{Client, ClientLimits, Placement};
+use fluxmq::broker::{Client, Placement};
 use fluxmq::model::record::Tenure;
 use fluxmq::model::{Command, Effect, Millis, PartitionId, QoS, Refusal, Token};
-use fluxmq::partition::request::{ConnectionId, Event, OpenedSession, Publish, Request};
+use fluxmq::partition::request::{Event, OpenedSession, Publish, Request};
 use fluxmq_index::Offset;
 
-use crate::world::{World, message, open_command};
+use crate::world::{Opening, World, message};
 
 const TENURE: Tenure = Tenure { term: 3, epoch: Offset(7) };
 
@@ -22,11 +22,7 @@ fn effects(client: &mut Client) -> Vec<Effect> {
 
 /// A client whose session is open, with two partitions.
 fn opened(present: bool) -> (Client, Placement) {
-    let placement = Placement::new(2);
-    let mut client =
-        Client::new(ConnectionId(1), placement.clone(), ClientLimits::default(), Arc::default());
-    client.handle_command(Millis(0), open_command("c", false, 60));
-    let home = placement.session(b"c");
+    let Opening { mut client, home, .. } = Opening::ask();
     let session = OpenedSession {
         present,
         stored: true,
@@ -41,7 +37,7 @@ fn opened(present: bool) -> (Client, Placement) {
         client.handle_event(partition, Event::OpenIds(Ok(Vec::new())));
     }
     assert!(matches!(effects(&mut client)[..], [Effect::Opened(_)]));
-    (client, placement)
+    (client, Placement::new(2))
 }
 
 fn publish(client: &mut Client, qos: QoS, token: u64) {

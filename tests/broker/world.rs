@@ -757,6 +757,28 @@ pub fn open_command(client_id: &str, clean_start: bool, expiry_s: u32) -> Comman
     }))
 }
 
+/// A client without a broker: what its two partitions answer, its test says. It has asked to open the session `c`.
+pub struct Opening {
+    pub client: Client,
+    /// Where the session lives.
+    pub home: PartitionId,
+    /// The other partition.
+    pub other: PartitionId,
+}
+
+impl Opening {
+    /// Makes the client, and lets it ask.
+    pub fn ask() -> Opening {
+        let placement = Placement::new(2);
+        let limits = ClientLimits::default();
+        let mut client = Client::new(ConnectionId(1), placement.clone(), limits, Arc::default());
+        client.handle_command(Millis(0), open_command("c", false, 60));
+        let home = placement.session(b"c");
+        let other = placement.data().find(|partition| *partition != home).expect("there are two");
+        Opening { client, home, other }
+    }
+}
+
 /// A message.
 pub fn message(topic: &str, payload: impl Into<String>, qos: QoS) -> Message {
     Message {
