@@ -14,7 +14,8 @@ use super::command::{RetainHandling, Will};
 use super::exchange::{ExchangeBinding, ExchangeId, ExchangeSettings};
 use super::queue::QueueSettings;
 use super::{
-    DeliveryId, DeliverySource, Filter, Input, Millis, PartitionId, Principal, QoS, ReaderId,
+    DeliveryId, DeliverySource, Filter, Input, Message, Millis, PartitionId, Principal, QoS,
+    ReaderId,
 };
 pub use fluxmq_log::format::batch::Retain;
 
@@ -75,6 +76,24 @@ pub struct Tenure {
 }
 
 impl StoredMessage {
+    /// Returns what a record would have of a message that came at `time` and is for queues alone: not retained, not delayed, of the lowest
+    /// priority, and with nothing that a second copy is known by.
+    pub fn of(message: &Message, time: Millis) -> StoredMessage {
+        StoredMessage {
+            topic: message.topic.as_bytes().clone(),
+            payload: message.payload.clone(),
+            properties: message.properties.as_bytes().clone(),
+            qos: message.qos,
+            retain: Retain::No,
+            time,
+            expiry_s: message.expiry_s,
+            deliver_at: None,
+            priority: 0,
+            publisher: message.publisher,
+            dedup: DedupKey::default(),
+        }
+    }
+
     /// Returns the bytes of what the publisher said: topic, properties and payload.
     pub fn len_bytes(&self) -> usize {
         self.topic.len() + self.properties.len() + self.payload.len()

@@ -9,8 +9,7 @@ use super::consumers::Handed;
 use super::request::{Outbox, Publish};
 use super::{Partition, RECORDS_PER_TURN_MAX};
 use crate::model::queue::QueueKind;
-use crate::model::record::{DedupKey, Retain};
-use crate::model::{Millis, QueueName, StoredMessage};
+use crate::model::{QueueName, StoredMessage};
 
 /// How long one outlives its last consumer.
 const IDLE_MAX_MS: u64 = 300_000;
@@ -43,7 +42,7 @@ impl<D: Disk> Partition<D> {
         for id in queues {
             let Some((name, _)) = self.queue(*id) else { continue };
             let name = QueueName::from_stored(name.clone());
-            let message = to_passing(publish, self.now);
+            let message = StoredMessage::of(&publish.message, self.now);
             let topic = name.topic_of(&message.topic);
             let handed = Handed {
                 entry: Offset::ZERO,
@@ -79,23 +78,5 @@ impl<D: Disk> Partition<D> {
                 ended += 1;
             }
         }
-    }
-}
-
-/// A message as its record would have it.
-fn to_passing(publish: &Publish, now: Millis) -> StoredMessage {
-    let message = &publish.message;
-    StoredMessage {
-        topic: message.topic.as_bytes().clone(),
-        payload: message.payload.clone(),
-        properties: message.properties.as_bytes().clone(),
-        qos: message.qos,
-        retain: Retain::No,
-        time: now,
-        expiry_s: message.expiry_s,
-        deliver_at: None,
-        priority: 0,
-        publisher: message.publisher,
-        dedup: DedupKey::default(),
     }
 }

@@ -7,7 +7,6 @@ use crate::model::address::{captured_topic, exchange_topic, source_topic};
 use crate::model::death;
 use crate::model::published::{Own, readdressed};
 use crate::model::queue::{DeadLetterExchange, DeadLetterTarget};
-use crate::model::record::{DedupKey, Retain};
 use crate::model::{
     Certificate, Death, Message, Millis, Properties, Property, Published, QoS, QueueName,
     QueueSettings, StoredMessage, Topic, VirtualHost,
@@ -86,22 +85,10 @@ pub(super) fn origin(message: &StoredMessage) -> Option<QueueName> {
 
 /// A publish as its record would have been.
 pub(super) fn as_stored(publish: &Publish, now: Millis) -> StoredMessage {
-    let message = &publish.message;
-    StoredMessage {
-        topic: match publish.is_copy() {
-            true => captured_topic(message.topic.as_bytes()),
-            false => message.topic.as_bytes().clone(),
-        },
-        payload: message.payload.clone(),
-        properties: message.properties.as_bytes().clone(),
-        qos: message.qos,
-        retain: Retain::No,
-        time: now,
-        expiry_s: message.expiry_s,
-        deliver_at: None,
-        priority: 0,
-        publisher: message.publisher,
-        dedup: DedupKey::default(),
+    let stored = StoredMessage::of(&publish.message, now);
+    match publish.is_copy() {
+        true => StoredMessage { topic: captured_topic(&stored.topic), ..stored },
+        false => stored,
     }
 }
 
