@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::client::Incoming;
@@ -86,6 +87,25 @@ pub(super) struct Style {
     /// How often -v was given.
     pub verbosity: u8,
     pub newline: bool,
+}
+
+/// How to print, beside the format: which ones there are, each command says itself.
+#[derive(Clone, Debug, Args)]
+pub(super) struct StyleArguments {
+    /// Prints the topic, too; -vv also QoS, flags and properties.
+    #[arg(short = 'v', long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// No line feed after a payload (--format payload).
+    #[arg(short = 'N', long)]
+    no_newline: bool,
+}
+
+impl StyleArguments {
+    /// Returns how to print in a format; --json goes before it.
+    pub(super) fn with(&self, format: &Format, json: bool) -> Style {
+        let format = if json { Format::Json } else { format.clone() };
+        Style { format, verbosity: self.verbose, newline: !self.no_newline }
+    }
 }
 
 /// Prints one message.

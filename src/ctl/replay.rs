@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connection::{ConnectionArguments, parse_qos};
 use super::error::CtlError;
-use super::format::{Format, Style, parse_format, print};
+use super::format::{Format, Style, StyleArguments, parse_format, print};
 use super::progress::Progress;
 use crate::client::{Client, Event, Incoming, SubscribeRequest, user};
 use crate::model::command::RetainHandling;
@@ -54,12 +54,8 @@ pub(super) struct Arguments {
     /// How to print: text, json, payload, or a template as for subscribe; --json is --format json.
     #[arg(short = 'F', long, default_value = "text", value_parser = parse_format)]
     pub format: Format,
-    /// Prints the topic, too; -vv also QoS, flags and properties.
-    #[arg(short = 'v', long, action = clap::ArgAction::Count)]
-    pub verbose: u8,
-    /// No line feed after a payload (--format payload).
-    #[arg(short = 'N', long)]
-    pub no_newline: bool,
+    #[command(flatten)]
+    pub style: StyleArguments,
     /// Shows progress on standard error; by default when standard error is a terminal and standard output is none.
     #[arg(long)]
     pub progress: bool,
@@ -83,8 +79,7 @@ pub(super) async fn run(
     options.topic_alias_max = 64;
     let (mut client, _) = arguments.connection.connect(&options).await?;
     let said = arguments.connection.subscribe(&mut client, &request(arguments)).await?;
-    let format = if json { Format::Json } else { arguments.format.clone() };
-    let style = Style { format, verbosity: arguments.verbose, newline: !arguments.no_newline };
+    let style = arguments.style.with(&arguments.format, json);
     let course = Course { until, ..Course::of(&said)? };
     let progress = Progress::new(arguments.progress, true, None);
     let mut replay = Replay { arguments, style, progress, course, count: 0 };

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connection::{ConnectionArguments, parse_qos, refusal};
 use super::error::CtlError;
-use super::format::{Format, Style, parse_format, print};
+use super::format::{Format, Style, StyleArguments, parse_format, print};
 use super::properties::PropertyArguments;
 use super::publish::{SourceArguments, open};
 use crate::client::{Client, Connected, Event, Incoming, PublishRequest, SubscribeRequest};
@@ -70,12 +70,8 @@ pub(super) struct Arguments {
     /// How to print: text, json (also --json), pretty (JSON over several lines), payload, or a template as for subscribe.
     #[arg(short = 'F', long, default_value = "text", value_parser = parse_format)]
     pub format: Format,
-    /// Prints the topic, too; -vv also QoS, flags and properties.
-    #[arg(short = 'v', long, action = clap::ArgAction::Count)]
-    pub verbose: u8,
-    /// No line feed after a payload (--format payload).
-    #[arg(short = 'N', long)]
-    pub no_newline: bool,
+    #[command(flatten)]
+    pub style: StyleArguments,
     #[command(flatten)]
     pub properties: PropertyArguments,
     #[command(flatten)]
@@ -99,8 +95,7 @@ pub(super) async fn run(
     let mut options = arguments.connection.options()?;
     options.wants_response_information = is_v5 && arguments.properties.response_topic.is_none();
     let (mut client, connected) = arguments.connection.connect(&options).await?;
-    let format = if json { Format::Json } else { arguments.format.clone() };
-    let style = Style { format, verbosity: arguments.verbose, newline: !arguments.no_newline };
+    let style = arguments.style.with(&arguments.format, json);
     let mut asking = Asking {
         arguments,
         style,

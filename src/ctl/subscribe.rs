@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{ConnectionArguments, parse_qos, refusal};
 use super::error::CtlError;
-use super::format::{Format, Style, parse_format, print};
+use super::format::{Format, Style, StyleArguments, parse_format, print};
 use super::progress::Progress;
 use crate::auth::filter::covers;
 use crate::client::{Client, Event, Incoming, PublishRequest, SubscribeRequest, user};
@@ -103,12 +103,8 @@ pub(super) struct Arguments {
     /// %F payload format, %P user properties, %S subscription ids, %I time (UTC), %U seconds since 1970, %% a percent sign, \n \t \r \0.
     #[arg(short = 'F', long, default_value = "text", value_parser = parse_format)]
     pub format: Format,
-    /// Prints the topic, too; -vv also QoS, flags and properties.
-    #[arg(short = 'v', long, action = clap::ArgAction::Count)]
-    pub verbose: u8,
-    /// No line feed after a payload (--format payload).
-    #[arg(short = 'N', long)]
-    pub no_newline: bool,
+    #[command(flatten)]
+    pub style: StyleArguments,
     /// Shows progress on standard error; by default when --from is given and standard output is not a terminal.
     #[arg(long)]
     pub progress: bool,
@@ -142,8 +138,7 @@ pub(super) async fn run(
     options.topic_alias_max = 64;
     let started = Instant::now();
     let (mut client, _) = arguments.connection.connect(&options).await?;
-    let format = if json { Format::Json } else { arguments.format.clone() };
-    let style = Style { format, verbosity: arguments.verbose, newline: !arguments.no_newline };
+    let style = arguments.style.with(&arguments.format, json);
     let progress = Progress::new(arguments.progress, arguments.from.is_some(), arguments.count);
     let removals = Removals::default();
     let mut reading = Reading { arguments, style, progress, count: 0, is_over: false, removals };
