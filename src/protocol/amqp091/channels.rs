@@ -48,6 +48,46 @@ pub(super) struct Channel {
     is_closing: bool,
 }
 
+/// The channels of a connection, by their numbers and iterated in their order.
+///
+/// Each is in memory of its own: a node of the map has room for eleven, and most connections have one.
+#[derive(Debug, Default)]
+pub(super) struct Channels(BTreeMap<u16, Box<Channel>>);
+
+impl Channels {
+    pub(super) fn get(&self, number: &u16) -> Option<&Channel> {
+        self.0.get(number).map(|channel| &**channel)
+    }
+
+    pub(super) fn get_mut(&mut self, number: &u16) -> Option<&mut Channel> {
+        self.0.get_mut(number).map(|channel| &mut **channel)
+    }
+
+    fn insert(&mut self, number: u16, channel: Channel) {
+        self.0.insert(number, Box::new(channel));
+    }
+
+    fn remove(&mut self, number: u16) {
+        self.0.remove(&number);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn numbers(&self) -> Vec<u16> {
+        self.0.keys().copied().collect()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &Channel)> {
+        self.0.iter().map(|(number, channel)| (*number, &**channel))
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Channel> {
+        self.0.values_mut().map(|channel| &mut **channel)
+    }
+}
+
 impl Channel {
     /// Returns true once we have closed it.
     pub(super) fn is_closing(&self) -> bool {
@@ -138,7 +178,7 @@ impl AmqpConnection {
         }
         match Method::decode(frame.payload) {
             Ok(Method::ChannelCloseOk(_)) => {
-                self.channels.remove(&frame.channel);
+                self.channels.remove(frame.channel);
             }
             // Both at once: each answers the other, and ours is still to be answered.
             Ok(Method::ChannelClose(_)) => self.send(frame.channel, ChannelCloseOk::default()),
@@ -223,7 +263,7 @@ impl AmqpConnection {
     /// Closes a channel as its client wants.
     pub(super) fn close_channel(&mut self, channel: u16) {
         self.end_channel(channel);
-        self.channels.remove(&channel);
+        self.channels.remove(channel);
         self.send(channel, ChannelCloseOk::default());
     }
 

@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::ReplyCode;
 use super::blocked::Publishing;
-use super::channels::Channel;
+use super::channels::Channels;
 use super::codec::frame;
 use super::codec::method::{ConnectionClose, ConnectionCloseOk, peek_id};
 use super::codec::{Frame, FrameKind, Method, ShortString};
@@ -113,7 +113,7 @@ pub struct AmqpConnection {
     /// Where its names are.
     pub(super) host: VirtualHost,
     pub(super) tuned: Tuned,
-    pub(super) channels: BTreeMap<u16, Channel>,
+    pub(super) channels: Channels,
     /// Channels that began something with the input that is being taken.
     pub(super) begun: Vec<u16>,
     /// Channels that are owed confirms.
@@ -167,7 +167,7 @@ impl AmqpConnection {
             client: Client::default(),
             host: VirtualHost::default(),
             tuned: Tuned { frame_bytes_max, channels_max: 0, heartbeat_ms: 0 },
-            channels: BTreeMap::new(),
+            channels: Channels::default(),
             begun: Vec::new(),
             unsaid: Vec::new(),
             publishing: Publishing::default(),
@@ -339,7 +339,7 @@ impl AmqpConnection {
             State::Leaving(_) | State::Closing(_) | State::Closed => false,
         };
         if has_opened {
-            for channel in self.channels.keys().copied().collect::<Vec<_>>() {
+            for channel in self.channels.numbers() {
                 self.leave_consumers(channel);
             }
             self.commands.push_back(Command::Close(Close { will: false, session_expiry_s: None }));

@@ -27,7 +27,7 @@ impl AmqpConnection {
     pub(super) fn description(&self, since: Millis, with_channels: bool) -> ConnectionDescription {
         let open = || self.channels.iter().filter(|(_, channel)| !channel.is_closing());
         let unsettled = open().map(|(_, channel)| channel.unsettled());
-        let channel = |(number, channel): (&u16, &Channel)| channel.describe(*number);
+        let channel = |(number, channel): (u16, &Channel)| channel.describe(number);
         ConnectionDescription {
             protocol: "AMQP",
             version: "0.9.1",

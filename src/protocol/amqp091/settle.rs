@@ -160,7 +160,7 @@ impl AmqpConnection {
         let timeout_ms = Some(self.settings.consumer_timeout_ms).filter(|timeout| *timeout > 0)?;
         let oldest = self.channels.iter().filter_map(|(number, channel)| {
             let (_, unsettled) = channel.ledger.first_key_value()?;
-            Some((unsettled.since.plus(timeout_ms), *number))
+            Some((unsettled.since.plus(timeout_ms), number))
         });
         oldest.min()
     }
