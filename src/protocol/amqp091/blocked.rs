@@ -15,7 +15,7 @@ pub(super) struct Publishing {
     /// What publishes are refused with.
     refused: Option<Refusal>,
     /// Came while they were.
-    withheld: Option<Command>,
+    withheld: Option<Box<Command>>,
 }
 
 impl AmqpConnection {
@@ -31,7 +31,7 @@ impl AmqpConnection {
             return self.commands.push_back(publish);
         }
         // Input ends with it.
-        assert!(self.publishing.withheld.replace(publish).is_none(), "one publish waits");
+        assert!(self.publishing.withheld.replace(Box::new(publish)).is_none(), "one publish waits");
     }
 
     /// The client publishes: from here on it is told. What a transaction gathers waits there, since its commit is not read.
@@ -50,7 +50,7 @@ impl AmqpConnection {
         match (was_blocked, self.is_blocked()) {
             (false, true) => self.say_blocked(),
             (true, false) => {
-                self.commands.extend(self.publishing.withheld.take());
+                self.commands.extend(self.publishing.withheld.take().map(|publish| *publish));
                 if self.client.hears_of_blocked {
                     self.send(0, ConnectionUnblocked::default());
                 }

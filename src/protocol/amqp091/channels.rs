@@ -43,7 +43,7 @@ pub(super) struct Channel {
     /// Delivered beyond the limit: its consumers share it, and any of them may be the one that something comes for.
     pub(super) held: VecDeque<Delivery>,
     /// Who consumes its replies, and the name of the queue behind that.
-    pub(super) replies: Option<(u32, ShortString)>,
+    pub(super) replies: Option<Box<(u32, ShortString)>>,
     /// We have closed it; nothing counts but the answer.
     is_closing: bool,
 }
@@ -300,5 +300,23 @@ impl AmqpConnection {
         if is_closed_too {
             self.send(number, ChannelCloseOk::default());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_value<V>(_: &BTreeMap<u16, V>) -> usize {
+        size_of::<V>()
+    }
+
+    /// Most connections are quiet and have one channel: it, and the node that it is in.
+    #[test]
+    fn one_channel_is_small() {
+        let channel = size_of::<Channel>();
+        assert!(channel <= 512, "a channel has {channel} bytes");
+        let room = 11 * size_of_value(&Channels::default().0);
+        assert!(room <= 88, "the room for values of a node of channels has {room} bytes");
     }
 }

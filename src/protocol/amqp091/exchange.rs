@@ -61,7 +61,7 @@ impl AmqpConnection {
                 return Err(Violation::new(ReplyCode::AccessRefused, text));
             }
             (None, _) => {
-                let about = About::Exchange { settings, ok };
+                let about = About::Exchange { settings, ok: ok.map(Box::new) };
                 return self.ask_exchange((channel, (40, 10)), about, name, command);
             }
             (Some(current), Some(asked)) => {
@@ -119,7 +119,7 @@ impl AmqpConnection {
                 format!("deletion of system exchange '{name}' in vhost '{vhost}' not allowed");
             return Err(Violation::new(ReplyCode::AccessRefused, text));
         }
-        let ok = (!no_wait).then(|| ExchangeDeleteOk::default().into());
+        let ok = (!no_wait).then(|| Box::new(ExchangeDeleteOk::default().into()));
         let about = About::Exchange { settings: None, ok };
         let command = ExchangeCommand::Delete { if_unused: *if_unused };
         self.ask_exchange((channel, (40, 20)), about, name, command)
@@ -226,7 +226,7 @@ impl AmqpConnection {
         let Said { exchange, routing_key, arguments, is_bound } = said;
         let exchange = self.exchange_named(&exchange.detached().into_bytes())?;
         let (routing_key, arguments) = (routing_key.detached(), arguments.detached());
-        self.ask(method, About::Bind { queue, ok }, |token| {
+        self.ask(method, About::Bind { queue, ok: ok.map(Box::new) }, |token| {
             Command::Bind(Box::new(Bind {
                 token,
                 exchange,
@@ -251,7 +251,7 @@ impl AmqpConnection {
             Err(refusal) if !(ENDINGS.contains(&request.method) && is_missing(&refusal)) => {
                 self.on_request_refused(&request, &refusal);
             }
-            Ok(()) | Err(_) => ok.into_iter().for_each(|ok| self.send(request.channel, ok)),
+            Ok(()) | Err(_) => ok.into_iter().for_each(|ok| self.send(request.channel, *ok)),
         }
     }
 

@@ -103,7 +103,7 @@ impl AmqpConnection {
         }
         let consumer = self.last_consumer;
         if let Some(channel) = self.channels.get_mut(&channel) {
-            channel.replies = Some((consumer, consume.queue.clone()));
+            channel.replies = Some(Box::new((consumer, consume.queue.clone())));
         }
     }
 
@@ -130,7 +130,7 @@ impl AmqpConnection {
 
     /// The queue of a channel's replies, while somebody consumes it.
     fn reply_queue(&self, channel: u16) -> Option<&ShortString> {
-        let (consumer, queue) = self.channels.get(&channel)?.replies.as_ref()?;
+        let (consumer, queue) = self.channels.get(&channel)?.replies.as_deref()?;
         self.consumers.contains_key(consumer).then_some(queue)
     }
 }

@@ -65,12 +65,12 @@ pub(super) enum About {
     Exchange {
         settings: Option<Arc<ExchangeSettings>>,
         /// What is said when it is so, unless nobody waits.
-        ok: Option<Method>,
+        ok: Option<Box<Method>>,
     },
     Bind {
         /// Where a queue is bound.
         queue: Option<QueueName>,
-        ok: Option<Method>,
+        ok: Option<Box<Method>>,
     },
     /// The queue of a consumer of replies, which consumes it then.
     Replies {
