@@ -50,9 +50,12 @@ impl Mailbox {
     /// Takes everything that has come, waiting until something has. Cancel-safe.
     pub async fn receive(&self) -> Events {
         loop {
-            let events = self.try_receive();
-            if !events.is_empty() {
-                return events;
+            // In a scope of its own: held while it waits, it would have its place in the task of every quiet connection.
+            {
+                let events = self.try_receive();
+                if !events.is_empty() {
+                    return events;
+                }
             }
             self.arrived.notified().await;
         }
