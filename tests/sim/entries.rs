@@ -36,7 +36,7 @@ impl World {
                 self.wills.apply(partition, &frame, &mut self.coverage);
             }
             if !self.plan.declared.is_empty() {
-                self.queues.apply(&frame, &mut self.coverage);
+                self.queues.apply(partition, &frame, &mut self.coverage);
             }
         }
         let wills = std::mem::take(&mut self.wills.found);

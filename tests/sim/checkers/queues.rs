@@ -50,6 +50,7 @@ pub struct Queues {
 #[derive(Debug)]
 struct Queue {
     name: Bytes,
+    partition: PartitionId,
     settings: Arc<QueueSettings>,
     entries: Vec<Entry>,
     head: u64,
@@ -67,6 +68,10 @@ struct Entry {
     /// Where it died last, if it did.
     died_in: Option<Bytes>,
     is_gone: bool,
+    /// Where its message is stored.
+    at: Offset,
+    /// History ended over its message when everybody had finished it: for a group that comes later it has ended.
+    is_forgotten: bool,
 }
 
 #[derive(Debug, Default)]
@@ -228,14 +233,16 @@ fn captured(world: &World, declared: &Declared, since: u64) -> Result<(), Violat
 
 impl Queues {
     /// Takes an entry of a partition's log that is committed.
-    pub fn apply(&mut self, frame: &Frame, coverage: &mut Coverage) {
+    pub fn apply(&mut self, partition: PartitionId, frame: &Frame, coverage: &mut Coverage) {
         let mut letters = Vec::new();
-        for (_, time, record) in records(frame) {
+        for (at, time, record) in records(frame) {
             match record {
                 Record::Message { message, queues } => {
-                    letters.extend(self.message(&message, &queues, coverage));
+                    letters.extend(self.message(at, &message, &queues, coverage));
                 }
-                Record::Control(control) => self.control(time, control, coverage),
+                Record::Control(control) => {
+                    self.control((partition, at), time, control, coverage);
+                }
             }
         }
         for (key, queue) in letters {
@@ -251,6 +258,7 @@ impl Queues {
     /// Adds a message to its queues; returns the letter that it is, and where it died.
     fn message(
         &mut self,
+        at: Offset,
         message: &Message,
         queues: &[u64],
         coverage: &mut Coverage,
@@ -266,6 +274,8 @@ impl Queues {
                 deliver_at: message.deliver_at,
                 died_in: death.as_ref().map(|death| death.queue.clone()),
                 is_gone: false,
+                at,
+                is_forgotten: false,
             });
             queue.len += 1;
             queue.look_at_len();
@@ -293,11 +303,18 @@ impl Queues {
         Some((key, died_in))
     }
 
-    fn control(&mut self, time: u64, control: Control, coverage: &mut Coverage) {
+    fn control(
+        &mut self,
+        (partition, at): (PartitionId, Offset),
+        time: u64,
+        control: Control,
+        coverage: &mut Coverage,
+    ) {
         match control {
             Control::QueueDeclared { name, settings } => {
                 let queue = Queue {
                     name: name.clone(),
+                    partition,
                     settings,
                     entries: Vec::new(),
                     head: 0,
@@ -328,7 +345,14 @@ impl Queues {
                     self.come_back(queue, &group, entry.0, until.0);
                 }
             }
-            Control::HistoryTrimmed { .. } => self.has_history_ended = true,
+            Control::HistoryTrimmed { to } => self.forget_below(partition, to),
+            Control::Moved { queues, .. } => {
+                for (queue, entry) in queues {
+                    let queue = self.by_id.get_mut(&queue);
+                    let entry = queue.and_then(|queue| queue.entries.get_mut(entry.0 as usize));
+                    entry.into_iter().for_each(|entry| entry.at = at);
+                }
+            }
             Control::QueueTrimmed { queue, to, .. } => {
                 coverage.hit(Point::HeadDropped);
                 let found = self.trim(queue, to.0, time);
@@ -346,6 +370,20 @@ impl Queues {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// History has ended below an offset: what everybody had finished there is not handed to who comes later.
+    fn forget_below(&mut self, partition: PartitionId, to: Offset) {
+        self.has_history_ended = true;
+        let Queues { by_id, groups, .. } = self;
+        for (id, queue) in by_id.iter_mut().filter(|(_, queue)| queue.partition == partition) {
+            let readers: Vec<&Group> =
+                groups.iter().filter(|((of, _), _)| of == id).map(|(_, group)| group).collect();
+            for (number, entry) in (0..).zip(&mut queue.entries) {
+                let is_finished = readers.iter().all(|group| group.finished.contains(&number));
+                entry.is_forgotten |= entry.at < to && is_finished && !readers.is_empty();
+            }
         }
     }
 
@@ -381,7 +419,8 @@ impl Queues {
         let is_due = queue.is_expired(it, time) && !queue.settings.dead_letters.with_expired;
         let is_said = said.is_some_and(|it| it.is_acked || it.is_rejected && !has_letters);
         // A message of QoS 0 is settled when it is written.
-        let has_cause = !is_new || it.is_gone || it.qos == 0 || is_due || is_said;
+        let is_over = it.is_gone || it.is_forgotten || it.qos == 0;
+        let has_cause = !is_new || is_over || is_due || is_said;
         // The same message may be another entry, too, whose letter this is.
         let letters = self.letters.get_mut(&(it.id, queue.name.clone(), group.clone()));
         let letters = letters.filter(|it| it.reasons.iter().any(may_die));
