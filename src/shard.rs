@@ -332,9 +332,7 @@ impl<D: Disk> Shard<D> {
         if self.limits.durability == Durability::QuorumMem {
             let now = log_time();
             self.each(|partition, post| {
-                partition.persist_in_memory(now, post)?;
-                // What that has answered may have more to come with it.
-                busy |= partition.has_more_for_readers();
+                busy |= partition.persist_in_memory(now, post)?;
                 Ok(())
             });
         }

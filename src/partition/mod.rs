@@ -450,14 +450,16 @@ impl<D: Disk> Partition<D> {
 
     /// Under [`Durability::QuorumMem`]: proposes and writes what was taken, applies it and answers, all at once. What needs more than
     /// a write, a segment that begins above all, is left to [`persist`](Self::persist), as everything is under the other class.
+    ///
+    /// Returns true when there is something to hand out now: [`pump`](Self::pump) is to be called again, without waiting for anything.
     pub fn persist_in_memory(
         &mut self,
         now: Millis,
         out: &mut impl Outbox,
-    ) -> Result<(), PartitionError> {
+    ) -> Result<bool, PartitionError> {
         self.now = self.now.max(now);
         if self.stopped.is_some() || self.failed.is_some() || !self.node.log().can_write() {
-            return Ok(());
+            return Ok(false);
         }
         self.gather()?;
         self.node.write()?;
@@ -465,7 +467,8 @@ impl<D: Disk> Partition<D> {
             self.activity = Activity::Busy;
             self.unsynced_since.get_or_insert(self.now);
         }
-        self.follow_up(out)
+        self.follow_up(out)?;
+        Ok(self.has_more())
     }
 
     /// When what is only written must be synced, unless a flush is under way.

@@ -32,14 +32,14 @@ impl<D: Disk> Partition<D> {
         let queues = &self.views.queues;
         let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
         self.groups.note_turn(end);
-        Ok(is_behind
-            || self.has_more_for_readers()
-            || !self.groups.next(1, self.options.pending_max, end).is_empty())
+        Ok(is_behind || self.has_more())
     }
 
-    /// Returns true when [`pump`](Partition::pump) would have something for readers.
-    pub fn has_more_for_readers(&self) -> bool {
-        !self.readers.is_idle()
+    /// Returns true when [`pump`](Partition::pump) would have something for readers or groups.
+    pub(super) fn has_more(&self) -> bool {
+        let queues = &self.views.queues;
+        let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
+        !self.readers.is_idle() || !self.groups.next(1, self.options.pending_max, end).is_empty()
     }
 
     pub(super) fn serve(

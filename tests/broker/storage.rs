@@ -1,19 +1,28 @@
 //! What the broker said is true after any power cut: confirmed publishes are there, delivered ones too, and nothing else is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq::broker::Placement;
-use fluxmq::model::Millis;
-use fluxmq::model::{Command, Effect, QoS, Refusal, Token, Topic};
-use fluxmq::partition::request::ConnectionId;
-use fluxmq::partition::{Durability, Options};
+use fluxmq::model::record::{DedupKey, Tenure};
+use fluxmq::model::{
+    Command, Credit, Effect, Filter, Message, Millis, PartitionId, Properties, QoS, QueueName,
+    Refusal, Selection, Token, Topic,
+};
+use fluxmq::partition::request::{
+    ConnectionId, Event, Join, Outbox, Position, Publish, Request, Target,
+};
+use fluxmq::partition::{Durability, Member, Options, Partition};
 use fluxmq_log::sim_disk::{Crash, Faults, SimDisk, SyncFault};
+use fluxmq_log::{Log, LogOptions};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestError, TestRunner};
 
 use crate::world::{World, message, text};
 
+const NOW: Millis = Millis(1_000_000);
 const TOPICS: [&str; 4] = ["a", "b/c", "$queue/q/x", "$queue/r"];
 
 #[derive(Clone, Debug)]
@@ -351,4 +360,85 @@ fn delivering_before_commit_is_caught() {
     let caught = histories(1000, 1, &planted).expect_err("the planted bug is found");
 
     assert!(caught.contains("delivered and then gone"), "{caught}");
+}
+
+/// What a partition says, in its order.
+#[derive(Default)]
+struct Heard(Vec<Event>);
+
+impl Outbox for Heard {
+    fn send(&mut self, _to: ConnectionId, event: Event) {
+        self.0.push(event);
+    }
+}
+
+/// A partition under `quorum_mem` with a consumer of a queue that has nothing, its first segment begun.
+fn with_consumer(queue: &QueueName) -> (Partition<SimDisk>, Heard) {
+    let place = (SimDisk::new(1), PathBuf::from("p0001"));
+    let options = LogOptions { partition: 1, ..LogOptions::default() };
+    let (log, _) = Log::open(place.0, place.1, options).expect("opens");
+    let behaviour = Options { durability: Durability::QuorumMem, ..Options::default() };
+    let mut partition =
+        Partition::open(PartitionId(1), log, behaviour, &Member::alone(), NOW).expect("opens");
+    let mut heard = Heard::default();
+    let join = Join {
+        membership: 1,
+        reads: Selection::Queue(queue.clone()),
+        group: QueueName::new(Bytes::from_static(b"default")).expect("a name"),
+        own: None,
+        filter: Filter::new(Bytes::from(format!("$queue/{queue}/#"))).expect("a filter"),
+        position: Position::Earliest,
+        client_id: Bytes::from_static(b"worker"),
+        expiry_s: 0,
+        qos: QoS::AtLeastOnce,
+        retain_as_published: false,
+        subscription_id: 0,
+        settle_explicit: false,
+        credit: Credit::Window(10),
+        is_named: false,
+        is_exclusive: false,
+        token: Token(0),
+    };
+    partition.handle(ConnectionId(2), Request::Join(Box::new(join)), NOW, &mut heard);
+    while let Some(flush) = partition.persist().expect("persists") {
+        partition.flushed(flush.run(), &mut heard).expect("applies");
+    }
+    while partition.pump(&mut heard).expect("reads") {}
+    (partition, heard)
+}
+
+/// Nothing else may come for a while: a shard that waited then handed the entry out with the next publish, or the next tick.
+#[test]
+fn what_is_stored_in_memory_is_handed_out_at_once() {
+    let queue = QueueName::new(Bytes::from_static(b"jobs")).expect("a name");
+    let (mut partition, mut heard) = with_consumer(&queue);
+    assert!(!partition.persist_in_memory(NOW, &mut heard).expect("writes"), "nothing came");
+    heard.0.clear();
+    let message = Message {
+        topic: Topic::new(Bytes::from_static(b"$queue/jobs")).expect("a topic"),
+        payload: Bytes::from_static(b"1"),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        expiry_s: None,
+        properties: Properties::default(),
+        publisher: 7,
+    };
+    let publish = Publish {
+        token: Some(Token(1)),
+        message: Arc::new(message),
+        dedup: DedupKey::default(),
+        tenure: Tenure::default(),
+        target: Target::Queue(queue),
+        input: None,
+    };
+
+    partition.handle(ConnectionId(1), Request::Publish(publish), NOW, &mut heard);
+    partition.pump(&mut heard).expect("reads");
+    let has_more = partition.persist_in_memory(NOW, &mut heard).expect("writes");
+
+    assert!(matches!(heard.0[..], [Event::Confirm { result: Ok(true), .. }]), "{:?}", heard.0);
+    assert!(has_more, "its shard does not wait before it pumps again");
+    assert!(!partition.pump(&mut heard).expect("reads"));
+    assert!(matches!(heard.0.last(), Some(Event::Deliver(_))), "{:?}", heard.0);
+    assert!(!partition.persist_in_memory(NOW, &mut heard).expect("writes"), "all is handed out");
 }

@@ -697,7 +697,7 @@ fn serve(
 ) -> Result<bool, PartitionError> {
     let mut busy = partition.pump(events)?;
     if flush && durability == Durability::QuorumMem {
-        partition.persist_in_memory(now, events)?;
+        busy |= partition.persist_in_memory(now, events)?;
     }
     if flush && let Some(job) = partition.persist()? {
         partition.flushed(job.run(), events)?;
