@@ -18,7 +18,6 @@ use crate::protocol::amqp091::definition::QueueDefinition;
 
 /// The release of RabbitMQ whose shape this is.
 const SHAPE: &str = "3.13.0";
-const VHOST: &str = "/";
 /// The queues of dead letters that queues have of their own.
 const DEAD_LETTERS: &str = "$dlq/";
 
@@ -32,38 +31,33 @@ pub(super) async fn export(
     Ok(write(&standing))
 }
 
-/// Writes down what there is.
+/// The objects of the file, section by section.
+#[derive(Default)]
+struct Written {
+    vhosts: Vec<Value>,
+    queues: Vec<Value>,
+    exchanges: Vec<Value>,
+    bindings: Vec<Value>,
+    notes: Vec<String>,
+}
+
+/// Writes down what there is, one virtual host after the other.
 pub(super) fn write(standing: &Standing) -> (Value, Vec<String>) {
-    let (standing, mut notes) = of_host(standing);
-    let mut queues = Vec::new();
-    for (name, row) in &standing.queues {
-        match queue(name, row) {
-            Ok((queue, note)) => {
-                queues.push(queue);
-                notes.extend(note);
-            }
-            Err(note) => notes.push(note),
-        }
-    }
-    let exchanges = standing
-        .exchanges
-        .iter()
-        .filter(|(name, _)| ExchangeSettings::predeclared(name.as_bytes()).is_none());
-    let exchanges: Vec<Value> = exchanges.map(|(name, row)| exchange(name, row)).collect();
-    let written: BTreeSet<&str> =
-        queues.iter().filter_map(|queue| queue["name"].as_str()).collect();
-    let is_written = |row: &&Value| {
-        let destination = row["destination"].as_str().unwrap_or_default();
-        row["destination_type"] != json!("queue") || written.contains(destination)
-    };
-    let bindings: Vec<Value> = standing.bindings.values().filter(is_written).map(binding).collect();
+    let levels = standing.queues.keys().filter(|level| !level.starts_with(DEAD_LETTERS));
+    let levels = levels.chain(standing.exchanges.keys());
+    let mut hosts: BTreeSet<VirtualHost> =
+        levels.map(|level| VirtualHost::of_level(level.as_bytes()).0).collect();
+    hosts.insert(VirtualHost::DEFAULT);
+    let mut written = Written::default();
+    hosts.iter().for_each(|host| written.add(host, &of_host(standing, host)));
+    let Written { vhosts, queues, exchanges, bindings, notes } = written;
     let none: [Value; 0] = [];
     let definitions = json!({
         "rabbit_version": SHAPE,
         "rabbitmq_version": SHAPE,
         "product_name": "FluxMQ",
         "product_version": env!("CARGO_PKG_VERSION"),
-        "vhosts": [{ "name": VHOST }],
+        "vhosts": vhosts,
         "users": none,
         "permissions": none,
         "topic_permissions": none,
@@ -77,8 +71,39 @@ pub(super) fn write(standing: &Standing) -> (Value, Vec<String>) {
     (definitions, notes)
 }
 
+impl Written {
+    fn add(&mut self, host: &VirtualHost, standing: &Standing) {
+        self.vhosts.push(json!({ "name": host.name() }));
+        let mut names = BTreeSet::new();
+        for (name, row) in &standing.queues {
+            match queue((host, name), row) {
+                Ok((queue, note)) => {
+                    self.queues.push(queue);
+                    self.notes.extend(note);
+                    names.insert(name.as_str());
+                }
+                Err(note) => self.notes.push(note),
+            }
+        }
+        let exchanges = standing.exchanges.iter();
+        let exchanges = exchanges
+            .filter(|(name, _)| ExchangeSettings::predeclared(name.as_bytes()).is_none())
+            .map(|(name, row)| exchange((host, name), row));
+        self.exchanges.extend(exchanges);
+        let is_written = |row: &&Value| {
+            let destination = row["destination"].as_str().unwrap_or_default();
+            row["destination_type"] != json!("queue") || names.contains(destination)
+        };
+        let bindings = standing.bindings.values().filter(is_written);
+        self.bindings.extend(bindings.map(|row| binding(host, row)));
+    }
+}
+
 /// A queue, and what is to be known of it; or why it is not written.
-fn queue(name: &str, row: &Value) -> Result<(Value, Option<String>), String> {
+fn queue(
+    (host, name): (&VirtualHost, &str),
+    row: &Value,
+) -> Result<(Value, Option<String>), String> {
     if !row["owner"].is_null() {
         return Err(format!("queue '{name}' is one connection's own, and not written"));
     }
@@ -88,12 +113,12 @@ fn queue(name: &str, row: &Value) -> Result<(Value, Option<String>), String> {
     let said = row["settings"].as_object().cloned().unwrap_or_default();
     let settings = queue_json::read(&mut Fields::from(said.clone()))
         .map_err(|error| format!("queue '{name}' is not written: {error}"))?;
-    let whole = QueueDefinition::of(&settings);
+    let whole = QueueDefinition::of(&settings, host);
     let is_whole = whole.is_some();
     let QueueDefinition { durable, auto_delete, arguments } =
         whole.unwrap_or_else(|| QueueDefinition::nearest(&settings));
     let mut queue = json!({
-        "name": name, "vhost": VHOST, "durable": durable, "auto_delete": auto_delete, "arguments": arguments
+        "name": name, "vhost": host.name(), "durable": durable, "auto_delete": auto_delete, "arguments": arguments
     });
     if is_whole {
         return Ok((queue, None));
@@ -104,25 +129,21 @@ fn queue(name: &str, row: &Value) -> Result<(Value, Option<String>), String> {
     Ok((queue, Some(note)))
 }
 
-/// What is in the virtual host that is written, by the names that it has there; and notes of what is in others.
-fn of_host(standing: &Standing) -> (Standing, Vec<String>) {
-    let (mut here, mut notes) = (Standing::default(), Vec::new());
+/// What is in a virtual host, by the names that it has there.
+fn of_host(standing: &Standing, host: &VirtualHost) -> Standing {
+    let named = |level: &str| named(host, level);
+    let mut here = Standing::default();
     for (level, row) in &standing.queues {
-        match named(level) {
-            Some(name) => drop(here.queues.insert(name, row.clone())),
-            None => {
-                notes.push(format!("queue '{level}' is in another virtual host, and not written"))
-            }
+        if let Some(name) = named(level) {
+            here.queues.insert(name, row.clone());
         }
     }
     for (level, row) in &standing.exchanges {
-        let Some(name) = named(level) else {
-            notes.push(format!("exchange '{level}' is in another virtual host, and not written"));
-            continue;
-        };
-        let mut row = row.clone();
-        row["alternate"] = json!(row["alternate"].as_str().and_then(named));
-        here.exchanges.insert(name, row);
+        if let Some(name) = named(level) {
+            let mut row = row.clone();
+            row["alternate"] = json!(row["alternate"].as_str().and_then(named));
+            here.exchanges.insert(name, row);
+        }
     }
     for row in standing.bindings.values() {
         let mut row = row.clone();
@@ -132,32 +153,32 @@ fn of_host(standing: &Standing) -> (Standing, Vec<String>) {
             here.bindings.insert(BindingKey::of(&row), row);
         }
     }
-    (here, notes)
+    here
 }
 
-/// The name of a level of the virtual host that is written; `None` for those of others.
-fn named(level: &str) -> Option<String> {
+/// The name of a level of a virtual host; `None` for those of others. What has a level of its own for dead letters is of `/` here.
+fn named(host: &VirtualHost, level: &str) -> Option<String> {
     if level.starts_with(DEAD_LETTERS) {
-        return Some(level.to_owned());
+        return host.is_default().then(|| level.to_owned());
     }
-    let (host, name) = VirtualHost::of_level(level.as_bytes());
-    host.is_default().then(|| String::from_utf8_lossy(&name).into_owned())
+    let (of, name) = VirtualHost::of_level(level.as_bytes());
+    (of == *host).then(|| String::from_utf8_lossy(&name).into_owned())
 }
 
-fn exchange(name: &str, row: &Value) -> Value {
+fn exchange((host, name): (&VirtualHost, &str), row: &Value) -> Value {
     let mut arguments = Map::new();
     if let Value::String(alternate) = &row["alternate"] {
         arguments.insert("alternate-exchange".to_owned(), json!(alternate));
     }
     json!({
-        "name": name, "vhost": VHOST, "type": row["type"], "durable": row["lifetime"] == json!("durable"),
+        "name": name, "vhost": host.name(), "type": row["type"], "durable": row["lifetime"] == json!("durable"),
         "auto_delete": row["auto_delete"], "internal": row["internal"], "arguments": arguments
     })
 }
 
-fn binding(row: &Value) -> Value {
+fn binding(host: &VirtualHost, row: &Value) -> Value {
     json!({
-        "source": row["source"], "vhost": VHOST, "destination": row["destination"],
+        "source": row["source"], "vhost": host.name(), "destination": row["destination"],
         "destination_type": row["destination_type"], "routing_key": row["routing_key"],
         "arguments": row["arguments"]
     })

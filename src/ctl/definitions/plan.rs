@@ -14,8 +14,6 @@ use crate::model::fields::Fields;
 use crate::model::{AddressError, ExchangeKind, VirtualHost, queue_json};
 use crate::protocol::amqp091::definition::QueueDefinition;
 
-/// The one virtual host that there is.
-const VHOST: &str = "/";
 /// The argument of an exchange that is looked at.
 const ALTERNATE: &str = "alternate-exchange";
 
@@ -75,32 +73,40 @@ impl Step {
 }
 
 /// The level of addresses that stands for a queue, or for an exchange.
-fn queue_level(name: &str) -> Result<String, AddressError> {
-    Ok(VirtualHost::DEFAULT.queue(&Bytes::copy_from_slice(name.as_bytes()))?.as_str().to_owned())
+fn queue_level(host: &VirtualHost, name: &str) -> Result<String, AddressError> {
+    Ok(host.queue(&Bytes::copy_from_slice(name.as_bytes()))?.as_str().to_owned())
 }
 
-fn exchange_level(name: &str) -> Result<String, AddressError> {
-    let level = VirtualHost::DEFAULT.exchange(&Bytes::copy_from_slice(name.as_bytes()))?;
+fn exchange_level(host: &VirtualHost, name: &str) -> Result<String, AddressError> {
+    let level = host.exchange(&Bytes::copy_from_slice(name.as_bytes()))?;
     Ok(String::from_utf8_lossy(&level).into_owned())
 }
 
-/// Says of an object of another virtual host that it is.
-fn elsewhere(vhost: Option<&String>) -> Option<String> {
-    let other = vhost.filter(|vhost| *vhost != VHOST)?;
-    Some(format!("it is in virtual host '{other}', and '{VHOST}' is imported"))
+/// The virtual host of an object, `/` where it says none, and what the report calls the object.
+fn placed(
+    kind: &str,
+    vhost: Option<&String>,
+    name: &str,
+) -> Result<(VirtualHost, String), Box<Step>> {
+    let host = vhost.map_or(Ok(VirtualHost::DEFAULT), |vhost| VirtualHost::new(vhost.as_bytes()));
+    match host {
+        Ok(host) if host.is_default() => Ok((host, name.to_owned())),
+        Ok(host) => {
+            let label = format!("{name} in {host}");
+            Ok((host, label))
+        }
+        Err(error) => Err(Box::new(Step::left(kind, name, error.to_string()))),
+    }
 }
 
 /// What is in the sections that nothing is made of.
 fn rest(section: &str, object: &Value, skipped: bool) -> Entry {
     let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
+    if section == "vhosts" && !skipped {
+        return vhost(text("name"));
+    }
     let (kind, name, why) = match section {
-        "vhosts" => {
-            let name = text("name");
-            if name == VHOST {
-                return Entry::new("vhost", name, Outcome::There);
-            }
-            ("vhost", name, "what is in it is not imported")
-        }
+        "vhosts" => ("vhost", text("name"), "it is left out"),
         "users" => (
             "user",
             text("name"),
@@ -130,24 +136,33 @@ fn rest(section: &str, object: &Value, skipped: bool) -> Entry {
     Entry::new(kind, name, outcome)
 }
 
+/// A name space, which is there as soon as something has a name in it.
+fn vhost(name: String) -> Entry {
+    let note = "clients can open it where the broker's configuration names it (virtual_hosts)";
+    let is_always_open = name == VirtualHost::DEFAULT.name();
+    let notes = if is_always_open { Vec::new() } else { vec![note.to_owned()] };
+    Entry { notes, ..Entry::new("vhost", name, Outcome::There) }
+}
+
 fn exchange(it: &Exchange, mut notes: Vec<String>, standing: &Standing) -> Step {
     const KIND: &str = "exchange";
-    if let Some(why) = elsewhere(it.vhost.as_ref()) {
-        return Step::left(KIND, &it.name, why);
-    }
+    let (host, label) = match placed(KIND, it.vhost.as_ref(), &it.name) {
+        Ok(placed) => placed,
+        Err(left) => return *left,
+    };
     if ExchangeKind::from_name(it.kind.as_bytes()).is_none() {
         let why =
             format!("its type is '{}', and there are direct, fanout, topic and headers", it.kind);
-        return Step::left(KIND, &it.name, why);
+        return Step::left(KIND, label, why);
     }
-    let level = match exchange_level(&it.name) {
+    let level = match exchange_level(&host, &it.name) {
         Ok(level) => level,
-        Err(error) => return Step::left(KIND, &it.name, error.to_string()),
+        Err(error) => return Step::left(KIND, label, error.to_string()),
     };
     let alternate = match it.arguments.get(ALTERNATE) {
         None => None,
-        Some(Value::String(name)) => exchange_level(name).ok(),
-        Some(_) => return Step::left(KIND, &it.name, format!("its '{ALTERNATE}' is no name")),
+        Some(Value::String(name)) => exchange_level(&host, name).ok(),
+        Some(_) => return Step::left(KIND, label, format!("its '{ALTERNATE}' is no name")),
     };
     let unknown = it.arguments.keys().filter(|name| *name != ALTERNATE);
     notes.extend(unknown.map(|name| format!("argument '{name}' means nothing here")));
@@ -167,12 +182,12 @@ fn exchange(it: &Exchange, mut notes: Vec<String>, standing: &Standing) -> Step 
         }
         None if !is_own && ExchangeId::is_reserved(it.name.as_bytes()) => {
             let why = "names of the broker's own begin like this".to_owned();
-            return Step::left(KIND, &it.name, why);
+            return Step::left(KIND, label, why);
         }
         None => Outcome::Made,
     };
     let request = (outcome == Outcome::Made).then(|| (format!("exchange/{level}/declare"), body));
-    Step { entry: Entry { notes, ..Entry::new(KIND, &it.name, outcome) }, request }
+    Step { entry: Entry { notes, ..Entry::new(KIND, label, outcome) }, request }
 }
 
 fn found(differences: &[String]) -> Outcome {
@@ -184,13 +199,15 @@ fn found(differences: &[String]) -> Outcome {
 
 fn queue(it: &Queue, mut notes: Vec<String>, standing: &Standing) -> Step {
     const KIND: &str = "queue";
-    if let Some(why) = elsewhere(it.vhost.as_ref()) {
-        return Step::left(KIND, &it.name, why);
-    }
-    let level = queue_level(&it.name).map_err(|error| error.to_string());
-    let (level, body) = match level.and_then(|it_is| Ok((it_is, settings_of(it, &mut notes)?))) {
+    let (host, label) = match placed(KIND, it.vhost.as_ref(), &it.name) {
+        Ok(placed) => placed,
+        Err(left) => return *left,
+    };
+    let level = queue_level(&host, &it.name).map_err(|error| error.to_string());
+    let settings = |level| Ok((level, settings_of(it, &host, &mut notes)?));
+    let (level, body) = match level.and_then(settings) {
         Ok(both) => both,
-        Err(why) => return Step::left(KIND, &it.name, why),
+        Err(why) => return Step::left(KIND, label, why),
     };
     let outcome = match standing.queues.get(&level) {
         Some(there) if !there["owner"].is_null() => {
@@ -204,11 +221,15 @@ fn queue(it: &Queue, mut notes: Vec<String>, standing: &Standing) -> Step {
     };
     let request =
         (outcome == Outcome::Made).then(|| (format!("queue/{level}/declare"), Value::Object(body)));
-    Step { entry: Entry { notes, ..Entry::new(KIND, &it.name, outcome) }, request }
+    Step { entry: Entry { notes, ..Entry::new(KIND, label, outcome) }, request }
 }
 
 /// What a queue of the file is, as its declaration has it; notes say what of it is not taken as it is.
-fn settings_of(it: &Queue, notes: &mut Vec<String>) -> Result<Map<String, Value>, String> {
+fn settings_of(
+    it: &Queue,
+    host: &VirtualHost,
+    notes: &mut Vec<String>,
+) -> Result<Map<String, Value>, String> {
     if let Some(own) = &it.fluxmq {
         let mut fields = Fields::from(own.clone());
         let settings = queue_json::read(&mut fields).map_err(|error| error.to_string())?;
@@ -220,8 +241,7 @@ fn settings_of(it: &Queue, notes: &mut Vec<String>) -> Result<Map<String, Value>
         arguments.insert("x-queue-type".to_owned(), json!(kind));
     }
     let said = QueueDefinition { durable: it.durable, auto_delete: it.auto_delete, arguments };
-    let settings =
-        said.settings(&it.name, &VirtualHost::DEFAULT).map_err(|error| error.to_string())?;
+    let settings = said.settings(&it.name, host).map_err(|error| error.to_string())?;
     let unknown: Vec<&str> = said.unknown_arguments().collect();
     notes.extend(unknown.iter().map(|name| format!("argument '{name}' means nothing here")));
     let taken = QueueDefinition::nearest(&settings).arguments;
@@ -258,9 +278,10 @@ fn binding(it: &Binding, standing: &Standing) -> Step {
     if !arguments.is_empty() {
         name.push_str(&format!(" with {}", Value::Object(arguments.clone())));
     }
-    if let Some(why) = elsewhere(it.vhost.as_ref()) {
-        return Step::left(KIND, name, why);
-    }
+    let (host, name) = match placed(KIND, it.vhost.as_ref(), &name) {
+        Ok(placed) => placed,
+        Err(left) => return *left,
+    };
     if source.is_empty() {
         let why = "every queue is bound to the default exchange by its name, and by nothing else";
         let is_own = destination_type == "queue" && routing_key == destination;
@@ -271,10 +292,10 @@ fn binding(it: &Binding, standing: &Standing) -> Step {
         return Step::left(KIND, name, "queues and exchanges are bound, and nothing else");
     }
     let to = match destination_type.as_str() {
-        "queue" => queue_level(destination),
-        _ => exchange_level(destination),
+        "queue" => queue_level(&host, destination),
+        _ => exchange_level(&host, destination),
     };
-    let (source, destination) = match (exchange_level(source), to) {
+    let (source, destination) = match (exchange_level(&host, source), to) {
         (Ok(source), Ok(to)) => (source, to),
         (Err(error), _) | (_, Err(error)) => return Step::left(KIND, name, error.to_string()),
     };

@@ -57,7 +57,7 @@ fn summary(steps: &[Step]) -> Summary {
 /// where they are no classic ones, and what a policy gave is among the arguments.
 fn by_name(section: &Value) -> BTreeMap<String, Value> {
     let name = |object: &Value| match object["name"].as_str() {
-        Some(name) => name.to_owned(),
+        Some(name) => format!("{name} in {}", object["vhost"]),
         None => object.to_string(),
     };
     section.as_array().unwrap().iter().map(|object| (name(object), object.clone())).collect()
@@ -70,12 +70,12 @@ fn every_object_of_a_file_is_accounted_for() {
     let objects: usize = file.values().filter_map(Value::as_array).map(Vec::len).sum();
     assert_eq!(steps.len(), objects, "one entry for each");
     let expected = Summary {
-        made: 7 + 12 + 14,
-        there: 2,
+        made: 8 + 13 + 15,
+        there: 3,
         applied: 2,
         skipped: 0,
         differs: 0,
-        left: objects - 33 - 4,
+        left: objects - 36 - 5,
         refused: 0,
     };
     assert_eq!(summary(&steps), expected);
@@ -90,7 +90,6 @@ fn every_object_of_a_file_is_accounted_for() {
         ("topic permissions", "shop in /", "access list"),
         ("parameter", "shovel/to-archive", "no runtime parameters"),
         ("global parameter", "cluster_name", "no runtime parameters"),
-        ("vhost", "staging", "not imported"),
         ("exchange", "shop.delayed", "'x-delayed-message'"),
         ("queue", "broken", "{value_negative,-5}"),
         ("policy", "not-replies", "cannot be understood"),
@@ -99,10 +98,11 @@ fn every_object_of_a_file_is_accounted_for() {
             "ha-two",
             "nothing like ha-mode, ha-params here; the rest of it is applied to 6 queues",
         ),
-        ("binding", "shop.events -> queue shop.orders by #", "in virtual host 'staging'"),
     ] {
         assert!(why(kind, name).contains(expected), "{kind} {name}: {}", why(kind, name));
     }
+    let (outcome, notes) = outcome_of(&steps, "vhost", "staging");
+    assert!(*outcome == Outcome::There && notes[0].contains("virtual_hosts"), "{notes:?}");
     assert_eq!(
         outcome_of(&steps, "queue", "shop.lazy").1,
         [
@@ -156,7 +156,7 @@ fn what_was_made_is_exported_as_it_was_said_and_imported_again_it_is_there() {
         let objects = expected[section].as_array_mut().unwrap();
         objects.retain(|object| {
             let name = object["name"].as_str().unwrap_or_default();
-            object["vhost"] == json!("/") && !left.contains(&name) && object["source"] != json!("")
+            !left.contains(&name) && object["source"] != json!("")
         });
         for object in objects.iter_mut() {
             // Said twice by RabbitMQ, and what means nothing here.
@@ -179,6 +179,56 @@ fn what_was_made_is_exported_as_it_was_said_and_imported_again_it_is_there() {
         again.iter().map(|step| step.entry.to_string()).collect::<Vec<_>>()
     );
     assert!(again.iter().all(|step| step.request.is_none()));
+}
+
+#[test]
+fn the_same_name_in_two_virtual_hosts_is_two_things() {
+    let dead = json!({ "x-dead-letter-exchange": "dead" });
+    let queue =
+        |vhost: &str| json!({ "name": "q/1", "vhost": vhost, "durable": true, "arguments": dead });
+    let exchange = |vhost: &str| {
+        let arguments = json!({ "alternate-exchange": "rest" });
+        json!({ "name": "dead", "vhost": vhost, "type": "fanout", "durable": true, "arguments": arguments })
+    };
+    let binding = |vhost: &str| {
+        json!({
+            "source": "dead", "vhost": vhost, "destination": "q/1", "destination_type": "queue", "routing_key": "",
+            "arguments": {}
+        })
+    };
+    let of = |object: &dyn Fn(&str) -> Value| ["/", "blue team"].map(object);
+    let file = json!({
+        "vhosts": [{ "name": "/" }, { "name": "blue team" }],
+        "queues": of(&queue), "exchanges": of(&exchange), "bindings": of(&binding)
+    });
+    let steps = planned(&file.to_string(), &Standing::default(), &[]);
+    assert_eq!(summary(&steps), Summary { made: 6, there: 2, ..Summary::default() });
+    assert_eq!(*outcome_of(&steps, "queue", "q/1 in blue team").0, Outcome::Made);
+    let body = |address: &str| {
+        let requests = steps.iter().filter_map(|step| step.request.as_ref());
+        requests.into_iter().find(|(at, _)| at == address).map(|(_, body)| body.clone())
+    };
+    let made = body("exchange/blue team%3Adead/declare").expect("made");
+    assert_eq!(made["alternate"], json!("blue team%3Arest"));
+    assert!(body("queue/q%2F1/declare").is_some(), "{steps:?}");
+    let made = body("queue/blue team%3Aq%2F1/bind").expect("made");
+    assert_eq!(made["source"], json!("blue team%3Adead"));
+
+    let (exported, notes) = export::write(&done(&steps));
+
+    assert_eq!(notes, Vec::<String>::new());
+    for section in ["queues", "exchanges"] {
+        assert_eq!(exported[section].as_array().unwrap().len(), 2);
+        let arguments = |object: &Value| object["arguments"].clone();
+        let said: Vec<Value> =
+            exported[section].as_array().unwrap().iter().map(arguments).collect();
+        let file: Vec<Value> = file[section].as_array().unwrap().iter().map(arguments).collect();
+        assert_eq!(said, file);
+    }
+    let again = planned(&exported.to_string(), &done(&steps), &[]);
+    assert_eq!(summary(&again), Summary { there: 8, ..Summary::default() });
+    let bad = json!({ "queues": [{ "name": "q", "vhost": "*" }] }).to_string();
+    assert_eq!(summary(&planned(&bad, &Standing::default(), &[])).left, 1);
 }
 
 #[test]

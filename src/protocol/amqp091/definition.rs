@@ -51,10 +51,10 @@ impl QueueDefinition {
             .map_err(|violation| DefinitionError::Refused(violation.text))
     }
 
-    /// How a queue that is so could have been declared. `None` where AMQP cannot say all of it.
-    pub fn of(settings: &QueueSettings) -> Option<QueueDefinition> {
+    /// How a queue that is so could have been declared in a virtual host. `None` where AMQP cannot say all of it.
+    pub fn of(settings: &QueueSettings, host: &VirtualHost) -> Option<QueueDefinition> {
         let definition = QueueDefinition::nearest(settings);
-        let again = definition.settings("any", &VirtualHost::DEFAULT).ok()?;
+        let again = definition.settings("any", host).ok()?;
         (again == *settings).then_some(definition)
     }
 
@@ -111,17 +111,22 @@ mod tests {
             json!({ "x-queue-type": "quorum", "x-delivery-limit": 4 }),
             json!({ "x-queue-type": "stream", "x-max-age": "60s", "x-max-length-bytes": 5_000_000_000u64 }),
             json!({ "x-expires": 1000, "x-max-priority": 5, "x-single-active-consumer": true }),
+            json!({ "x-dead-letter-exchange": "dead", "x-dead-letter-routing-key": "here" }),
+            json!({ "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "burial" }),
         ] {
             let said = definition(arguments);
+            let staging = VirtualHost::new(b"staging").unwrap();
+            let there = said.settings("q", &staging).unwrap();
+            assert_eq!(QueueDefinition::of(&there, &staging).as_ref(), Some(&said));
             let settings = said.settings("q", &VirtualHost::DEFAULT).unwrap();
-            assert_eq!(QueueDefinition::of(&settings), Some(said));
+            assert_eq!(QueueDefinition::of(&settings, &VirtualHost::DEFAULT), Some(said));
         }
     }
 
     #[test]
     fn what_amqp_cannot_say_is_seen() {
         let ours = QueueSettings { visibility_timeout_ms: Some(5), ..QueueSettings::default() };
-        assert_eq!(QueueDefinition::of(&ours), None);
+        assert_eq!(QueueDefinition::of(&ours, &VirtualHost::DEFAULT), None);
         assert_eq!(QueueDefinition::nearest(&ours).arguments["x-queue-type"], json!("quorum"));
         let said = definition(json!({ "x-queue-mode": "lazy", "x-expires": 5, "mine": 1 }));
         assert_eq!(said.unknown_arguments().collect::<Vec<_>>(), ["mine", "x-queue-mode"]);
