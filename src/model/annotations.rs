@@ -101,6 +101,8 @@ impl Annotations {
         let mut text = String::new();
         let mut number = |prefix: &[&str], number: u64, name, say: &mut dyn FnMut(_, &str)| {
             text.clear();
+            // Once for all: nothing that comes later is longer than the first.
+            text.reserve(prefix.iter().map(|part| part.len()).sum::<usize>() + 20);
             prefix.iter().for_each(|part| text.push_str(part));
             // Writing to a string does not fail.
             let _ = write!(text, "{number}");
