@@ -303,13 +303,25 @@ impl World {
                 prop_assert_eq!(found.map(|it| it.offset()), Some(Offset(*at)));
             }
         }
+        let below_all = self.views.needed_bytes(Offset(u64::MAX), Millis(now));
+        prop_assert_eq!(below_all > 0, !needed.is_empty());
         for (number, entries) in self.model.queues.iter().enumerate() {
             let queue = self.views.queues.get(id(number)).unwrap();
             prop_assert_eq!(queue.check(), Ok(()));
             let there = || entries.iter().filter(|entry| entry.is_in);
             prop_assert_eq!(queue.len(), there().count() as u64);
-            prop_assert_eq!(queue.bytes(), there().map(|entry| entry.bytes).sum::<u64>());
+            // Of a run of moved entries only the sum is remembered.
+            let moved = || entries.iter().filter(|it| it.at != it.first).map(|it| it.bytes);
+            let spread = moved().max().unwrap_or(0) - moved().min().unwrap_or(0);
+            let bytes: u64 = there().map(|entry| entry.bytes).sum();
+            prop_assert!(queue.bytes().abs_diff(bytes) <= spread * moved().count() as u64);
+            let end = Offset(entries.len() as u64);
+            let unfinished = self.views.unfinished_in(id(number), queue, Offset(0)..end);
+            let unfinished: BTreeSet<u64> =
+                unfinished.flat_map(|it| it.start.0..it.end.0).collect();
             for (entry, known) in entries.iter().enumerate().filter(|(_, known)| known.is_in) {
+                let is_needed = self.views.is_needed(id(number), queue, Offset(entry as u64));
+                prop_assert_eq!(unfinished.contains(&(entry as u64)), is_needed);
                 let entry = Offset(entry as u64);
                 let moved = queue.moved_to(entry);
                 if known.at != known.first {

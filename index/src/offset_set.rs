@@ -168,6 +168,19 @@ impl OffsetSet {
         self.count
     }
 
+    /// Returns how many offsets of the range are in the set.
+    pub fn count_in(&self, range: OffsetRange) -> u64 {
+        if range.is_empty() {
+            return 0;
+        }
+        let begun = self.range_from_before(range.start);
+        let others = self.ranges.range(range.start..range.end).map(|(&start, &end)| (start, end));
+        let count = |(start, end): (Offset, Offset)| {
+            end.min(range.end).0.saturating_sub(start.max(range.start).0)
+        };
+        begun.into_iter().chain(others).map(count).sum()
+    }
+
     /// Returns how many ranges the set is made of: what it costs in memory.
     pub fn range_count(&self) -> usize {
         self.ranges.len()
@@ -330,6 +343,8 @@ mod tests {
                 prop_assert!(set.offsets().map(|offset| offset.0).eq(model.iter().copied()));
                 let ranges: Vec<_> = set.iter().collect();
                 prop_assert!(ranges.iter().all(|range| range.start < range.end));
+                let counted = model.range(from.min(to)..to).count() as u64;
+                prop_assert_eq!(set.count_in(Offset(from)..Offset(to)), counted);
                 prop_assert!(ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
             }
 

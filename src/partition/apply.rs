@@ -74,6 +74,7 @@ impl<D: Disk> Partition<D> {
                     }
                     self.overlay.applied(message.publisher, message.dedup);
                     self.overlay.came(queues, message.len_bytes());
+                    self.retention.pace.published(message.len_bytes());
                     if message.retain != Retain::No {
                         self.overlay.retained(message);
                     }

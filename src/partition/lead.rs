@@ -24,6 +24,9 @@ impl<D: Disk> Partition<D> {
         self.apply_committed(out)?;
         self.drop_segments()?;
         self.settle_role(out);
+        if self.leading.is_some() {
+            self.go_on()?;
+        }
         self.refresh(out)
     }
 

@@ -65,7 +65,7 @@ pub use self::gauges::Gauges;
 use self::group::Groups;
 use self::history::{History, HistoryError};
 use self::lifetime::Owners;
-pub use self::options::{Durability, Options};
+pub use self::options::{Durability, Moves, Options};
 pub use self::peers::{GroupError, ReceiveError, Status};
 use self::reader::Readers;
 use self::request::{ConnectionId, Event, Outbox, Request};
@@ -497,6 +497,7 @@ impl<D: Disk> Partition<D> {
         out: &mut impl Outbox,
     ) -> Result<(), PartitionError> {
         self.flushing = false;
+        self.retention.pace.flushed();
         self.activity = Activity::Busy;
         self.node.finish_flush(flushed)?;
         self.follow_up(out)

@@ -13,6 +13,21 @@ pub enum Durability {
     QuorumMem,
 }
 
+/// How much is stored again because it is needed longer than history.
+#[derive(Clone, Copy, Debug)]
+pub struct Moves {
+    /// Records that are looked for at once, before history is said to begin later. What cannot go apart is more.
+    pub records_per_step: usize,
+    /// Runs of moved entries, of all queues, from which on no other entry is moved: the segments of the others stay.
+    pub runs_max: usize,
+}
+
+impl Default for Moves {
+    fn default() -> Moves {
+        Moves { records_per_step: 16_384, runs_max: 65_536 }
+    }
+}
+
 /// How a partition behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -38,6 +53,8 @@ pub struct Options {
     pub history_age_max_ms: u64,
     /// Bytes of segments that history has, but for the newest. 0 is no limit.
     pub history_bytes_max: u64,
+    /// How much is stored again for that.
+    pub moves: Moves,
     /// Stored sessions of one user in this partition.
     pub sessions_per_user_max: usize,
     /// Bytes of log after which the views are snapshotted.
@@ -69,6 +86,7 @@ impl Default for Options {
             backlog_age_max_ms: 0,
             history_age_max_ms: 0,
             history_bytes_max: 0,
+            moves: Moves::default(),
             sessions_per_user_max: 1_000,
             snapshot_every_bytes: 64 << 20,
             snapshot_every_ms: 300_000,

@@ -1,17 +1,20 @@
 //! History that is over: what is too old or too much goes from the log's beginning.
 //!
 //! The leader decides where history is to begin and says so in the log (`HistoryTrimmed`). Views never let it begin above what
-//! somebody will ask for (`Views::pinned`), so single records that keep it back are stored again first (`Moved`), few with each
-//! tick: publishers must not notice. Whole segments below the beginning go on every replica by itself, as far as it has a snapshot
-//! for its log to begin after (ADR 0024, 0046, 0047).
+//! somebody will ask for (`Views::pinned`), so records that keep it back are stored again first (`Moved`), as many as publishers do not
+//! notice (`retention/pace.rs`). Whole segments below the beginning go on every replica by itself, as far as it has a snapshot
+//! for its log to begin after (ADR 0024, 0046, 0047, 0052).
 
-use std::collections::{BTreeMap, VecDeque};
+mod needed;
+mod pace;
+
+use std::collections::VecDeque;
 
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
 use fluxmq_log::{Log, SegmentInfo};
 
-use super::history::HistoryError;
+use self::pace::Pace;
 use super::{APPLY_READ_BYTES, Applied, Partition, PartitionError, RECORDS_PER_TURN_MAX};
 use crate::model::frame::{Decoded, decode};
 use crate::model::{Control, Millis};
@@ -23,12 +26,6 @@ const LOOK_AGAIN_MS: u64 = 10_000;
 /// The age of history is kept to within so many milliseconds: a thousandth of it, as far as these allow.
 const AGE_STEP_MS_MIN: u64 = 1_000;
 const AGE_STEP_MS_MAX: u64 = 60_000;
-/// Records that are stored again in one turn, and bytes of them.
-const MOVES_PER_TURN_MAX: usize = 256;
-const MOVED_BYTES_PER_TURN_MAX: usize = 256 << 10;
-/// Entries of queues that are kept by moving them, in one partition. Where there are more, their segments stay.
-const MOVED_ENTRIES_MAX: usize = 65_536;
-
 /// How history gets to where it is to begin.
 #[derive(Debug, Default)]
 pub(super) struct Retention {
@@ -38,6 +35,8 @@ pub(super) struct Retention {
     /// Where history is to begin.
     goal: Offset,
     step: Step,
+    /// How much may be stored again now.
+    pub(super) pace: Pace,
     /// Bytes of frames applied since the last snapshot that ends a segment.
     pub(super) since_end: u64,
     /// Segments may be below where history begins, and a snapshot may allow them to go.
@@ -80,8 +79,8 @@ impl Retention {
 
     /// Leadership is gone, and with it the part of deciding.
     pub(super) fn resign(&mut self) {
-        let Retention { since_end, may_drop, .. } = *self;
-        *self = Retention { since_end, may_drop, ..Retention::default() };
+        let Retention { since_end, may_drop, pace, .. } = *self;
+        *self = Retention { since_end, may_drop, pace, ..Retention::default() };
     }
 
     /// A record was stored again.
@@ -110,6 +109,7 @@ impl<D: Disk> Partition<D> {
         if self.options.history_age_max_ms == 0 && self.options.history_bytes_max == 0 {
             return Ok(());
         }
+        self.retention.pace.tick(self.flushing);
         if self.now >= self.retention.look_at && matches!(self.retention.step, Step::None) {
             self.retention.look_at = self.now.plus(LOOK_EVERY_MS);
             self.set_goal()?;
@@ -171,108 +171,43 @@ impl<D: Disk> Partition<D> {
         Ok(false)
     }
 
-    /// Takes the next segment on the way to the goal, and finds what is needed in it.
+    /// Takes the next part of the way to the goal, within one segment, and finds what is needed in it.
     fn find_way(&mut self) -> Result<(), PartitionError> {
         let start = self.history_start();
         let goal =
             self.retention.goal.min(self.follows.pinned(self.now).unwrap_or(Offset(u64::MAX)));
         let segments = self.log().segments();
         let end = segments.iter().map(|segment| segment.end_offset).find(|end| *end > start);
-        let (to, mut needed) = self.needed_by_queues(end.unwrap_or(goal).min(goal))?;
+        let to = end.unwrap_or(goal).min(goal);
+        // What is mostly needed stays: storing it again would make as much as goes, and again when its turn comes.
+        let (to, rest) = match self.is_mostly_over(to) || self.is_mostly_over(goal) {
+            true => self.needed_below(to)?,
+            false => (start, VecDeque::new()),
+        };
         if to <= start {
             self.retention.look_at = self.now.plus(LOOK_AGAIN_MS);
             return Ok(());
         }
-        for offset in self.views.retained.alive(self.now).take_while(|offset| *offset < to) {
-            needed.entry(offset).or_default();
-        }
-        // What is mostly needed stays: storing it again would make as much as goes, and again in its next segment.
-        if 2 * needed.len() as u64 > to.0 - start.0 {
-            self.retention.look_at = self.now.plus(LOOK_AGAIN_MS);
-            return Ok(());
-        }
-        let rest = needed.into_iter().collect();
         self.retention.step = Step::Moving { to, rest, under_way: 0 };
         Ok(())
     }
 
-    /// Finds what queues need below `to`, or below the first entry that would be one too many to be moved.
-    fn needed_by_queues(
-        &mut self,
-        mut to: Offset,
-    ) -> Result<(Offset, BTreeMap<Offset, Entries>), HistoryError> {
-        let queues = self.views.queues.iter();
-        let old = queues.filter(|(_, queue)| queue.oldest().is_some_and(|oldest| oldest < to));
-        let old: Vec<u64> = old.map(|(id, _)| id).collect();
-        let mut all = Vec::new();
-        let mut room = MOVED_ENTRIES_MAX.saturating_sub(self.views.queues.moved_count());
-        for id in old {
-            let found = self.needed_by(id, to, room)?;
-            to = found.stays.map_or(to, |stays| stays.min(to));
-            room -= found.in_place;
-            all.extend(found.needed.into_iter().map(|entry| (id, entry)));
-        }
-        let mut needed: BTreeMap<Offset, Entries> = BTreeMap::new();
-        for (id, NeededEntry { entry, at, .. }) in all.into_iter().filter(|it| it.1.pin < to) {
-            needed.entry(at).or_default().push((id, entry));
-        }
-        Ok((to, needed))
-    }
-
-    fn needed_by(&mut self, id: u64, to: Offset, room: usize) -> Result<Found, HistoryError> {
-        let mut found = Found::default();
-        let Some(queue) = self.views.queues.get(id) else { return Ok(found) };
-        // Moved once, and old again.
-        for (entry, at) in queue.moved_from(queue.head()) {
-            if at < to && self.views.is_needed(id, queue, entry) {
-                found.needed.push(NeededEntry { entry, at, pin: at });
-            }
-        }
-        let mut next = self.views.first_needed(id, queue, queue.head());
-        loop {
-            let entries = self.positions_of(id, next, RECORDS_PER_TURN_MAX)?;
-            let Some((last, _)) = entries.last().copied() else { return Ok(found) };
-            let queue = self.views.queues.get(id).expect("looked up above");
-            for (entry, at) in entries {
-                if queue.moved_to(entry).is_some() || !self.views.is_needed(id, queue, entry) {
-                    continue;
-                }
-                // It is found from the remembered entry before it.
-                let pin = queue.mark_before(entry).map_or(at, |(_, mark)| mark);
-                if pin >= to {
-                    return Ok(found);
-                }
-                if found.in_place == room {
-                    found.stays = Some(pin);
-                    return Ok(found);
-                }
-                found.in_place += 1;
-                found.needed.push(NeededEntry { entry, at, pin });
-            }
-            next = self.views.first_needed(id, queue, last.next());
-            if next >= queue.end() {
-                return Ok(found);
-            }
-        }
+    /// Returns true when less than half of the history below is needed by anybody.
+    fn is_mostly_over(&self, to: Offset) -> bool {
+        let start = self.history_start();
+        let share = |segment: &SegmentInfo| {
+            let count = segment.end_offset.0 - segment.base_offset.0;
+            let part =
+                segment.end_offset.min(to).0.saturating_sub(segment.base_offset.max(start).0);
+            (segment.end_bytes as u128 * u128::from(part) / u128::from(count.max(1))) as u64
+        };
+        let bytes: u64 = self.log().segments().iter().map(share).sum();
+        2 * self.views.needed_bytes(to, self.now) <= bytes
     }
 
     /// Stores again what is next, and says where history begins once all of it is.
-    fn go_on(&mut self) -> Result<(), PartitionError> {
-        let mut bytes = 0;
-        for _ in 0..MOVES_PER_TURN_MAX {
-            let Step::Moving { rest, under_way, .. } = &mut self.retention.step else {
-                return Ok(());
-            };
-            let Some((from, queues)) = rest.pop_front() else { break };
-            let Some(message) = self.history.fetch(self.node.log(), from)? else { continue };
-            let message = message.into_message();
-            *under_way += 1;
-            bytes += message.len_bytes();
-            self.write(&Control::Moved { from, queues, message: Box::new(message) }, None);
-            if bytes >= MOVED_BYTES_PER_TURN_MAX {
-                break;
-            }
-        }
+    pub(super) fn go_on(&mut self) -> Result<(), PartitionError> {
+        self.move_some()?;
         let Step::Moving { to, rest, under_way: 0 } = &self.retention.step else { return Ok(()) };
         if !rest.is_empty() {
             return Ok(());
@@ -286,6 +221,22 @@ impl<D: Disk> Partition<D> {
             self.retention.step = Step::None;
             self.retention.look_at = self.now.plus(LOOK_AGAIN_MS);
         }
+        Ok(())
+    }
+
+    fn move_some(&mut self) -> Result<(), PartitionError> {
+        let Step::Moving { under_way: 0, .. } = &self.retention.step else { return Ok(()) };
+        let mut turn = self.retention.pace.turn();
+        while turn.has_room() {
+            let Step::Moving { rest, under_way, .. } = &mut self.retention.step else { break };
+            let Some((from, queues)) = rest.pop_front() else { break };
+            let Some(message) = self.history.fetch(self.node.log(), from)? else { continue };
+            let message = message.into_message();
+            *under_way += 1;
+            turn.take(message.len_bytes());
+            self.write(&Control::Moved { from, queues, message: Box::new(message) }, None);
+        }
+        self.retention.pace.took(&turn);
         Ok(())
     }
 
@@ -308,24 +259,4 @@ impl<D: Disk> Partition<D> {
         self.history.indexes.forget_below(self.node.log().first_offset());
         Ok(())
     }
-}
-
-/// An entry that is needed.
-#[derive(Clone, Copy, Debug)]
-struct NeededEntry {
-    entry: Offset,
-    /// Its record.
-    at: Offset,
-    /// Where history cannot begin behind as long as the record stays there.
-    pin: Offset,
-}
-
-/// What one queue needs.
-#[derive(Debug, Default)]
-struct Found {
-    needed: Vec<NeededEntry>,
-    /// How many of them are where they were stored first.
-    in_place: usize,
-    /// The first that is one too many to be moved.
-    stays: Option<Offset>,
 }

@@ -181,6 +181,11 @@ impl Group {
         self.finished.first_gap(entry.max(self.committed))
     }
 
+    /// Returns the first entry at or above another that this group is done with; `None` when there is none.
+    pub fn first_finished(&self, entry: Offset) -> Option<Offset> {
+        if entry < self.committed { Some(entry) } else { self.finished.next_in(entry) }
+    }
+
     /// How often an entry was handed out and came back.
     pub fn delivery_count(&self, entry: Offset) -> u32 {
         self.released.get(&entry).map_or(0, |returned| returned.count)

@@ -11,6 +11,7 @@ mod group;
 mod horizon;
 mod inputs;
 mod lease;
+mod needs;
 mod queue;
 mod retained;
 mod section;
@@ -39,9 +40,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::model::queue::QueueKind;
 use crate::model::{Control, Millis, Record};
-use crate::planted::{PlantedBug, is_planted};
 
 /// One fold over the log.
 pub trait View {
@@ -102,50 +101,6 @@ impl Views {
 
     fn apply_to_all(&mut self, at: Offset, time: Millis, record: Record<'_>) {
         self.all_mut().into_iter().for_each(|view| view.apply(at, time, record));
-    }
-
-    /// Returns the oldest record that some view will ask for again, whatever its age; `None` when there is none (ADR 0046).
-    ///
-    /// Retained messages that have not expired, and of each queue the remembered entry before the oldest that is needed: of a stream
-    /// what is in it, of a classic queue what some group has not finished. Wills and dead letters are kept by themselves, open packet
-    /// ids ask for no record, and sessions and shared subscriptions have what history has.
-    pub fn pinned(&self, now: Millis) -> Option<Offset> {
-        let queues = self.queues.iter().filter_map(|(id, queue)| self.pinned_by(id, queue));
-        queues.chain(self.retained.alive(now).next()).min()
-    }
-
-    fn pinned_by(&self, id: u64, queue: &Queue) -> Option<Offset> {
-        let needed = self.first_needed(id, queue, queue.head());
-        let mark = queue.mark_before(needed).filter(|_| needed < queue.end());
-        let moved = queue.moved_from(queue.head());
-        let moved = moved.filter(|(entry, _)| self.is_needed(id, queue, *entry));
-        moved.map(|(_, at)| at).chain(mark.map(|(_, at)| at)).min()
-    }
-
-    /// Returns the first entry of a queue, at or above another, that is needed where it was stored first; the queue's end when there
-    /// is none.
-    pub fn first_needed(&self, id: u64, queue: &Queue, from: Offset) -> Offset {
-        queue.first_needed(from, |entry| self.first_unfinished(id, queue, entry))
-    }
-
-    /// Returns true for an entry of a queue that somebody will ask for.
-    pub fn is_needed(&self, id: u64, queue: &Queue, entry: Offset) -> bool {
-        !queue.is_removed(entry) && self.first_unfinished(id, queue, entry) == entry
-    }
-
-    /// The first entry at or above another that is not finished: in a stream, what was read stays until its own rules take it out.
-    fn first_unfinished(&self, id: u64, queue: &Queue, entry: Offset) -> Offset {
-        if is_planted(PlantedBug::NeedsUnheeded) {
-            return queue.end();
-        }
-        let unfinished = match queue.settings().kind {
-            QueueKind::Stream | QueueKind::Ephemeral => None,
-            QueueKind::Classic => {
-                self.groups.of(id).map(|(_, group)| group.first_unfinished(entry)).min()
-            }
-        };
-        // Nobody has read what nobody reads.
-        unfinished.unwrap_or(entry)
     }
 
     /// Collects what time has made necessary.

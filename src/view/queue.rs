@@ -4,15 +4,17 @@
 //! ones between. Entries leave it for everybody, by number, age or purge, or with the history that holds them once nobody needs them;
 //! what its consumer groups have finished is `group.rs`.
 
+mod moved;
 mod purge;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fluxmq_index::{Offset, OffsetSet, TopicTrie};
+use fluxmq_index::{Offset, OffsetRange, OffsetSet, TopicTrie};
 use serde::{Deserialize, Serialize};
 
+use self::moved::{MovedEntries, Run};
 pub(super) use self::purge::gaps;
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, View};
@@ -62,7 +64,7 @@ pub struct Queue {
     /// The head's mark is of this entry. The entries below are gone, or moved.
     first: u64,
     /// Entries whose records were stored again where the log goes on.
-    moved: BTreeMap<Offset, Moved>,
+    moved: MovedEntries,
 }
 
 /// A remembered entry.
@@ -71,13 +73,6 @@ struct Mark {
     /// Its partition offset.
     at: Offset,
     /// What it and the entries up to the next mark have together, as far as they are in the queue and not moved.
-    bytes: u64,
-}
-
-/// Where the record of an entry is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Moved {
-    at: Offset,
     bytes: u64,
 }
 
@@ -129,9 +124,9 @@ impl Queues {
         self.limited.iter().copied()
     }
 
-    /// Returns how many entries of all queues were moved.
-    pub fn moved_count(&self) -> usize {
-        self.by_id.values().map(|queue| queue.moved.len()).sum()
+    /// Returns how many runs of moved entries all queues have: what their places cost.
+    pub fn moved_run_count(&self) -> usize {
+        self.by_id.values().map(|queue| queue.moved.run_count()).sum()
     }
 
     fn insert(&mut self, mut queue: Queue) {
@@ -186,7 +181,7 @@ impl Queue {
             removed: OffsetSet::default(),
             marks: Vec::new(),
             first: 0,
-            moved: BTreeMap::new(),
+            moved: MovedEntries::default(),
         }
     }
 
@@ -251,19 +246,46 @@ impl Queue {
 
     /// Returns the oldest record that it may have; `None` when it has none.
     pub fn oldest(&self) -> Option<Offset> {
-        let moved = self.moved.values().map(|moved| moved.at);
-        moved.chain(self.marks.first().map(|mark| mark.at)).min().filter(|_| !self.is_empty())
+        let in_place = self.marks.first().map(|mark| mark.at);
+        in_place.into_iter().chain(self.moved.oldest()).min().filter(|_| !self.is_empty())
     }
 
     /// Lists the entries from `entry` on that were moved, each with where its record is.
     pub fn moved_from(&self, entry: Offset) -> impl Iterator<Item = (Offset, Offset)> {
-        self.moved.range(entry..).map(|(entry, moved)| (*entry, moved.at))
+        self.moved.from(entry)
+    }
+
+    /// Lists the entries that were moved in runs, each with where its first record is.
+    pub fn moved_runs(&self) -> impl Iterator<Item = (OffsetRange, Offset)> {
+        self.moved.runs().map(|run| (run.range(), run.at))
+    }
+
+    /// Returns the entries whose records are where they were stored first, below `to` and up to 127 more, and what they have together.
+    pub fn in_place_below(&self, to: Offset) -> (OffsetRange, u64) {
+        let count = self.marks.partition_point(|mark| mark.at < to);
+        let end = if count < self.marks.len() { self.entry_of(count) } else { self.end() };
+        let bytes = self.marks[..count].iter().map(|mark| mark.bytes).sum();
+        match count {
+            0 => (self.head..self.head, 0),
+            _ => (self.first_in_place().max(self.head)..end, bytes),
+        }
+    }
+
+    /// Counts the entries among these that are in the queue and were not moved.
+    pub fn count_in_place(&self, entries: OffsetRange) -> u64 {
+        let gone = self.removed.count_in(entries.clone()) + self.moved.count_in(&entries);
+        entries.end.0.saturating_sub(entries.start.0 + gone)
+    }
+
+    /// Lists the moved entries whose records are below `to`, in runs, each with what they have together.
+    pub fn moved_below(&self, to: Offset) -> impl Iterator<Item = (OffsetRange, u64)> {
+        self.moved.stored_below(to).map(|run| (run.range(), run.bytes))
     }
 
     /// Checks what holds after every record: it has the bytes of its parts, and its oldest entry is in it.
     pub fn check(&self) -> Result<(), String> {
         let in_place: u64 = self.marks.iter().map(|mark| mark.bytes).sum();
-        let moved: u64 = self.moved.values().map(|moved| moved.bytes).sum();
+        let moved = self.moved.bytes();
         if self.bytes != in_place + moved {
             return Err(format!("{} bytes, {in_place} in place and {moved} moved", self.bytes));
         }
@@ -276,7 +298,7 @@ impl Queue {
 
     /// Returns where the record of an entry was moved to.
     pub fn moved_to(&self, entry: Offset) -> Option<Offset> {
-        self.moved.get(&entry).map(|moved| moved.at)
+        self.moved.get(entry)
     }
 
     /// Returns the first entry from which on the records are where they were stored first; those below are gone, or moved.
@@ -302,8 +324,8 @@ impl Queue {
     /// The first entry at or above another that is in the queue and was not moved.
     fn first_unmoved(&self, entry: Offset) -> Offset {
         let mut next = self.removed.first_gap(entry);
-        while self.moved.contains_key(&next) {
-            next = self.removed.first_gap(next.next());
+        while let Some(end) = self.moved.end_of_run(next) {
+            next = self.removed.first_gap(end);
         }
         next
     }
@@ -376,17 +398,15 @@ impl Queue {
 
     /// Forgets the moved entries below; returns what they had together.
     fn lose_moved(&mut self, to: Offset) -> u64 {
-        let kept = self.moved.split_off(&to);
-        let gone = std::mem::replace(&mut self.moved, kept);
-        let bytes = gone.values().map(|moved| moved.bytes).sum();
+        let bytes = self.moved.take_below(to);
         self.bytes -= bytes;
         bytes
     }
 
     /// An entry is not in the queue any more.
     fn forget(&mut self, entry: Offset, bytes: u64) {
-        let gone = match (self.moved.remove(&entry), self.mark_of(entry)) {
-            (Some(moved), _) => moved.bytes,
+        let gone = match (self.moved.take(entry, bytes), self.mark_of(entry)) {
+            (Some(moved), _) => moved,
             (None, Some(number)) => {
                 let mark = &mut self.marks[number];
                 let gone = mark.bytes.min(bytes);
@@ -403,8 +423,8 @@ impl Queue {
         if entry.0 >= self.count || self.is_removed(entry) {
             return;
         }
-        let bytes = match (self.moved.get(&entry), self.mark_of(entry)) {
-            (Some(moved), _) => moved.bytes,
+        let bytes = match (self.moved.take(entry, bytes), self.mark_of(entry)) {
+            (Some(moved), _) => moved,
             (None, Some(number)) => {
                 let mark = &mut self.marks[number];
                 let bytes = mark.bytes.min(bytes);
@@ -413,16 +433,15 @@ impl Queue {
             }
             (None, None) => return,
         };
-        self.moved.insert(entry, Moved { at, bytes });
+        self.moved.put(entry, at, bytes);
     }
 
     /// History begins at `to`: entries whose records are below are gone, but for those that were moved. Up to 127 above go with
     /// them, because only every 128th entry is remembered; none of them is needed, or history would not begin there.
     fn lose_history(&mut self, to: Offset) {
-        let old = self.moved.iter().filter(|(_, moved)| moved.at < to);
-        for entry in old.map(|(entry, _)| *entry).collect::<Vec<Offset>>() {
-            self.removed.insert(entry);
-            self.forget(entry, 0);
+        for run in self.moved.take_stored_below(to) {
+            self.removed.insert_range(run.range());
+            self.bytes -= run.bytes;
         }
         self.lose_marks(to);
         self.settle_head();
@@ -438,9 +457,9 @@ impl Queue {
         self.bytes -= bytes;
         self.first = first.0;
         let mut next = self.head;
-        for moved in self.moved.range(next.min(first)..first).map(|(entry, _)| *entry) {
-            self.removed.insert_range(next..moved);
-            next = moved.next();
+        for run in self.moved.runs().filter(|run| run.first < first) {
+            self.removed.insert_range(next..run.first);
+            next = run.end().min(first);
         }
         self.removed.insert_range(next..first);
     }
@@ -542,7 +561,8 @@ struct Row {
     removed: Vec<(u64, u64)>,
     marks: Vec<(u64, u64)>,
     first: u64,
-    moved: Vec<(u64, u64, u64)>,
+    /// First entry, how many, the first record, bytes.
+    moved: Vec<(u64, u64, u64, u64)>,
 }
 
 fn to_row(queue: &Queue) -> Row {
@@ -556,7 +576,7 @@ fn to_row(queue: &Queue) -> Row {
         removed: queue.removed.iter().map(|range| (range.start.0, range.end.0)).collect(),
         marks: queue.marks.iter().map(|mark| (mark.at.0, mark.bytes)).collect(),
         first: queue.first,
-        moved: queue.moved.iter().map(|(entry, to)| (entry.0, to.at.0, to.bytes)).collect(),
+        moved: queue.moved.runs().copied().map(Run::into_row).collect(),
     }
 }
 
@@ -568,7 +588,6 @@ fn from_row(row: Row) -> Result<Queue, SectionError> {
         removed.insert_range(Offset(start)..Offset(end));
     }
     let mark = |(at, bytes)| Mark { at: Offset(at), bytes };
-    let moved = |(entry, at, bytes)| (Offset(entry), Moved { at: Offset(at), bytes });
     Ok(Queue {
         name: Bytes::from(row.name),
         declared: Offset(row.declared),
@@ -579,6 +598,6 @@ fn from_row(row: Row) -> Result<Queue, SectionError> {
         removed,
         marks: row.marks.into_iter().map(mark).collect(),
         first: row.first,
-        moved: row.moved.into_iter().map(moved).collect(),
+        moved: row.moved.into_iter().map(Run::from_row).collect(),
     })
 }

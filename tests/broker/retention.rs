@@ -8,8 +8,9 @@ use fluxmq::model::{
     Command, Delivery, Message, Outcome, PartitionId, Properties, Property, QoS, QueueName,
     QueueSettings, Token,
 };
-use fluxmq::partition::Options;
 use fluxmq::partition::request::ConnectionId;
+use fluxmq::partition::{Moves, Options};
+use fluxmq_index::Offset;
 use fluxmq_log::sim_disk::SimDisk;
 
 use crate::world::{World, message, text};
@@ -79,6 +80,15 @@ fn given(world: &mut World, queue: &str, group: &str) -> Vec<(String, String)> {
     let given = given.collect();
     world.close(member, false);
     given
+}
+
+/// Takes all that a queue has, and returns the numbers its payloads begin with.
+fn drained(world: &mut World, queue: &str) -> Vec<usize> {
+    let (member, _) = world.open("workers", true, 0);
+    world.subscribe(member, &format!("$queue/{queue}/#"), |it| it.qos = ONCE).expect("joins");
+    let taken = world.drain(member);
+    world.close(member, false);
+    taken.iter().map(|it| it.trim_end_matches('.').parse().expect("a number")).collect()
 }
 
 fn settle(world: &mut World, by: ConnectionId, queue: &str, group: &str, entry: u64) {
@@ -211,13 +221,106 @@ fn a_backlog_that_is_longer_than_history_stays_where_it_is() {
     settle_down(&mut world);
 
     assert_eq!(world.partitions[&P1].log().last().end, end, "nothing is written");
-    assert_eq!(world.partitions[&P1].views().queues.moved_count(), 0);
+    assert_eq!(world.partitions[&P1].views().queues.moved_run_count(), 0);
     let (member, _) = world.open("workers", true, 0);
     world.subscribe(member, "$queue/jobs/#", |it| it.qos = ONCE).expect("joins");
     assert_eq!(world.drain(member).len(), 1_000);
     settle_down(&mut world);
     fill(&mut world, publisher, "a", 0..1_000);
     assert!(start(&world) > 1_000, "history goes on: {}", start(&world));
+}
+
+/// One slow queue keeps its own bytes and not everybody's, however much it has, and so it is when its entries are old again.
+#[test]
+fn a_long_backlog_goes_on_once_what_is_around_it_is_more() {
+    let moves = Moves { records_per_step: 100, ..Moves::default() };
+    let mut world = world(Options { moves, ..by_bytes() });
+    let (publisher, _) = world.open("publisher", true, 0);
+    fill(&mut world, publisher, "$queue/jobs/a", 0..1_000);
+    let backlog = world.partitions[&P1].applied().end.0;
+    let others = |world: &mut World, publisher| {
+        let bytes = |world: &World| -> u64 {
+            world.partitions[&P1].log().segments().iter().map(|it| it.end_bytes).sum()
+        };
+        for round in 0..8 {
+            fill(world, publisher, "a", 0..500);
+            assert!(bytes(world) < 3 << 20, "round {round}: {} bytes", bytes(world));
+        }
+    };
+    others(&mut world, publisher);
+
+    assert!(start(&world) > backlog, "history begins at {}", start(&world));
+    let stats = world.stats("jobs");
+    assert_eq!((stats.head.0, stats.end.0), (0, 1_000));
+    let places = |world: &World| {
+        let queues = &world.partitions[&P1].views().queues;
+        let (_, queue) = queues.iter().next().expect("one queue");
+        let places: Vec<Offset> = queue.moved_from(queue.head()).map(|(_, at)| at).collect();
+        assert_eq!(places.len(), 1_000);
+        (places, queues.moved_run_count())
+    };
+    let (first, runs) = places(&world);
+    assert!(runs <= 100, "{runs} runs for 1,000 entries");
+    others(&mut world, publisher);
+    let (second, _) = places(&world);
+    assert!(first.iter().zip(&second).all(|(first, second)| first < second), "moved again");
+
+    world.restart(3);
+    assert_eq!(drained(&mut world, "jobs"), (0..1_000).collect::<Vec<usize>>());
+    // What everybody is done with is history, wherever it is.
+    let (publisher, _) = world.open("publisher", true, 0);
+    others(&mut world, publisher);
+    let stats = world.stats("jobs");
+    assert_eq!((stats.head.0, stats.end.0), (1_000, 1_000));
+    assert_eq!(world.partitions[&P1].views().queues.moved_run_count(), 0);
+}
+
+/// Many queues with a backlog each are found in the order of the log, none before the others.
+#[test]
+fn the_backlogs_of_many_queues_go_on_together() {
+    let moves = Moves { records_per_step: 64, ..Moves::default() };
+    let mut world = world(Options { moves, ..by_bytes() });
+    let (publisher, _) = world.open("publisher", true, 0);
+    for round in 0..40 {
+        for queue in 0..12 {
+            let payload = format!("{round}{}", ".".repeat(600));
+            world.publish(publisher, message(&format!("$queue/q{queue}/a"), payload, ONCE), None);
+        }
+        world.pass(100);
+    }
+    let backlog = world.partitions[&P1].applied().end.0;
+    (0..6).for_each(|_| fill(&mut world, publisher, "a", 0..500));
+
+    assert!(start(&world) > backlog, "history begins at {}", start(&world));
+    for queue in 0..12 {
+        let found = drained(&mut world, &format!("q{queue}"));
+        assert_eq!(found, (0..40).collect::<Vec<usize>>(), "q{queue}");
+    }
+}
+
+/// Places that would be too many to remember: history waits for them, and nothing is lost.
+#[test]
+fn entries_that_are_too_many_to_be_moved_keep_their_segments() {
+    let moves = Moves { runs_max: 3, records_per_step: 2 };
+    let mut world = world(Options { moves, ..by_bytes() });
+    let (publisher, _) = world.open("publisher", true, 0);
+    for number in 0..1_600 {
+        let queue = format!("$queue/q{}/a", number / 200);
+        let topic = if number % 200 == 0 { &queue } else { "a" };
+        let payload = format!("{number}{}", ".".repeat(600));
+        world.publish(publisher, message(topic, payload, ONCE), None);
+        if number % 16 == 15 {
+            world.pass(100);
+        }
+    }
+    (0..3).for_each(|_| fill(&mut world, publisher, "a", 0..500));
+
+    let moved = world.partitions[&P1].views().queues.moved_run_count();
+    assert!((3..=4).contains(&moved), "{moved} runs");
+    assert!(start(&world) < 1_200, "history begins at {}", start(&world));
+    for queue in 0..8 {
+        assert_eq!(drained(&mut world, &format!("q{queue}")), [queue * 200]);
+    }
 }
 
 /// What was out and is gone does not count against what may be out: it would for ever, as nobody acknowledges it (seed 1795311716861).

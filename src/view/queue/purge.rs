@@ -19,7 +19,7 @@ impl Queue {
             let end =
                 if number + 1 < self.marks.len() { self.entry_of(number + 1) } else { self.end() };
             let is_here =
-                |entry: &Offset| !self.is_removed(*entry) && !self.moved.contains_key(entry);
+                |entry: &Offset| !self.is_removed(*entry) && self.moved.get(*entry).is_none();
             let all = (first.0..end.0).map(Offset).filter(is_here);
             let (all, staying) = all.fold((0, 0), |(all, staying), entry| {
                 (all + 1, staying + u64::from(entry >= to || kept.contains(&entry)))
@@ -29,12 +29,7 @@ impl Queue {
             self.bytes -= mark.bytes - stays;
             mark.bytes = stays;
         }
-        let bytes = &mut self.bytes;
-        self.moved.retain(|entry, moved| {
-            let stays = *entry >= to || kept.contains(entry);
-            *bytes -= if stays { 0 } else { moved.bytes };
-            stays
-        });
+        self.bytes -= self.moved.retain(|entry| entry >= to || kept.contains(&entry));
         for range in gaps(self.head..to, &kept) {
             self.removed.insert_range(range);
         }
