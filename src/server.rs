@@ -1,5 +1,6 @@
 //! Wires the layers together. The order in which a broker starts and stops is this file.
 
+mod history;
 mod listeners;
 mod memory;
 mod queues;
@@ -415,6 +416,7 @@ fn open_partition(
         backlog_age_max_ms: u64::from(config.limits.backlog_age_max_s) * 1000,
         history_age_max_ms: u64::from(config.history.age_max_s) * 1000,
         history_bytes_max: config.history.bytes_max / u64::from(count),
+        topic_ages: history::topic_ages(&config.history)?,
         sessions_per_user_max: sessions_per_user_max(config, count),
         snapshot_every_bytes: storage.snapshot_every_bytes,
         snapshot_every_ms: u64::from(storage.snapshot_every_s) * 1000,

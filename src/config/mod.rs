@@ -16,7 +16,7 @@ mod walk;
 use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, FieldProblem};
-pub use history::History;
+pub use history::{History, HistoryTopics};
 pub use listeners::{
     AmqpListener, ClientCertificates, Listener, Listeners, SecureAmqpListener, SecureWebListener,
     Tls, TlsListener, TlsVersion, Web, WebListener,

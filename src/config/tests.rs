@@ -254,6 +254,23 @@ fn history_needs_two_segments_of_each_partition_or_no_limit() {
 }
 
 #[test]
+fn topics_are_history_for_a_shorter_time_than_others_and_not_for_a_longer_one() {
+    let with = |age_max_s: u32, topics: u32| {
+        let text = format!(
+            "history:\n  age_max_s: {age_max_s}\n  topics:\n    - filter: a/#\n      age_max_s: {topics}\n"
+        );
+        load(&text, &[], &Overrides::default()).map_err(|error| error.problems[0].to_string())
+    };
+    let read = with(60, 59).unwrap().history.topics;
+    assert_eq!(read, [HistoryTopics { filter: "a/#".to_owned(), age_max_s: 59 }]);
+    assert!(with(0, 100_000).is_ok(), "everything else is kept for ever");
+    let error = with(60, 60).unwrap_err();
+    assert!(error.contains("history.topics.0.age_max_s") && error.contains("stream"), "{error}");
+    let error = with(60, 0).unwrap_err();
+    assert!(error.contains("history.topics.0.age_max_s"), "{error}");
+}
+
+#[test]
 fn the_documentation_has_every_field_with_its_default_and_what_it_accepts() {
     let page = include_str!("../../docs/operating/configuration.md");
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ClientCertificates, Config, FieldProblem};
+use super::{ClientCertificates, Config, FieldProblem, History};
 
 /// Adds every broken rule to `problems`.
 pub(super) fn between_fields(config: &Config, problems: &mut Vec<FieldProblem>) {
@@ -39,6 +39,7 @@ pub(super) fn between_fields(config: &Config, problems: &mut Vec<FieldProblem>) 
             ),
         );
     }
+    topic_ages(history, problems);
     if limits.connect_packet_bytes_max > limits.packet_bytes_max {
         add(
             problems,
@@ -54,6 +55,21 @@ pub(super) fn between_fields(config: &Config, problems: &mut Vec<FieldProblem>) 
             format!("{} is below limits.inflight_max", limits.deliveries_buffered_max),
             format!("write at least {}", limits.inflight_max),
         );
+    }
+}
+
+fn topic_ages(history: &History, problems: &mut Vec<FieldProblem>) {
+    for (index, topics) in history.topics.iter().enumerate() {
+        if history.age_max_s > 0 && topics.age_max_s >= history.age_max_s {
+            add(
+                problems,
+                &format!("history.topics.{index}.age_max_s"),
+                format!("{} is not below history.age_max_s", topics.age_max_s),
+                "write less, raise history.age_max_s, or keep these topics longer in a queue of type \
+                 stream that is bound to them"
+                    .to_owned(),
+            );
+        }
     }
 }
 

@@ -495,7 +495,11 @@ impl<D: Disk> Partition<D> {
         offset: Offset,
         out: &mut impl Outbox,
     ) -> Result<bool, PartitionError> {
-        let Some(message) = self.history.fetch(self.node.log(), offset)? else {
+        let message = self.history.fetch(self.node.log(), offset)?;
+        let ages = &self.options.topic_ages;
+        let is_history = matches!(next.reads, Selection::Topics(_));
+        let message = message.filter(|it| !(is_history && ages.is_over(it, self.now)));
+        let Some(message) = message else {
             self.consumers(next).step_over(entry, true);
             return Ok(true);
         };

@@ -197,7 +197,9 @@ impl<D: Disk> Partition<D> {
                 next = offset;
                 break;
             }
-            if let Some(message) = self.history.fetch(log, offset)? {
+            let message = self.history.fetch(log, offset)?;
+            let ages = &self.options.topic_ages;
+            if let Some(message) = message.filter(|message| !ages.is_over(message, self.now)) {
                 bytes += message.len_bytes();
                 messages.push(message.into_message());
             }

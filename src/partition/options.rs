@@ -2,6 +2,8 @@
 
 use fluxmq_index::SharedFilters;
 
+use super::TopicAges;
+
 /// When a record counts as stored: it is applied, delivered and acknowledged then (ADR 0016).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -53,6 +55,8 @@ pub struct Options {
     pub history_age_max_ms: u64,
     /// Bytes of segments that history has, but for the newest. 0 is no limit.
     pub history_bytes_max: u64,
+    /// Topics whose messages are history for a shorter time.
+    pub topic_ages: TopicAges,
     /// How much is stored again for that.
     pub moves: Moves,
     /// Stored sessions of one user in this partition.
@@ -86,6 +90,7 @@ impl Default for Options {
             backlog_age_max_ms: 0,
             history_age_max_ms: 0,
             history_bytes_max: 0,
+            topic_ages: TopicAges::default(),
             moves: Moves::default(),
             sessions_per_user_max: 1_000,
             snapshot_every_bytes: 64 << 20,

@@ -5,7 +5,7 @@
 use fluxmq_index::{Offset, OffsetSet};
 use fluxmq_log::disk::Disk;
 
-use super::history::HistoryError;
+use super::history::{Fetched, HistoryError};
 use super::request::{Attach, ConnectionId, Event, Newest, Outbox, Position};
 use super::{Partition, RECORDS_PER_TURN_MAX};
 use crate::model::annotations::StoredAt;
@@ -200,7 +200,9 @@ impl<D: Disk> Partition<D> {
         let mut found = Vec::with_capacity(count);
         for offset in self.history.select(log, filters, range, usize::MAX)?.offsets {
             let message = self.history.fetch(log, offset)?;
-            if let Some(message) = message.filter(|message| !message.is_expired(self.now)) {
+            let ages = &self.options.topic_ages;
+            let is_gone = |it: &Fetched| it.is_expired(self.now) || ages.is_over(it, self.now);
+            if let Some(message) = message.filter(|message| !is_gone(message)) {
                 found.push((message.time, offset, Topic::from_stored(message.topic.clone())));
             }
         }

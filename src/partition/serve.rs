@@ -74,6 +74,9 @@ impl<D: Disk> Partition<D> {
             }
             for offset in &found.offsets {
                 let Some(message) = self.history.fetch(log, *offset)? else { continue };
+                if self.options.topic_ages.is_over(&message, self.now) {
+                    continue;
+                }
                 if !self.readers.send_old(wanted.reader, *offset, &message, self.now, out) {
                     next = *offset;
                     break;

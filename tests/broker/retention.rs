@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use fluxmq::model::command::Subscribe;
 use fluxmq::model::queue::{QueueKind, QueueLimits};
 use fluxmq::model::{
-    Command, Delivery, Message, Outcome, PartitionId, Properties, Property, QoS, QueueName,
+    Command, Delivery, Filter, Message, Outcome, PartitionId, Properties, Property, QoS, QueueName,
     QueueSettings, Token,
 };
 use fluxmq::partition::request::ConnectionId;
-use fluxmq::partition::{Moves, Options};
+use fluxmq::partition::{Moves, Options, TopicAges};
 use fluxmq_index::Offset;
 use fluxmq_log::sim_disk::SimDisk;
 
@@ -160,6 +160,67 @@ fn what_is_too_old_goes_within_a_thousandth_of_its_age() {
     (0..30).for_each(|_| world.pass(60_000));
     let found = oldest(&mut world);
     assert!((69..=70).contains(&found), "{found}");
+}
+
+/// Nobody reads them any more, however history is asked; what others keep of them is theirs.
+#[test]
+fn topics_of_a_short_life_are_over_before_others() {
+    let hour = 3_600_000;
+    let filter = |text: &str| Filter::new(text.to_owned().into()).unwrap();
+    let ages = vec![(filter("debug/#"), hour), (filter("debug/+/long"), 9 * hour)];
+    let mut world = world(Options { topic_ages: TopicAges::new(ages), ..Options::default() });
+    let (away, _) = world.open("away", false, FOREVER);
+    world.subscribe(away, "#", |it| it.qos = ONCE).expect("subscribes");
+    let (shared, _) = world.open("shared", false, FOREVER);
+    world.subscribe(shared, "$share/g/#", |it| it.qos = ONCE).expect("joins");
+    [away, shared].into_iter().for_each(|session| world.close(session, false));
+    let (publisher, _) = world.open("publisher", true, 0);
+    let settings = QueueSettings { bindings: vec![filter("debug/#")], ..QueueSettings::default() };
+    world.declare("kept", settings);
+    let publish = |world: &mut World, round: &str| {
+        for topic in ["debug/a", "debug/a/long", "audit/a"] {
+            let text = format!("{topic} {round}");
+            world.publish(publisher, message(topic, &*text, ONCE), None);
+        }
+    };
+    publish(&mut world, "old");
+    world.publish(publisher, retained("debug/state", "kept"), None);
+    world.pass(2 * hour);
+    publish(&mut world, "new");
+
+    let left = ["audit/a old", "debug/a new", "debug/a/long new", "audit/a new"];
+    let replayed = |world: &mut World, position: &'static str| {
+        let (reader, _) = world.open("reader", true, 0);
+        let history = |it: &mut Subscribe| it.position = Some(position.into());
+        world.subscribe(reader, "#", history).expect("reads");
+        let found = world.drain(reader);
+        world.close(reader, false);
+        found
+    };
+    assert_eq!(replayed(&mut world, "earliest"), left);
+    assert_eq!(replayed(&mut world, "last=4"), left);
+    let (away, _) = world.open("away", false, FOREVER);
+    assert_eq!(world.drain(away), left, "a session that was away");
+    let (shared, _) = world.open("shared", false, FOREVER);
+    assert_eq!(world.drain(shared), left, "a shared subscription that was away");
+    let again = QueueSettings {
+        bindings: vec![filter("#")],
+        retroactive: true,
+        ..QueueSettings::default()
+    };
+    world.declare("again", again);
+    world.pass(1_000);
+    let read = |world: &mut World, queue: &str| {
+        let (member, _) = world.open("reads", true, 0);
+        world.subscribe(member, &format!("$queue/{queue}/#"), |it| it.qos = ONCE).expect("joins");
+        let read = world.drain(member);
+        world.close(member, false);
+        read
+    };
+    assert_eq!(read(&mut world, "again"), left, "a queue that takes history over");
+    let kept = ["debug/a old", "debug/a/long old", "kept", "debug/a new", "debug/a/long new"];
+    assert_eq!(read(&mut world, "kept"), kept, "a queue keeps by its own rules");
+    assert_eq!(read_retained(&mut world, "debug/#"), ["kept"]);
 }
 
 #[test]
