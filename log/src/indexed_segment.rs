@@ -132,6 +132,19 @@ impl<F: DiskFile> IndexedSegment<F> {
 
     /// Reads one message; `None` where the offset holds a control or is not in the segment.
     pub fn read(&mut self, offset: Offset) -> Result<Option<Message>, RecordError> {
+        self.read_message(offset, true)
+    }
+
+    /// The same without its producer: a block less.
+    pub fn read_unnamed(&mut self, offset: Offset) -> Result<Option<Message>, RecordError> {
+        self.read_message(offset, false)
+    }
+
+    fn read_message(
+        &mut self,
+        offset: Offset,
+        with_producer: bool,
+    ) -> Result<Option<Message>, RecordError> {
         let (Some(place), Some(frame)) =
             (self.index.record_at(offset)?, self.index.frame_at(offset)?)
         else {
@@ -146,9 +159,9 @@ impl<F: DiskFile> IndexedSegment<F> {
             tables_len: 0,
             kind: FrameKind::Mixed,
         };
-        let producers = match BatchReader::names_producer(&record) {
-            true => self.producers(&frame)?,
-            false => &[],
+        let producers = match with_producer && BatchReader::names_producer(&record) {
+            true => Some(self.producers(&frame)?),
+            false => None,
         };
         Ok(Some(BatchReader::read_alone(meta, topic.into(), producers, record)?))
     }

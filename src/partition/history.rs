@@ -211,12 +211,30 @@ impl<D: Disk> History<D> {
 
     /// Fetches one message, also one that was stored again; `None` where the offset holds another control, or is not kept any more.
     pub fn fetch(&mut self, log: &Log<D>, offset: Offset) -> Result<Option<Fetched>, HistoryError> {
+        self.fetch_with(log, offset, true)
+    }
+
+    /// The same for somebody to whom it is all one who published: that may not be read, and then nobody is named.
+    pub fn fetch_unnamed(
+        &mut self,
+        log: &Log<D>,
+        offset: Offset,
+    ) -> Result<Option<Fetched>, HistoryError> {
+        self.fetch_with(log, offset, false)
+    }
+
+    fn fetch_with(
+        &mut self,
+        log: &Log<D>,
+        offset: Offset,
+        with_publisher: bool,
+    ) -> Result<Option<Fetched>, HistoryError> {
         if offset < log.first_offset() {
             return Ok(None);
         }
         let frame = match self.decoded.get(offset) {
             Some(frame) => frame.clone(),
-            None => match self.fetch_alone(log, offset) {
+            None => match self.fetch_alone(log, offset, with_publisher) {
                 Some(message) => return Ok(Some(Fetched::Alone(message))),
                 None => self.read_frame(log, offset)?,
             },
@@ -227,7 +245,12 @@ impl<D: Disk> History<D> {
 
     /// Fetches a message without its frame, where that reads less: far from the last one, and its frame is long. `None` sends the
     /// reader to the frame, also when it cannot be read this way.
-    fn fetch_alone(&mut self, log: &Log<D>, offset: Offset) -> Option<StoredMessage> {
+    fn fetch_alone(
+        &mut self,
+        log: &Log<D>,
+        offset: Offset,
+        with_publisher: bool,
+    ) -> Option<StoredMessage> {
         let span = log.spans((offset, offset.next())).next()?;
         let last = self.alone_at;
         let segment = self.indexes.sealed(log, span)?;
@@ -241,7 +264,16 @@ impl<D: Disk> History<D> {
             if is_near || frame.bytes.end - frame.bytes.start < NEAR_BYTES {
                 return Ok(Some((at, None)));
             }
-            Ok(Some((at, segment.read(offset)?)))
+            let unnamed = match with_publisher {
+                true => None,
+                // What came at QoS 0 says in its name whether it was passed on.
+                false => segment.read_unnamed(offset)?.filter(|message| message.qos > 0),
+            };
+            let message = match unnamed {
+                Some(message) => Some(message),
+                None => segment.read(offset)?,
+            };
+            Ok(Some((at, message)))
         };
         let read: Result<_, RecordError> = read();
         match read {
@@ -460,9 +492,9 @@ mod tests {
                 batch.push_message(&MessageRecord {
                     topic: format!("a/{number}").as_bytes(),
                     payload: &[number as u8; 1000],
-                    qos: 1,
+                    qos: u8::from(number != 60),
                     ts: index,
-                    producer: Some(Producer { id: number % 3, epoch: 1, seq: 1 }),
+                    producer: Some(Producer { id: 1 + number % 3, epoch: 1, seq: 1 }),
                     ..MessageRecord::default()
                 });
             }
@@ -494,6 +526,32 @@ mod tests {
         let read = with.indexes.bytes_read().unwrap();
         // A record and the producers of its frame, each in one block or two.
         assert!(read <= 10 * 4 * 4096, "{read} bytes of a megabyte");
+    }
+
+    #[test]
+    fn who_published_is_not_read_where_nobody_asks() {
+        let mut log = long_frames();
+        build(&mut log).unwrap();
+        let mut history = History::new(Offset(1000));
+        for (at, is_named) in [(50, false), (160, true), (250, false), (360, true)] {
+            let unnamed = history.fetch_unnamed(&log, Offset(at)).unwrap().unwrap();
+            let named = History::new(Offset(1000)).fetch(&log, Offset(at)).unwrap().unwrap();
+            let expected = match is_named {
+                true => (*named).clone(),
+                false => {
+                    StoredMessage { publisher: 0, dedup: Default::default(), ..(*named).clone() }
+                }
+            };
+            assert!(matches!(unnamed, Fetched::Alone(_)));
+            assert_eq!(*unnamed, expected, "{at}");
+            assert!(named.publisher != 0);
+        }
+        let mut history = History::new(Offset(1000));
+        for frame in 0..10 {
+            history.fetch_unnamed(&log, Offset(frame * 100 + 50)).unwrap();
+        }
+        let read = history.indexes.bytes_read().unwrap();
+        assert!(read <= 10 * 2 * 4096, "{read} bytes: a record in one block or two");
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub struct Wanted {
     pub from: Option<Offset>,
     /// Any of these filters.
     pub filters: Vec<Filter>,
+    /// What it published itself it may not get: it asks who published.
+    pub no_local: bool,
     /// At most so many.
     pub limit: usize,
 }
@@ -351,6 +353,7 @@ impl Readers {
                 limit: credit - retained.len(),
                 retained,
                 from,
+                no_local: reader.subscriptions.iter().any(|placed| placed.subscription.no_local),
                 filters: filters.map(|placed| placed.subscription.filter.clone()).collect(),
             })
         };

@@ -73,7 +73,11 @@ impl<D: Disk> Partition<D> {
                 found.offsets.reverse();
             }
             for offset in &found.offsets {
-                let Some(message) = self.history.fetch(log, *offset)? else { continue };
+                let message = match wanted.no_local {
+                    true => self.history.fetch(log, *offset)?,
+                    false => self.history.fetch_unnamed(log, *offset)?,
+                };
+                let Some(message) = message else { continue };
                 if self.options.topic_ages.is_over(&message, self.now) {
                     continue;
                 }

@@ -2,6 +2,7 @@
 //! the broker meanwhile.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq::model::{
@@ -742,4 +743,36 @@ fn what_is_not_kept_any_more_is_a_gap_and_the_first_delivery_says_so() {
     let of = |it: &&Delivery| it.id.offset.0 == first;
     assert_eq!(got.iter().filter(of).count(), 2, "both replays go on");
     assert!(got.iter().filter(of).all(|it| gap(it).is_some()));
+}
+
+/// Records far apart in long frames are read without their frames, and without who published them unless somebody asks.
+#[test]
+fn a_replay_out_of_sealed_segments_keeps_its_own_publishes_back_where_it_is_to() {
+    let mut world = World::new(1);
+    let (own, _) = world.open("own", true, 0);
+    let (other, _) = world.open("other", true, 0);
+    for round in 0..30u64 {
+        for number in 0..40u64 {
+            let by = if number % 2 == 0 { own } else { other };
+            let topic = if number < 2 { "rare" } else { "a" };
+            let text = format!("{round}-{number}{}", ".".repeat(1_000));
+            let message = Arc::new(message(topic, &*text, ONCE));
+            let token = Token(100_000 + round * 40 + number);
+            world.say(by, Command::Publish { token, message, packet_id: None });
+        }
+        world.run();
+        world.pass(100);
+    }
+    for (no_local, expected) in [(true, 30), (false, 60)] {
+        let subscribed = world.subscribe(own, "rare", |it| {
+            it.position = Some("earliest".into());
+            it.no_local = no_local;
+            it.qos = ONCE;
+        });
+        assert_eq!(subscribed, Ok(ONCE));
+        let found = drain(&mut world, own);
+        assert_eq!(found.len(), expected);
+        let is_own = |it: &Delivery| text(it).split('.').next().unwrap().ends_with("-0");
+        assert_eq!(found.iter().filter(|it| is_own(it)).count(), expected - 30);
+    }
 }

@@ -165,7 +165,8 @@ pub struct BatchReader {
     topics: Vec<(u32, Bytes)>,
     /// Of the only record, when it is read without its tables.
     lone_topic: Option<Bytes>,
-    producers: Vec<Producer>,
+    /// `None` when they were not read: then messages name none.
+    producers: Option<Vec<Producer>>,
     producers_at: usize,
     position: usize,
     number: u32,
@@ -182,7 +183,7 @@ impl BatchReader {
             routes: Vec::new(),
             topics: Vec::new(),
             lone_topic: None,
-            producers: Vec::new(),
+            producers: Some(Vec::new()),
             producers_at: 0,
             position: 0,
             number: 0,
@@ -214,15 +215,16 @@ impl BatchReader {
 
     /// Returns where the producer table begins in the body; `None` when it is empty.
     pub fn producers_at(&self) -> Option<usize> {
-        (!self.producers.is_empty()).then_some(self.producers_at)
+        let has_any = self.producers.as_ref().is_some_and(|producers| !producers.is_empty());
+        has_any.then_some(self.producers_at)
     }
 
-    /// Reads one message without its batch: `bytes` begin with it, its topic and the producers of its frame are known, and `meta` says
-    /// what its frame says. Its route set is not known.
+    /// Reads one message without its batch: `bytes` begin with it, its topic is known, and `meta` says what its frame says. Its
+    /// route set is not known, and without the producers of its frame it names none.
     pub fn read_alone(
         meta: BatchMeta,
         topic: Bytes,
-        producers: &[Producer],
+        producers: Option<&[Producer]>,
         bytes: Bytes,
     ) -> Result<Message, BatchError> {
         let mut reader = BatchReader {
@@ -231,7 +233,7 @@ impl BatchReader {
             routes: Vec::new(),
             topics: Vec::new(),
             lone_topic: Some(topic),
-            producers: producers.to_vec(),
+            producers: producers.map(<[Producer]>::to_vec),
             producers_at: 0,
             position: 0,
             number: 0,
@@ -309,9 +311,11 @@ impl BatchReader {
             self.topics.push((route_set, share(&self.body, topic)));
         }
         self.producers_at = input.position();
+        let mut producers = Vec::new();
         for _ in 0..input.varint()? {
-            self.producers.push(read_producer(input)?);
+            producers.push(read_producer(input)?);
         }
+        self.producers = Some(producers);
         // Block table: compression is reserved.
         (input.varint()? == 0).then_some(())
     }
@@ -357,18 +361,14 @@ impl BatchReader {
             return Err(BatchError::Topic { number, topic, topic_count });
         };
         let Some(ts) = self.read_ts(input) else { return Ok(None) };
-        let producer = if attrs & ATTR_PRODUCER != 0 {
+        let mut named = None;
+        if attrs & ATTR_PRODUCER != 0 {
             let Some(producer) = input.varint() else { return Ok(None) };
-            let at = usize::try_from(producer).ok();
-            let Some(base) = at.and_then(|at| self.producers.get(at)) else {
-                let producer_count = self.producers.len();
-                return Err(BatchError::Producer { number, producer, producer_count });
-            };
-            let Some(seq) = read_seq(base.seq, input) else { return Ok(None) };
-            Some(Producer { seq, ..*base })
-        } else {
-            None
-        };
+            let base = self.producer(producer)?;
+            let base_seq = base.map_or(0, |base| base.seq);
+            let Some(seq) = read_seq(base_seq, input) else { return Ok(None) };
+            named = base.map(|base| Producer { seq, ..*base });
+        }
         let head = Message {
             topic: name.clone(),
             topic_number: topic as u32,
@@ -376,7 +376,7 @@ impl BatchReader {
             qos: attrs & ATTR_QOS,
             retain: Retain::No,
             ts,
-            producer,
+            producer: named,
             expiry_s: None,
             priority: 0,
             deliver_at: None,
@@ -385,6 +385,14 @@ impl BatchReader {
             payload: Bytes::new(),
         };
         Ok(self.read_rest(attrs, head, input, end).map(BatchRecord::Message))
+    }
+
+    /// Looks a producer up; `None` when they were not read.
+    fn producer(&self, producer: u64) -> Result<Option<&Producer>, BatchError> {
+        let Some(producers) = &self.producers else { return Ok(None) };
+        let known = usize::try_from(producer).ok().and_then(|at| producers.get(at));
+        let (number, producer_count) = (self.number, producers.len());
+        known.map(Some).ok_or(BatchError::Producer { number, producer, producer_count })
     }
 
     fn read_rest(
