@@ -243,7 +243,7 @@ impl<D: Disk> Partition<D> {
                 let session = self.views.sessions.get(&client_id);
                 // Who waits is dismissed with the term in which the record was proposed.
                 let term = self.node.term();
-                let opened = session.map(|session| OpenedSession::of(session, term));
+                let opened = session.map(|session| OpenedSession::of(&session, term));
                 let opened = opened.unwrap_or_default();
                 let opened = OpenedSession { left_groups, ..opened };
                 out.send(to, Event::SessionOpened(Ok(Box::new(opened))));

@@ -22,9 +22,10 @@ impl<D: Disk> Partition<D> {
         opening: Opening,
         out: &mut impl Outbox,
     ) {
-        let stored = self.views.sessions.get(client_id).map(|session| &session.principal);
+        let stored = self.views.sessions.get(client_id);
+        let owner = stored.as_ref().map(|session| &session.principal);
         let owners: Vec<&Principal> =
-            stored.into_iter().chain(self.holders.principal(client_id)).collect();
+            owner.into_iter().chain(self.holders.principal(client_id)).collect();
         let principal = &opening.principal;
         let is_owner = owners.into_iter().all(|owner| principal.may_have_session_of(owner));
         let is_new = stored.is_none() && opening.expiry_s > 0;
@@ -50,12 +51,12 @@ impl<D: Disk> Partition<D> {
     ) {
         let client_id = client_id.clone();
         let session = self.views.sessions.get(&client_id);
-        let stored = session.map(|session| session.epoch);
+        let stored = session.as_ref().map(|session| session.epoch);
         // One whose time is over is gone, also when no tick has said so yet [MQTT-3.1.2-23].
-        let ends_at = session.and_then(Session::ends_at);
+        let ends_at = session.as_ref().and_then(|session| session.ends_at());
         let clean = opening.clean_start || ends_at.is_some_and(|at| at <= self.now);
         // A session that ends here and now leaves the groups it shares.
-        let left_groups = clean && session.is_some_and(Session::has_shared);
+        let left_groups = clean && session.as_ref().is_some_and(|session| session.has_shared());
         let resumes = stored.is_some() && !clean;
         self.settle_waiting_wills(&client_id, !clean);
         let mut controls = Vec::new();

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 /// The schema that this release writes and reads.
-const VERSION: u16 = 8;
+const VERSION: u16 = 9;
 
 /// Why a section cannot be restored.
 #[derive(Debug, Error)]

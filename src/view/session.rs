@@ -2,30 +2,49 @@
 //!
 //! Nothing is written per message for a session that is away: its backlog is the log above its cursors.
 
+mod row;
+
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fluxmq_index::Offset;
-use serde::{Deserialize, Serialize};
 
 use super::section::{decode_rows, encode_rows};
 use super::{SectionError, SmallMap, View};
 use crate::model::{
-    Control, Filter, Millis, OutboundEntry, PartitionId, Principal, QoS, ReaderId, Record,
-    RetainHandling, SessionProgress, Subscription,
+    Control, Filter, Millis, OutboundEntry, PartitionId, Principal, Record, SessionProgress,
+    Subscription,
 };
 use crate::planted::{PlantedBug, is_planted};
 
 /// The sessions of a partition, by client id.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    /// Boxed: most places in the nodes of a tree are empty.
-    by_client: BTreeMap<Bytes, Box<Session>>,
+    by_client: BTreeMap<Bytes, Kept>,
     /// How many each user has; none of anonymous clients.
     count_by_user: BTreeMap<Principal, usize>,
     /// Closed sessions by the log time at which they end.
-    ending: BTreeSet<(Millis, Bytes)>,
+    ending: BTreeSet<(Millis, Box<[u8]>)>,
     away: Away,
+}
+
+/// How a session is in memory. Boxed: most places in the nodes of a tree are empty.
+#[derive(Debug)]
+enum Kept {
+    /// Its connection is open.
+    Open(Box<Session>),
+    /// Its connection has ended: the row of a snapshot, a quarter of what it is otherwise. A million of them are away and do nothing.
+    Away(Box<[u8]>),
+}
+
+impl Kept {
+    fn get(&self) -> Cow<'_, Session> {
+        match self {
+            Kept::Open(session) => Cow::Borrowed(session),
+            Kept::Away(packed) => Cow::Owned(row::unpack(packed)),
+        }
+    }
 }
 
 /// How much there is of sessions whose connection has ended.
@@ -69,8 +88,8 @@ pub struct StoredSubscription {
 
 impl Sessions {
     /// Returns a session.
-    pub fn get(&self, client_id: &[u8]) -> Option<&Session> {
-        self.by_client.get(client_id).map(Box::as_ref)
+    pub fn get(&self, client_id: &[u8]) -> Option<Cow<'_, Session>> {
+        self.by_client.get(client_id).map(Kept::get)
     }
 
     /// Returns how many there are.
@@ -94,13 +113,16 @@ impl Sessions {
     }
 
     /// Lists all sessions by client id.
-    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Session)> {
-        self.by_client.iter().map(|(client_id, session)| (client_id, &**session))
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, Cow<'_, Session>)> {
+        self.by_client.iter().map(|(client_id, kept)| (client_id, kept.get()))
     }
 
     /// Lists the sessions whose connection has not ended, as far as the log knows.
     pub fn open(&self) -> impl Iterator<Item = (&Bytes, &Session)> {
-        self.iter().filter(|(_, session)| session.closed_at.is_none())
+        self.by_client.iter().filter_map(|(client_id, kept)| match kept {
+            Kept::Open(session) => Some((client_id, &**session)),
+            Kept::Away(_) => None,
+        })
     }
 
     fn opened(
@@ -111,17 +133,15 @@ impl Sessions {
         principal: &Principal,
     ) {
         let old = self.take(client_id).filter(|_| !clean);
-        let mut session = old.unwrap_or_else(|| {
-            Box::new(Session {
-                epoch: at,
-                incarnation: at.0 as u32,
-                principal: Principal::ANONYMOUS,
-                expiry_s,
-                closed_at: None,
-                subscriptions: SmallMap::default(),
-                cursors: SmallMap::default(),
-                outbound: Vec::new(),
-            })
+        let mut session = old.unwrap_or_else(|| Session {
+            epoch: at,
+            incarnation: at.0 as u32,
+            principal: Principal::ANONYMOUS,
+            expiry_s,
+            closed_at: None,
+            subscriptions: SmallMap::default(),
+            cursors: SmallMap::default(),
+            outbound: Vec::new(),
         });
         session.epoch = at;
         if session.principal != *principal {
@@ -144,14 +164,32 @@ impl Sessions {
         }
     }
 
+    fn progressed(&mut self, progress: &SessionProgress) {
+        match self.by_client.get_mut(&progress.client_id) {
+            Some(Kept::Open(session)) if session.epoch == progress.epoch => {
+                session.progressed(progress);
+            }
+            Some(kept @ Kept::Away(_)) if kept.get().epoch == progress.epoch => {
+                let mut session = kept.get().into_owned();
+                session.progressed(progress);
+                *kept = Kept::Away(row::pack(&progress.client_id, &session));
+            }
+            _ => {}
+        }
+    }
+
     fn removed(&mut self, client_id: &Bytes, epoch: Offset) {
-        if self.by_client.get(client_id).is_some_and(|session| session.epoch == epoch) {
+        if self.get(client_id).is_some_and(|session| session.epoch == epoch) {
             self.take(client_id);
         }
     }
 
-    fn take(&mut self, client_id: &[u8]) -> Option<Box<Session>> {
-        let (key, session) = self.by_client.remove_entry(client_id)?;
+    fn take(&mut self, client_id: &[u8]) -> Option<Session> {
+        let (key, kept) = self.by_client.remove_entry(client_id)?;
+        let session = match kept {
+            Kept::Open(session) => *session,
+            Kept::Away(packed) => row::unpack(&packed),
+        };
         if let Some(count) = self.count_by_user.get_mut(&session.principal) {
             *count -= 1;
             if *count == 0 {
@@ -159,7 +197,7 @@ impl Sessions {
             }
         }
         if let Some(at) = session.ends_at() {
-            self.ending.remove(&(at, key));
+            self.ending.remove(&(at, key[..].into()));
         }
         if session.closed_at.is_some() {
             self.away.sessions -= 1;
@@ -168,20 +206,24 @@ impl Sessions {
         Some(session)
     }
 
-    fn put(&mut self, client_id: &Bytes, session: Box<Session>) {
+    fn put(&mut self, client_id: &Bytes, session: Session) {
         // A copy: the slice would keep its whole frame in memory.
         let key = Bytes::copy_from_slice(client_id);
         if !session.principal.is_anonymous() {
             *self.count_by_user.entry(session.principal.clone()).or_default() += 1;
         }
         if let Some(at) = session.ends_at() {
-            self.ending.insert((at, key.clone()));
+            self.ending.insert((at, key[..].into()));
         }
-        if session.closed_at.is_some() {
-            self.away.sessions += 1;
-            self.away.subscriptions += session.subscriptions.len();
-        }
-        self.by_client.insert(key, session);
+        let kept = match session.closed_at {
+            None => Kept::Open(Box::new(session)),
+            Some(_) => {
+                self.away.sessions += 1;
+                self.away.subscriptions += session.subscriptions.len();
+                Kept::Away(row::pack(&key, &session))
+            }
+        };
+        self.by_client.insert(key, kept);
     }
 }
 
@@ -290,12 +332,7 @@ impl View for Sessions {
                     self.put(client_id, session);
                 }
             }
-            Control::SessionProgress(progress) => {
-                let session = self.by_client.get_mut(&progress.client_id);
-                if let Some(session) = session.filter(|session| session.epoch == progress.epoch) {
-                    session.progressed(progress);
-                }
-            }
+            Control::SessionProgress(progress) => self.progressed(progress),
             _ => {}
         }
     }
@@ -303,23 +340,31 @@ impl View for Sessions {
     fn due(&self, now: Millis, out: &mut Vec<Control>) {
         let ended = self.ending.iter().take_while(|(at, _)| *at <= now);
         out.extend(ended.filter_map(|(_, client_id)| {
-            let epoch = self.by_client.get(client_id)?.epoch;
+            let (client_id, kept) = self.by_client.get_key_value(&client_id[..])?;
+            let epoch = kept.get().epoch;
             Some(Control::SessionRemoved { client_id: client_id.clone(), epoch })
         }));
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        let owner = |session: &Session| session.principal.as_bytes().to_vec();
-        let rows = self.iter().map(|(id, session)| (to_row((id, session)), owner(session)));
-        encode_rows(&rows.collect::<Vec<(Row, Vec<u8>)>>())
+        let mut out = encode_rows(&self.by_client.len());
+        for (client_id, kept) in &self.by_client {
+            match kept {
+                Kept::Open(session) => out.extend_from_slice(&row::pack(client_id, session)),
+                Kept::Away(packed) => out.extend_from_slice(packed),
+            }
+        }
+        out
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         *self = Sessions::default();
-        for (row, owner) in decode_rows::<Vec<(Row, Vec<u8>)>>(section)? {
-            let (client_id, session) = from_row(row);
-            let principal = Principal::from_stored(Bytes::from(owner));
-            self.put(&client_id, Box::new(Session { principal, ..session }));
+        for row in decode_rows::<Vec<row::Row>>(section)? {
+            let (client_id, mut session) = row.into_session();
+            if is_planted(PlantedBug::RestoreForgetsCursors) {
+                session.cursors = SmallMap::default();
+            }
+            self.put(&client_id, session);
         }
         Ok(())
     }
@@ -332,135 +377,5 @@ fn owned(subscription: &Subscription) -> Subscription {
         filter: Filter::from_stored(filter),
         group: subscription.group.as_ref().map(|group| Bytes::copy_from_slice(group)),
         ..subscription.clone()
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Row {
-    client_id: Vec<u8>,
-    epoch: u64,
-    incarnation: u32,
-    expiry_s: u32,
-    closed_at: Option<u64>,
-    subscriptions: Vec<SubscriptionRow>,
-    cursors: Vec<(u16, u64)>,
-    outbound: Vec<OutboundRow>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SubscriptionRow {
-    filter: Vec<u8>,
-    qos: u8,
-    no_local: bool,
-    retain_as_published: bool,
-    retain_handling: u8,
-    subscription_id: u32,
-    group: Option<Vec<u8>>,
-    settle_explicit: bool,
-    reader: u32,
-    starts: Vec<(u16, u64)>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct OutboundRow {
-    packet_id: u16,
-    reader: u32,
-    partition: u16,
-    offset: u64,
-    qos: u8,
-    retain: bool,
-    received: bool,
-}
-
-fn to_row((client_id, session): (&Bytes, &Session)) -> Row {
-    let outbound = |entry: &OutboundEntry| OutboundRow {
-        packet_id: entry.packet_id,
-        reader: entry.reader.0,
-        partition: entry.partition.0,
-        offset: entry.offset.0,
-        qos: entry.qos as u8,
-        retain: entry.retain,
-        received: entry.received,
-    };
-    Row {
-        client_id: client_id.to_vec(),
-        epoch: session.epoch.0,
-        incarnation: session.incarnation,
-        expiry_s: session.expiry_s,
-        closed_at: session.closed_at.map(|at| at.0),
-        subscriptions: session.subscriptions.values().map(to_subscription_row).collect(),
-        cursors: session.cursors.iter().map(|(partition, at)| (partition.0, at.0)).collect(),
-        outbound: session.outbound.iter().map(outbound).collect(),
-    }
-}
-
-fn to_subscription_row(stored: &StoredSubscription) -> SubscriptionRow {
-    let subscription = &stored.subscription;
-    SubscriptionRow {
-        filter: subscription.filter.as_bytes().to_vec(),
-        qos: subscription.qos as u8,
-        no_local: subscription.no_local,
-        retain_as_published: subscription.retain_as_published,
-        retain_handling: match subscription.retain_handling {
-            RetainHandling::Send => 0,
-            RetainHandling::SendIfNew => 1,
-            RetainHandling::DontSend => 2,
-        },
-        subscription_id: subscription.subscription_id,
-        group: subscription.group.as_ref().map(|group| group.to_vec()),
-        settle_explicit: subscription.settle_explicit,
-        reader: subscription.reader.0,
-        starts: stored.starts.iter().map(|(partition, at)| (partition.0, at.0)).collect(),
-    }
-}
-
-fn from_row(row: Row) -> (Bytes, Session) {
-    let qos = |bits| QoS::from_bits(bits).expect("snapshots hold what records held");
-    let outbound = |row: OutboundRow| OutboundEntry {
-        packet_id: row.packet_id,
-        reader: ReaderId(row.reader),
-        partition: PartitionId(row.partition),
-        offset: Offset(row.offset),
-        qos: qos(row.qos),
-        retain: row.retain,
-        received: row.received,
-    };
-    let subscriptions = row.subscriptions.into_iter().map(from_subscription_row);
-    let cursors =
-        row.cursors.into_iter().map(|(partition, at)| (PartitionId(partition), Offset(at)));
-    let session = Session {
-        epoch: Offset(row.epoch),
-        incarnation: row.incarnation,
-        principal: Principal::ANONYMOUS,
-        expiry_s: row.expiry_s,
-        closed_at: row.closed_at.map(Millis),
-        subscriptions: subscriptions
-            .map(|stored| (stored.subscription.filter.clone(), stored))
-            .collect(),
-        cursors: cursors.filter(|_| !is_planted(PlantedBug::RestoreForgetsCursors)).collect(),
-        outbound: row.outbound.into_iter().map(outbound).collect(),
-    };
-    (Bytes::from(row.client_id), session)
-}
-
-fn from_subscription_row(row: SubscriptionRow) -> StoredSubscription {
-    let starts = row.starts.into_iter();
-    StoredSubscription {
-        subscription: Subscription {
-            filter: Filter::from_stored(Bytes::from(row.filter)),
-            qos: QoS::from_bits(row.qos).expect("snapshots hold what records held"),
-            no_local: row.no_local,
-            retain_as_published: row.retain_as_published,
-            retain_handling: match row.retain_handling {
-                0 => RetainHandling::Send,
-                1 => RetainHandling::SendIfNew,
-                _ => RetainHandling::DontSend,
-            },
-            subscription_id: row.subscription_id,
-            group: row.group.map(Bytes::from),
-            settle_explicit: row.settle_explicit,
-            reader: ReaderId(row.reader),
-        },
-        starts: starts.map(|(partition, at)| (PartitionId(partition), Offset(at))).collect(),
     }
 }

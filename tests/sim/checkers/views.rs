@@ -1,5 +1,6 @@
 //! The checkers of what is folded: I15, I16, I17.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -309,7 +310,7 @@ fn no_id_is_left(at: &str, oracle: &Oracle) -> Result<(), Violation> {
 
 /// I15.
 fn sessions(at: &str, oracle: &Oracle, views: &Views) -> Result<(), Violation> {
-    let session = |(name, it): (&Bytes, &fluxmq::view::Session)| {
+    let session = |(name, it): (&Bytes, Cow<'_, fluxmq::view::Session>)| {
         let filters = it.subscriptions.keys().map(|filter| filter.as_bytes().clone()).collect();
         (name.clone(), (it.epoch, it.incarnation, filters))
     };

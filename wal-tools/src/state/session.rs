@@ -20,7 +20,7 @@ pub(super) fn find(fold: &Fold, client_id: &[u8]) -> Vec<Tree> {
         return Vec::new();
     }
     let mut fields = vec![("session", Tree::bytes(client_id))];
-    fields.extend(session.into_iter().flat_map(|session| describe(fold, &id, session)));
+    fields.extend(session.into_iter().flat_map(|session| describe(fold, &id, &session)));
     fields.push(("wills", Tree::List(wills)));
     vec![Tree::Fields(fields)]
 }
