@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use fluxmq_index::{FilterMap, Offset, OffsetSet, SharedFilters, topic_trie};
 
+use super::gap::Gap;
 use super::listening::Listening;
-use super::replay::{Gap, Replay};
+use super::replay::Replay;
 use super::request::{ConnectionId, Event, Outbox};
 use super::subscriptions::{Placed, Subscriptions};
 use super::window::Window;

@@ -5,6 +5,7 @@
 use fluxmq_index::{Offset, OffsetSet};
 use fluxmq_log::disk::Disk;
 
+use super::gap::Gap;
 use super::history::{Fetched, HistoryError};
 use super::request::{Attach, ConnectionId, Event, Newest, Outbox, Position};
 use super::{Partition, RECORDS_PER_TURN_MAX};
@@ -13,26 +14,6 @@ use crate::model::frame::decode;
 use crate::model::{
     Annotations, Delivery, DeliveryId, Filter, Millis, ReaderId, Refusal, Subscription, Topic,
 };
-
-/// Records that a replay should have begun with and that are not kept any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gap {
-    /// So many of the partition, whatever would have matched.
-    Records(u64),
-    /// Asked for by time: there is no telling how many were of that time.
-    Unknown,
-}
-
-impl Gap {
-    /// Joins it with one that was there before.
-    fn after(self, before: Option<Gap>) -> Gap {
-        match (before, self) {
-            (None, gap) => gap,
-            (Some(Gap::Records(before)), Gap::Records(count)) => Gap::Records(before + count),
-            (Some(Gap::Unknown), _) | (_, Gap::Unknown) => Gap::Unknown,
-        }
-    }
-}
 
 /// What a reader has to say for a replay.
 #[derive(Debug, Default)]
@@ -68,11 +49,7 @@ impl Replay {
         delivery.annotations = annotations(delivery.id, time);
         if let Some(gap) = self.gap.take() {
             self.said = Some((delivery.id, gap));
-            let count = match gap {
-                Gap::Records(count) => count.to_string(),
-                Gap::Unknown => "unknown".to_owned(),
-            };
-            delivery.annotations.tell("x-gap", count);
+            delivery.annotations.tell("x-gap", gap.to_string());
         }
         if self.retained.contains(delivery.id.offset) {
             delivery.retain = true;
