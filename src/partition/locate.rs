@@ -23,7 +23,7 @@ impl<D: Disk> Partition<D> {
             Position::At(offset) => offset,
             Position::Last(count) => Offset(end.0.saturating_sub(count)),
             Position::Time(time) => {
-                let at = self.node.log().offset_at_time(time.0)?;
+                let at = self.first_of(time)?;
                 self.entry_at(queue, at, end)?
             }
         };

@@ -133,7 +133,7 @@ impl<D: Disk> Partition<D> {
     }
 
     /// Finds the first record of a time or later.
-    fn first_of(&self, time: Millis) -> Result<Offset, HistoryError> {
+    pub(super) fn first_of(&self, time: Millis) -> Result<Offset, HistoryError> {
         let at = self.log().offset_at_time(time.0)?;
         // The log finds the frame that reaches this time; it may have begun earlier.
         for frame in self.log().read(at, 1)? {

@@ -239,6 +239,29 @@ fn a_time_chooses_the_first_entry_at_or_after_it() {
     });
 }
 
+/// The log finds the frame of a time; that may have begun earlier.
+#[test]
+fn a_time_chooses_among_entries_that_were_stored_together() {
+    with_one_and_four(|mut world| {
+        let publisher = fill(&mut world, 1);
+        for number in 0..4 {
+            let message = message("$queue/orders/new", format!("together {number}"), ONCE).into();
+            world.say(publisher, Command::Publish { token: Token(900), message, packet_id: None });
+            // Taken, and not flushed: they go in one frame.
+            world.turn(false);
+            world.now = world.now.plus(1_000);
+        }
+        let third = world.now.0 - 2_000;
+        world.run();
+
+        let (consumer, _) = world.open("consumer", true, 0);
+        let at = |s: &mut Subscribe| s.position = Some(format!("timestamp={third}").into());
+        world.subscribe(consumer, "$queue/orders/#", at).expect("joins");
+
+        assert_eq!(world.drain(consumer), ["together 2", "together 3"]);
+    });
+}
+
 #[test]
 fn a_member_reads_only_what_its_filter_matches() {
     with_one_and_four(|mut world| {
