@@ -99,7 +99,12 @@ pub(super) async fn run(
             let body = json!({ "group": group, "to": to });
             let answer = ask_once(connection, &format!("queue/{queue}/seek"), &body).await?;
             let moved = messages(&answer["count"]);
-            say(&answer, &format!("{group} moved over {moved}"), json, output)
+            let gone = match &answer["gap"] {
+                Value::Null => String::new(),
+                Value::Number(count) => format!("; {count} before it are not kept any more"),
+                _ => "; some before it are not kept any more".to_owned(),
+            };
+            say(&answer, &format!("{group} moved over {moved}{gone}"), json, output)
         }
         Command::Delete(Named { queue, group, connection }) => {
             let address = format!("queue/{queue}/delete_group");

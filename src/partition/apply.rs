@@ -250,9 +250,9 @@ impl<D: Disk> Partition<D> {
                 self.session_is_open(&client_id, to, out);
             }
             Waiting::Get { to, get } => self.get_now(to, &get, out),
-            Waiting::Joined { to, join } => {
+            Waiting::Joined { to, join, gap } => {
                 let token = join.token;
-                self.enter_group(to, *join);
+                self.enter_group(to, *join, gap);
                 out.send(to, Event::Joined { token, result: Ok(()) });
             }
             Waiting::MembershipEnded { to, membership } => {

@@ -6,6 +6,7 @@ use fluxmq_log::disk::Disk;
 
 use super::consumers::{Consumers, Handed};
 use super::dead_letters::no_rules;
+use super::gap::Gap;
 use super::group::{Membership, Next};
 use super::own::{read_for_itself, without_deaths};
 use super::request::{Claimed, ConnectionId, Event, Join, Outbox, Position, Request};
@@ -111,6 +112,7 @@ impl<D: Disk> Partition<D> {
                 Refusal::Unavailable { partition: self.id.0 }
             })?,
         };
+        let (start, gap) = start.map_or((None, None), |(start, gap)| (Some(start), gap));
         self.consumer_comes(id);
         self.groups.announce(from, &join);
         let head = self.views.queues.get(key.0).filter(|_| !is_new).map(|queue| queue.head());
@@ -118,26 +120,27 @@ impl<D: Disk> Partition<D> {
         if join.own.is_some() {
             // Nothing of it is stored: it stands as soon as its queue does.
             join.position = Position::At(first);
-            let waiting = Waiting::Joined { to: from, join };
+            let waiting = Waiting::Joined { to: from, join, gap };
             match is_new {
                 true => self.answer_with_next(waiting, out),
                 false => self.answer(waiting, out),
             }
             return Ok(());
         }
-        let waiting = Waiting::Joined { to: from, join };
         if !known && self.overlay.groups.insert(key.clone()) {
             let (queue, group) = key;
+            let waiting = Waiting::Joined { to: from, join, gap };
             self.write(&Control::GroupCreated { queue, group, start: first }, Some(waiting));
         } else if let (true, Some(to)) = (alone, start) {
             // Nobody else reads with this group: it goes where its only member wants it.
             let (queue, group) = key;
+            let waiting = Waiting::Joined { to: from, join, gap };
             self.write(&Control::CursorSet { queue, group, to }, Some(waiting));
         } else if known {
-            self.answer(waiting, out);
+            self.answer(Waiting::Joined { to: from, join, gap: None }, out);
         } else {
             // Being created by somebody else's join: this one follows it.
-            self.answer_with_next(waiting, out);
+            self.answer_with_next(Waiting::Joined { to: from, join, gap: None }, out);
         }
         Ok(())
     }
@@ -195,7 +198,7 @@ impl<D: Disk> Partition<D> {
             client_id: join.client_id.clone(),
             expiry_s: join.expiry_s,
         };
-        self.write(&control, Some(Waiting::Joined { to: from, join }));
+        self.write(&control, Some(Waiting::Joined { to: from, join, gap: None }));
         Ok(())
     }
 
@@ -229,8 +232,9 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    pub(super) fn enter_group(&mut self, to: ConnectionId, join: Join) {
+    pub(super) fn enter_group(&mut self, to: ConnectionId, join: Join, gap: Option<Gap>) {
         let id = join.reads.id();
+        let membership = join.membership;
         let own = match (&join.own, join.position) {
             (Some(_), Position::At(start)) => Some(Group::beginning_at(start)),
             _ => None,
@@ -247,6 +251,9 @@ impl<D: Disk> Partition<D> {
         // Gone again when its only member left in the batch it came in.
         if let (Some(stored), Some(settings)) = (stored, settings) {
             self.groups.enter(to, join, (stored, settings), self.applied.end);
+        }
+        if let Some(gap) = gap {
+            self.groups.begins_after(to, membership, gap);
         }
     }
 

@@ -320,7 +320,10 @@ impl Consumers {
         };
         let holder = member.holder();
         let count = returns.max(at.delivery_count);
-        let delivery = delivery(member, count, &at);
+        let mut delivery = delivery(member, count, &at);
+        if let Some(gap) = member.gap.take() {
+            delivery.annotations.tell("x-gap", gap.to_string());
+        }
         member.window.spend(&delivery.message);
         out.send(member.connection, Event::Deliver(delivery));
         // A member that is there keeps what it has of a shared subscription, however long it takes. So does one that its protocol

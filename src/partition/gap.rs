@@ -5,7 +5,7 @@ use std::fmt::{Display, Formatter, Result};
 /// What somebody should have begun with and what is not kept any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gap {
-    /// So many, whatever would have matched: for a replay records of the partition, for a group entries of its queue.
+    /// So many, whatever would have matched: records of the partition for a replay, entries of the queue for a consumer.
     Records(u64),
     /// Asked for by time: there is no telling how many were of that time.
     Unknown,

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use fluxmq_index::{Offset, TopicTrie};
 
 use super::consumers::{Consumers, Handed};
+use super::gap::Gap;
 use super::member::Member;
 use super::priority::Lanes;
 use super::request::{ConnectionId, Join, Outbox};
@@ -183,6 +184,15 @@ impl Groups {
                 consumers.add(connection, join, pool);
                 consumers.members.iter_mut().last().expect("just added").window.grant(granted);
             }
+        }
+    }
+
+    /// What a member wanted to begin with is missing: its first delivery says so.
+    pub fn begins_after(&mut self, connection: ConnectionId, membership: u32, gap: Gap) {
+        let Some(joined) = self.memberships.get(&(connection, membership)) else { return };
+        let consumers = self.by_key.get_mut(&joined.key);
+        if let Some(member) = consumers.and_then(|it| it.member_mut((connection, membership))) {
+            member.gap = Some(gap);
         }
     }
 

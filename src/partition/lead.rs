@@ -170,7 +170,7 @@ impl<D: Disk> Partition<D> {
                 Waiting::Get { to, get } => {
                     out.send(to, Event::Got { token: get.token, result: Err(refusal) });
                 }
-                Waiting::Joined { to, join } => {
+                Waiting::Joined { to, join, .. } => {
                     out.send(to, Event::Joined { token: join.token, result: Err(refusal) });
                 }
                 Waiting::DeadLettered { to, token } => {

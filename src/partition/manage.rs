@@ -256,11 +256,13 @@ impl<D: Disk> Partition<D> {
         let committed = view.committed();
         let located = self.locate(id, to).map_err(|error| self.unreadable(&error))?;
         // Where the group is: nothing to do.
-        let Some(to) = located else { return Ok(Managed::Done(QueueAnswer::Done { count: 0 })) };
+        let Some((to, gap)) = located else {
+            return Ok(Managed::Done(QueueAnswer::Sought { count: 0, gap: None }));
+        };
         let control = Control::CursorSet { queue: id, group: group.as_bytes().clone(), to };
         self.write(&control, None);
         let count = to.0.abs_diff(committed.0);
-        Ok(Managed::Staged(QueueAnswer::Done { count }))
+        Ok(Managed::Staged(QueueAnswer::Sought { count, gap }))
     }
 
     /// Finds where entries of a queue are stored, from `entry` on: at most `count`, fewer at the end, each with its queue offset. Those

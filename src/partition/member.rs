@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fluxmq_index::topic_trie;
 
+use super::gap::Gap;
 use super::request::{ConnectionId, Join};
 use super::window::Window;
 use crate::model::annotations::ConsumerNames;
@@ -17,6 +18,8 @@ pub struct Member {
     pub(super) window: Window,
     /// What is said of every entry it is handed; a shared subscription says nothing.
     pub(super) names: Option<Arc<ConsumerNames>>,
+    /// What is missing where it began, until its first delivery has said so.
+    pub(super) gap: Option<Gap>,
     /// Its filter matches everything that the queue has.
     wants_all: bool,
 }
@@ -36,12 +39,13 @@ impl Member {
             }
         };
         let wants_all = wants_all(&join, reads);
-        Member { connection, join, window, names, wants_all }
+        Member { connection, join, window, names, gap: None, wants_all }
     }
 
     /// It joins once more, as something else.
     pub(super) fn rejoin(&mut self, join: Join, reads: &Selection) {
         self.wants_all = wants_all(&join, reads);
+        self.gap = None;
         self.join = join;
     }
 

@@ -23,6 +23,7 @@ use crate::model::{
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Session, StoredSubscription};
 
+pub use super::gap::Gap;
 pub use connection::{AskConnections, Asked, Told, ToldOf, Whom};
 pub use consumer::{CARRIER_BYTES, ConsumerRequest, GetEntry, Join};
 pub use exchange::{ExchangeAction, RoutedTo, Routing, Target};

@@ -11,6 +11,7 @@ use fluxmq_log::disk::Disk;
 
 use super::batch::{Building, Stamp};
 use super::exchanges::ExchangeChange;
+use super::gap::Gap;
 use super::inputs::Judged;
 use super::request::{ConnectionId, Event, GetEntry, Join, Outbox, Publish, QueueAnswer, Target};
 use super::will::Fate;
@@ -66,6 +67,7 @@ pub(super) enum Waiting {
     Joined {
         to: ConnectionId,
         join: Box<Join>,
+        gap: Option<Gap>,
     },
     MembershipEnded {
         to: ConnectionId,

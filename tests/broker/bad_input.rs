@@ -293,6 +293,40 @@ fn positions_out_of_range_mean_the_nearest_there_is() {
     }
 }
 
+/// As a client sees it: with the first delivery, and with no other.
+#[test]
+fn a_position_before_the_oldest_entry_is_answered_with_what_is_missing() {
+    for (position, gap) in [("offset=1", Some("3")), ("timestamp=0", Some("unknown")), ("4", None)]
+    {
+        let mut world = World::new(4);
+        let limits = QueueLimits { messages_max: Some(2), ..QueueLimits::default() };
+        world.declare("jobs", QueueSettings { limits, ..QueueSettings::default() });
+        let mut talker = Talker::connect(&mut world, "talker", Version::V5);
+        for _ in 0..6 {
+            talker.publish(&mut world, "$queue/jobs/key", &[]);
+        }
+        world.pass(2_000);
+        assert_eq!(world.stats("jobs").head, Offset(4));
+
+        talker.packet_id += 1;
+        let subscribe = Subscribe {
+            packet_id: talker.packet_id,
+            properties: users(&[("cursor", position)]),
+            filters: vec![SubscribeFilter::new(Bytes::from("$queue/jobs/#"), QoS::AtLeastOnce)],
+        };
+        let answers = talker.say(&mut world, &Packet::Subscribe(subscribe));
+        let said = answers.into_iter().filter_map(|packet| match packet {
+            Packet::Publish(publish) => Some(publish.properties.iter().find_map(|it| match it {
+                Property::User(name, value) if name == "x-gap" => Some(value.clone()),
+                _ => None,
+            })),
+            _ => None,
+        });
+        let expected = [gap.map(|gap| Bytes::from_static(gap.as_bytes())), None];
+        assert_eq!(said.collect::<Vec<_>>(), expected, "{position}");
+    }
+}
+
 #[test]
 fn publishes_that_no_queue_takes_are_refused_and_not_stored() {
     for partitions in [1, 4] {

@@ -467,7 +467,7 @@ fn a_queue_is_counted_looked_into_and_moved() {
         let to = Position::Last(2);
         world.deliveries(reader);
         let moved = world.manage("jobs", QueueAction::Seek { group: group.clone(), to });
-        assert_eq!(moved, Ok(QueueAnswer::Done { count: 196 }));
+        assert_eq!(moved, Ok(QueueAnswer::Sought { count: 196, gap: None }));
         assert_eq!(world.drain(reader), ["198", "199"]);
         let group = fluxmq::model::QueueName::new(Bytes::from("nobody")).unwrap();
         let refused = world.manage("jobs", QueueAction::Seek { group, to }).expect_err("unknown");

@@ -132,6 +132,37 @@ fn groups_are_shown_with_their_lag_moved_and_deleted() {
 }
 
 #[test]
+fn a_group_that_is_moved_before_the_oldest_entry_is_told_what_is_missing() {
+    with_one_and_four(|mut world| {
+        let (admin, _) = world.open("admin", true, 0);
+        let settings = json!({ "messages_max": 4 });
+        done(&mut world, admin, "queue/jobs/declare", &settings);
+        let (member, _) = world.open("member", true, 0);
+        world.subscribe(member, "$share/workers/$queue/jobs", |_| {}).unwrap();
+        world.close(member, false);
+        fill(&mut world, &["$queue/jobs"; 10]);
+        world.pass(2_000);
+
+        let cases = [
+            ("offset=2", Some(json!(4))),
+            ("offset=6", None),
+            ("timestamp=0", Some(json!("unknown"))),
+            ("1970-01-01T00:00:00Z", Some(json!("unknown"))),
+            ("earliest", None),
+            ("last=100", None),
+            ("resume", None),
+        ];
+        for (to, gap) in cases {
+            let seek = json!({ "group": "workers", "to": to });
+            let answer = done(&mut world, admin, "queue/jobs/seek", &seek);
+            assert_eq!(answer.get("gap"), gap.as_ref(), "{to}");
+            let show = done(&mut world, admin, "queue/jobs/show", &json!({}));
+            assert_eq!(show["groups"][0]["committed"], json!(6), "{to}");
+        }
+    });
+}
+
+#[test]
 fn queues_are_listed_by_name_from_all_partitions_page_by_page() {
     with_one_and_four(|mut world| {
         let (admin, _) = world.open("admin", true, 0);

@@ -2,8 +2,12 @@
 
 use bytes::Bytes;
 use fluxmq::model::command::Subscribe;
-use fluxmq::model::{Command, Effect, Outcome, QoS, QueueName, Refusal, Token};
-use fluxmq::partition::request::ConnectionId;
+use fluxmq::model::queue::QueueLimits;
+use fluxmq::model::{
+    Command, Delivery, Effect, Millis, Outcome, QoS, QueueName, QueueSettings, Refusal, Token,
+};
+use fluxmq::partition::request::{ConnectionId, QueueAction};
+use fluxmq_index::Offset;
 
 use crate::world::{World, message, text};
 
@@ -259,6 +263,106 @@ fn a_time_chooses_among_entries_that_were_stored_together() {
         world.subscribe(consumer, "$queue/orders/#", at).expect("joins");
 
         assert_eq!(world.drain(consumer), ["together 2", "together 3"]);
+    });
+}
+
+/// Fifteen entries, and ten that are ten seconds younger; those alone are kept.
+fn lose_fifteen(world: &mut World) -> Millis {
+    let limits = QueueLimits { messages_max: Some(10), ..QueueLimits::default() };
+    world.declare("orders", QueueSettings { limits, ..QueueSettings::default() });
+    fill(world, 15);
+    world.pass(10_000);
+    let younger = world.now;
+    fill(world, 10);
+    world.pass(2_000);
+    assert_eq!(world.stats("orders").head, Offset(15));
+    younger
+}
+
+fn gaps(deliveries: &[Delivery]) -> Vec<Option<String>> {
+    deliveries.iter().map(|it| it.annotations.get(it.id.offset, "x-gap")).collect()
+}
+
+#[test]
+fn a_position_before_the_oldest_entry_says_with_the_first_what_is_missing() {
+    with_one_and_four(|mut world| {
+        let younger = lose_fifteen(&mut world).0;
+        let cases = [
+            ("0", 15, Some("15")),
+            ("offset=12", 15, Some("3")),
+            ("offset=15", 15, None),
+            ("offset=20", 20, None),
+            ("earliest", 15, None),
+            ("resume", 15, None),
+            ("last=1000", 15, None),
+            ("timestamp=0", 15, Some("unknown")),
+            (&format!("timestamp={}", younger - 10_000), 15, Some("unknown")),
+            // Everything that is missing is older.
+            (&format!("timestamp={younger}"), 15, None),
+        ];
+        for (index, (position, first, gap)) in cases.into_iter().enumerate() {
+            let (consumer, _) = world.open(&format!("c{index}"), true, 0);
+            let at = |s: &mut Subscribe| s.position = Some(Bytes::from(position.to_owned()));
+            world.subscribe(consumer, "$queue/orders/#", at).expect(position);
+            let deliveries = world.deliveries(consumer);
+            assert_eq!(deliveries[0].id.offset, Offset(first), "{position}");
+            let mut expected = vec![None; deliveries.len()];
+            expected[0] = gap.map(str::to_owned);
+            assert_eq!(gaps(&deliveries), expected, "{position}");
+        }
+    });
+}
+
+#[test]
+fn a_queue_that_is_empty_says_what_is_missing_with_what_comes_next() {
+    with_one_and_four(|mut world| {
+        let younger = lose_fifteen(&mut world);
+        world.manage("orders", QueueAction::Purge).expect("there is one");
+        let now = world.now;
+        for (index, (time, gap)) in [(now, None), (younger, Some("unknown"))].iter().enumerate() {
+            let (consumer, _) = world.open(&format!("c{index}"), true, 0);
+            let at = |s: &mut Subscribe| s.position = Some(format!("timestamp={}", time.0).into());
+            world.subscribe(consumer, "$queue/orders/#", at).expect("joins");
+            assert!(world.deliveries(consumer).is_empty());
+            let publisher = world.open("publisher", true, 0).0;
+            world.publish(publisher, message("$queue/orders", "next", ONCE), None);
+            assert_eq!(gaps(&world.deliveries(consumer)), [gap.map(str::to_owned)], "{time:?}");
+            world.close(consumer, false);
+            world.manage("orders", QueueAction::Purge).expect("there is one");
+        }
+    });
+}
+
+#[test]
+fn a_gap_is_told_to_whom_moved_a_group_and_to_nobody_else() {
+    with_one_and_four(|mut world| {
+        lose_fifteen(&mut world);
+        let (first, _) = world.open("first", true, 0);
+        world.subscribe(first, "$share/workers/$queue/orders/#", from("5")).expect("joins");
+        let out = world.deliveries(first);
+        assert_eq!(gaps(&out[..2]), [Some("10".to_owned()), None]);
+
+        // It joins where the group is, whatever it asks for.
+        let (second, _) = world.open("second", true, 0);
+        world.subscribe(second, "$share/workers/$queue/orders/#", from("5")).expect("joins");
+        world.settle(first, out[0].id, Outcome::Released);
+        world.close(first, false);
+        let again = world.deliveries(second);
+        assert_eq!((again.len(), gaps(&again)), (10, vec![None; 10]));
+
+        // The one that moved it comes back, and finds what there is where the group is.
+        world.close(second, false);
+        let (first, _) = world.open("first", true, 0);
+        world.subscribe(first, "$share/workers/$queue/orders/#", |_| {}).expect("joins");
+        assert_eq!(gaps(&world.deliveries(first)), vec![None; 10]);
+
+        // It waits for the first one that is for it.
+        let (late, _) = world.open("late", true, 0);
+        world.subscribe(late, "$share/late/$queue/orders/x", from("14")).expect("joins");
+        assert!(world.deliveries(late).is_empty(), "none is for it");
+        let publisher = world.open("publisher", true, 0).0;
+        world.publish(publisher, message("$queue/orders/x", "x", ONCE), None);
+        assert_eq!(gaps(&world.deliveries(late)), [Some("1".to_owned())]);
     });
 }
 

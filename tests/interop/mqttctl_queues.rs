@@ -183,6 +183,40 @@ fn groups_are_shown_moved_and_deleted_and_what_is_read_is_not_taken_away() {
     shell.refuses("group seek orders work --to earliest", 1, "has no consumer group 'work'");
 }
 
+/// Each entry is published by a process of its own: no two have the same time.
+#[test]
+fn a_group_is_moved_to_a_time_and_told_what_is_not_kept_any_more() {
+    let shell = Shell::new();
+    shell.say("queue declare orders --messages-max 3");
+    shell.publish("$queue/orders", "0");
+    shell.reader("orders", "work", 1).kill();
+    for number in 1..5 {
+        shell.publish("$queue/orders", &number.to_string());
+    }
+    let head = |shell: &Shell| shell.json("queue show orders")["head"].as_u64();
+    let deadline = std::time::Instant::now() + crate::process::PATIENCE;
+    while head(&shell) != Some(2) {
+        assert!(std::time::Instant::now() < deadline, "two entries are too many");
+    }
+
+    let peeked = shell.say("queue peek orders --from 3 --count 1 --json");
+    let fourth: Value = serde_json::from_str(&peeked[0]).unwrap();
+    let ms = fourth["time_ms"].as_i64().unwrap();
+    let date = jiff::Timestamp::from_millisecond(ms).unwrap();
+    for (to, committed, gone) in [
+        ("offset=1".to_owned(), 2, "; 1 before it are not kept any more"),
+        (format!("timestamp={ms}"), 3, ""),
+        ("earliest".to_owned(), 2, ""),
+        (date.to_string(), 3, ""),
+        ("timestamp=0".to_owned(), 2, "; some before it are not kept any more"),
+    ] {
+        let said = shell.say(&format!("group seek orders work --to={to}")).join("");
+        assert!(said.starts_with("work moved over ") && said.ends_with(gone), "{to}: {said}");
+        assert_eq!(said.contains("kept"), !gone.is_empty(), "{to}: {said}");
+        assert_eq!(shell.json("group show orders work")["committed"], json!(committed), "{to}");
+    }
+}
+
 #[test]
 fn dead_letters_are_redriven_by_filter_by_count_and_all() {
     let shell = Shell::new();

@@ -38,7 +38,7 @@ impl Client {
         let result = result.map(|answer| match answer {
             QueueAnswer::Declared { counts, .. } | QueueAnswer::Counted(counts) => counts,
             QueueAnswer::Done { count } => Counts { messages: count, consumers: 0 },
-            QueueAnswer::Stats(_) | QueueAnswer::Entries(_) => {
+            QueueAnswer::Sought { .. } | QueueAnswer::Stats(_) | QueueAnswer::Entries(_) => {
                 unreachable!("no command asks for it")
             }
         });

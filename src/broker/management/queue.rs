@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{PEEKED_BYTES_MAX, Page, text};
 use crate::model::{Properties, Property, QueueName, QueueSettings, base64, queue_json};
 use crate::partition::request::{
-    ConnectionId, Counts, DefaultGroup, GroupStats, Peeked, QueueAnswer, QueueStats, QueueSummary,
+    ConnectionId, Counts, DefaultGroup, Gap, GroupStats, Peeked, QueueAnswer, QueueStats,
+    QueueSummary,
 };
 
 /// What became of a request to a queue.
@@ -18,6 +19,16 @@ pub fn answer(queue: &QueueName, answer: &QueueAnswer) -> Value {
             json!({ "queue": queue.as_str(), "messages": messages, "consumers": consumers })
         }
         QueueAnswer::Done { count } => json!({ "queue": queue.as_str(), "count": count }),
+        QueueAnswer::Sought { count, gap } => {
+            let mut answer = json!({ "queue": queue.as_str(), "count": count });
+            if let Some(gap) = gap {
+                answer["gap"] = match gap {
+                    Gap::Records(count) => json!(count),
+                    Gap::Unknown => json!(gap.to_string()),
+                };
+            }
+            answer
+        }
         QueueAnswer::Stats(stats) => show(queue, stats),
         QueueAnswer::Entries(entries) => {
             let mut bytes = 0;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
-use super::{ConnectionId, Position};
+use super::{ConnectionId, Gap, Position};
 pub use crate::model::QueueAnswer as Counts;
 use crate::model::{
     ExchangeBinding, Filter, Message, Millis, PartitionId, QueueName, QueueSettings, Refusal,
@@ -278,6 +278,13 @@ pub enum QueueAnswer {
     Done {
         /// How many.
         count: u64,
+    },
+    /// A group is where it was to be, or as near as there is something.
+    Sought {
+        /// Entries that it was moved over.
+        count: u64,
+        /// What left the queue from that position on.
+        gap: Option<Gap>,
     },
     /// What it is and has.
     Stats(Box<QueueStats>),

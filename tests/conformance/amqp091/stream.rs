@@ -1,6 +1,8 @@
 //! Streams: queues that are read and not emptied (RabbitMQ, streams, "Feature comparison" and "Consuming").
 
 use super::*;
+use fluxmq::model::QueueSettings;
+use fluxmq::model::queue::{QueueKind, QueueLimits};
 
 /// What is other about a declaration.
 type Edit<'a> = &'a dyn Fn(&mut QueueDeclare);
@@ -51,6 +53,36 @@ fn stream_consumers_read_for_themselves() {
     }
     stack.fill(client, "s", &["3"]);
     assert_eq!(stack.bodies(client), ["3"; 5], "each of them");
+}
+
+/// Ours: who asks for what is not kept any more is told how much that is, with its first message.
+#[test]
+fn stream_offsets_before_the_oldest_message_say_what_is_missing() {
+    for kind in [QueueKind::Stream, QueueKind::Classic] {
+        let mut stack = Stack::new();
+        let limits = QueueLimits { messages_max: Some(2), ..QueueLimits::default() };
+        stack.world.declare("s", QueueSettings { kind, limits, ..QueueSettings::default() });
+        let client = stack.client();
+        stack.fill(client, "s", &["0", "1", "2", "3", "4", "5"]);
+        stack.pass(2_000);
+        stack.qos(client, 10, false);
+        let cases: [(&str, Value, Option<&str>); 5] = [
+            ("a", Value::I64(1), Some("3")),
+            ("b", Value::Timestamp(1), Some("unknown")),
+            ("c", Value::I64(4), None),
+            ("d", "first".into(), None),
+            ("e", Value::I64(0), Some("4")),
+        ];
+        for (tag, offset, gap) in cases {
+            stack.consume(client, "s", tag, |consume| consume.arguments = from(offset));
+            let received = stack.received(client);
+            let said: Vec<Option<Value>> = received
+                .iter()
+                .map(|it| it.properties.headers().and_then(|it| it.get("x-gap")))
+                .collect();
+            assert_eq!(said, [gap.map(Value::from), None], "{kind:?} {tag}");
+        }
+    }
 }
 
 /// Without an offset a consumer begins with what comes next.
