@@ -318,15 +318,22 @@ impl QueueSettings {
 
     /// Names a field in which another declaration says something else.
     pub fn difference(&self, other: &QueueSettings) -> Option<&'static str> {
+        let (limits, others) = (&self.limits, &other.limits);
+        let (dead, others_dead) = (&self.dead_letters, &other.dead_letters);
         let fields = [
             ("type", self.kind == other.kind),
             ("bindings", self.bindings == other.bindings),
             ("visibility_timeout", self.visibility_timeout_ms == other.visibility_timeout_ms),
             ("deliveries_max", self.deliveries_max == other.deliveries_max),
             ("backoff", self.backoff_ms == other.backoff_ms),
-            ("dead_letters", self.dead_letters == other.dead_letters),
+            ("dead_letters", dead.target == others_dead.target),
+            ("dead_letter_expired", dead.with_expired == others_dead.with_expired),
+            ("dead_letter_overflow", dead.with_overflow == others_dead.with_overflow),
             ("ttl", self.ttl_ms == other.ttl_ms),
-            ("a limit", self.limits == other.limits),
+            ("messages_max", limits.messages_max == others.messages_max),
+            ("bytes_max", limits.bytes_max == others.bytes_max),
+            ("age_max", limits.age_max_ms == others.age_max_ms),
+            ("overflow", limits.overflow == others.overflow),
             ("single_active", self.single_active == other.single_active),
             ("exclusive", self.exclusive == other.exclusive),
             ("primary_group", self.primary_group == other.primary_group),
@@ -422,7 +429,10 @@ impl QueueSettings {
                     ("visibility_timeout_s", self.visibility_timeout_ms.is_some()),
                     ("backoff_ms", !self.backoff_ms.is_empty()),
                     ("ttl_s", self.ttl_ms.is_some()),
-                    ("a limit", self.limits != QueueLimits::default()),
+                    ("messages_max", self.limits.messages_max.is_some()),
+                    ("bytes_max", self.limits.bytes_max.is_some()),
+                    ("age_max_s", self.limits.age_max_ms.is_some()),
+                    ("overflow", self.limits.overflow != Overflow::DropHead),
                     ("primary_group", self.primary_group.is_some()),
                     ("priority_max", self.priority_max > 0),
                     ("from", self.retroactive),

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use fluxmq::model::queue::{Overflow, QueueLimits};
-use fluxmq::model::{PeerInfo, QoS, QueueSettings};
+use fluxmq::model::queue::{
+    DeadLetterTarget, DeadLetters, Lifetime, Overflow, QueueKind, QueueLimits,
+};
+use fluxmq::model::{PeerInfo, QoS, QueueName, QueueSettings};
 use fluxmq::partition::request::{ConnectionId, QueueAction, QueueStats};
 use fluxmq::protocol::Connection;
 use fluxmq::protocol::mqtt::codec::{Limits, decode, encode};
@@ -374,6 +376,11 @@ fn a_declaration_that_says_something_else_is_refused_field_by_field() {
     let (mut world, _talker, _member) = filled(4);
     let before = state(&mut world);
     let base = QueueSettings::default;
+    let dead = |dead_letters| QueueSettings { dead_letters, ..base() };
+    let limited = |limits| QueueSettings { limits, ..base() };
+    let (letters, limits) = (DeadLetters::default, QueueLimits::default);
+    let queue = |name: &'static str| QueueName::new(Bytes::from(name)).expect("a name");
+    let to = |target| dead(DeadLetters { target, ..letters() });
     let others = [
         ("visibility_timeout", QueueSettings { visibility_timeout_ms: Some(1), ..base() }),
         ("deliveries_max", QueueSettings { deliveries_max: 1, ..base() }),
@@ -382,6 +389,17 @@ fn a_declaration_that_says_something_else_is_refused_field_by_field() {
         ("single_active", QueueSettings { single_active: true, ..base() }),
         ("exclusive", QueueSettings { exclusive: true, ..base() }),
         ("priority_max", QueueSettings { priority_max: 9, ..base() }),
+        ("dead_letters", to(DeadLetterTarget::Nowhere)),
+        ("dead_letters", to(DeadLetterTarget::Queue(queue("morgue")))),
+        ("dead_letter_expired", dead(DeadLetters { with_expired: true, ..letters() })),
+        ("dead_letter_overflow", dead(DeadLetters { with_overflow: true, ..letters() })),
+        ("messages_max", limited(QueueLimits { messages_max: Some(1), ..limits() })),
+        ("bytes_max", limited(QueueLimits { bytes_max: Some(1), ..limits() })),
+        ("age_max", limited(QueueLimits { age_max_ms: Some(1), ..limits() })),
+        ("overflow", limited(QueueLimits { overflow: Overflow::RejectPublish, ..limits() })),
+        ("lifetime", QueueSettings { lifetime: Lifetime::Transient, ..base() }),
+        ("auto_delete", QueueSettings { auto_delete: true, ..base() }),
+        ("expires", QueueSettings { expires_ms: Some(1), ..base() }),
     ];
     for (field, settings) in others {
         let refused = world.manage("jobs", QueueAction::Declare(Arc::new(settings)));
@@ -389,4 +407,20 @@ fn a_declaration_that_says_something_else_is_refused_field_by_field() {
         assert!(said.contains(&format!("another '{field}'")), "{said}");
         assert_eq!(state(&mut world), before, "{field}");
     }
+
+    // What a stream says of its readers' progress, and that one is there.
+    let primary = |name| QueueSettings {
+        kind: QueueKind::Stream,
+        primary_group: Some(queue(name)),
+        ..base()
+    };
+    world.declare("audit", primary("work"));
+    let stats = world.stats("audit");
+    for settings in [primary("others"), QueueSettings { primary_group: None, ..primary("work") }] {
+        let refused = world.manage("audit", QueueAction::Declare(Arc::new(settings)));
+        let said = refused.expect_err("another group").to_string();
+        assert!(said.contains("another 'primary_group'"), "{said}");
+        assert_eq!(world.stats("audit"), stats);
+    }
+    assert!(world.manage("audit", QueueAction::Declare(Arc::new(primary("work")))).is_ok());
 }

@@ -53,6 +53,43 @@ fn queue_declare_again_must_say_the_same() {
     stack.assert_channel_closed(client, 406, expected);
 }
 
+/// §1.7.2.1, equivalent: so is who says other limits, or another way for dead letters; the queue stays as it is.
+#[test]
+fn queue_declare_again_must_say_the_same_limits_and_dead_letters() {
+    let mut stack = Stack::new();
+    let client = stack.client();
+    let said = [
+        ("x-max-length", Value::I32(9)),
+        ("x-max-length-bytes", Value::I32(900)),
+        ("x-overflow", "reject-publish".into()),
+        ("x-dead-letter-exchange", "amq.fanout".into()),
+        ("x-dead-letter-routing-key", "dead".into()),
+    ];
+    stack.declare(client, "q", |it| it.arguments = arguments(&said));
+    stack.fill(client, "q", &["0"]);
+    let stats = stack.world.stats("q");
+    let others = [
+        (0, Value::I32(8), "received '8' but current is '9'"),
+        (1, Value::I32(901), "received '901' but current is '900'"),
+        (2, "drop-head".into(), "received none but current is the value 'reject-publish' of type"),
+        (3, "amq.topic".into(), "received 'amq.topic' but current is 'amq.fanout'"),
+        (4, "gone".into(), "received 'gone' but current is 'dead'"),
+    ];
+    for (at, value, expected) in others {
+        let mut other = said.clone();
+        other[at].1 = value;
+        let arguments = arguments(&other);
+        let declare =
+            QueueDeclare { queue: short("q"), durable: true, arguments, ..Default::default() };
+        stack.send(client, 1, declare);
+        let name = said[at].0;
+        let text = format!("inequivalent arg '{name}' for queue 'q' in vhost '/': {expected}");
+        stack.assert_channel_closed(client, 406, &text);
+        assert_eq!(stack.world.stats("q"), stats, "{name}");
+    }
+    assert_eq!(stack.declare(client, "q", |it| it.arguments = arguments(&said)), (1, 0));
+}
+
 /// §1.7.2.1, durable: what is in a durable queue is there after a power cut; a queue that is not durable is gone.
 #[test]
 fn queue_declare_durable_outlives_the_broker() {
