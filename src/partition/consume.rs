@@ -347,13 +347,14 @@ impl<D: Disk> Partition<D> {
         self.write(&control, Some(waiting));
     }
 
+    /// Hands out what a group has; false where something stays that nobody takes now.
     pub(super) fn hand_out(
         &mut self,
         next: &Next,
         out: &mut impl Outbox,
-    ) -> Result<(), PartitionError> {
+    ) -> Result<bool, PartitionError> {
         match &next.reads {
-            Selection::Queue(_) => self.hand_out_queue(next, out).map(drop),
+            Selection::Queue(_) => self.hand_out_queue(next, out),
             Selection::Topics(filter) => self.hand_out_topics(next, filter, out),
         }
     }
@@ -418,7 +419,7 @@ impl<D: Disk> Partition<D> {
         next: &Next,
         filter: &Filter,
         out: &mut impl Outbox,
-    ) -> Result<(), PartitionError> {
+    ) -> Result<bool, PartitionError> {
         let (id, name) = &next.key;
         let fresh = next.credit.saturating_sub(next.returned.len());
         let range = (next.cursor.max(self.history_start()), self.applied.end);
@@ -429,18 +430,18 @@ impl<D: Disk> Partition<D> {
         };
         let offsets = found.iter().flat_map(|found| found.offsets.iter().copied());
         for offset in next.returned.iter().copied().take(next.credit).chain(offsets) {
-            let Some(group) = self.views.groups.get(*id, name) else { return Ok(()) };
+            let Some(group) = self.views.groups.get(*id, name) else { return Ok(false) };
             let consumers = self.groups.get_mut(&next.key).expect("listed by the groups");
             if group.is_finished(offset) || consumers.is_claimed(offset) {
                 consumers.step_over(offset, false);
             } else if !self.hand_out_one(next, offset, offset, out)? {
-                return Ok(());
+                return Ok(false);
             }
         }
         if let (Some(found), Some(consumers)) = (found, self.groups.get_mut(&next.key)) {
             consumers.looked_at(found.next);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Hands out the entry whose record is at `offset`; false when nobody has credit for it.

@@ -115,6 +115,8 @@ pub struct Partition<D: Disk> {
     retry_indexes_at: Option<Millis>,
     readers: Readers,
     groups: Groups,
+    /// What groups had left to hand out in the last turn waits: nobody who wants it has room.
+    groups_wait: bool,
     holders: Holders,
     /// The term in which this replica serves connections.
     leading: Option<u64>,
@@ -260,6 +262,7 @@ impl<D: Disk> Partition<D> {
             retry_indexes_at: None,
             readers,
             groups: Groups::default(),
+            groups_wait: false,
             holders: Holders::default(),
             leading: None,
             led_from: Offset::ZERO,
@@ -471,7 +474,10 @@ impl<D: Disk> Partition<D> {
             self.activity = Activity::Busy;
             self.unsynced_since.get_or_insert(self.now);
         }
+        let before = self.applied.end;
         self.follow_up(out)?;
+        // What is new may be for somebody who does not wait.
+        self.groups_wait &= self.applied.end == before;
         Ok(self.has_more())
     }
 

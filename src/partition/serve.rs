@@ -26,9 +26,11 @@ impl<D: Disk> Partition<D> {
         self.readers.tell(out);
         let queues = &self.views.queues;
         let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
+        let mut goes_on = false;
         for next in self.groups.next(RECORDS_PER_TURN_MAX, self.options.pending_max, end) {
-            self.hand_out(&next, out)?;
+            goes_on |= self.hand_out(&next, out)?;
         }
+        self.groups_wait = !goes_on;
         let queues = &self.views.queues;
         let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
         self.groups.note_turn(end);
@@ -39,7 +41,8 @@ impl<D: Disk> Partition<D> {
     pub(super) fn has_more(&self) -> bool {
         let queues = &self.views.queues;
         let end = |queue| queues.get(queue).map_or(Offset::ZERO, |queue| queue.end());
-        !self.readers.is_idle() || !self.groups.next(1, self.options.pending_max, end).is_empty()
+        let has_next = || !self.groups.next(1, self.options.pending_max, end).is_empty();
+        !self.readers.is_idle() || (!self.groups_wait && has_next())
     }
 
     pub(super) fn serve(

@@ -7,7 +7,9 @@ use fluxmq::model::{
     Command, Delivery, Effect, Millis, Outcome, QoS, QueueName, QueueSettings, Refusal, Token,
 };
 use fluxmq::partition::request::{ConnectionId, QueueAction};
+use fluxmq::partition::{Durability, Options};
 use fluxmq_index::Offset;
+use fluxmq_log::sim_disk::SimDisk;
 
 use crate::world::{World, message, text};
 
@@ -405,4 +407,38 @@ fn new_entries_reach_a_waiting_consumer() {
         let got: Vec<String> = world.deliveries(consumer).iter().map(text).collect();
         assert_eq!(got, ["0", "1"]);
     });
+}
+
+/// A shard does not rest while there is more to hand out: an entry that its member has no room for is not.
+#[test]
+fn an_entry_that_waits_for_its_member_keeps_nobody_busy() {
+    for durability in [Durability::QuorumSync, Durability::QuorumMem] {
+        for settings in [
+            QueueSettings::default(),
+            QueueSettings { priority_max: 9, ..QueueSettings::default() },
+        ] {
+            let options = Options { durability, ..Options::default() };
+            let mut world = World::with(SimDisk::new(3), 1, options).expect("recovers");
+            world.client_limits.credit = 1;
+            world.declare("jobs", settings);
+            let join = |it: &mut Subscribe| it.group = Some("g".into());
+            let (first, _) = world.open("first", true, 0);
+            world.subscribe(first, "$queue/jobs/mine", join).expect("joins");
+            let (second, _) = world.open("second", true, 0);
+            world.subscribe(second, "$queue/jobs/others", join).expect("joins");
+            let (publisher, _) = world.open("publisher", true, 0);
+            for number in 0..2 {
+                let message = message("$queue/jobs/mine", number.to_string(), ONCE).into();
+                let (token, packet_id) = (Token(900), None);
+                world.say(publisher, Command::Publish { token, message, packet_id });
+            }
+
+            assert!((0..50).any(|_| !world.turn(true)), "it is over some time");
+
+            let held = world.deliveries(first);
+            assert_eq!(held.iter().map(text).collect::<Vec<_>>(), ["0"]);
+            world.settle(first, held[0].id, Outcome::Accepted);
+            assert_eq!(world.drain(first), ["1"]);
+        }
+    }
 }
