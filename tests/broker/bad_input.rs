@@ -8,6 +8,7 @@ use fluxmq::model::queue::{
     DeadLetterTarget, DeadLetters, Lifetime, Overflow, QueueKind, QueueLimits,
 };
 use fluxmq::model::{PeerInfo, QoS, QueueName, QueueSettings};
+use fluxmq::partition::Options;
 use fluxmq::partition::request::{ConnectionId, QueueAction, QueueStats};
 use fluxmq::protocol::Connection;
 use fluxmq::protocol::mqtt::codec::{Limits, decode, encode};
@@ -16,6 +17,7 @@ use fluxmq::protocol::mqtt::{
     MqttConnection, Packet, Property, PropertyList, ReasonCode, Settings, Version,
 };
 use fluxmq_index::Offset;
+use fluxmq_log::sim_disk::SimDisk;
 
 use crate::world::World;
 
@@ -368,6 +370,43 @@ fn publishes_that_no_queue_takes_are_refused_and_not_stored() {
         };
         let answers = old.say(&mut world, &Packet::Publish(publish));
         assert!(answers.is_empty() && old.connection.is_closing(), "3.1.1 cannot say no");
+    }
+}
+
+#[test]
+fn a_queue_that_is_not_there_is_refused_where_first_use_declares_none() {
+    for partitions in [1, 4] {
+        let options = Options { auto_create_queues: false, ..Options::default() };
+        let mut world = World::with(SimDisk::new(3), partitions, options).expect("recovers");
+        world.declare("jobs", QueueSettings::default());
+        let mut talker = Talker::connect(&mut world, "talker", Version::V5);
+        talker.publish(&mut world, "$queue/jobs/a", &[]);
+        let before = (state(&mut world), world.log_bytes());
+        let invalid = ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR;
+        let words = "there is no queue 'new', and queues.auto_create is off";
+
+        let (reason, why) = talker.publish(&mut world, "$queue/new/a", &[]);
+        assert_eq!((reason, why.as_str()), (invalid, words));
+        for filter in ["$queue/new/#", "$share/g/$queue/new"] {
+            let (reason, why) = talker.subscribe(&mut world, filter, QoS::AtLeastOnce, &[]);
+            assert_eq!((reason, why.as_str()), (invalid, words), "{filter}");
+        }
+        assert_eq!((state(&mut world), world.log_bytes()), before, "nothing is stored");
+        let mut old = Talker::connect(&mut world, "old", Version::V311);
+        let (reason, _) = old.subscribe(&mut world, "$queue/new", QoS::AtLeastOnce, &[]);
+        assert_eq!(reason, ReasonCode::UNSPECIFIED_ERROR);
+
+        // What is there works as ever, and so does its queue for dead letters, which nobody declares.
+        let said = [("consumer-group", "g"), ("settle", "explicit")];
+        let (reason, _) = talker.subscribe(&mut world, "$queue/jobs/#", QoS::AtLeastOnce, &said);
+        assert_eq!(reason, ReasonCode::GRANTED_QOS_1);
+        let of = [("message-id", "jobs:0"), ("group-id", "g")];
+        let (reason, why) = talker.publish(&mut world, "$queue/jobs/$reject", &of);
+        assert_eq!(reason, ReasonCode::SUCCESS, "{why}");
+        assert_eq!(world.stats("$dlq/jobs").messages, 1);
+        world.declare("new", QueueSettings::default());
+        let (reason, _) = talker.publish(&mut world, "$queue/new/a", &[]);
+        assert_eq!(reason, ReasonCode::SUCCESS);
     }
 }
 

@@ -345,6 +345,110 @@ fn expired_entries_are_never_delivered_and_letters_where_the_queue_says_so() {
     }
 }
 
+/// A queue in which entries die of one thing, and whose letters go to another.
+fn dying_of(reason: &str, target: &str) -> QueueSettings {
+    let dead_letters = DeadLetters {
+        target: DeadLetterTarget::Queue(name(target)),
+        with_expired: reason == "expired",
+        with_overflow: reason == "max-length" || reason == "age",
+    };
+    let limits = QueueLimits {
+        messages_max: Some(1).filter(|_| reason == "max-length"),
+        age_max_ms: Some(10_000).filter(|_| reason == "age"),
+        ..QueueLimits::default()
+    };
+    let deliveries_max = if reason == "max-deliveries" { 1 } else { 20 };
+    let ttl_ms = Some(10_000).filter(|_| reason == "expired");
+    QueueSettings { dead_letters, limits, deliveries_max, ttl_ms, ..QueueSettings::default() }
+}
+
+/// Whatever an entry dies of: it stays where it is while the queue for its letter is full, here or in another partition, over a power cut, too.
+#[test]
+fn an_entry_that_dies_while_its_letter_has_no_room_stays_until_there_is_some() {
+    for target in ["failed", "morgue", "x", "y"] {
+        for reason in ["expired", "max-deliveries", "max-length", "age"] {
+            let case = format!("{reason}, letters to {target}");
+            let mut world = World::new(4);
+            let full = QueueLimits {
+                messages_max: Some(1),
+                overflow: Overflow::RejectPublish,
+                ..QueueLimits::default()
+            };
+            world.declare(target, QueueSettings { limits: full, ..QueueSettings::default() });
+            fill(&mut world, target, 0..1);
+            world.declare("jobs", dying_of(reason, target));
+            // Of a queue that is too long the second entry stays.
+            let entries = if reason == "max-length" { 2 } else { 1 };
+            fill(&mut world, "jobs", 0..entries);
+            if reason == "max-deliveries" {
+                let workers = reader(&mut world, "workers", "jobs");
+                let delivery = world.deliveries(workers).remove(0);
+                world.settle(workers, delivery.id, Outcome::Released);
+                assert!(world.deliveries(workers).is_empty(), "{case}: that was too often");
+                world.close(workers, false);
+            }
+
+            for seed in [1, 2] {
+                (0..3).for_each(|_| world.pass(7_000));
+                assert_eq!(world.stats("jobs").messages, entries as u64, "{case}");
+                assert_eq!(world.stats(target).messages, 1, "{case}");
+                world = world.crash(seed);
+            }
+            if reason != "max-length" && reason != "age" {
+                let workers = reader(&mut world, "workers", "jobs");
+                assert!(world.deliveries(workers).is_empty(), "{case}: nobody gets it");
+                assert_eq!(world.stats("jobs").groups[0].lag, 1, "{case}");
+            }
+            world.manage(target, QueueAction::Purge).expect("it is there");
+            (0..10).for_each(|_| world.pass(1_000));
+
+            let letters = reader(&mut world, "letters", target);
+            let found = world.deliveries(letters);
+            assert_eq!(found.iter().map(text).collect::<Vec<_>>(), ["0"], "{case}");
+            let (_, why, ..) = death(&found[0]);
+            assert_eq!(why, if reason == "age" { "max-length" } else { reason }, "{case}");
+            let stats = world.stats("jobs");
+            let left: u64 = if reason == "max-length" { 1 } else { 0 };
+            let unfinished = stats.groups.first().map_or(stats.messages, |group| group.lag);
+            assert_eq!(unfinished, left, "{case}");
+        }
+    }
+}
+
+#[test]
+fn age_takes_entries_out_where_a_full_queue_refuses_publishers_and_refuses_none() {
+    with_one_and_four(|mut world| {
+        let limits = QueueLimits {
+            messages_max: Some(3),
+            age_max_ms: Some(10_000),
+            overflow: Overflow::RejectPublish,
+            ..QueueLimits::default()
+        };
+        world.declare("jobs", QueueSettings { limits, ..QueueSettings::default() });
+        fill(&mut world, "jobs", 0..2);
+        world.pass(9_000);
+        fill(&mut world, "jobs", 2..3);
+        let (publisher, _) = world.open("publisher", true, 0);
+        let publish = |world: &mut World| {
+            world.publish(publisher, message("$queue/jobs/x", "more", ONCE), None)
+        };
+        assert!(matches!(publish(&mut world), Some(Err(Refusal::Quota { .. }))), "three are in it");
+
+        // Two are too old, and leave by that alone; the publisher has their room.
+        world.pass(2_000);
+        let stats = world.stats("jobs");
+        assert_eq!((stats.messages, stats.head, stats.end), (1, Offset(2), Offset(3)));
+        assert_eq!(publish(&mut world), Some(Ok(true)));
+        assert_eq!(publish(&mut world), Some(Ok(true)));
+        assert!(matches!(publish(&mut world), Some(Err(Refusal::Quota { .. }))));
+        world.pass(20_000);
+        let stats = world.stats("jobs");
+        assert_eq!((stats.messages, stats.bytes, stats.end), (0, 0, Offset(5)));
+        let late = reader(&mut world, "late", "jobs");
+        assert!(world.deliveries(late).is_empty());
+    });
+}
+
 #[test]
 fn a_queue_that_is_too_long_drops_its_oldest_as_letters_where_it_says_so() {
     for with_overflow in [false, true] {

@@ -1,12 +1,12 @@
 //! What is refused or given up when there is too much of it.
 
 use bytes::Bytes;
-use fluxmq::model::{Command, Filter, Message, QoS, QueueSettings, Refusal, Token};
+use fluxmq::model::{Command, Filter, Message, Outcome, QoS, QueueSettings, Refusal, Token};
 use fluxmq::partition::Options;
 use fluxmq::partition::request::ConnectionId;
 use fluxmq_log::sim_disk::SimDisk;
 
-use crate::world::{World, message};
+use crate::world::{World, message, text};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 const FULL: Option<Result<bool, Refusal>> =
@@ -103,6 +103,66 @@ fn retained_bytes_are_bounded_also_within_one_batch() {
     let world = world.crash(1);
     let partition = world.partitions.values().next_back().expect("one");
     assert_eq!(partition.views().retained.bytes(), 84, "the view knows after a restart too");
+}
+
+fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+#[test]
+fn a_group_with_too_much_out_is_handed_no_more_until_something_is_settled() {
+    for partitions in [1, 4] {
+        let mut world = world(partitions, Options { pending_max: 5, ..Options::default() });
+        let (publisher, _) = world.open("publisher", true, 0);
+        for number in numbers(0..20) {
+            world.publish(publisher, message("$queue/jobs/a", number, ONCE), None);
+        }
+        let (first, _) = world.open("first", true, 0);
+        world.subscribe(first, "$share/g/$queue/jobs/#", |_| {}).expect("joins");
+        let held = world.deliveries(first);
+        assert_eq!(held.iter().map(text).collect::<Vec<_>>(), numbers(0..5));
+
+        // It is the group's limit: another member gets nothing, another group everything that it may have.
+        let (second, _) = world.open("second", true, 0);
+        world.subscribe(second, "$share/g/$queue/jobs/#", |_| {}).expect("joins");
+        world.pass(1_000);
+        assert!(world.deliveries(first).is_empty() && world.deliveries(second).is_empty());
+        let (other, _) = world.open("other", true, 0);
+        world.subscribe(other, "$share/others/$queue/jobs/#", |_| {}).expect("joins");
+        assert_eq!(world.deliveries(other).len(), 5);
+        assert_eq!(
+            world.publish(publisher, message("$queue/jobs/a", "20", ONCE), None),
+            Some(Ok(true))
+        );
+
+        // What waits to come again is held, too: it makes no room.
+        world.settle(first, held[0].id, Outcome::ReleasedAfter { delay_ms: 5_000 });
+        assert!(world.deliveries(second).is_empty());
+        world.settle(first, held[1].id, Outcome::Accepted);
+        world.settle(first, held[2].id, Outcome::Accepted);
+        let mut came = world.deliveries(first);
+        came.extend(world.deliveries(second));
+        assert_eq!(came.len(), 2, "as many as were settled");
+
+        // Nothing is lost and nothing comes twice: all that was not accepted is accepted now.
+        for member in [first, second, other] {
+            world.close(member, false);
+        }
+        let (last, _) = world.open("last", true, 0);
+        world.subscribe(last, "$share/g/$queue/jobs/#", |_| {}).expect("joins");
+        let mut rest = Vec::new();
+        for _ in 0..10 {
+            let some = world.deliveries(last);
+            assert!(some.len() <= 5, "{}", some.len());
+            some.iter().for_each(|it| world.settle(last, it.id, Outcome::Accepted));
+            rest.extend(some.iter().map(text));
+            world.pass(1_000);
+        }
+        rest.sort_by_key(|number| number.parse::<usize>().expect("one"));
+        assert_eq!(rest, [numbers(0..1), numbers(3..21)].concat());
+        let group = world.stats("jobs").groups.remove(0);
+        assert_eq!((group.lag, group.pending), (0, 0));
+    }
 }
 
 /// A session that is away while so many messages of a kilobyte come: several segments of them, with others between.

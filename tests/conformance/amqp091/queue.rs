@@ -1,6 +1,8 @@
 //! The class queue (§1.7).
 
 use super::*;
+use fluxmq::partition::Options;
+use fluxmq_log::sim_disk::SimDisk;
 
 /// §1.7.2.1, default-name: a queue without a name gets one of the server's, unique.
 #[test]
@@ -88,6 +90,30 @@ fn queue_declare_again_must_say_the_same_limits_and_dead_letters() {
         assert_eq!(stack.world.stats("q"), stats, "{name}");
     }
     assert_eq!(stack.declare(client, "q", |it| it.arguments = arguments(&said)), (1, 0));
+}
+
+/// Ours: where first use declares no queue, those who declare one have it, and a publish to a name that is no queue is returned as ever.
+#[test]
+fn queue_declare_makes_a_queue_where_first_use_does_not() {
+    let options = Options { auto_create_queues: false, ..Options::default() };
+    let mut stack = Stack::new();
+    stack.world = World::with(SimDisk::new(5), 4, options).expect("recovers");
+    let client = stack.client();
+    for _ in 0..2 {
+        assert_eq!(stack.declare(client, "q", |_| {}), (0, 0));
+    }
+    assert_eq!(stack.count(client, "q"), (0, 0), "passive");
+    stack.fill(client, "q", &["0"]);
+    stack.consume(client, "q", "c", |_| {});
+    assert_eq!(stack.bodies(client), ["0"]);
+
+    let unknown = BasicPublish { mandatory: true, ..to_queue("unknown") };
+    stack.publish(client, unknown, &Properties::default(), "1");
+    let Method::BasicReturn(returned) = stack.method(client) else { panic!("not returned") };
+    assert_eq!(returned.reply_code, 312);
+    let consume = BasicConsume { queue: short("unknown"), ..BasicConsume::default() };
+    stack.send(client, 1, consume);
+    stack.assert_channel_closed(client, 404, "NOT_FOUND - no queue 'unknown' in vhost '/'");
 }
 
 /// §1.7.2.1, durable: what is in a durable queue is there after a power cut; a queue that is not durable is gone.
