@@ -23,6 +23,9 @@ use crate::model::{
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Claim, Group, GroupKey};
 
+/// Room for the letter of an expired entry is looked for again after so long.
+const LETTER_LOOK_MS: u64 = 1_000;
+
 impl<D: Disk> Partition<D> {
     /// Takes a request to a consumer group.
     pub(super) fn handle_group(
@@ -467,7 +470,10 @@ impl<D: Disk> Partition<D> {
             let has_letter = settings.is_some_and(|it| has_letter(&it, Death::Expired));
             // A letter is written once for all groups: the entry leaves the queue.
             if has_letter && !self.bury((*id, None), entry, &message, Death::Expired) {
-                return Ok(false);
+                // It stays until there is room for its letter, and holds up nobody.
+                let again = self.now.plus(LETTER_LOOK_MS);
+                self.consumers(next).delay(entry, again);
+                return Ok(true);
             }
             self.consumers(next).step_over(entry, !has_letter);
             return Ok(true);

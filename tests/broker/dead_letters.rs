@@ -416,6 +416,40 @@ fn an_entry_that_dies_while_its_letter_has_no_room_stays_until_there_is_some() {
 }
 
 #[test]
+fn what_is_behind_an_expired_entry_comes_while_its_letter_has_no_room() {
+    for (target, priority_max) in [("failed", 0), ("failed", 9), ("morgue", 0), ("x", 0)] {
+        let mut world = World::new(4);
+        let full = QueueLimits {
+            messages_max: Some(1),
+            overflow: Overflow::RejectPublish,
+            ..QueueLimits::default()
+        };
+        world.declare(target, QueueSettings { limits: full, ..QueueSettings::default() });
+        fill(&mut world, target, 0..1);
+        let dead_letters = DeadLetters {
+            target: DeadLetterTarget::Queue(name(target)),
+            with_expired: true,
+            ..DeadLetters::default()
+        };
+        let ttl_ms = Some(10_000);
+        let base = QueueSettings::default();
+        world.declare("jobs", QueueSettings { dead_letters, ttl_ms, priority_max, ..base });
+        fill(&mut world, "jobs", 0..1);
+        world.pass(11_000);
+        fill(&mut world, "jobs", 1..3);
+
+        let workers = reader(&mut world, "workers", "jobs");
+        assert_eq!(world.drain(workers), ["1", "2"], "{target}");
+        assert_eq!(world.stats("jobs").groups[0].lag, 1, "{target}: the expired one is not lost");
+        world.manage(target, QueueAction::Purge).expect("it is there");
+        (0..10).for_each(|_| world.pass(1_000));
+
+        assert_eq!(world.stats(target).messages, 1, "{target}");
+        assert_eq!(world.stats("jobs").groups[0].lag, 0, "{target}");
+    }
+}
+
+#[test]
 fn age_takes_entries_out_where_a_full_queue_refuses_publishers_and_refuses_none() {
     with_one_and_four(|mut world| {
         let limits = QueueLimits {
