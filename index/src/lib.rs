@@ -2,6 +2,8 @@
 //!
 //! Bottom layer of FluxMQ; depends on nothing of ours.
 
+#[cfg(test)]
+mod any_topic;
 pub mod header_match;
 mod level_tokens;
 mod level_trie;
