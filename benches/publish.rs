@@ -317,6 +317,7 @@ impl Stepped {
                 token: Some(Token(number as u64)),
                 message: Arc::new(message.clone()),
                 dedup: DedupKey::default(),
+                is_kept: false,
                 tenure: Tenure::default(),
                 target: queue.cloned().map_or(Target::Topic, Target::Queue),
                 input: None,
@@ -335,6 +336,7 @@ impl Stepped {
                 tenure: Tenure::default(),
                 target: Target::Queue(queue.clone()),
                 input: None,
+                is_kept: false,
             };
             self.handle(PUBLISHER, Request::Publish(publish));
         }

@@ -83,13 +83,14 @@ impl Server {
         let mut rules = Rules::new(config);
         let authority = watch::Sender::new(Arc::new(rules.load()?));
         let declared = queues::read(&config.queues.declared)?;
+        let kept = history::filters(&config.history)?;
         let started = Instant::now();
         let filters = SharedFilters::default();
         let cluster = data_dir.identity().cluster;
         let partitions = open_partitions(&disk, cluster, config, &filters)?;
         let count = partitions.len();
         tracing::info!(partitions = count, elapsed = ?started.elapsed(), "recovered");
-        let placement = Placement::new(u16::try_from(count - 1)?);
+        let placement = Placement::new(u16::try_from(count - 1)?).keeping(kept);
         let (shards, threads, owners) = spawn_shards(partitions, &placement, config)?;
         let broker = Arc::new(Broker::new(placement, Live::new(&filters), shards.clone(), owners));
         let listeners = Listeners::bind(config, count)?;

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use fluxmq_index::topic_trie;
+
 pub use super::bindings::{Bindings, Found, LastRoutes};
 use super::routing::Routes;
-use crate::model::{Filter, Message, PartitionId, QueueName, Topic};
+use crate::model::{Filter, Message, PartitionId, QoS, QueueName, Topic};
 use crate::partition::request::Target;
 
 /// Hash slots between keys and partitions: partitions can be moved by slot without hashing anew.
@@ -24,13 +26,29 @@ pub struct Beyond {
 pub struct Placement {
     data_partitions: u16,
     bindings: Arc<Bindings>,
+    kept: Arc<[Filter]>,
 }
 
 impl Placement {
     /// Returns the map over partitions 1 to `data_partitions`. Panics if there is none.
     pub fn new(data_partitions: u16) -> Placement {
         assert!(data_partitions > 0, "a broker has at least one data partition");
-        Placement { data_partitions, bindings: Arc::default() }
+        Placement { data_partitions, bindings: Arc::default(), kept: Arc::default() }
+    }
+
+    /// Has history keep what is published at QoS 0, too, where one of these matches its topic.
+    pub fn keeping(self, filters: Vec<Filter>) -> Placement {
+        Placement { kept: filters.into(), ..self }
+    }
+
+    /// Returns true for a message that history has only because a filter says so: the one place that decides it.
+    pub fn keeps(&self, message: &Message) -> bool {
+        let topic = message.topic.as_bytes();
+        let matches = |filter: &Filter| topic_trie::matches(filter.as_bytes(), topic);
+        !self.kept.is_empty()
+            && message.qos == QoS::AtMostOnce
+            && !message.retain
+            && self.kept.iter().any(matches)
     }
 
     /// Lists the data partitions.

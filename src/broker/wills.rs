@@ -122,8 +122,9 @@ impl WillPublisher {
             true => DedupKey { incarnation: self.next_token as u32, seq: DedupKey::WILL },
         };
         let tenure = Tenure::default();
-        let publish =
-            Publish { token: None, message, dedup, tenure, target: Target::Topic, input: None };
+        let target = Target::Topic;
+        let (input, is_kept) = (None, false);
+        let publish = Publish { token: None, message, dedup, tenure, target, input, is_kept };
         let message = &publish.message;
         match PublishAddress::of(&message.topic)? {
             PublishAddress::Topic => {

@@ -12,6 +12,9 @@ pub struct History {
     pub bytes_max: u64,
     /// Topics that are history for a shorter time. Default none.
     pub topics: Vec<HistoryTopics>,
+    /// Topic filters with commas between, at most 64: what is published at QoS 0 to a topic that one of them matches is history, too.
+    /// Default none.
+    pub filters: String,
 }
 
 /// Topics that are history for a shorter time than others. Where several match, the shortest counts.
@@ -25,16 +28,18 @@ pub struct HistoryTopics {
 
 impl Default for History {
     fn default() -> History {
-        History { age_max_s: 24 * 3600, bytes_max: 4 << 30, topics: Vec::new() }
+        let (topics, filters) = (Vec::new(), String::new());
+        History { age_max_s: 24 * 3600, bytes_max: 4 << 30, topics, filters }
     }
 }
 
 impl Section for History {
     fn fields(&mut self, walk: &mut dyn Walk) {
-        let History { age_max_s, bytes_max, topics } = self;
+        let History { age_max_s, bytes_max, topics, filters } = self;
         walk.leaf("age_max_s", &mut Number(age_max_s, 0..=u64::from(u32::MAX)));
         walk.leaf("bytes_max", &mut Size(bytes_max, 0..=1 << 50));
         walk.list("topics", topics);
+        walk.leaf("filters", &mut Text(filters, "topic filters with commas between"));
     }
 }
 

@@ -336,6 +336,12 @@ fn routing_key(stored: &[u8]) -> &[u8] {
     name.map_or(&[], |end| &levels[end + 1..])
 }
 
+/// Returns true for a stored topic whose first level means something to the broker: what is stored under it is for queues.
+pub fn is_reserved_topic(stored: &[u8]) -> bool {
+    let first = stored.split(|byte| *byte == b'/').next().unwrap_or(stored);
+    stored.first() == Some(&b'$') && OURS.iter().any(|ours| ours.as_bytes() == first)
+}
+
 /// Returns true for a filter or topic whose first level means something to the broker.
 pub fn is_reserved(text: &str) -> bool {
     OURS.contains(&text.split('/').next().unwrap_or(text))

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use thiserror::Error;
 
+use super::address::is_reserved_topic;
 use super::command::{RetainHandling, Will};
 use super::exchange::{ExchangeBinding, ExchangeId, ExchangeSettings};
 use super::queue::QueueSettings;
@@ -99,10 +100,11 @@ impl StoredMessage {
         self.topic.len() + self.properties.len() + self.payload.len()
     }
 
-    /// Returns true for what those who listened were passed on when it came: a retained message of QoS 0 that is no will. Its record is
+    /// Returns true for what those who listened were passed on when it came: a message of QoS 0 to a topic that is no will. Its record is
     /// what is retained, and for replays and groups (ADR 0044).
     pub fn was_passed_on(&self) -> bool {
-        self.qos == QoS::AtMostOnce && self.retain != Retain::No && self.dedup.seq == 0
+        // Copies for queues, and what was published to one, are of QoS 0 too, below names that are the broker's own.
+        self.qos == QoS::AtMostOnce && self.dedup.seq == 0 && !is_reserved_topic(&self.topic)
     }
 
     /// Returns true when it must not be delivered at `now` any more.

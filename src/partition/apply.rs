@@ -68,13 +68,15 @@ impl<D: Disk> Partition<D> {
                     self.history.indexes.add(offset, &message.topic, queues);
                     self.groups.applied(offset, &message.topic);
                     self.follows.applied(&message.topic);
+                    let (at, was_passed_on) = ((offset, time), message.was_passed_on());
                     if self.readers.len() > 0 {
-                        let (at, passed_on) = ((offset, time), message.was_passed_on());
-                        self.readers.dispatch(at, &to_message_at(message, time), passed_on, out);
+                        let message = to_message_at(message, time);
+                        self.readers.dispatch(at, &message, was_passed_on, out);
                     }
                     self.overlay.applied(message.publisher, message.dedup);
                     self.overlay.came(queues, message.len_bytes());
                     self.retention.pace.published(message.len_bytes());
+                    self.overlay.heard(was_passed_on);
                     if message.retain != Retain::No {
                         self.overlay.retained(message);
                     }

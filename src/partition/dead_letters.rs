@@ -332,6 +332,7 @@ impl<D: Disk> Partition<D> {
             tenure: Tenure::default(),
             target: Target::Queue(target.clone()),
             input: None,
+            is_kept: false,
         };
         let now = self.now;
         // What it waited for is over; what it goes before is not.

@@ -261,6 +261,7 @@ impl<D: Disk> Partition<D> {
                 tenure: Tenure::default(),
                 target: Target::Queue(queue.clone()),
                 input: None,
+                is_kept: false,
             };
             self.pending().building.message(&publish, &routes, stamp);
         }

@@ -277,6 +277,8 @@ pub struct Publish {
     pub target: Target,
     /// What its publisher names it by, beside: under a name that is known it is not stored again.
     pub input: Option<Input>,
+    /// History has it though its QoS is 0 and it is not retained: a configured filter matches its topic.
+    pub is_kept: bool,
 }
 
 impl Publish {
@@ -284,10 +286,7 @@ impl Publish {
     ///
     /// A will is a record whatever its QoS: that it is published once must survive a crash.
     pub fn is_stored(&self) -> bool {
-        self.message.qos != QoS::AtMostOnce
-            || self.message.retain
-            || !self.is_to_topic()
-            || self.dedup.seq != 0
+        self.is_in_history() || !self.is_to_topic()
     }
 
     /// Returns true for a message to a topic, where that lives.
@@ -297,7 +296,10 @@ impl Publish {
 
     /// Returns true when the history of the topic's partition has the message: queues that follow it need no copy.
     pub fn is_in_history(&self) -> bool {
-        self.message.qos != QoS::AtMostOnce || self.message.retain || self.dedup.seq != 0
+        self.message.qos != QoS::AtMostOnce
+            || self.message.retain
+            || self.dedup.seq != 0
+            || self.is_kept
     }
 
     /// Returns true when those who listen are given the message at once, whether it is stored or not: QoS 0, but for what goes to one
@@ -309,12 +311,14 @@ impl Publish {
             && !(self.message.retain && is_planted(PlantedBug::RetainedQos0Waits))
     }
 
-    /// Returns true when its record is one of which [`StoredMessage::was_passed_on`] says so. One that goes to a queue is among them,
-    /// and no filter matches it.
+    /// Returns true when its record is one of which [`StoredMessage::was_passed_on`] says so.
     ///
     /// [`StoredMessage::was_passed_on`]: crate::model::StoredMessage::was_passed_on
     pub fn is_recorded_as_passed_on(&self) -> bool {
-        self.message.qos == QoS::AtMostOnce && self.retains() && self.dedup.seq == 0
+        self.message.qos == QoS::AtMostOnce
+            && self.is_to_topic()
+            && self.is_stored()
+            && self.dedup.seq == 0
     }
 
     /// Returns true when its record is, or ends, a retained message.

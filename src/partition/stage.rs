@@ -553,7 +553,11 @@ impl Overlay {
         let (count, all) = self.retained;
         let bytes = message.len_bytes() as u64;
         self.retained = (count.saturating_sub(1), all.saturating_sub(bytes));
-        self.passed_on = self.passed_on.saturating_sub(usize::from(message.was_passed_on()));
+    }
+
+    /// A record is in the views now that was passed on, or was not. Another leader's was never in here.
+    pub(super) fn heard(&mut self, was_passed_on: bool) {
+        self.passed_on = self.passed_on.saturating_sub(usize::from(was_passed_on));
     }
 
     pub(super) fn fate(&self, client_id: &Bytes, epoch: Offset) -> Option<Fate> {

@@ -1,14 +1,18 @@
-//! Which topics the configuration keeps for a shorter time than others.
+//! Which topics the configuration keeps for a shorter time than others, and which whatever is published to them.
 
 use anyhow::Context;
 use bytes::Bytes;
 
 use crate::config::History;
 use crate::model::Filter;
+use crate::model::address::{SubscribeAddress, is_reserved};
 use crate::partition::TopicAges;
 
 /// What does not name ordinary topics: queues keep by their own rules, and the others are ways to subscribe.
 const NOT_TOPICS: [&str; 3] = ["$queue/", "$share/", "$replay/"];
+
+/// Each publish of QoS 0 is compared with all of them.
+const FILTERS_MAX: usize = 64;
 
 /// Reads the ages of topics; an error names the place in the configuration.
 pub(super) fn topic_ages(history: &History) -> anyhow::Result<TopicAges> {
@@ -24,6 +28,30 @@ pub(super) fn topic_ages(history: &History) -> anyhow::Result<TopicAges> {
         ages.push((filter, u64::from(topics.age_max_s) * 1000));
     }
     Ok(TopicAges::new(ages))
+}
+
+/// Reads the filters; one that makes no sense stops the start.
+pub(super) fn filters(history: &History) -> anyhow::Result<Vec<Filter>> {
+    let parts = history.filters.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let filters: Vec<Filter> = parts
+        .map(|part| filter(part).with_context(|| format!("history.filters: '{part}'")))
+        .collect::<anyhow::Result<_>>()?;
+    let count = filters.len();
+    anyhow::ensure!(
+        count <= FILTERS_MAX,
+        "history.filters: {count} filters are more than {FILTERS_MAX}; write wider ones"
+    );
+    Ok(filters)
+}
+
+fn filter(text: &str) -> anyhow::Result<Filter> {
+    let filter = Filter::new(Bytes::from(text.to_owned()))?;
+    let is_plain = matches!(SubscribeAddress::of(&filter), Ok(SubscribeAddress::Filter(_)));
+    anyhow::ensure!(
+        is_plain && !is_reserved(text),
+        "only filters over ordinary topics keep history; queues have rules of their own"
+    );
+    Ok(filter)
 }
 
 #[cfg(test)]
@@ -44,5 +72,39 @@ mod tests {
             let error = read(filter).unwrap_err();
             assert!(error.starts_with(&format!("history.topics.1.filter '{filter}'")), "{error}");
         }
+    }
+
+    fn read_filters(filters: &str) -> Result<Vec<String>, String> {
+        let history = History { filters: filters.to_owned(), ..History::default() };
+        let text = |filter: &Filter| filter.as_str().to_owned();
+        match super::filters(&history) {
+            Ok(filters) => Ok(filters.iter().map(text).collect()),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    }
+
+    #[test]
+    fn filters_are_read_with_commas_between() {
+        assert_eq!(read_filters(""), Ok(vec![]));
+        let expected = ["sensors/+/temp", "#", "$topics/plant/#"].map(str::to_owned);
+        assert_eq!(read_filters(" sensors/+/temp, #,$topics/plant/#,"), Ok(expected.to_vec()));
+        assert_eq!(read_filters(&vec!["a"; 64].join(",")).map(|filters| filters.len()), Ok(64));
+    }
+
+    #[test]
+    fn one_that_makes_no_sense_is_refused_with_its_place_and_the_reason() {
+        let expected = [
+            ("ok/#, a/#/b", "history.filters: 'a/#/b': '+' and '#' must stand alone"),
+            ("$queue/jobs", "history.filters: '$queue/jobs': only filters over ordinary topics"),
+            ("$SYS/#", "history.filters: '$SYS/#': only filters over ordinary topics"),
+            ("$share/g/a", "history.filters: '$share/g/a': only filters over ordinary topics"),
+            ("$dlq/jobs", "history.filters: '$dlq/jobs': only filters over ordinary topics"),
+        ];
+        for (filters, message) in expected {
+            let error = read_filters(filters).unwrap_err();
+            assert!(error.starts_with(message), "{error}");
+        }
+        let error = read_filters(&vec!["a"; 65].join(",")).unwrap_err();
+        assert_eq!(error, "history.filters: 65 filters are more than 64; write wider ones");
     }
 }

@@ -14,6 +14,7 @@ mod exchange;
 mod exchanges;
 mod expiry;
 mod inputs;
+mod kept;
 mod lifetimes;
 mod limits;
 mod managed_connections;

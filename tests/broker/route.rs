@@ -163,6 +163,7 @@ fn publishes_of_one_frame_say_each_whether_a_queue_was_there() {
     let mut world = World::new(1);
     world.declare("jobs", QueueSettings::default());
     let publish = |number: u64, target: Target| Publish {
+        is_kept: false,
         token: Some(Token(number)),
         message: Arc::new(fluxmq::model::Message {
             properties: Properties::default(),

@@ -424,6 +424,7 @@ fn what_is_stored_in_memory_is_handed_out_at_once() {
         publisher: 7,
     };
     let publish = Publish {
+        is_kept: false,
         token: Some(Token(1)),
         message: Arc::new(message),
         dedup: DedupKey::default(),

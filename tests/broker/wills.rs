@@ -83,6 +83,7 @@ fn a_will_that_is_over_is_not_stored_again_when_a_process_is_late() {
         assert!(world.wills_are_over());
 
         let late = Publish {
+            is_kept: false,
             token: Some(Token(1)),
             message: Arc::new(will.clone()),
             dedup: DedupKey { incarnation: epoch.0 as u32, seq: DedupKey::WILL },

@@ -55,7 +55,7 @@ pub struct World {
     pub authority: Arc<Authority>,
     next: u64,
     data_partitions: u16,
-    placement: Placement,
+    pub placement: Placement,
     /// Carries letters and asks what no protocol asks.
     steward: Steward,
     /// What it asks for stays where it is.
@@ -197,6 +197,12 @@ impl World {
         world.wills.handle_authority(self.authority.clone());
         world.authority = self.authority.clone();
         *self = world;
+    }
+
+    /// Has history keep what connections that come from now on publish at QoS 0 to topics that these match.
+    pub fn keep(&mut self, filters: &[&str]) {
+        let filter = |text: &&str| Filter::new(Bytes::from((*text).to_owned())).expect("a filter");
+        self.placement = self.placement.clone().keeping(filters.iter().map(filter).collect());
     }
 
     /// Opens a session; panics when it is refused.

@@ -416,6 +416,7 @@ impl Cluster {
             publisher: 0,
         };
         let publish = Publish {
+            is_kept: false,
             token: Some(token),
             message: std::sync::Arc::new(message),
             dedup: DedupKey::default(),

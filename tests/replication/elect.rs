@@ -251,6 +251,7 @@ fn say_once(cluster: &mut Cluster, to: ReplicaId, token: u64) -> Token {
     cluster.ask(
         to,
         Request::Publish(Publish {
+            is_kept: false,
             token: Some(token),
             message,
             dedup,

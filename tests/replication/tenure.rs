@@ -27,6 +27,7 @@ fn publish(cluster: &mut Cluster, to: ReplicaId, by: (u64, Tenure), token: u64) 
         publisher: PUBLISHER,
     };
     let publish = Publish {
+        is_kept: false,
         token: Some(Token(token)),
         message: std::sync::Arc::new(message),
         dedup: DedupKey { incarnation: INCARNATION, seq: 7 },

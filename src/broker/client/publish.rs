@@ -76,7 +76,9 @@ impl Client {
             (Ok((home, target, input)), Some(part)) => {
                 let dedup = DedupKey::default();
                 let tenure = self.tenure();
-                let mut publish = Publish { token: None, message, dedup, tenure, target, input };
+                let is_kept = false;
+                let mut publish =
+                    Publish { token: None, message, dedup, tenure, target, input, is_kept };
                 self.sign(&mut publish);
                 return self.gather_publish(part, token, home, publish);
             }
@@ -84,12 +86,13 @@ impl Client {
             (Err(refusal), Some(part)) => return self.fail_transaction(part, token, refusal),
             (Err(refusal), None) => return self.refuse_publish(token, &message, refusal),
         };
+        let is_kept = target == Target::Topic && self.placement.keeps(&message);
         let beyond = match target {
             Target::Topic if packet_id.is_some() && is_planted(PlantedBug::NotCaptured) => {
                 Beyond::default()
             }
             Target::Topic => {
-                let is_unstored = message.qos == QoS::AtMostOnce && !message.retain;
+                let is_unstored = message.qos == QoS::AtMostOnce && !message.retain && !is_kept;
                 let Publishing { found, routes, .. } = &mut self.publishing;
                 self.placement.beyond(&message, is_unstored, (found, routes))
             }
@@ -108,7 +111,7 @@ impl Client {
             None => DedupKey::default(),
         };
         let tenure = self.tenure();
-        let publish = Publish { token: None, message, dedup, tenure, target, input };
+        let publish = Publish { token: None, message, dedup, tenure, target, input, is_kept };
         match copies.is_empty() {
             true => self.send_publish(home, token, publish),
             false => self.send_copies(home, &beyond, token, publish),

@@ -173,11 +173,12 @@ impl Client {
         if crate::model::address::is_reserved(topic.as_str()) {
             return Err(Refusal::NotAuthorized);
         }
-        let is_unstored = message.qos == QoS::AtMostOnce;
+        let mut part = self.part(topic.clone(), message, Target::Topic)?;
+        part.is_kept = self.placement.keeps(&part.message);
+        let is_unstored = !part.is_in_history();
         let home = self.placement.topic(&topic);
         let bound = self.placement.bound_to(&topic, is_unstored, &mut Found::default());
         let beyond = Beyond::of(bound, found);
-        let mut part = self.part(topic, message, Target::Topic)?;
         let others = beyond.partitions.iter().filter(|to| **to != home || is_unstored);
         let copy = |to: &PartitionId| Publish { target: beyond.bound(*to), ..part.clone() };
         let mut parts: Parts = others.map(|to| (*to, copy(to))).collect();
@@ -194,7 +195,7 @@ impl Client {
         let publisher = self.identity.publisher;
         let message = Arc::new(Message { topic, publisher, retain: false, ..message });
         let (dedup, tenure) = (DedupKey::default(), self.tenure());
-        Ok(Publish { token: None, message, dedup, tenure, target, input })
+        Ok(Publish { token: None, message, dedup, tenure, target, input, is_kept: false })
     }
 
     /// Sends the parts of a publish, and has it confirmed when those that are stored are. Topics store nothing at QoS 0.

@@ -136,6 +136,7 @@ fn publish(topic: &str, qos: QoS) -> Publish {
         dedup: DedupKey::default(),
         tenure: Tenure::default(),
         target: Target::Topic,
+        is_kept: false,
         input: None,
     }
 }

@@ -202,6 +202,7 @@ fn part(message: Message, target: Target, input: Option<Input>) -> Publish {
         tenure: Tenure::default(),
         target,
         input,
+        is_kept: false,
     }
 }
 
