@@ -484,14 +484,16 @@ impl Got {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
-    /// I12 of QoS 0, retained or not, with whatever is stored, flushed or being subscribed to in between.
+    /// I12 of QoS 0, retained, kept by a filter, or neither, with whatever is stored, flushed or being subscribed to in between.
     #[test]
     fn everyone_gets_each_publishers_messages_in_order_and_none_twice(
         steps in proptest::collection::vec(step(), 1..80),
         partitions in prop::sample::select(vec![1u16, 4]),
+        kept in prop::sample::select(vec![&[][..], &["a/1"], &["a/+"]]),
     ) {
         let topics = ["a/0", "a/1"];
         let mut world = World::new(partitions);
+        world.keep(kept);
         let publishers = [0, 1].map(|number| world.open(&format!("p{number}"), true, 0).0);
         let [mut steady, mut renewing, mut session] = ["steady", "renewing", "session"].map(|name| {
             let id = Some(subscriber(&mut world, name, if name == "session" { FOREVER } else { 0 }));
