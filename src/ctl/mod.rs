@@ -7,6 +7,7 @@ mod bench;
 mod binding;
 mod connection;
 mod connections;
+mod course;
 mod definitions;
 mod error;
 mod exchange;

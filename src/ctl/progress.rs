@@ -36,13 +36,18 @@ impl Progress {
         Progress { bar, plain, started: now, ticked: now }
     }
 
+    /// Returns true when anybody sees it.
+    pub(super) fn is_shown(&self) -> bool {
+        self.plain || self.bar.is_some()
+    }
+
     /// When to call [`Progress::tick`].
     pub(super) fn due(&self) -> Option<Instant> {
         let interval = match &self.bar {
             Some(_) => Duration::from_millis(100),
             None => Duration::from_secs(1),
         };
-        (self.plain || self.bar.is_some()).then_some(self.ticked + interval)
+        self.is_shown().then_some(self.ticked + interval)
     }
 
     /// Shows how many messages there were, and how much of the whole is done where that is known.
@@ -56,13 +61,17 @@ impl Progress {
             bar.tick();
         }
         if self.plain {
-            let seconds = (now - self.started).as_secs_f64();
-            let rate = count as f64 / seconds.max(0.001);
-            let percent = done.map(percent).unwrap_or_default();
-            let said = format!("{count} messages in {seconds:.0} s, {rate:.0}/s {percent}");
-            let _ = writeln!(std::io::stderr(), "{}", said.trim_end());
+            self.say(now, count, done);
         }
         self.ticked = now;
+    }
+
+    fn say(&self, now: Instant, count: u64, done: Option<(u64, u64)>) {
+        let seconds = (now - self.started).as_secs_f64();
+        let rate = count as f64 / seconds.max(0.001);
+        let percent = done.map(percent).unwrap_or_default();
+        let said = format!("{count} messages in {seconds:.0} s, {rate:.0}/s {percent}");
+        let _ = writeln!(std::io::stderr(), "{}", said.trim_end());
     }
 
     /// Runs something that prints, out of the way of the moving line.
@@ -73,9 +82,13 @@ impl Progress {
         }
     }
 
-    pub(super) fn finish(&self) {
+    /// Takes the moving line away; elsewhere there is a last line, that of the whole.
+    pub(super) fn finish(&self, count: u64, done: Option<(u64, u64)>) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+        if self.plain {
+            self.say(Instant::now(), count, done);
         }
     }
 }

@@ -3,7 +3,6 @@
 //! The broker says where that is, as the newest matching message of each partition (`x-replay-end` in SUBACK). What is published
 //! meanwhile comes after those, and is not printed.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,13 +11,13 @@ use clap::Args;
 use tokio::time::{Instant, sleep_until};
 
 use super::connection::{ConnectionArguments, parse_qos};
+use super::course::{Course, ends_reported, place_of};
 use super::error::CtlError;
 use super::format::{Format, Style, StyleArguments, parse_format, print};
 use super::progress::Progress;
-use crate::client::{Client, Event, Incoming, SubscribeRequest, user};
+use crate::client::{Client, Event, SubscribeRequest, user};
 use crate::model::command::RetainHandling;
 use crate::model::{Millis, QoS, moment};
-use crate::protocol::mqtt::property::{Property, PropertyList};
 use crate::protocol::mqtt::reason::ReasonCode;
 use crate::protocol::mqtt::types::{SubscribeFilter, Version};
 
@@ -80,11 +79,14 @@ pub(super) async fn run(
     let (mut client, _) = arguments.connection.connect(&options).await?;
     let said = arguments.connection.subscribe(&mut client, &request(arguments)).await?;
     let style = arguments.style.with(&arguments.format, json);
-    let course = Course { until, ..Course::of(&said)? };
+    let course = Course::of(&said).map(|course| course.until(until)).ok_or_else(|| {
+        let reason = "the broker does not say where history ends: use 'mqttctl subscribe --from' with --idle";
+        CtlError::refused(reason.to_owned())
+    })?;
     let progress = Progress::new(arguments.progress, true, None);
     let mut replay = Replay { arguments, style, progress, course, count: 0 };
     let result = replay.read(&mut client, output).await;
-    replay.progress.finish();
+    replay.progress.finish(replay.count, Some(replay.course.done()));
     let (_, left) = client.disconnect(ReasonCode::SUCCESS, None).await;
     result?;
     Ok(left?)
@@ -113,10 +115,7 @@ fn parse_time(text: &str) -> Result<Millis, CtlError> {
 }
 
 fn request(arguments: &Arguments) -> SubscribeRequest {
-    let properties = [
-        ("replay-from".to_owned(), arguments.from.clone()),
-        ("replay-end".to_owned(), "report".to_owned()),
-    ];
+    let properties = [("replay-from".to_owned(), arguments.from.clone()), ends_reported()];
     let filter = SubscribeFilter {
         // History has them where they were published.
         retain_handling: RetainHandling::DontSend,
@@ -124,88 +123,6 @@ fn request(arguments: &Arguments) -> SubscribeRequest {
         ..SubscribeFilter::new(Bytes::from(arguments.filter.clone()), arguments.qos)
     };
     SubscribeRequest { filters: vec![filter], properties: user(&properties).collect() }
-}
-
-/// How far a replay goes, and how far it is.
-#[derive(Debug, Default)]
-struct Course {
-    /// The last offset of each partition that is not over.
-    ends: BTreeMap<u16, u64>,
-    /// The first offset that came, the newest, and the last, of all partitions that were heard of.
-    places: BTreeMap<u16, [u64; 3]>,
-    until: Option<Millis>,
-}
-
-/// Where a message is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    partition: u16,
-    offset: u64,
-    time: Millis,
-}
-
-impl Course {
-    /// Reads the broker's answer.
-    fn of(said: &PropertyList) -> Result<Course, CtlError> {
-        let mut course = Course::default();
-        let mut is_said = false;
-        for property in said.iter() {
-            let Property::User(key, value) = property else { continue };
-            if key != "x-replay-end" {
-                continue;
-            }
-            is_said = true;
-            let text = String::from_utf8_lossy(&value);
-            let place = text.split_once(':').and_then(|(partition, offset)| {
-                Some((partition.parse::<u16>().ok()?, offset.parse::<u64>().ok()?))
-            });
-            course.ends.extend(place);
-        }
-        match is_said {
-            true => Ok(course),
-            false => Err(CtlError::refused(
-                "the broker does not say where history ends: use 'mqttctl subscribe --from' with --idle".to_owned(),
-            )),
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.ends.is_empty()
-    }
-
-    /// Takes note of a message; true when it is to be printed.
-    fn passes(&mut self, place: Place) -> bool {
-        let Place { partition, offset, time } = place;
-        let Some(end) = self.ends.get(&partition).copied() else { return false };
-        let seen = self.places.entry(partition).or_insert([offset, offset, end]);
-        seen[1] = offset.min(end);
-        let is_late = self.until.is_some_and(|until| time > until);
-        if is_late || offset >= end {
-            seen[1] = end;
-            self.ends.remove(&partition);
-        }
-        !is_late && offset <= end
-    }
-
-    /// How much is done of how much, in offsets.
-    fn done(&self) -> (u64, u64) {
-        let sum =
-            |at: usize| -> u64 { self.places.values().map(|place| place[at] + 1 - place[0]).sum() };
-        (sum(1), sum(2))
-    }
-}
-
-/// Where a message is, as its delivery says; `None` for one that nothing stored.
-fn place_of(message: &Incoming) -> Option<Place> {
-    let number = |name: &str| -> Option<u64> {
-        let value = message.properties.user(name.as_bytes())?;
-        std::str::from_utf8(&value).ok()?.parse().ok()
-    };
-    Some(Place {
-        partition: u16::try_from(number("x-stream-partition")?).ok()?,
-        offset: number("x-stream-offset")?,
-        time: Millis(number("x-stream-timestamp")?),
-    })
 }
 
 struct Replay<'a> {
@@ -270,50 +187,5 @@ impl Replay<'_> {
             client.acknowledge(handle, ReasonCode::SUCCESS);
         }
         Ok(is_heard)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn said(values: &[&str]) -> PropertyList {
-        let pairs = values.iter().map(|value| ("x-replay-end".to_owned(), (*value).to_owned()));
-        user(&pairs.collect::<Vec<_>>()).collect()
-    }
-
-    fn at(partition: u16, offset: u64, time: u64) -> Place {
-        Place { partition, offset, time: Millis(time) }
-    }
-
-    #[test]
-    fn it_is_over_when_every_partition_has_reached_its_end() {
-        let mut course = Course::of(&said(&["1:10", "2:5"])).unwrap();
-        assert!(course.passes(at(1, 4, 0)) && course.passes(at(1, 10, 0)));
-        assert_eq!(course.done(), (7, 7), "what is known of");
-        assert!(!course.is_over());
-        assert!(!course.passes(at(1, 11, 0)), "published meanwhile");
-        assert!(!course.passes(at(3, 1, 0)), "where nothing was");
-        assert!(course.passes(at(2, 4, 0)));
-        assert_eq!(course.done(), (8, 9));
-        // The message at its end is gone, by its expiry for one: a later one says so too.
-        assert!(!course.passes(at(2, 6, 0)));
-        assert!(course.is_over());
-    }
-
-    #[test]
-    fn a_time_ends_it_and_is_the_last_that_is_printed() {
-        let mut course =
-            Course { until: Some(Millis(50)), ..Course::of(&said(&["1:10"])).unwrap() };
-        assert!(course.passes(at(1, 4, 49)) && course.passes(at(1, 5, 50)));
-        assert!(!course.is_over());
-        assert!(!course.passes(at(1, 6, 51)));
-        assert!(course.is_over());
-    }
-
-    #[test]
-    fn nothing_stored_is_over_at_once_and_silence_is_another_broker() {
-        assert!(Course::of(&said(&["none"])).unwrap().is_over());
-        assert!(matches!(Course::of(&said(&[])), Err(CtlError::Refused { .. })));
     }
 }

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{ConnectionArguments, parse_qos, refusal};
+use super::course::{Course, ends_reported, place_of};
 use super::error::CtlError;
 use super::format::{Format, Style, StyleArguments, parse_format, print};
 use super::progress::Progress;
@@ -132,22 +133,26 @@ pub(super) async fn run(
     json: bool,
     output: &mut impl Write,
 ) -> Result<(), CtlError> {
-    let requests = requests(arguments)?;
+    let progress = Progress::new(arguments.progress, arguments.from.is_some(), arguments.count);
+    let requests = requests(arguments, progress.is_shown())?;
     let mut options = arguments.connection.options()?;
     options.receive_maximum = arguments.receive_maximum.max(1);
     options.topic_alias_max = 64;
     let started = Instant::now();
     let (mut client, _) = arguments.connection.connect(&options).await?;
     let style = arguments.style.with(&arguments.format, json);
-    let progress = Progress::new(arguments.progress, arguments.from.is_some(), arguments.count);
     let removals = Removals::default();
-    let mut reading = Reading { arguments, style, progress, count: 0, is_over: false, removals };
+    let (course, count, is_over) = (None, 0, false);
+    let mut reading = Reading { arguments, style, progress, course, count, is_over, removals };
     let result = match subscribe(arguments, &mut client, &requests).await {
-        Ok(()) if arguments.exit_after_subscribe => Ok(()),
-        Ok(()) => reading.read(&mut client, started, output).await,
+        Ok(_) if arguments.exit_after_subscribe => Ok(()),
+        Ok(course) => {
+            reading.course = course;
+            reading.read(&mut client, started, output).await
+        }
         Err(error) => Err(error),
     };
-    reading.progress.finish();
+    reading.progress.finish(reading.count, reading.done());
     let result = match result {
         Ok(()) => reading.removals.finish(&mut client, arguments.connection.patience()).await,
         Err(error) => Err(error),
@@ -159,7 +164,10 @@ pub(super) async fn run(
 }
 
 /// Returns one SUBSCRIBE for each filter: where to read from is a property of the whole packet, and differs by kind.
-fn requests(arguments: &Arguments) -> Result<Vec<SubscribeRequest>, CtlError> {
+fn requests(
+    arguments: &Arguments,
+    shows_progress: bool,
+) -> Result<Vec<SubscribeRequest>, CtlError> {
     let is_v5 = arguments.connection.mqtt_version == Version::V5;
     let needs_v5 = arguments.from.is_some()
         || arguments.group.is_some()
@@ -174,14 +182,18 @@ fn requests(arguments: &Arguments) -> Result<Vec<SubscribeRequest>, CtlError> {
                     $replay/<position>/<filter> and $share/<group>/<filter>";
         return Err(CtlError::Usage(said.to_owned()));
     }
-    let filters = arguments.filters.iter().chain(&arguments.filter_flags);
-    Ok(filters.map(|filter| request(arguments, filter)).collect())
+    let filters: Vec<&String> = arguments.filters.iter().chain(&arguments.filter_flags).collect();
+    // Of several replays nobody could tell whose a message is.
+    let reports_end = shows_progress && filters.len() == 1;
+    Ok(filters.into_iter().map(|filter| request(arguments, filter, reports_end)).collect())
 }
 
-fn request(arguments: &Arguments, filter: &str) -> SubscribeRequest {
+fn request(arguments: &Arguments, filter: &str, reports_end: bool) -> SubscribeRequest {
     let mut properties = Vec::new();
     if let Some(from) = &arguments.from {
-        properties.push((position_property(filter).to_owned(), from.clone()));
+        let name = position_property(filter);
+        properties.push((name.to_owned(), from.clone()));
+        properties.extend((reports_end && name == REPLAY).then(ends_reported));
     }
     properties
         .extend(arguments.group.iter().map(|name| ("consumer-group".to_owned(), name.clone())));
@@ -201,32 +213,40 @@ fn request(arguments: &Arguments, filter: &str) -> SubscribeRequest {
     SubscribeRequest { filters: vec![filter], properties }
 }
 
+/// Where a replay begins.
+const REPLAY: &str = "replay-from";
+
 /// Queues read from a cursor, everything else replays.
 fn position_property(filter: &str) -> &'static str {
     let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
     let inner = shared.map_or(filter, |(_, inner)| inner);
-    if inner.starts_with("$queue/") { "cursor" } else { "replay-from" }
+    if inner.starts_with("$queue/") { "cursor" } else { REPLAY }
 }
 
+/// Returns how far a single replay goes.
 async fn subscribe(
     arguments: &Arguments,
     client: &mut Client,
     requests: &[SubscribeRequest],
-) -> Result<(), CtlError> {
+) -> Result<Option<Course>, CtlError> {
     if !arguments.unsubscribe.is_empty() {
         let Arguments { connection, unsubscribe, unsubscribe_property, .. } = arguments;
         connection.unsubscribe(client, unsubscribe, unsubscribe_property).await?;
     }
+    let mut course = None;
     for request in requests {
-        arguments.connection.subscribe(client, request).await?;
+        let said = arguments.connection.subscribe(client, request).await?;
+        course = Course::of(&said);
     }
-    Ok(())
+    Ok(course)
 }
 
 struct Reading<'a> {
     arguments: &'a Arguments,
     style: Style,
     progress: Progress,
+    /// How far it is in history, where it was asked for and the broker says it.
+    course: Option<Course>,
     count: u64,
     /// Nothing more is to be printed, however many were asked for.
     is_over: bool,
@@ -259,7 +279,7 @@ impl Reading<'_> {
                 }
                 () = sleep_until(wakes_at.unwrap_or(started)), if wakes_at.is_some() => {
                     let now = Instant::now();
-                    self.progress.tick(now, self.count, None);
+                    self.progress.tick(now, self.count, self.done());
                     if ends_at.is_some_and(|at| at <= now) {
                         return self.timed_out();
                     }
@@ -284,6 +304,9 @@ impl Reading<'_> {
         while let Some(event) = next {
             match event {
                 Event::Message(message) => {
+                    if let (Some(course), Some(place)) = (&mut self.course, place_of(&message)) {
+                        course.passes(place);
+                    }
                     if self.is_wanted(&message) {
                         let print = || print(&message, &self.style, output);
                         self.progress.aside(print).map_err(CtlError::Output)?;
@@ -306,6 +329,11 @@ impl Reading<'_> {
             client.acknowledge(handle, ReasonCode::SUCCESS);
         }
         self.removals.send(client)
+    }
+
+    /// How much of history there was of how much.
+    fn done(&self) -> Option<(u64, u64)> {
+        self.course.as_ref().map(Course::done)
     }
 
     fn is_enough(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Our own tools as programs, with mosquitto's on the other side.
 
+use std::process::{Command, Stdio};
+
 use crate::mosquitto::{Stage, are_clients_installed};
 use crate::program::{Program, run};
 
@@ -91,4 +93,43 @@ fn a_session_is_made_without_staying_and_read_later() {
     said.sort();
     assert_eq!(said, ["a/1", "a/1", "b", "b"]);
     assert_eq!(rest, Vec::<String>::new());
+}
+
+#[test]
+fn progress_on_standard_error_says_how_much_of_history_came() {
+    let stage = Stage::new();
+    let address = format!("127.0.0.1:{}", stage.port());
+    let numbers: String = (1..=300).map(|number| format!("{number}\n")).collect();
+    let publish = mqttctl(&["publish", "past/a", "--stdin-lines", "-q", "1"], &address);
+    run(MQTTCTL, &publish, &numbers);
+    let both = |line: &[&str]| {
+        let output =
+            Command::new(MQTTCTL).args(mqttctl(line, &address)).stdin(Stdio::null()).output();
+        let output = output.unwrap();
+        let [said, aside] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(output.status.success(), "{line:?}: {aside}");
+        (said.lines().count(), aside.lines().last().unwrap_or_default().to_owned())
+    };
+    let from = ["--from", "earliest", "--progress"];
+
+    let (count, aside) = both(&[&["replay", "past/a"], &from[..]].concat());
+    assert!(count == 300 && aside.starts_with("300 messages in "), "{count}: {aside}");
+    assert!(aside.ends_with("/s 100 %"), "{aside}");
+    assert_eq!(
+        both(&["replay", "past/none", "--progress"]),
+        (0, "0 messages in 0 s, 0/s".to_owned())
+    );
+
+    // Half of it, and what there is with a message behind it.
+    let (count, aside) = both(&[&["subscribe", "past/a", "-c", "150"], &from[..]].concat());
+    assert!(count == 150 && aside.ends_with("/s 50 %"), "{count}: {aside}");
+    let whole = ["subscribe", "past/a", "--idle", "2"];
+    let (count, aside) = both(&[&whole, &from[..]].concat());
+    assert!(count == 300 && aside.ends_with("/s 100 %"), "{count}: {aside}");
+
+    // Of what no history is asked for, and of several replays, nobody knows the whole.
+    let several = ["subscribe", "past/a", "past/+", "-c", "450"];
+    let (count, aside) = both(&[&several, &from[..]].concat());
+    assert!(count == 450 && aside.ends_with("/s"), "{count}: {aside}");
 }
