@@ -28,6 +28,7 @@ pub use group::{Claim, Group, GroupKey, Groups, Member};
 pub use horizon::Horizon;
 pub use inputs::{Inputs, Known};
 pub use lease::Leases;
+pub use needs::Pin;
 pub use queue::{MARK_EVERY, Queue, Queues};
 pub use retained::{Retained, RetainedMessage};
 pub use section::{SectionError, section_name};

@@ -9,6 +9,15 @@ use crate::model::Millis;
 use crate::model::queue::QueueKind;
 use crate::planted::{PlantedBug, is_planted};
 
+/// Who asks for a record again, whatever its age.
+#[derive(Clone, Copy, Debug)]
+pub enum Pin<'a> {
+    /// A queue, for an entry.
+    Queue(&'a Queue),
+    /// A retained message.
+    Retained,
+}
+
 impl Views {
     /// Returns the oldest record that some view will ask for again, whatever its age; `None` when there is none (ADR 0046).
     ///
@@ -16,8 +25,16 @@ impl Views {
     /// what is in it, of a classic queue what some group has not finished. Wills and dead letters are kept by themselves, open packet
     /// ids ask for no record, and sessions and shared subscriptions have what history has.
     pub fn pinned(&self, now: Millis) -> Option<Offset> {
-        let queues = self.queues.iter().filter_map(|(id, queue)| self.pinned_by(id, queue));
-        queues.chain(self.retained.alive(now).next()).min()
+        self.pins(now).map(|(oldest, _)| oldest).min()
+    }
+
+    /// Lists who asks for records again, each with the oldest: every queue that does, and retained messages together.
+    pub fn pins(&self, now: Millis) -> impl Iterator<Item = (Offset, Pin<'_>)> {
+        let queues = self
+            .queues
+            .iter()
+            .filter_map(|(id, queue)| Some((self.pinned_by(id, queue)?, Pin::Queue(queue))));
+        queues.chain(self.retained.alive(now).next().map(|oldest| (oldest, Pin::Retained)))
     }
 
     fn pinned_by(&self, id: u64, queue: &Queue) -> Option<Offset> {

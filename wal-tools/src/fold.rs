@@ -12,8 +12,12 @@ use fluxmq_log::SnapshotAt;
 use crate::log_files::{Gap, LogFiles};
 use crate::scan::Placed;
 use crate::side::snapshot_path;
+use crate::source::Partition;
 use crate::walk::Listed;
 use crate::{CommandError, warn};
+
+/// How often files are read that change while they are.
+const ATTEMPTS: usize = 5;
 
 /// Up to where to fold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +130,20 @@ impl Fold {
         Fold { views, index, end, committed, start: Some(at), ..Fold::empty() }
     }
 
-    /// Folds a partition's views up to a place.
+    /// Folds a partition's views up to a place, again when a running broker has removed meanwhile what was to be read.
+    pub fn of_partition(partition: &Partition, to: To) -> Result<(LogFiles, Fold), CommandError> {
+        let mut attempts = 1..ATTEMPTS;
+        loop {
+            let log = LogFiles::open(partition)?;
+            let folded = Fold::of(&log, to);
+            let is_whole = folded.as_ref().is_ok_and(|fold| fold.gap.is_none());
+            if is_whole || attempts.next().is_none() || !log.has_changed()? {
+                return Ok((log, folded?));
+            }
+        }
+    }
+
+    /// Folds a log's views up to a place.
     pub fn of(log: &LogFiles, to: To) -> Result<Fold, CommandError> {
         let before = match to {
             To::End => None,

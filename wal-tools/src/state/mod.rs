@@ -9,10 +9,9 @@ use fluxmq::view::digest;
 use fluxmq_index::matches;
 
 use crate::arguments::{Format, StateArguments};
-use crate::fold::{Fold, FoldError, To};
+use crate::fold::{Fold, FoldError};
 use crate::log_files::LogFiles;
 use crate::record_line::{self, Style};
-use crate::source::Partition;
 use crate::tree::Tree;
 use crate::{CommandError, EXIT_CORRUPTION, EXIT_USAGE, side, source, warn};
 
@@ -20,14 +19,11 @@ mod group;
 mod queue;
 mod session;
 
-/// How often files are read that change while they are.
-const ATTEMPTS: usize = 5;
-
 /// Prints the state under a path and returns the exit code: 1 when what was asked for is not there.
 pub fn run(arguments: &StateArguments, out: &mut impl Write) -> Result<u8, CommandError> {
     let mut state = State { arguments, out, found: 0, code: 0 };
     for partition in source::partitions(&arguments.path)? {
-        match fold(&partition, arguments.at) {
+        match Fold::of_partition(&partition, arguments.at) {
             Ok((log, fold)) => state.partition(&log, &fold)?,
             // The others may go further back.
             Err(CommandError::Fold(error @ FoldError::Before { .. })) => {
@@ -42,19 +38,6 @@ pub fn run(arguments: &StateArguments, out: &mut impl Write) -> Result<u8, Comma
         state.code = 1;
     }
     Ok(state.code)
-}
-
-/// Folds a partition's views, again when a running broker has removed meanwhile what was to be read.
-fn fold(partition: &Partition, at: To) -> Result<(LogFiles, Fold), CommandError> {
-    let mut attempts = 1..ATTEMPTS;
-    loop {
-        let log = LogFiles::open(partition)?;
-        let folded = Fold::of(&log, at);
-        let is_whole = folded.as_ref().is_ok_and(|fold| fold.gap.is_none());
-        if is_whole || attempts.next().is_none() || !log.has_changed()? {
-            return Ok((log, folded?));
-        }
-    }
 }
 
 struct State<'a, W> {

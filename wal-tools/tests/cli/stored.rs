@@ -163,7 +163,7 @@ pub fn go_on(data: &Path, segments: u64) {
     }
 }
 
-fn seal(log: &mut Log<OsDisk>) {
+pub fn seal(log: &mut Log<OsDisk>) {
     let (index, body) = (log.last_index() + 1, log.seal_body());
     log.append(Entry::without_records(index, 2, FrameKind::Seal, index - 1, body)).unwrap();
     log.flush().unwrap();

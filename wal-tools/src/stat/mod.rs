@@ -5,22 +5,34 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use fluxmq::model::Millis;
+use fluxmq_index::Offset;
 use fluxmq_log::format::{BatchRecord, FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES};
 
+use self::live::{Known, SegmentBytes};
 use crate::arguments::StatArguments;
+use crate::names::control_name;
 use crate::source::{self, Partition};
 use crate::walk::Walk;
 use crate::{CommandError, EXIT_CORRUPTION, text};
+
+mod live;
 
 /// Prints the counts of each partition under a path, and of all together, and returns the exit code.
 pub fn run(arguments: &StatArguments, out: &mut impl Write) -> Result<u8, CommandError> {
     let partitions = source::partitions(&arguments.path)?;
     let mut walk = Walk::default();
-    let mut total = Counts::default();
+    let mut total = Counts { is_known: true, ..Counts::default() };
     for partition in &partitions {
-        let mut counts = Counts::default();
-        counts.partition(partition, &mut walk)?;
+        let known = Known::of(partition)?;
+        let start = known.as_ref().map_or(Offset::ZERO, |known| known.start);
+        let mut counts = Counts { is_known: known.is_ok(), ..Counts::default() };
+        let segments = counts.partition(partition, start, &mut walk)?;
         counts.print(&partition.name, arguments.top, out)?;
+        match known {
+            Ok(known) => known.print(Millis(counts.time), &segments, arguments.top, out)?,
+            Err(reason) => writeln!(out, "  live and dead bytes are not known: {reason}")?,
+        }
         total.add(counts);
     }
     if partitions.len() > 1 {
@@ -33,6 +45,8 @@ pub fn run(arguments: &StatArguments, out: &mut impl Write) -> Result<u8, Comman
 #[derive(Debug, Default)]
 struct Counts {
     segments: u64,
+    /// Log time of the last record.
+    time: u64,
     /// Lengths of the files, unused room included.
     file_bytes: u64,
     /// Headers, frames and their padding.
@@ -43,6 +57,13 @@ struct Counts {
     topic_bytes: u64,
     payload_bytes: u64,
     control_bytes: u64,
+    moved: u64,
+    moved_bytes: u64,
+    /// Of what is stored: from where history begins on, and below.
+    live_bytes: u64,
+    dead_bytes: u64,
+    /// Whether that is known.
+    is_known: bool,
     /// Frames by the power of two at or below their number of records; index 0 is no record.
     batches: [u64; 18],
     topics: HashMap<Bytes, TopicCounts>,
@@ -55,13 +76,22 @@ struct TopicCounts {
 }
 
 impl Counts {
-    /// Counts a partition.
-    fn partition(&mut self, partition: &Partition, walk: &mut Walk) -> Result<(), CommandError> {
+    /// Counts a partition whose history begins at `start`; returns what of each segment is below.
+    fn partition(
+        &mut self,
+        partition: &Partition,
+        start: Offset,
+        walk: &mut Walk,
+    ) -> Result<Vec<SegmentBytes>, CommandError> {
+        let mut segments = Vec::new();
         for listed in walk.segments(partition)? {
+            let mut segment = SegmentBytes::of(&listed);
             self.segments += 1;
             self.stored_bytes += SEGMENT_HEADER_BYTES as u64;
             self.file_bytes += walk.frames(&listed, |walk, placed| {
-                self.frame(&placed.frame.header);
+                let header = &placed.frame.header;
+                self.frame(header);
+                segment.add(header, start);
                 let Some(batch) = walk.batch(&listed, placed) else {
                     return Ok(ControlFlow::Continue(()));
                 };
@@ -70,12 +100,17 @@ impl Counts {
                     Ok(ControlFlow::Continue(()))
                 })
             })?;
+            segment.finish(start);
+            self.live_bytes += segment.live;
+            self.dead_bytes += segment.dead;
+            segments.push(segment);
         }
-        Ok(())
+        Ok(segments)
     }
 
     fn frame(&mut self, header: &FrameHeader) {
         self.frames += 1;
+        self.time = self.time.max(header.max_ts());
         self.stored_bytes += header.frame_bytes();
         let bucket = (u32::BITS - header.record_count.leading_zeros()) as usize;
         self.batches[bucket.min(self.batches.len() - 1)] += 1;
@@ -84,9 +119,13 @@ impl Counts {
     fn record(&mut self, record: BatchRecord) {
         match record {
             BatchRecord::Message(message) => self.message(message.topic, &message.payload),
-            BatchRecord::Control { payload, .. } => {
+            BatchRecord::Control { op, payload, .. } => {
                 self.controls += 1;
                 self.control_bytes += payload.len() as u64;
+                if control_name(op) == Some("moved") {
+                    self.moved += 1;
+                    self.moved_bytes += payload.len() as u64;
+                }
             }
         }
     }
@@ -114,6 +153,11 @@ impl Counts {
         self.topic_bytes += other.topic_bytes;
         self.payload_bytes += other.payload_bytes;
         self.control_bytes += other.control_bytes;
+        self.moved += other.moved;
+        self.moved_bytes += other.moved_bytes;
+        self.live_bytes += other.live_bytes;
+        self.dead_bytes += other.dead_bytes;
+        self.is_known &= other.is_known;
         for (bucket, frames) in self.batches.iter_mut().zip(other.batches) {
             *bucket += frames;
         }
@@ -141,6 +185,12 @@ impl Counts {
         line("payload bytes", self.payload_bytes)?;
         line("topic bytes", self.topic_bytes)?;
         line("control bytes", self.control_bytes)?;
+        line("moved records", self.moved)?;
+        line("moved bytes", self.moved_bytes)?;
+        if self.is_known {
+            line("live bytes", self.live_bytes)?;
+            line("dead bytes", self.dead_bytes)?;
+        }
         writeln!(out, "  overhead bytes   {overhead:>16}")?;
         if content > 0 {
             // Topics count once for each message, as if nothing were shared.
