@@ -499,9 +499,7 @@ proptest! {
             let id = Some(subscriber(&mut world, name, if name == "session" { FOREVER } else { 0 }));
             Got { id, all: Vec::new() }
         });
-        let mut sent = Vec::new();
-        let mut retained_sent = Vec::new();
-        let mut expected = Vec::new();
+        let (mut sent, mut retained_sent, mut expected) = (Vec::new(), Vec::new(), Vec::new());
         for step in steps {
             match step {
                 Step::Publish { publisher, topic, retain } => {
