@@ -168,7 +168,7 @@ fn tell(partition: &Partition, out: &mut impl Write) -> Result<u8, CommandError>
   - with running peers: start the broker; it asks them for what it lost, and takes no part before it has it
   - with the directory of another replica, or a backup of this one, and the broker stopped:
       wal-tools repair {dir} --from ITS-PARTITION-DIRECTORY --dry-run
-  - what is intact can be saved: wal-tools extract {dir} '#' --as json -o saved.jsonl
+  - what is intact can be saved: wal-tools extract {dir} --as json -o saved.jsonl
 nothing is ever cut off to make a damaged log start"
     )?;
     Ok(code)
