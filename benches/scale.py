@@ -7,6 +7,7 @@
     benches/scale.py claims                       # a queue claimed and acknowledged, against plain QoS 1
     benches/scale.py replay --gib 10              # a filter that selects 0.1 % of a log: bytes read
     benches/scale.py acks                         # what is written for the same load without and with a consumer
+    benches/scale.py mix                          # the same for many sizes, QoS 0 to 2, retained messages, queues, fan-out, sessions away
 
 Linux, Python 3.9 or newer, nothing to install. Each broker is fresh, on loopback, in a directory below --dir that is removed afterwards,
 with nothing configured but what is printed. Rounds are interleaved, so that what is compared meets the same state of the machine;
@@ -14,8 +15,11 @@ medians are printed, with the lowest and the highest round. Needs free ports fro
 """
 
 import argparse
+import collections
 import json
+import multiprocessing
 import os
+import random
 import select
 import shutil
 import signal
@@ -31,6 +35,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LINGER_NOT = struct.pack("ii", 1, 0)
 MIB = 1 << 20
+
+# Publishes that are sent together: the bytes, how many, what is sent when all are answered (PUBREL), those to be answered, and
+# how many of them are stored, with how many bytes of payload.
+Window = collections.namedtuple("Window", "data count release answers stored stored_bytes")
 
 
 class Broker:
@@ -95,9 +103,9 @@ def packet(kind, body):
             return bytes(out) + body
 
 
-def publish(topic, packet_id, payload, qos=1):
+def publish(topic, packet_id, payload, qos=1, retain=False):
     number = struct.pack("!H", packet_id) if qos else b""
-    return packet(0x30 | qos << 1, text(topic) + number + payload)
+    return packet(0x30 | qos << 1 | retain, text(topic) + number + payload)
 
 
 def subscribe_5(topic, qos, *user):
@@ -157,13 +165,13 @@ class Client:
 
 
 class Load:
-    """Publishers of QoS 1 that send prepared windows, each when the one before is confirmed."""
+    """Publishers that send prepared windows, each when the one before is confirmed."""
 
     def __init__(self, port, windows_of):
-        self.lanes = []
+        self.lanes, self.stored, self.stored_bytes = [], 0, 0
         for number, windows in enumerate(windows_of):
             client = Client(port, f"publisher-{number}-{time.monotonic_ns()}")
-            self.lanes.append([client, windows, 0, 0])
+            self.lanes.append([client, windows, 0, 0, b""])
 
     def run(self, count):
         """Publishes about `count` messages in all and returns how many, and the seconds."""
@@ -180,19 +188,25 @@ class Load:
                 if not data:
                     raise SystemExit("the broker ended a publisher's connection")
                 lane[3] -= len(data)
-                if lane[3] == 0:
-                    done += lane[1][lane[2] - 1][1]
+                if lane[3] == 0 and lane[4]:
+                    # PUBREC, and then PUBCOMP, are as long as PUBREL.
+                    lane[3], release, lane[4] = len(lane[4]), lane[4], b""
+                    lane[0].socket.sendall(release)
+                elif lane[3] == 0:
+                    done += lane[1][lane[2] - 1].count
                     if sent < count:
                         sent += self.send(lane)
         return done, time.monotonic() - began
 
     def send(self, lane):
-        data, count = lane[1][lane[2] % len(lane[1])]
+        window = lane[1][lane[2] % len(lane[1])]
         lane[2] = lane[2] % len(lane[1]) + 1
-        # PUBACK of MQTT 3.1.1 has four bytes.
-        lane[3] = 4 * count
-        lane[0].socket.sendall(data)
-        return count
+        # PUBACK and PUBREC of MQTT 3.1.1 have four bytes.
+        lane[3], lane[4] = 4 * window.answers, window.release
+        self.stored += window.stored
+        self.stored_bytes += window.stored_bytes
+        lane[0].socket.sendall(window.data)
+        return window.count
 
     def stalled(self):
         raise SystemExit("nothing was confirmed for a minute")
@@ -203,7 +217,8 @@ def windows(topics, window, payload):
     out = []
     for begin in range(0, len(topics), window):
         some = topics[begin : begin + window]
-        out.append((b"".join(publish(topic, at + 1, payload) for at, topic in enumerate(some)), len(some)))
+        data, count = b"".join(publish(topic, at + 1, payload) for at, topic in enumerate(some)), len(some)
+        out.append(Window(data, count, b"", count, count, count * len(payload)))
     return out
 
 
@@ -463,9 +478,171 @@ def acks(options):
         print(f"| {name} | {' | '.join(spread([it[key] for it in found[consumers]], form) for key, form in keys)} |")
 
 
+# --- mix
+
+SEED, PLANTS, AWAY, SUBSCRIBERS, GROUPS = 7, 10, 100, 50, 20
+SIZES = ((64, 60), (256, 25), (1024, 12), (16384, 3))
+LEVELS = ((0, 30), (1, 60), (2, 10))
+SIDES = (("published only", False, False), ("and read by 50 subscribers", True, False), ("and settled by 20 groups", True, True))
+
+
+def drawn(dice, parts):
+    return dice.choices([value for value, _ in parts], [weight for _, weight in parts])[0]
+
+
+def mixed_windows(dice, count, window):
+    """Publishes of many kinds; a fifth for queues, 5 % retained."""
+    out, noise = [], random.Random(SEED).randbytes(16384)
+    for _ in range(count // window):
+        data, release, answers, stored, stored_bytes = [], [], 0, 0, 0
+        for at in range(1, window + 1):
+            size, qos, kind = drawn(dice, SIZES), drawn(dice, LEVELS), dice.random()
+            plant, site = dice.randrange(PLANTS), dice.randrange(400)
+            retain = kind < 0.05
+            topic = f"plant/{plant}/site/{site}/{'state' if retain else 'temperature'}"
+            if kind >= 0.8:
+                topic = f"$queue/work-{dice.randrange(GROUPS)}/new"
+            is_stored = qos > 0 or retain or kind >= 0.8
+            data.append(publish(topic, at, noise[-size:], qos, retain))
+            if qos == 2:
+                release.append(packet(0x62, struct.pack("!H", at)))
+            answers += qos > 0
+            stored += is_stored
+            stored_bytes += size * is_stored
+        out.append(Window(b"".join(data), window, b"".join(release), answers, stored, stored_bytes))
+    return out
+
+
+def session_5(port, name, expiry_s, filter_, *user):
+    """A session with a subscription."""
+    properties = b"\x11" + struct.pack("!I", expiry_s)
+    client = Client(port, name, 5, None, properties)
+    client.socket.sendall(subscribe_5(filter_, 1, *user))
+    kind, body = client.next()
+    if kind != 0x90 or body[-1] & 0x80:
+        raise SystemExit(f"'{filter_}' is refused: {body.hex()}")
+    return client
+
+
+def read_mix(port, names, seed, ready, is_over, said):
+    """Reads with many connections and acknowledges, those of queues out of order, until nothing comes any more."""
+    dice, poll, by_fd, got = random.Random(seed), select.epoll(), {}, 0
+    for name, filter_, expiry_s, *user in names:
+        client = session_5(port, name, expiry_s, filter_, *user)
+        client.socket.setblocking(False)
+        by_fd[client.socket.fileno()] = (client, filter_.startswith("$queue"), [])
+        poll.register(client.socket, select.EPOLLIN)
+    ready.set()
+    while True:
+        events = poll.poll(1)
+        if not events and is_over.is_set() and not any(held for _, _, held in by_fd.values()):
+            break
+        for fd in [fd for fd, _ in events] or list(by_fd):
+            client, is_queue, held = by_fd[fd]
+            if events:
+                client.receive()
+            ids = []
+            for kind, body in client.packets():
+                if kind >> 4 != 3:
+                    continue
+                got += 1
+                if kind & 6:
+                    at = 2 + struct.unpack_from("!H", body)[0]
+                    ids.append(body[at : at + 2])
+            if is_queue:
+                # What was held back goes now, and one of eight is held back for the next time.
+                dice.shuffle(ids)
+                keep = len(ids) // 8 if events else 0
+                ids, held[:] = held + ids[keep:], ids[:keep]
+            client.socket.setblocking(True)
+            client.socket.sendall(b"".join(packet(0x40, it) for it in ids))
+            client.socket.setblocking(False)
+    said.put(got)
+
+
+def measure_mix(options, name, has_subscribers, has_groups):
+    data = directory(options)
+    broker = Broker(options, data)
+    broker.start()
+    for number in range(AWAY):
+        session_5(options.port, f"away-{number}", 604_800, f"plant/{number % PLANTS}/#").close()
+    # Half of the subscribers have stored sessions: their places are in the log.
+    subscribers = [(f"reads-{it}", f"plant/{it % PLANTS}/#", 3600 * (it % 2)) for it in range(SUBSCRIBERS)]
+    groups = [(f"works-{it}", f"$queue/work-{it}/#", 0, ("consumer-group", "workers")) for it in range(GROUPS)]
+    readers, said, is_over = [], multiprocessing.Queue(), multiprocessing.Event()
+    for names in [subscribers] * has_subscribers + [groups] * has_groups:
+        ready = multiprocessing.Event()
+        reader = multiprocessing.Process(target=read_mix, args=(options.port, names, SEED, ready, is_over, said))
+        reader.start()
+        readers.append(reader)
+        if not ready.wait(60):
+            raise SystemExit("readers do not come to subscribe")
+    dice, lanes = random.Random(SEED), 8
+    load = Load(options.port, [mixed_windows(dice, 4000, 200) for _ in range(lanes)])
+    before, cpu = broker.io(), broker.cpu_s()
+    done, seconds = load.run(options.messages)
+    is_over.set()
+    received = sum(said.get(timeout=600) for _ in readers)
+    for reader in readers:
+        reader.join()
+    time.sleep(2)
+    io, cpu = broker.io(), broker.cpu_s() - cpu
+    broker.end()
+    sizes = {end: sum(path.stat().st_size for path in data.rglob(f"*.{end}")) for end in ("six", "snap")}
+    stat = subprocess.run([str(Path(options.bin) / "wal-tools"), "stat", str(data)], stdout=subprocess.PIPE, text=True, check=True).stdout
+    shutil.rmtree(data)
+    return {
+        "side": name,
+        "messages": done,
+        "stored": load.stored,
+        "stored_bytes": load.stored_bytes,
+        "received": received,
+        "per_s": done / seconds,
+        "log": total(stat, "stored bytes") / load.stored_bytes,
+        "control": total(stat, "control bytes") / load.stored_bytes,
+        "frames": total(stat, "frames") / load.stored,
+        "written": (io["write_bytes"] - before["write_bytes"]) / load.stored_bytes,
+        "called": (io["wchar"] - before["wchar"]) / load.stored_bytes,
+        "six": sizes["six"] / load.stored_bytes,
+        "snap": sizes["snap"] / load.stored_bytes,
+        "cpu_us": cpu / done * 1e6,
+    }
+
+
+def mix(options):
+    """The same publishes, read by nobody, by subscribers, and by these and consumer groups."""
+    found = {name: [] for name, _, _ in SIDES}
+    for _ in range(options.rounds):
+        for side in SIDES:
+            found[side[0]].append(measure_mix(options, *side))
+            print(json.dumps(found[side[0]][-1]), file=sys.stderr)
+    first = found[SIDES[0][0]][0]
+    print(f"{first['messages']} messages, {first['stored']} of them stored, with {first['stored_bytes'] / MIB:.0f} MiB of payload\n")
+    columns = (
+        ("log", "bytes of log"),
+        ("control", "of them in control records"),
+        ("six", "indexes"),
+        ("snap", "snapshots that are kept"),
+        ("called", "bytes written by calls"),
+        ("written", "bytes written to the disk"),
+    )
+    print(f"| For each byte of payload stored | {' | '.join(name for _, name in columns)} | frames a stored message | published/s | broker's CPU, µs a message |")
+    print("|" + "---|" * (len(columns) + 4))
+    for name, rounds in found.items():
+        cells = [spread([it[key] for it in rounds], "{:.4f}") for key, _ in columns]
+        cells += [spread([it["frames"] for it in rounds], "{:.4f}"), spread([it["per_s"] for it in rounds]), spread([it["cpu_us"] for it in rounds], "{:.2f}")]
+        print(f"| {name} | {' | '.join(cells)} |")
+    print()
+    for name in list(found)[1:]:
+        shares = [(after["log"] / before["log"] - 1) * 100 for before, after in zip(found[SIDES[0][0]], found[name])]
+        print(f"log that acknowledgements add, {name}, round by round: {spread(shares, '{:.2f}')} %")
+    if not first["written"]:
+        print("no byte went to a disk: the directory is in memory, name another one with --dir")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    scenarios = {"queues": queues, "sessions": sessions, "claims": claims, "replay": replay, "acks": acks}
+    scenarios = {"queues": queues, "sessions": sessions, "claims": claims, "replay": replay, "acks": acks, "mix": mix}
     parser.add_argument("scenario", choices=scenarios)
     parser.add_argument("-r", "--rounds", type=int, default=5, help="rounds of each (5)")
     parser.add_argument("-c", "--count", type=int, help="sessions, or queues")
