@@ -86,8 +86,8 @@ mod tests {
     #[test]
     fn filters_are_read_with_commas_between() {
         assert_eq!(read_filters(""), Ok(vec![]));
-        let expected = ["sensors/+/temp", "#", "$topics/plant/#"].map(str::to_owned);
-        assert_eq!(read_filters(" sensors/+/temp, #,$topics/plant/#,"), Ok(expected.to_vec()));
+        let expected = ["sensors/+/temp", "#", "$vhost/plant/#"].map(str::to_owned);
+        assert_eq!(read_filters(" sensors/+/temp, #,$vhost/plant/#,"), Ok(expected.to_vec()));
         assert_eq!(read_filters(&vec!["a"; 64].join(",")).map(|filters| filters.len()), Ok(64));
     }
 
