@@ -338,6 +338,9 @@ impl Consumers {
         self.pending.insert(entry, Pending { holder, deadline });
         self.returned.remove(&entry);
         self.cursor = self.cursor.max(entry.next());
+        if self.is_stream() && entry.0 % 8 == 6 && is_planted(PlantedBug::StreamSkips) {
+            self.cursor = self.cursor.max(entry.plus(2));
+        }
         self.hint = Some((entry, offset));
         if is_planted(PlantedBug::HandedOutTwice) && returns == 0 {
             self.returns.insert(entry, 1);
@@ -385,6 +388,9 @@ impl Consumers {
         let has_letters = self.settings.dead_letters.target != DeadLetterTarget::Nowhere;
         match outcome {
             _ if begun => self.finished.push(entry),
+            Outcome::Released if is_stream && is_planted(PlantedBug::StreamGivenBack) => {
+                self.put_back(entry);
+            }
             // A stream is read in order: nothing comes again, and a rejected entry is one that was read.
             Outcome::Released | Outcome::ReleasedAfter { .. } if is_stream => {}
             Outcome::Rejected if has_letters && !is_stream => {

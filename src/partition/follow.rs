@@ -24,6 +24,7 @@ use crate::model::{
     Control, Message, Millis, Properties, Property, QueueName, QueueSettings, Refusal,
     StoredMessage, Token, Topic,
 };
+use crate::planted::{PlantedBug, is_planted};
 
 /// How often it is said which queues follow: whoever brings their history may have lost it on the way.
 const CALL_EVERY_MS: u64 = 5_000;
@@ -63,6 +64,9 @@ impl Follows {
 
     /// Returns the first offset that a queue may not have yet: no history goes from there on.
     pub(super) fn pinned(&self, now: Millis) -> Option<Offset> {
+        if is_planted(PlantedBug::FollowersUnheeded) {
+            return None;
+        }
         if now < self.heard_at {
             return Some(Offset::ZERO);
         }
@@ -204,6 +208,9 @@ impl<D: Disk> Partition<D> {
                 messages.push(message.into_message());
             }
         }
+        if messages.len() > 1 && is_planted(PlantedBug::HistoryLeftOut) {
+            messages.pop();
+        }
         Ok(ReadHistory { messages, next })
     }
 
@@ -225,8 +232,9 @@ impl<D: Disk> Partition<D> {
             view.settings().retroactive && view.settings().bindings == settings.bindings
         });
         let is_changing = self.overlay.queues.contains_key(&id);
-        let is_next = self.views.follows.next(id, *source) == *from
-            && !self.overlay.following.contains(&(id, *source));
+        let is_next = is_planted(PlantedBug::HistoryTakenAgain)
+            || self.views.follows.next(id, *source) == *from
+                && !self.overlay.following.contains(&(id, *source));
         if self.disk_full {
             return Err(Refusal::DiskFull);
         }

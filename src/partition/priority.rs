@@ -14,6 +14,7 @@ use super::history::HistoryError;
 use super::request::Outbox;
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
 use crate::model::record::lane_id;
+use crate::planted::{PlantedBug, is_planted};
 use crate::view::MARK_EVERY;
 
 /// How far one group is in each lane of its queue.
@@ -97,7 +98,9 @@ impl<D: Disk> Partition<D> {
     ) -> Result<bool, PartitionError> {
         let end = self.views.queues.get(next.key.0).map_or(Offset::ZERO, |queue| queue.end());
         let mut room = next.credit;
-        for priority in (0..=self.lanes(next).top()).rev() {
+        let top = self.lanes(next).top();
+        for step in 0..=top {
+            let priority = if is_planted(PlantedBug::LowestFirst) { step } else { top - step };
             while let Some((entry, offset)) = self.next_of_lane(next, priority)? {
                 if !self.hand_out_of_lane(next, priority, (entry, offset), out)? {
                     return Ok(false);

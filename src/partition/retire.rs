@@ -201,7 +201,7 @@ impl<D: Disk> Partition<D> {
     pub(super) fn has_room_for(&self, id: u64, (more, bytes): (u64, u64)) -> Result<(), Refusal> {
         let Some((_, settings)) = self.queue(id) else { return Ok(()) };
         let limits = &settings.limits;
-        if limits.overflow == Overflow::DropHead {
+        if limits.overflow == Overflow::DropHead || is_planted(PlantedBug::FullTakesMore) {
             return Ok(());
         }
         // What comes after a deletion is not as full as what it deletes.
@@ -289,13 +289,20 @@ fn due(settings: &QueueSettings, message: &StoredMessage) -> Millis {
 }
 
 fn is_over(limits: &QueueLimits, (messages, bytes): (u64, u64)) -> bool {
+    let bytes = if is_planted(PlantedBug::BytesUncounted) { 0 } else { bytes };
     limits.messages_max.is_some_and(|max| messages > max)
         || limits.bytes_max.is_some_and(|max| bytes > max)
 }
 
 /// The age at which the first of the queue's rules takes an entry out.
 fn age_max(settings: &QueueSettings) -> Option<u64> {
-    settings.ttl_ms.into_iter().chain(settings.limits.age_max_ms).min()
+    settings.ttl_ms.into_iter().chain(oldest_ms(settings)).min()
+}
+
+/// The age at which entries leave, however many there are.
+fn oldest_ms(settings: &QueueSettings) -> Option<u64> {
+    let share = if is_planted(PlantedBug::AgedEarly) { 2 } else { 1 };
+    settings.limits.age_max_ms.map(|age| age / share)
 }
 
 /// Why the oldest entry leaves, if it does.
@@ -308,7 +315,8 @@ fn death(
     if is_expired(settings, message, now) {
         return Some(Death::Expired);
     }
-    let is_old = settings.limits.age_max_ms.is_some_and(|age| message.time.plus(age) <= now);
+    let is_old = oldest_ms(settings).is_some_and(|age| message.time.plus(age) <= now);
+    let messages = messages + u64::from(is_planted(PlantedBug::DroppedEarly));
     let drops = settings.limits.overflow == Overflow::DropHead;
     (is_old || (drops && is_over(&settings.limits, (messages, bytes)))).then_some(Death::Overflow)
 }

@@ -19,9 +19,9 @@ use crate::checkers::Invariant;
 use crate::coverage::{Coverage, Point};
 use crate::history::{MessageId, Outcome, Publish, Verb, payload};
 use crate::mortal::will_options;
-use crate::plan::{Plan, SECOND};
+use crate::plan::{Declared, Plan, SECOND};
 use crate::random::Random;
-use crate::worker::{Said, Task, delay};
+use crate::worker::{Said, Task, told_with};
 use crate::world::{Event, World};
 
 /// Publishes of QoS 1 and 2 a client has unanswered, at most.
@@ -128,13 +128,26 @@ impl SimClient {
             let role = Role::Replayer { filters, address: String::new() };
             clients.push(SimClient::new(format!("rep{number}"), role, random));
         }
-        let worked: Vec<String> = plan.worked().map(|it| it.name.clone()).collect();
+        let worked: Vec<String> = plan.classic().map(|it| it.name.clone()).collect();
         for number in 0..plan.workers {
             let filter = format!("$queue/{}/#", random.pick(&worked));
             let group = (*random.pick(&["g", "g", "h"])).to_owned();
             let (is_explicit, is_stored) = (random.chance(700), random.chance(500));
             let role = Role::Worker { filter, group, is_explicit, is_stored };
             clients.push(SimClient::new(format!("work{number}"), role, random));
+        }
+        let streams: Vec<&Declared> = plan.streams().collect();
+        let late: Vec<&Declared> = plan.retroactive().collect();
+        for (kind, count, queues) in
+            [("read", plan.readers, streams), ("late", plan.latecomers, late)]
+        {
+            for number in 0..count {
+                let filter = format!("$queue/{}/#", random.pick(&queues).name);
+                let group = (*random.pick(&["g", "g", "h"])).to_owned();
+                let (is_explicit, is_stored) = (random.chance(700), random.chance(500));
+                let role = Role::Worker { filter, group, is_explicit, is_stored };
+                clients.push(SimClient::new(format!("{kind}{number}"), role, random));
+            }
         }
         clients
     }
@@ -376,7 +389,7 @@ impl World {
                 payload: payload(id, self.plan.filling_max),
                 qos,
                 retain,
-                properties: delay(&topic, &mut it.random),
+                properties: told_with(&topic, self.plan.has_priorities(), &mut it.random),
             };
             if machine.publish(id, &request).is_err() {
                 return;

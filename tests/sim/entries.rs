@@ -2,7 +2,7 @@
 
 use fluxmq::model::{Control, PartitionId};
 use fluxmq::partition::Partition;
-use fluxmq::partition::request::Event as Said;
+use fluxmq::partition::request::{ConnectionId, Event as Said};
 use fluxmq_index::Offset;
 use fluxmq_log::format::frame::Frame;
 use fluxmq_log::sim_disk::SimDisk;
@@ -24,6 +24,7 @@ impl World {
 
     /// Takes over what was committed since the last look.
     pub fn learn(&mut self) {
+        self.queues.now = self.now;
         for (partition, frame) in std::mem::take(&mut self.observer.frames) {
             self.note_committed(partition, &frame);
             if self.plan.ends_history() {
@@ -102,7 +103,12 @@ impl World {
     }
 
     /// Looks at what a node hands out.
-    pub fn look_at_entry(&mut self, node: usize, partition: PartitionId, event: &Said) {
+    pub fn look_at_entry(
+        &mut self,
+        node: usize,
+        (to, partition): (ConnectionId, PartitionId),
+        event: &Said,
+    ) {
         let (Said::Deliver(delivery), Some(id)) = (event, delivered_id(event)) else { return };
         if self.plan.declared.is_empty() {
             return;
@@ -114,13 +120,27 @@ impl World {
         // A leader whose disk is slow applies after others what they have flushed: it need not know what is committed.
         let all = self.ledger.frames(partition).len() as u64;
         let is_level = owned.is_some_and(|owned| owned.partition.applied().index == all);
-        let term = owned.and_then(|owned| owned.served).filter(|_| is_level);
-        let leads = self.queues.is_newest(partition, term);
+        let term = owned.and_then(|owned| owned.served);
+        let leads = self.queues.is_newest(partition, term.filter(|_| is_level));
         let may_sleep = self.plan.faults.iter().any(|(fault, _)| *fault == Fault::Pause);
         let clock = self.nodes[node].wall(self.now).0;
         let clock = (!self.observer.has_clock_jumped).then_some(clock);
-        let found =
-            self.queues.handed(&HandOut { name: &name, id, count, leads, clock, may_sleep });
+        if self.queues.is_stream(&name) {
+            let is_again = self.queues.was_handed(&name);
+            self.coverage.hit(if is_again { Point::ReadAgain } else { Point::Read });
+        }
+        let name = &name;
+        let found = self.queues.handed(&HandOut {
+            node,
+            to,
+            term,
+            name,
+            id,
+            count,
+            leads,
+            clock,
+            may_sleep,
+        });
         self.accept(found);
     }
 }

@@ -15,6 +15,7 @@ mod entries;
 mod faults;
 mod group;
 mod history;
+mod kinds;
 mod ledger;
 mod mortal;
 mod mutants;

@@ -1,9 +1,10 @@
 //! What one seed is about: how many nodes, partitions and clients, what goes wrong, and how hard.
 
 use bytes::Bytes;
-use fluxmq::model::queue::{DeadLetterTarget, DeadLetters, Overflow, QueueLimits};
-use fluxmq::model::{Filter, QueueName, QueueSettings};
+use fluxmq::model::queue::{DeadLetterTarget, DeadLetters, Overflow, QueueKind, QueueLimits};
+use fluxmq::model::{QueueName, QueueSettings};
 
+use crate::kinds;
 use crate::random::Random;
 
 /// Simulated microseconds.
@@ -160,6 +161,10 @@ pub struct Plan {
     pub declared: Vec<Declared>,
     /// Clients that read those and settle by verbs.
     pub workers: usize,
+    /// Clients that read streams.
+    pub readers: usize,
+    /// Clients that read queues which begin at the earliest.
+    pub latecomers: usize,
     /// Clients that replay.
     pub replayers: usize,
     /// Publishers and subscribers leave wills.
@@ -202,12 +207,20 @@ impl Plan {
             chunk_bytes: 256 << 10,
             declared: Vec::new(),
             workers: 0,
+            readers: 0,
+            latecomers: 0,
             replayers: 0,
             has_wills: Random::new(seed ^ 0x0_dead).chance(300),
             history_age_ms: 0,
             history_bytes: 0,
         };
-        plan.with_groups().with_queues().with_replays().with_overtaking().with_retention()
+        let plan =
+            plan.with_groups().with_queues().with_replays().with_overtaking().with_retention();
+        if kinds::is_from_before(seed) {
+            plan
+        } else {
+            plan.with_streams().with_bounds().with_followers()
+        }
     }
 
     /// Adds what happens to groups, in half of the seeds.
@@ -312,12 +325,30 @@ impl Plan {
         self.declared.iter().filter(|it| it.name != DEAD)
     }
 
+    /// Those whose entries are settled one by one, but for those that begin at the earliest.
+    pub fn classic(&self) -> impl Iterator<Item = &Declared> {
+        let is_plain =
+            |it: &&Declared| it.settings.kind == QueueKind::Classic && !it.settings.retroactive;
+        self.worked().filter(is_plain)
+    }
+
+    /// Those that begin at the earliest.
+    pub fn retroactive(&self) -> impl Iterator<Item = &Declared> {
+        self.worked().filter(|it| it.settings.retroactive)
+    }
+
+    /// Those that are read by cursor.
+    pub fn streams(&self) -> impl Iterator<Item = &Declared> {
+        self.worked().filter(|it| it.settings.kind == QueueKind::Stream)
+    }
+
     /// Returns true when a declared queue that may refuse it holds what is published to a topic.
     pub fn may_be_full(&self, topic: &str) -> bool {
         self.declared.iter().any(|it| {
-            it.settings.limits.messages_max.is_some()
-                && (it.settings.is_bound_to(topic.as_bytes())
-                    || topic.starts_with(&format!("$queue/{}/", it.name)))
+            let limits = &it.settings.limits;
+            let address = format!("$queue/{}/", it.name);
+            limits.messages_max.or(limits.bytes_max).is_some()
+                && (it.settings.is_bound_to(topic.as_bytes()) || topic.starts_with(&address))
         })
     }
 
@@ -334,7 +365,6 @@ impl Plan {
 
 /// Some rules for a queue.
 fn rules(random: &mut Random) -> QueueSettings {
-    let filter = |text: &&str| Filter::new(Bytes::from(text.to_string())).expect("a filter");
     const BINDINGS: [&[&str]; 4] = [&[], &["t/#"], &["t/0"], &["t/+", "t/0"]];
     const BACKOFFS: [&[u64]; 3] = [&[], &[], &[300, 1_500]];
     let (bindings, backoff_ms) = (*random.pick(&BINDINGS), *random.pick(&BACKOFFS));
@@ -347,7 +377,7 @@ fn rules(random: &mut Random) -> QueueSettings {
     // Where nothing ever leaves, a queue that is full stays so.
     let rejects = ttl_ms.is_some() && random.chance(500);
     QueueSettings {
-        bindings: bindings.iter().map(filter).collect(),
+        bindings: kinds::filters(bindings),
         visibility_timeout_ms: Some(*random.pick(&[1_000, 2_500])),
         deliveries_max: *random.pick(&[0, 2, 3, 5]),
         backoff_ms: backoff_ms.to_vec(),

@@ -151,7 +151,7 @@ impl World {
                         self.observer.replica_replaced(node, partition);
                     }
                     self.bind(&partition_again);
-                    self.queues.restarted(node);
+                    self.queues.reopened(node, partition);
                     self.nodes[node].owned.insert(partition, Owned::new(partition_again));
                     // A repair whose sync failed is in the page cache: a power cut may bring the damage back after a restart.
                     if !self.plan.faults.iter().any(|(fault, _)| *fault == Fault::SyncError) {

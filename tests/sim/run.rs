@@ -97,6 +97,8 @@ fn rest(world: &mut World) {
             }
             (Some(what), false) => {
                 world.note_standing();
+                let found = world.queues.within_bounds(world);
+                world.accept(found);
                 world.violate(Invariant::I25, what);
                 return;
             }
@@ -175,6 +177,11 @@ impl World {
         {
             return Some(what);
         }
+        if !self.observer.has_clock_jumped
+            && let Some(what) = self.queues.unfollowed()
+        {
+            return Some(what);
+        }
         if let Some(what) = self.replays.unfinished() {
             return Some(what);
         }
@@ -191,7 +198,9 @@ impl World {
         let places = |id| self.observer.places(id).to_vec();
         let stored = self.history.publishes.iter().map(|publish| (publish.id, places(publish.id)));
         let stored = stored.filter(|(_, places)| !places.is_empty()).collect();
-        delivery::at_least_once(self, &stored).err().map(|violation| violation.to_string())
+        let found = delivery::at_least_once(self, &stored);
+        let found = found.and_then(|()| self.queues.within_bounds(self));
+        found.err().map(|violation| violation.to_string())
     }
 
     fn count_coverage(&mut self) {

@@ -1,6 +1,6 @@
 //! What a node does for queues without any client: its steward, and somebody who declares queues and sends dead letters back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +31,8 @@ pub struct Service {
     /// When what was said last arrives, by node.
     asked: BTreeMap<usize, u64>,
     told: BTreeMap<usize, u64>,
+    /// Where it last asked for history, or brought it, and the process that it asked.
+    reads: BTreeMap<PartitionId, (usize, u32)>,
 }
 
 /// What it does.
@@ -108,7 +110,8 @@ impl World {
         self.next_connection += 1;
         let (asked, told) = (BTreeMap::new(), BTreeMap::new());
         let life = self.nodes[node].life;
-        self.services.insert(id, Service { node, life, machine, asked, told });
+        let reads = BTreeMap::new();
+        self.services.insert(id, Service { node, life, machine, asked, told, reads });
         self.drive_service(id);
     }
 
@@ -135,10 +138,12 @@ impl World {
         while let Some(service) = self.services.get_mut(&id) {
             let Some((partition, request)) = service.machine.poll_request() else { break };
             let here = service.node;
+            let follows = matches!(request, Request::ReadOn(_) | Request::Follow(_));
             let node = match request {
                 Request::Publish(_) | Request::Queue(_) | Request::Write { .. } => {
                     self.leader_seen_from(here, partition)
                 }
+                _ if follows => self.leader_seen_from(here, partition),
                 _ => here,
             };
             if !self.is_linked(here, node) {
@@ -149,6 +154,9 @@ impl World {
             let service = self.services.get_mut(&id).expect("it asks");
             let at = in_order(service.asked.entry(node).or_default(), self.now + delay);
             let (life, requests) = (self.nodes[node].life, vec![(partition, request)]);
+            if follows {
+                service.reads.insert(partition, (node, life));
+            }
             self.schedule.at(at, Event::Requests { node, life, from: id, requests });
         }
         while let Some(answer) =
@@ -173,6 +181,12 @@ impl World {
             self.forget_at(to, node, self.now + 300);
         }
         if !is_linked {
+            let reads = &self.services[&to].reads;
+            let lost = events.iter().map(|(from, _)| *from).filter(|from| reads.contains_key(from));
+            let lost: BTreeSet<PartitionId> = lost.collect();
+            if !lost.is_empty() {
+                self.resign(to, lost.into_iter());
+            }
             return;
         }
         let letters = events.iter().filter(|(_, event)| matches!(event, Said::Letter(_))).count();
@@ -196,9 +210,27 @@ impl World {
         true
     }
 
+    /// Tells those who follow histories of processes that they asked and that are gone, or out of reach.
+    fn watch_reads(&mut self) {
+        let mut lost = Vec::new();
+        for (id, service) in &self.services {
+            let is_gone = |node: usize, life: u32| {
+                !self.is_alive(node, life) || !self.is_linked(service.node, node)
+            };
+            let reads = service.reads.iter().filter(|(_, (node, life))| is_gone(*node, *life));
+            lost.extend(reads.map(|(partition, (node, _))| (*id, *partition, *node)));
+        }
+        for (id, partition, node) in lost {
+            self.services.get_mut(&id).expect("just seen").reads.remove(&partition);
+            let notice = self.resign(id, std::iter::once(partition));
+            self.forget_at(id, node, notice);
+        }
+    }
+
     /// Whoever administers queues looks what is to be done.
     pub fn manage(&mut self) {
         self.schedule.at(self.now + MANAGE_EVERY, Event::Manage);
+        self.watch_reads();
         if self.admin.asked.as_ref().is_some_and(|it| self.now < it.at + ANSWERED_WITHIN) {
             return;
         }

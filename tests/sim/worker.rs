@@ -50,13 +50,16 @@ pub fn is_topic_of(published: &str, delivered: &str, is_entry: bool) -> bool {
     delivered == published || is_entry && delivered.ends_with(&format!("/{published}"))
 }
 
-/// What a publish to a queue with rules says beside its message: now and then, that it is to wait.
-pub fn delay(topic: &str, random: &mut Random) -> PropertyList {
-    if !topic.starts_with("$queue/w") || !random.chance(100) {
-        return PropertyList::default();
-    }
-    let delay = Bytes::from(random.between(200, 3_000).to_string());
-    [Property::User(Bytes::from_static(b"x-delay"), delay)].into_iter().collect()
+/// What a publish says beside its message: to a queue with rules now and then, that it is to wait; and how urgent it is.
+pub fn told_with(topic: &str, has_priorities: bool, random: &mut Random) -> PropertyList {
+    let user = |name: &'static str, value: u64| {
+        Property::User(Bytes::from_static(name.as_bytes()), Bytes::from(value.to_string()))
+    };
+    let may_wait = topic.starts_with("$queue/w") && random.chance(100);
+    let delay = may_wait.then(|| user("x-delay", random.between(200, 3_000)));
+    let says = has_priorities && random.chance(700);
+    let priority = says.then(|| user("x-priority", random.below(10)));
+    delay.into_iter().chain(priority).collect()
 }
 
 /// What a worker does about an entry; `None` is nothing, until its time is over.
@@ -134,7 +137,12 @@ impl World {
                 kept.push(task);
                 continue;
             }
-            let verb = if self.resting { Some(Verb::Ack) } else { decide(&mut it.random) };
+            let is_stream = self.queues.is_stream(&task.name);
+            let verb = match self.resting {
+                true => Some(Verb::Ack),
+                // What a stream's reader says nothing of it has for as long as it is there.
+                false => decide(&mut it.random).or(is_stream.then_some(Verb::Nack(None))),
+            };
             let Some(verb) = verb else { continue };
             it.next += 1;
             let token = VERB | it.next;

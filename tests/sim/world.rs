@@ -462,6 +462,9 @@ impl World {
             });
             let Some(request) = self.live.route(from, request, &mut passing) else { continue };
             self.observer.requested(from, partition, &request);
+            if matches!(request, Request::Forget) {
+                self.queues.forgets(node, partition, from);
+            }
             if let Some(fenced) = self.nodes[node].fenced.get_mut(&partition) {
                 post.from = partition;
                 fenced.handle(from, &request, &mut post);
@@ -585,7 +588,7 @@ impl World {
         for (to, from, event) in post.sent {
             let found = self.observer.sent(to, from, &event, self.plan.credit, self.now);
             self.accept(found);
-            self.look_at_entry(node, from, &event);
+            self.look_at_entry(node, (to, from), &event);
             by_connection.entry(to).or_default().push((from, event));
         }
         for (to, events) in by_connection {

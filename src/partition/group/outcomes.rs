@@ -8,6 +8,7 @@ use fluxmq_index::Offset;
 use super::Groups;
 use crate::model::{Control, Selection};
 use crate::partition::consumers::Consumers;
+use crate::planted::{PlantedBug, is_planted};
 use crate::view::GroupKey;
 
 impl Groups {
@@ -40,9 +41,12 @@ impl Groups {
             }
             let finished = match consumers.reads {
                 // Who has read an entry of a stream has read all before it.
-                Selection::Queue(_) if consumers.is_stream() => {
+                Selection::Queue(_)
+                    if consumers.is_stream() && !is_planted(PlantedBug::StreamSettledAlone) =>
+                {
+                    let ahead = u64::from(is_planted(PlantedBug::StreamSettlesAhead));
                     let last = finished.iter().max();
-                    last.map(|last| (Offset::ZERO, last.0 + 1)).into_iter().collect()
+                    last.map(|last| (Offset::ZERO, last.0 + 1 + ahead)).into_iter().collect()
                 }
                 Selection::Queue(_) => to_runs(finished),
                 Selection::Topics(_) => consumers.to_ranges(finished),

@@ -167,8 +167,10 @@ fn one_member(world: &World) -> Result<(), Violation> {
         let mut forgotten = forgotten.into_iter().flatten();
         let is_gone = ended.is_some_and(|at| *at <= it.at)
             || forgotten.any(|at| (before.at..=it.at).contains(at));
-        let is_late = it.at - before.at >= visible_again;
-        let is_given_back = world.queues.is_given_back(&it.name, (before.at, it.at));
+        // What a stream's reader has, or gave back, is read: by no other member as long as it is there.
+        let is_stream = world.queues.is_stream(&it.name);
+        let is_late = !is_stream && it.at - before.at >= visible_again;
+        let is_given_back = !is_stream && world.queues.is_given_back(&it.name, (before.at, it.at));
         // A leader that was deposed and does not know it yet hands out what the next one hands out too.
         let is_pause = |fault: &Fault| matches!(fault, Fault::Pause | Fault::Overtaken);
         let may_sleep = world.plan.faults.iter().any(|(fault, _)| is_pause(fault));

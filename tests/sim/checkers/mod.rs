@@ -72,6 +72,10 @@ pub enum Invariant {
     I29,
     /// A replay hands out exactly what matches from its beginning on, in order, and goes on live without a gap.
     I30,
+    /// A queue is handed out in its order. A stream's readers are given everything, and are moved on by what they settle alone.
+    I31,
+    /// A queue that follows history has each record that matches once, in order, from where history began when it was declared.
+    I32,
 }
 
 /// What was found.

@@ -1,21 +1,26 @@
-//! The checkers of queues: I21, I27, I28, I29. A fold of our own of what is committed, beside what partitions handed out and what
+//! The checkers of queues: I21, I27, I28, I29, I31, I32. A fold of our own of what is committed, beside what partitions handed out and what
 //! clients said of it.
 //!
 //! Whatever ends an entry must have a cause: a client that said so, a rule of the queue that was due, or a dead letter that is stored.
 
+mod bounds;
+mod follow;
+mod order;
 mod told;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fluxmq::model::queue::{DeadLetterTarget, Overflow};
+use fluxmq::model::queue::DeadLetterTarget;
 use fluxmq::model::record::queue_id;
 use fluxmq::model::{Control, PartitionId, Properties, Property, QoS, QueueSettings};
 use fluxmq_index::Offset;
 use fluxmq_log::format::Message;
 use fluxmq_log::format::frame::Frame;
 
+use self::follow::Follows;
+use self::order::Order;
 pub use self::told::HandOut;
 use super::{Invariant, Violation, wrong};
 use crate::coverage::{Coverage, Point};
@@ -44,7 +49,11 @@ pub struct Queues {
     committed: BTreeMap<(usize, u64, Bytes), Offset>,
     /// History has ended somewhere: records that nobody needs are gone.
     has_history_ended: bool,
+    order: Order,
+    follows: Follows,
     pub found: Vec<Violation>,
+    /// Simulated time.
+    pub now: u64,
 }
 
 #[derive(Debug)]
@@ -55,6 +64,7 @@ struct Queue {
     entries: Vec<Entry>,
     head: u64,
     len: u64,
+    bytes: u64,
     /// The end of the queue when it last had too many entries: those below may be on their way out.
     over_end: u64,
 }
@@ -64,12 +74,18 @@ struct Entry {
     id: MessageId,
     time: u64,
     qos: u8,
+    priority: u8,
+    /// Of its topic, properties and payload.
+    bytes: u64,
+    /// When it was seen first, in simulated time.
+    seen: u64,
     deliver_at: Option<u64>,
     /// Where it died last, if it did.
     died_in: Option<Bytes>,
     is_gone: bool,
-    /// Where its message is stored.
+    /// Where its message is stored; at first, or again.
     at: Offset,
+    is_moved: bool,
     /// History ended over its message when everybody had finished it: for a group that comes later it has ended.
     is_forgotten: bool,
 }
@@ -77,6 +93,8 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Group {
     finished: BTreeSet<u64>,
+    /// Never handed out, the next first: how much less than the highest its priority is, and its number. Some of them are over.
+    fresh: BTreeSet<(u8, u64)>,
     returns: BTreeMap<u64, u32>,
     until: BTreeMap<u64, u64>,
 }
@@ -143,32 +161,16 @@ impl Queue {
     fn has_own_letters(&self) -> bool {
         self.settings.dead_letters.target == DeadLetterTarget::Own
     }
-
-    /// Notes when there are too many.
-    fn look_at_len(&mut self) {
-        if self.settings.limits.messages_max.is_some_and(|max| self.len > max) {
-            self.over_end = self.entries.len() as u64;
-        }
-    }
-
-    /// Returns true when the oldest entry gives way to others.
-    fn is_over(&self, entry: u64) -> bool {
-        let limits = &self.settings.limits;
-        let is_over = limits.messages_max.is_some_and(|max| self.len > max);
-        // A letter that goes elsewhere is decided on before it is stored, and so is what comes with it.
-        let was_over = !self.has_own_letters() && entry < self.over_end;
-        limits.overflow == Overflow::DropHead && (is_over || was_over)
-    }
-
-    fn leave(&mut self, entry: u64) {
-        let Some(it) = self.entries.get_mut(entry as usize) else { return };
-        if !std::mem::replace(&mut it.is_gone, true) {
-            self.len -= 1;
-        }
-    }
 }
 
 impl Group {
+    /// The first entry that is not finished, as long as there is no hole.
+    fn finished_to(&self) -> u64 {
+        let count = self.finished.len() as u64;
+        let is_whole = self.finished.last().is_none_or(|last| last + 1 == count);
+        if is_whole { count } else { 0 }
+    }
+
     /// Going back forgets what is finished; going on finishes what is below.
     fn seek(&mut self, to: u64) {
         if (0..=to).any(|entry| !self.finished.contains(&entry)) {
@@ -219,7 +221,9 @@ fn captured(world: &World, declared: &Declared, since: u64) -> Result<(), Violat
             continue;
         }
         let count = counts.get(&publish.id).copied().unwrap_or(0);
-        let is_lost = count == 0 && publish.outcome == Outcome::Acked;
+        // Who brings history is called by log time, which waits where the clock went back.
+        let may_wait = declared.settings.retroactive && world.observer.has_clock_jumped;
+        let is_lost = count == 0 && publish.outcome == Outcome::Acked && !may_wait;
         if is_lost || count > 1 && is_once {
             let what = format!(
                 "{:x} to {} is in {} {count} times",
@@ -238,7 +242,7 @@ impl Queues {
         for (at, time, record) in records(frame) {
             match record {
                 Record::Message { message, queues } => {
-                    letters.extend(self.message(at, &message, &queues, coverage));
+                    letters.extend(self.message((partition, at), &message, &queues, coverage));
                 }
                 Record::Control(control) => {
                     self.control((partition, at), time, control, coverage);
@@ -258,27 +262,36 @@ impl Queues {
     /// Adds a message to its queues; returns the letter that it is, and where it died.
     fn message(
         &mut self,
-        at: Offset,
+        (partition, at): (PartitionId, Offset),
         message: &Message,
         queues: &[u64],
         coverage: &mut Coverage,
     ) -> Option<((MessageId, Bytes, Bytes), u64)> {
         let id = id_of(&message.payload)?;
         let death = Death::of(message);
-        for queue in queues {
-            let Some(queue) = self.by_id.get_mut(queue) else { continue };
+        self.note_history((partition, at), (id, message), queues);
+        for id_of_queue in queues {
+            let Some(queue) = self.by_id.get_mut(id_of_queue) else { continue };
             queue.entries.push(Entry {
                 id,
                 time: message.ts,
                 qos: message.qos,
+                priority: message.priority.min(queue.settings.priority_max),
+                bytes: (message.topic.len() + message.props.len() + message.payload.len()) as u64,
+                seen: self.now,
                 deliver_at: message.deliver_at,
                 died_in: death.as_ref().map(|death| death.queue.clone()),
                 is_gone: false,
                 at,
+                is_moved: false,
                 is_forgotten: false,
             });
-            queue.len += 1;
-            queue.look_at_len();
+            queue.come();
+            let entry = queue.entries.len() - 1;
+            let rank = queue.rank(entry);
+            let groups = self.groups.iter_mut().filter(|((of, _), _)| of == id_of_queue);
+            groups.for_each(|(_, group)| group.fresh.extend([rank]));
+            self.found.extend(queue.outgrown().err());
         }
         if message.topic.starts_with(b"$queue//") && death.is_none() {
             coverage.hit(Point::Captured);
@@ -319,17 +332,65 @@ impl Queues {
                     entries: Vec::new(),
                     head: 0,
                     len: 0,
+                    bytes: 0,
                     over_end: 0,
                 };
-                self.by_id.entry(queue_id(&name)).or_insert(queue);
+                let id = queue_id(&name);
+                if let btree_map::Entry::Vacant(place) = self.by_id.entry(id) {
+                    place.insert(queue);
+                    self.begin_to_follow(id);
+                }
             }
+            Control::HistoryTrimmed { to } => {
+                self.end_history(partition, to);
+                self.forget_below(partition, to);
+            }
+            Control::QueueFollowed { queue, source, next } => {
+                coverage.hit(Point::Followed);
+                let found = self.follow(queue, source, next);
+                self.found.extend(found.err());
+            }
+            Control::Moved { queues, .. } => {
+                for (queue, entry) in queues {
+                    let queue = self.by_id.get_mut(&queue);
+                    let entry = queue.and_then(|queue| queue.entries.get_mut(entry.0 as usize));
+                    if let Some(entry) = entry {
+                        (entry.at, entry.is_moved) = (at, true);
+                    }
+                }
+            }
+            Control::QueueTrimmed { queue, to, .. } => {
+                coverage.hit(Point::HeadDropped);
+                let found = self.trim(queue, to.0, time);
+                self.found.extend(found.err());
+            }
+            Control::QueueRemoved { queue, entries, .. } => {
+                for entry in entries {
+                    let found = self.remove(queue, entry.0, time);
+                    self.found.extend(found.err());
+                }
+            }
+            _ => self.group_control(time, control, coverage),
+        }
+    }
+
+    fn group_control(&mut self, time: u64, control: Control, coverage: &mut Coverage) {
+        match control {
             Control::GroupCreated { queue, group, start } => {
-                let begun = Group { finished: (0..start.0).collect(), ..Group::default() };
+                let entries = self.by_id.get(&queue).map(|queue| (queue, queue.entries.len()));
+                let fresh = entries.into_iter().flat_map(|(queue, end)| {
+                    (start.0 as usize..end).map(|entry| queue.rank(entry))
+                });
+                let finished = (0..start.0).collect();
+                let begun = Group { finished, fresh: fresh.collect(), ..Group::default() };
                 self.groups.entry((queue, group)).or_insert(begun);
             }
             Control::Settled { selection, group, finished, released } => {
-                if !self.by_id.contains_key(&selection) {
-                    return;
+                let Some(queue) = self.by_id.get(&selection) else { return };
+                if queue.is_stream() {
+                    let to = finished.iter().map(|(first, count)| first.0 + count).max();
+                    let found = self.move_on(&(selection, group), to.unwrap_or(0), time);
+                    return self.found.extend(found.err());
                 }
                 for entry in finished.iter().flat_map(|(first, count)| first.0..first.0 + count) {
                     let found = self.finish(selection, &group, entry, time);
@@ -343,25 +404,6 @@ impl Queues {
                 for (entry, until) in entries {
                     coverage.hit(Point::Postponed);
                     self.come_back(queue, &group, entry.0, until.0);
-                }
-            }
-            Control::HistoryTrimmed { to } => self.forget_below(partition, to),
-            Control::Moved { queues, .. } => {
-                for (queue, entry) in queues {
-                    let queue = self.by_id.get_mut(&queue);
-                    let entry = queue.and_then(|queue| queue.entries.get_mut(entry.0 as usize));
-                    entry.into_iter().for_each(|entry| entry.at = at);
-                }
-            }
-            Control::QueueTrimmed { queue, to, .. } => {
-                coverage.hit(Point::HeadDropped);
-                let found = self.trim(queue, to.0, time);
-                self.found.extend(found.err());
-            }
-            Control::QueueRemoved { queue, entries, .. } => {
-                for entry in entries {
-                    let found = self.remove(queue, entry.0, time);
-                    self.found.extend(found.err());
                 }
             }
             Control::CursorSet { queue, group, to } => {
@@ -444,14 +486,18 @@ impl Queues {
     fn trim(&mut self, id: u64, to: u64, time: u64) -> Result<(), Violation> {
         let Some(queue) = self.by_id.get(&id) else { return Ok(()) };
         let leaving = queue.head..to.min(queue.entries.len() as u64);
-        let is_done = |entry: &u64| self.is_finished_by_all(id, *entry);
+        let is_stream = queue.is_stream();
+        let is_done = |entry: &u64| !is_stream && self.is_finished_by_all(id, *entry);
         let done: BTreeSet<u64> = leaving.filter(is_done).collect();
         let has_history_ended = self.has_history_ended;
+        let mut waiting = self.waiting(id);
         let queue = self.by_id.get_mut(&id).expect("just seen");
         let mut found = Ok(());
         for entry in queue.head..to.min(queue.entries.len() as u64) {
             let it = &queue.entries[entry as usize];
-            let (is_expired, is_over) = (queue.is_expired(it, time), queue.is_over(entry));
+            let is_expired = queue.is_expired(it, time);
+            let counts = if done.contains(&entry) { queue.len } else { waiting };
+            let is_over = queue.is_over(entry, counts) || queue.is_old(it, time);
             let dead_letters = &queue.settings.dead_letters;
             let has_letters = dead_letters.target != DeadLetterTarget::Nowhere;
             // What all have finished makes no letter.
@@ -463,12 +509,14 @@ impl Queues {
             let may_be_gone = has_history_ended && is_done;
             if !it.is_gone && !is_due && !may_be_gone && found.is_ok() {
                 let what = format!(
-                    "{:?}:{entry}, {:x}: dropped; expired {is_expired}, too many {is_over}",
-                    queue.name, it.id
+                    "{:?}:{entry}, {:x}: dropped; expired {is_expired}, too many {is_over}: {} entries, {} bytes, {waiting} wait",
+                    queue.name, it.id, queue.len, queue.bytes
                 );
                 found = wrong(Invariant::I28, what);
             }
-            queue.leave(entry);
+            if queue.leave(entry) && !is_done {
+                waiting = waiting.saturating_sub(1);
+            }
         }
         queue.head = queue.head.max(to);
         for (_, group) in self.groups.iter_mut().filter(|((of, _), _)| *of == id) {
@@ -481,9 +529,11 @@ impl Queues {
 
     /// I28: an entry leaves its queue by itself when its letter is stored, or it is a letter and went back.
     fn remove(&mut self, id: u64, entry: u64, time: u64) -> Result<(), Violation> {
+        let waiting = self.waiting(id);
         let Some(queue) = self.by_id.get_mut(&id) else { return Ok(()) };
         let Some(it) = queue.entries.get(entry as usize) else { return Ok(()) };
-        let (is_expired, is_over) = (queue.is_expired(it, time), queue.is_over(entry));
+        let is_expired = queue.is_expired(it, time);
+        let is_over = queue.is_over(entry, waiting) || queue.is_old(it, time);
         let (message, died_in) = (it.id, it.died_in.as_ref().map(|queue| queue_id(queue)));
         let what = format!("{:?}:{entry}, {message:x}", queue.name);
         queue.leave(entry);

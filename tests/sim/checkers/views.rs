@@ -165,7 +165,11 @@ impl Oracle {
             Control::Settled { selection, group, finished, .. } => {
                 let entries = self.finished.entry((selection, group)).or_default();
                 for (first, count) in finished {
-                    entries.extend(first.0..first.0 + count);
+                    // Of a stream all of it is said again and again.
+                    let known = entries.len() as u64;
+                    let is_whole = entries.last().is_some_and(|last| last + 1 == known);
+                    let from = if is_whole { first.0.max(known) } else { first.0 };
+                    entries.extend(from..first.0 + count);
                 }
             }
             Control::GroupCreated { queue, group, start } => {

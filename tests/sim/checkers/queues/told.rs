@@ -1,10 +1,11 @@
 //! What partitions hand out of queues, what clients say and are told of it, and what replicas know of groups: I21, I27, I29.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fluxmq::model::PartitionId;
 use fluxmq::model::record::queue_id;
+use fluxmq::partition::request::ConnectionId;
 use fluxmq::view::Views;
 use fluxmq_index::Offset;
 
@@ -17,6 +18,10 @@ const LATE_MS: u64 = 1_000;
 
 /// An entry that a partition hands out.
 pub struct HandOut<'a> {
+    pub node: usize,
+    pub to: ConnectionId,
+    /// In which it serves.
+    pub term: Option<u64>,
     pub name: &'a EntryName,
     pub id: MessageId,
     /// How often it came back before, as the delivery says.
@@ -30,7 +35,7 @@ pub struct HandOut<'a> {
 }
 
 impl EntryName {
-    fn key(&self) -> Key {
+    pub(super) fn key(&self) -> Key {
         (queue_id(self.queue.as_bytes()), Bytes::from(self.group.clone()), self.entry)
     }
 }
@@ -49,24 +54,28 @@ impl Queues {
 
     /// I21, I27 and I29: what is handed out is in its queue, not settled, due, and says how often it came back.
     pub fn handed(&mut self, it: &HandOut<'_>) -> Result<(), Violation> {
-        let HandOut { name, id, count, leads, clock, may_sleep } = *it;
+        let HandOut { name, id, count, leads, clock, may_sleep, .. } = *it;
         let key = name.key();
         let at = format!("{} for {}", name.message_id(), name.group);
         let Some(queue) = self.by_id.get(&key.0) else { return Ok(()) };
-        let Some(entry) = queue.entries.get(name.entry as usize).filter(|entry| entry.id == id)
-        else {
+        let is_there = queue.entries.get(name.entry as usize).is_some_and(|entry| entry.id == id);
+        if !is_there {
             return wrong(Invariant::I13, format!("{at} is handed out and is not committed"));
-        };
+        }
         let count_of = self.handed.entry(key.clone()).or_default();
         let handed = *count_of;
         *count_of += 1;
+        self.look_at_order(it)?;
+        let queue = &self.by_id[&key.0];
+        let entry = &queue.entries[name.entry as usize];
         let group = self.groups.get(&(key.0, key.1));
         let Some(group) = group.filter(|_| leads) else { return Ok(()) };
         if entry.is_gone || group.finished.contains(&key.2) {
             return wrong(Invariant::I27, format!("{at} is over and is handed out"));
         }
         let counted = group.returns.get(&key.2).copied().unwrap_or(0);
-        let max = Some(queue.settings.deliveries_max).filter(|max| *max > 0);
+        let max = queue.settings.deliveries_max;
+        let max = Some(max).filter(|max| *max > 0 && !queue.is_stream());
         if count < counted || count > handed || max.is_some_and(|max| count >= max) {
             let what = format!(
                 "{at} says that it came back {count} times; the log says {counted}, and it was handed out {handed} times"
@@ -86,6 +95,9 @@ impl Queues {
 
     /// A client says something of an entry.
     pub fn say(&mut self, name: &EntryName, verb: Verb, now: u64) {
+        if !matches!(verb, Verb::Nack(_)) {
+            self.settles(name.key());
+        }
         let said = self.said.entry(name.key()).or_default();
         match verb {
             Verb::Ack => said.is_acked = true,
@@ -109,14 +121,20 @@ impl Queues {
         let group = self.groups.get(&(key.0, key.1.clone()));
         let is_finished = group.is_some_and(|group| group.finished.contains(&key.2));
         let returns = group.and_then(|group| group.returns.get(&key.2)).copied().unwrap_or(0);
+        let is_stream = self.is_stream(name);
         let Verb::Nack(_) = verb else {
-            return match is_finished {
+            // Who is done with an entry of a stream is done with all before it.
+            let is_all = group.is_some_and(|group| group.finished_to() > key.2);
+            return match is_finished && (is_all || !is_stream) {
                 true => Ok(()),
                 false => {
                     wrong(Invariant::I27, format!("{at}: {verb:?} is confirmed and not stored"))
                 }
             };
         };
+        if is_stream {
+            return Ok(());
+        }
         let said = self.said.entry(key).or_default();
         said.counted += 1;
         if is_finished || returns >= said.counted {
@@ -140,6 +158,16 @@ impl Queues {
     /// A replica begins again from what is on its disk.
     pub fn restarted(&mut self, node: usize) {
         self.committed.retain(|(of, _, _), _| *of != node);
+        self.forget_readings(node, |_| true);
+    }
+
+    /// One of a node's replicas does, while its process goes on.
+    pub fn reopened(&mut self, node: usize, partition: PartitionId) {
+        let by_id = &self.by_id;
+        let here: BTreeSet<u64> =
+            by_id.iter().filter(|it| it.1.partition == partition).map(|it| *it.0).collect();
+        self.committed.retain(|(of, queue, _), _| *of != node || !here.contains(queue));
+        self.forget_readings(node, |queue| here.contains(queue));
     }
 
     /// I29: what a replica knows of its groups makes sense, goes forward, and is what was committed, once it has all of that.
@@ -151,13 +179,13 @@ impl Queues {
     ) -> Result<(), Violation> {
         let groups = views.groups.iter().filter(|(_, group)| group.filter().is_none());
         for ((queue, name), group) in groups {
-            let at = format!("node {node} p{} group {name:?} of {queue:x}", partition.0);
+            let at = || format!("node {node} p{} group {name:?} of {queue:x}", partition.0);
             if let Err(what) = group.check() {
-                return wrong(Invariant::I29, format!("{at}: {what}"));
+                return wrong(Invariant::I29, format!("{}: {what}", at()));
             }
             let seen = self.committed.entry((node, *queue, name.clone())).or_default();
             if *seen > group.committed() {
-                let what = format!("{at}: committed {seen} and then {}", group.committed());
+                let what = format!("{}: committed {seen} and then {}", at(), group.committed());
                 return wrong(Invariant::I29, what);
             }
             *seen = group.committed();
@@ -171,10 +199,13 @@ impl Queues {
                 group.is_finished(Offset(*entry)) != known.finished.contains(entry)
                     || group.delivery_count(Offset(*entry)) != returns
             };
+            // Both have finished what is below.
+            let begin = known.finished_to().min(group.committed().0);
             let end = entries.entries.len() as u64;
-            if let Some(entry) = (0..end).filter(|_| is_level).find(differs) {
+            if let Some(entry) = (begin..end).filter(|_| is_level).find(differs) {
                 let what = format!(
-                    "{at}: entry {entry} finished {}, came back {}",
+                    "{}: entry {entry} finished {}, came back {}",
+                    at(),
                     group.is_finished(Offset(entry)),
                     group.delivery_count(Offset(entry))
                 );
@@ -189,6 +220,12 @@ impl Queues {
         for name in queues {
             let id = queue_id(name.as_bytes());
             let Some(queue) = self.by_id.get(&id) else { continue };
+            if queue.is_stream() {
+                if let Some(what) = self.unread(id) {
+                    return Some(what);
+                }
+                continue;
+            }
             for ((_, group), it) in self.groups.iter().filter(|((of, _), _)| *of == id) {
                 let end = queue.entries.len() as u64;
                 if let Some(entry) = (0..end).find(|entry| !it.finished.contains(entry)) {
