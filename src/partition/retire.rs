@@ -275,6 +275,8 @@ impl Course {
         if !is_done {
             self.waiting = less(self.waiting);
         }
+        // Its bytes are a share of all: what is left may be less, where what was finished was longer than the rest.
+        self.waiting.1 = self.waiting.1.min(self.all.1);
     }
 }
 

@@ -618,6 +618,31 @@ fn bytes_and_age_are_bounded_too() {
     });
 }
 
+/// What waits is taken for a share of all bytes: the long one that goes first, as nobody wants it any more, is more than its share.
+#[test]
+fn nothing_that_waits_gives_way_where_what_is_finished_makes_room() {
+    with_one_and_four(|mut world| {
+        let limits = QueueLimits { bytes_max: Some(2_500), ..QueueLimits::default() };
+        world.declare("jobs", QueueSettings { limits, ..QueueSettings::default() });
+        let (publisher, _) = world.open("publisher", true, 0);
+        let publish = |world: &mut World, bytes: usize| {
+            let message = message("$queue/jobs", "x".repeat(bytes - 11), ONCE);
+            assert_eq!(world.publish(publisher, message, None), Some(Ok(true)));
+        };
+        publish(&mut world, 1_000);
+        let worker = reader(&mut world, "workers", "jobs");
+        let first = world.deliveries(worker).remove(0);
+        world.settle(worker, first.id, Outcome::Accepted);
+        world.close(worker, false);
+        (0..45).for_each(|_| publish(&mut world, 40));
+
+        (0..3).for_each(|_| world.pass(100));
+
+        let stats = world.stats("jobs");
+        assert_eq!((stats.messages, stats.bytes), (45, 1_800));
+    });
+}
+
 #[test]
 fn a_full_queue_that_rejects_refuses_publishers_and_bound_topics_until_there_is_room() {
     with_one_and_four(|mut world| {
