@@ -176,11 +176,10 @@ impl<D: Disk> Partition<D> {
                 self.groups.gone(&key);
             }
             Control::Settled { selection, group, finished, .. } => {
-                let count = finished.iter().map(|(_, count)| count).sum();
-                self.groups.outcome_applied(&(*selection, group.clone()), count);
+                self.groups.outcome_applied(&(*selection, group.clone()), finished);
             }
             Control::Postponed { queue, group, .. } => {
-                self.groups.outcome_applied(&(*queue, group.clone()), 0);
+                self.groups.outcome_applied(&(*queue, group.clone()), &[]);
             }
             Control::CursorSet { queue, group, to } => {
                 self.groups.seek(&(*queue, group.clone()), *to);

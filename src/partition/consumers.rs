@@ -70,6 +70,9 @@ struct Unapplied {
     records: u64,
     /// Entries that are finished with them.
     finished: u64,
+    /// Which, and those that are finished and not written yet, of a queue with priorities: whose records move in the meantime, their
+    /// lanes must not have them again.
+    entries: BTreeSet<Offset>,
 }
 
 /// Who is next.
@@ -158,8 +161,26 @@ impl Consumers {
         self.returned.remove(&entry);
         self.cursor = self.cursor.max(entry.next());
         if write {
-            self.finished.push(entry);
+            self.finish(entry);
         }
+    }
+
+    /// An entry is done with.
+    fn finish(&mut self, entry: Offset) {
+        self.finished.push(entry);
+        self.note_finished(entry);
+    }
+
+    /// An entry is done with, and what says so is written.
+    pub(super) fn note_finished(&mut self, entry: Offset) {
+        if self.lanes.is_some() {
+            self.unapplied.entries.insert(entry);
+        }
+    }
+
+    /// Returns true for an entry that is finished, and of which the view does not know that.
+    pub(super) fn is_being_finished(&self, entry: Offset) -> bool {
+        self.unapplied.entries.contains(&entry)
     }
 
     /// Returns true for an entry that must wait, or that nobody is to get.
@@ -206,10 +227,14 @@ impl Consumers {
         self.unapplied.finished += finished;
     }
 
-    /// A record of outcomes is applied.
-    pub(super) fn outcome_applied(&mut self, finished: u64) {
+    /// A record of outcomes is applied: these runs are finished with it.
+    pub(super) fn outcome_applied(&mut self, finished: &[(Offset, u64)]) {
+        let count = finished.iter().map(|(_, count)| count).sum();
         self.unapplied.records = self.unapplied.records.saturating_sub(1);
-        self.unapplied.finished = self.unapplied.finished.saturating_sub(finished);
+        self.unapplied.finished = self.unapplied.finished.saturating_sub(count);
+        let runs = finished.iter().map(|(first, count)| *first..first.plus(*count));
+        let is_applied = |entry: &Offset| runs.clone().any(|run| run.contains(entry));
+        self.unapplied.entries.retain(|entry| !is_applied(entry));
     }
 
     /// Returns true when nothing is lost by beginning again with what the view knows: nobody reads, has something, or is waited for.
@@ -399,7 +424,7 @@ impl Consumers {
             Outcome::Accepted | Outcome::Rejected => {
                 self.returns.remove(&entry);
                 self.lanes.iter_mut().for_each(|lanes| lanes.forget(entry));
-                self.finished.push(entry);
+                self.finish(entry);
                 if is_planted(PlantedBug::NeighbourSettled) {
                     self.finished.push(entry.next());
                 }
@@ -466,6 +491,7 @@ impl Consumers {
         self.finished.clear();
         self.released.clear();
         self.postponed.clear();
+        self.unapplied.entries.clear();
     }
 
     pub(super) fn has_outcomes(&self) -> bool {

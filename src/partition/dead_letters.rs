@@ -358,6 +358,7 @@ impl<D: Disk> Partition<D> {
                 if let Some(consumers) = self.groups.get_mut(&(id.queue, group.clone())) {
                     consumers.outcome_written(1);
                     consumers.forget(*entry);
+                    consumers.note_finished(*entry);
                 }
             }
             Dead::Entry(entry) => drop(self.overlay.leaving.insert((id.queue, *entry))),

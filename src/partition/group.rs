@@ -448,7 +448,9 @@ impl Groups {
     /// The record of an entry is elsewhere now, where no lane has it.
     pub fn moved(&mut self, queue: u64, entry: Offset) {
         for consumers in self.of_mut(queue) {
-            let is_known = consumers.pending.contains_key(&entry) || consumers.is_held_back(entry);
+            let is_known = consumers.pending.contains_key(&entry)
+                || consumers.is_held_back(entry)
+                || consumers.is_being_finished(entry);
             if let Some(lanes) = consumers.lanes.as_mut().filter(|_| !is_known) {
                 lanes.put_back(entry);
             }

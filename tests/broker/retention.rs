@@ -1,6 +1,6 @@
 //! History that is over goes, and nothing goes that somebody will ask for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fluxmq::model::command::Subscribe;
 use fluxmq::model::queue::{QueueKind, QueueLimits};
@@ -538,6 +538,46 @@ fn what_was_moved_comes_by_its_priority_too() {
         world.restart(seed);
         settle_down(&mut world);
     }
+}
+
+/// Every settling comes while what is said before it is on its way to the disk: the record by which its entry moves, too.
+#[test]
+fn what_is_settled_while_it_moves_comes_no_more() {
+    let mut world = world(by_bytes());
+    let settings = QueueSettings { priority_max: 9, deliveries_max: 0, ..QueueSettings::default() };
+    world.declare("jobs", settings);
+    let (publisher, _) = world.open("publisher", true, 0);
+    for number in 0..60 {
+        let message = message("$queue/jobs", format!("job {number}"), ONCE);
+        assert_eq!(world.publish(publisher, message, None), Some(Ok(true)));
+    }
+    settle_down(&mut world);
+    let (member, _) = world.open("workers", true, 0);
+    world.subscribe(member, "$queue/jobs/#", |_| {}).expect("joins");
+
+    let (mut open, mut given) = (VecDeque::new(), Vec::new());
+    for number in 0..2_000 {
+        let payload = format!("{number}{}", ".".repeat(600));
+        assert_eq!(world.publish(publisher, message("a", payload, ONCE), None), Some(Ok(true)));
+        for delivery in world.deliveries(member) {
+            given.push(text(&delivery));
+            open.push_back(delivery.id);
+        }
+        if number % 32 == 31 {
+            world.slow = Some(P1);
+            world.pass(100);
+            if let Some(delivery) = open.pop_front() {
+                world.say(member, Command::Settle { delivery, outcome: Outcome::Accepted });
+                world.run();
+            }
+            world.slow = None;
+            world.run();
+        }
+    }
+
+    assert!(start(&world) > 1_000, "history has ended, and what was open was moved");
+    let all: BTreeSet<&String> = given.iter().collect();
+    assert_eq!(given.len(), all.len(), "handed out again: {given:?}");
 }
 
 /// Publishes, retains, queues and settles at random, with crashes; then asks for everything that must be there.

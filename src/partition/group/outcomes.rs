@@ -65,8 +65,8 @@ impl Groups {
         outcomes
     }
 
-    /// A record of outcomes is applied: so many entries are finished with it.
-    pub fn outcome_applied(&mut self, key: &GroupKey, finished: u64) {
+    /// A record of outcomes is applied: these runs of entries are finished with it.
+    pub fn outcome_applied(&mut self, key: &GroupKey, finished: &[(Offset, u64)]) {
         if let Some(consumers) = self.by_key.get_mut(key) {
             consumers.outcome_applied(finished);
         }
