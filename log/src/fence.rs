@@ -191,9 +191,8 @@ impl<D: Disk> Fenced<D> {
 
     /// Opens the log, when nothing is missing but perhaps its end.
     pub fn finish(mut self) -> Result<(Log<D>, Recovery), OpenError> {
-        let ManifestState { base, snapshots, .. } = self.manifest.state().clone();
-        let is_unfounded =
-            base.index > 0 && !snapshots.is_empty() && self.newest_snapshot()?.is_none();
+        let base = self.manifest.state().base;
+        let is_unfounded = base.index > 0 && self.newest_snapshot()?.is_none();
         if is_unfounded {
             // Nothing says what the views were where the log begins: it begins anew, with a leader's snapshot.
             self.forget_from(0, Position::default())?;

@@ -120,8 +120,8 @@ pub enum SnapshotError {
     /// What was written does not read back.
     #[error(transparent)]
     Read(#[from] SnapshotReadError),
-    /// There are snapshots, and every one of them is damaged.
-    #[error("all {count} snapshots are damaged")]
+    /// There are snapshots, and every one of them is damaged; or there is none, and the log begins after one.
+    #[error("none of the {count} snapshots can be read")]
     AllDamaged {
         /// How many there are.
         count: usize,

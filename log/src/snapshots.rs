@@ -90,7 +90,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Returns the newest snapshot that is whole; `None` when none was ever saved. Damaged ones are passed over, and listed by
-    /// [`Log::damaged_snapshots`]; when there are only damaged ones that is an error.
+    /// [`Log::damaged_snapshots`]; when there are only damaged ones that is an error, and when the log begins after one and there is none.
     pub fn newest_snapshot(&mut self) -> Result<Option<(SnapshotAt, Vec<Bytes>)>, SnapshotError> {
         let listed = self.snapshots();
         for at in listed.iter().rev() {
@@ -106,7 +106,7 @@ impl<D: Disk> Log<D> {
             }
         }
         match listed.len() {
-            0 => Ok(None),
+            0 if self.base().index == 0 => Ok(None),
             count => Err(SnapshotError::AllDamaged { count }),
         }
     }

@@ -11,6 +11,7 @@ use fluxmq_log::format::Frame;
 use fluxmq_log::sim_disk::SimDisk;
 use fluxmq_log::{
     Fenced, Hole, Log, Mended, OpenError, PatchError, RangeAnswer, RangeRequest, SnapshotAt,
+    SnapshotError,
 };
 use support::*;
 
@@ -171,6 +172,45 @@ fn below_a_snapshot_even_the_end_is_put_back() {
     assert!(has >= before.len() - 2, "up to the snapshot");
     assert_eq!(canonical(&frames(&log)), before[..has]);
     assert_eq!(log.must_reach().is_some(), has < before.len(), "the rest may have been promised");
+}
+
+/// A log that begins behind damage, and is cut before the only snapshot it had, begins anew: nothing says what the views were (seed 1795362957498).
+#[test]
+fn a_log_that_is_left_without_the_snapshot_it_begins_after_is_given_up() {
+    for crashes in [false, true] {
+        let [disk, ..] = replicas();
+        let begins = segment(&disk, 1).base_index;
+        let mut log = open(&disk);
+        let index = log.last_index() - 2;
+        let end = log.entries(index, index + 1, 1).unwrap()[0].header.end_offset();
+        let at = SnapshotAt { index, term: log.term(index).unwrap(), end };
+        log.save_snapshot(at, &[chunk("views")]).unwrap();
+        drop(log);
+        disk.flip_bit(&segment_file(0), 6000).unwrap();
+        disk.flip_bit(&segment_file(2), 30_000).unwrap();
+        let mut fenced = fence(&disk);
+        let hole = fenced.holes()[0].clone();
+        assert!(fenced.begin_after(&hole, begins).unwrap());
+        while fenced.check_next().unwrap() {}
+        let hole = fenced.holes()[0].clone();
+        fenced.cut(&hole).unwrap();
+        while fenced.check_next().unwrap() {}
+        assert!(fenced.is_whole());
+
+        if crashes {
+            drop(fenced);
+            let mut log = open(&disk);
+            assert!(log.first_index() > 1 && log.last_index() < index);
+            let error = log.newest_snapshot().unwrap_err();
+            assert!(matches!(error, SnapshotError::AllDamaged { count: 0 }), "{error}");
+            drop(log);
+            fenced = fence(&disk);
+        }
+        let (mut log, _) = fenced.finish().unwrap();
+        assert_eq!((log.first_index(), log.last_index()), (1, 0));
+        assert_eq!(log.newest_snapshot().unwrap(), None);
+        assert!(log.must_reach().is_some(), "it may have promised more");
+    }
 }
 
 #[test]
