@@ -54,6 +54,8 @@ enum Grave {
 struct Due {
     target: LetterTarget,
     message: Message,
+    /// Of the entry that it is of: the letter is longer.
+    entry_bytes: u64,
     /// Partitions that have it, while others refuse it.
     stored_at: Vec<PartitionId>,
     /// One that is not answered in time is announced again.
@@ -249,7 +251,9 @@ impl<D: Disk> Partition<D> {
         let certificate = letter::certificate(message, name, death, (group, self.now));
         let (letter, deaths) = letter::of(message, certificate, &settings.dead_letters.target);
         match grave {
-            Grave::Elsewhere(target) => self.send_letter(id, target, letter),
+            Grave::Elsewhere(target) => {
+                self.send_letter(id, target, (letter, message.len_bytes() as u64))
+            }
             Grave::Here(target) if letter::goes_round(&settings, &deaths, &target) => {
                 self.end_entry(&id, message.len_bytes() as u64);
                 true
@@ -312,7 +316,7 @@ impl<D: Disk> Partition<D> {
                 self.letters.refused_count += 1;
                 let dead = Dead::Refused(self.node.term(), self.letters.refused_count);
                 let id = self.letter_id(queue, dead);
-                let is_sent = self.send_letter(id.clone(), target, letter);
+                let is_sent = self.send_letter(id.clone(), target, (letter, 0));
                 if let Some(due) = self.letters.due.get_mut(&id) {
                     due.waiting.extend(to);
                 }
@@ -366,15 +370,21 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    fn send_letter(&mut self, id: LetterId, target: LetterTarget, message: Message) -> bool {
+    /// Has a letter carried to another partition, with the bytes of the entry that it is of; false when that cannot be now.
+    fn send_letter(
+        &mut self,
+        id: LetterId,
+        target: LetterTarget,
+        (message, entry_bytes): (Message, u64),
+    ) -> bool {
         if self.disk_full || self.letters.due.len() >= LETTERS_MAX {
             return false;
         }
         if is_planted(PlantedBug::LetterUnawaited) {
-            self.end_entry(&id, message.len_bytes() as u64);
+            self.end_entry(&id, entry_bytes);
         }
-        let stored_at = Vec::new();
-        let due = Due { target, message, stored_at, announced: None, waiting: Vec::new() };
+        let (stored_at, waiting) = (Vec::new(), Vec::new());
+        let due = Due { target, message, entry_bytes, stored_at, announced: None, waiting };
         self.letters.due.insert(id, due);
         true
     }
@@ -411,7 +421,7 @@ impl<D: Disk> Partition<D> {
             return;
         }
         let Some(due) = self.letters.due.remove(&id) else { return };
-        self.end_entry(&id, due.message.len_bytes() as u64);
+        self.end_entry(&id, due.entry_bytes);
         for (to, token) in due.waiting {
             match is_refused {
                 true => {
@@ -453,8 +463,12 @@ impl<D: Disk> Partition<D> {
                     self.store_letter(&origin, again, ending(&letter, bytes));
                     self.entry_ended(&letter);
                 }
-                false if !self.send_letter(letter, LetterTarget::Queue(origin), again) => break,
-                false => {}
+                false => {
+                    let target = LetterTarget::Queue(origin);
+                    if !self.send_letter(letter, target, (again, bytes)) {
+                        break;
+                    }
+                }
             }
             count += 1;
         }

@@ -592,6 +592,28 @@ fn a_letter_that_is_on_its_way_elsewhere_is_not_overtaken_by_what_drops_the_olde
     }
 }
 
+/// A letter is longer than the entry it is of: counted as that, the queue was taken for shorter than it is (seed 1795363795356).
+#[test]
+fn bytes_are_bounded_also_where_letters_go_elsewhere() {
+    for target in ["failed", "morgue", "x", "y", "z"] {
+        let mut world = World::new(4);
+        let target_of = DeadLetterTarget::Queue(name(target));
+        let dead_letters =
+            DeadLetters { target: target_of, with_expired: false, with_overflow: true };
+        let limits = QueueLimits { bytes_max: Some(3_000), ..QueueLimits::default() };
+        world.declare("jobs", QueueSettings { limits, dead_letters, ..QueueSettings::default() });
+        let (publisher, _) = world.open("publisher", true, 0);
+        for _ in 0..40 {
+            world.publish(publisher, message("$queue/jobs", "x".repeat(89), ONCE), None);
+        }
+        (0..3).for_each(|_| world.pass(100));
+
+        let stats = world.stats("jobs");
+        assert_eq!((stats.messages, stats.bytes), (30, 3_000), "{target}");
+        assert_eq!(world.stats(target).messages, 10, "{target}");
+    }
+}
+
 #[test]
 fn bytes_and_age_are_bounded_too() {
     with_one_and_four(|mut world| {

@@ -92,10 +92,8 @@ impl Queues {
         for (id, queue) in &self.by_id {
             let limits = &queue.settings.limits;
             let is_read = self.groups.keys().any(|(of, _)| of == id) && !queue.is_stream();
-            // Where letters are made of what is too much, one queue was seen that kept more, and it is not known why: see open.txt.
             let drops = limits.overflow == Overflow::DropHead;
-            let is_full =
-                drops && !queue.settings.dead_letters.with_overflow && queue.is_full(queue.len);
+            let is_full = drops && queue.is_full(queue.len);
             // What all have finished may be gone with history.
             let is_there = |number: u64, entry: &Entry| {
                 !(entry.is_gone || self.has_history_ended && self.is_finished_by_all(*id, number))
