@@ -13,6 +13,7 @@ use fluxmq_index::{Offset, TopicTrie};
 use fluxmq_log::disk::Disk;
 
 use super::batch::Stamp;
+use super::patience::{PATIENCE_MS, Said};
 use super::request::{
     ConnectionId, Event, Followed, Following, Outbox, Publish, ReadHistory, ReadOn, Target,
 };
@@ -26,18 +27,16 @@ use crate::model::{
 };
 use crate::planted::{PlantedBug, is_planted};
 
-/// How often it is said which queues follow: whoever brings their history may have lost it on the way.
-const CALL_EVERY_MS: u64 = 5_000;
 /// For so long a leader that begins lets no history go: it may not have heard yet of all queues that follow it.
-const HEARD_AFTER_MS: u64 = 2 * CALL_EVERY_MS;
+const HEARD_AFTER_MS: u64 = 2 * PATIENCE_MS;
 /// Bytes of messages that are brought together, and one more message.
 const TAKEN_BYTES_MAX: usize = 1 << 20;
 
 /// Who waits for more of this partition's history.
 #[derive(Debug, Default)]
 pub(super) struct Follows {
-    /// When it is said again which queues here follow.
-    call_at: Millis,
+    /// When it was said which queues here follow: whoever brings their history may have lost it on the way.
+    called: Option<Said>,
     waiting: BTreeMap<Waits, (Arc<QueueSettings>, Offset)>,
     /// What those wait for that have read everything.
     filters: TopicTrie<Waits>,
@@ -54,7 +53,7 @@ type Waits = (ConnectionId, Token);
 impl Follows {
     /// Says in the next turn which queues follow.
     pub(super) fn call(&mut self) {
-        self.call_at = Millis(0);
+        self.called = None;
     }
 
     /// This replica leads from now on.
@@ -122,10 +121,11 @@ impl<D: Disk> Partition<D> {
     /// Says which queues here follow, when it is time to.
     pub(super) fn call_for_history(&mut self, out: &mut impl Outbox) {
         let Some(courier) = self.letters.courier() else { return };
-        if self.follows.call_at > self.now {
+        let now = Said { at: self.now, tick: self.ticks };
+        if self.follows.called.is_some_and(|called| !called.is_long_ago(now)) {
             return;
         }
-        self.follows.call_at = self.now.plus(CALL_EVERY_MS);
+        self.follows.called = Some(now);
         for id in self.views.queues.retroactive() {
             let Some((name, settings)) = self.queue(id) else { continue };
             let following = Following {

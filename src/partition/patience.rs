@@ -2,7 +2,7 @@
 
 use crate::model::Millis;
 
-const PATIENCE_MS: u64 = 5_000;
+pub(super) const PATIENCE_MS: u64 = 5_000;
 /// The same in ticks of 100 ms.
 const PATIENCE_TICKS: u64 = 50;
 

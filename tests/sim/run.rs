@@ -177,9 +177,7 @@ impl World {
         {
             return Some(what);
         }
-        if !self.observer.has_clock_jumped
-            && let Some(what) = self.queues.unfollowed()
-        {
+        if let Some(what) = self.queues.unfollowed() {
             return Some(what);
         }
         if let Some(what) = self.replays.unfinished() {

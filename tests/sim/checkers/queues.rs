@@ -221,9 +221,7 @@ fn captured(world: &World, declared: &Declared, since: u64) -> Result<(), Violat
             continue;
         }
         let count = counts.get(&publish.id).copied().unwrap_or(0);
-        // Who brings history is called by log time, which waits where the clock went back.
-        let may_wait = declared.settings.retroactive && world.observer.has_clock_jumped;
-        let is_lost = count == 0 && publish.outcome == Outcome::Acked && !may_wait;
+        let is_lost = count == 0 && publish.outcome == Outcome::Acked;
         if is_lost || count > 1 && is_once {
             let what = format!(
                 "{:x} to {} is in {} {count} times",
