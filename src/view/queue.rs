@@ -365,25 +365,54 @@ impl Queue {
         self.bytes += bytes;
     }
 
+    /// Everything below `to` leaves, which has so many bytes together.
     fn trim(&mut self, to: Offset, bytes: u64) {
         let to = to.min(self.end());
         if to <= self.head {
             return;
         }
-        let mut rest = bytes.saturating_sub(self.lose_moved(to));
-        for number in 0..self.marks.len() {
-            if self.entry_of(number) >= to {
+        let mut gone = self.moved.take_below(to);
+        for number in 0..self.marks.len().saturating_sub(1) {
+            if self.entry_of(number + 1) > to {
                 break;
             }
-            let is_all = number + 1 < self.marks.len() && self.entry_of(number + 1) <= to;
-            let mark = &mut self.marks[number];
-            let gone = if is_all { mark.bytes } else { mark.bytes.min(rest) };
-            mark.bytes -= gone;
-            self.bytes -= gone;
-            rest = rest.saturating_sub(gone);
+            gone += std::mem::take(&mut self.marks[number].bytes);
+        }
+        self.bytes -= gone;
+        // Parts that were cut have a share of theirs only: what was counted is right.
+        match bytes.checked_sub(gone) {
+            Some(more) => self.bytes -= self.take_bytes(to, more),
+            None => self.bytes += self.give_bytes(to, gone - bytes),
         }
         self.head = to;
         self.settle_head();
+    }
+
+    /// Takes bytes off the entries from one on, the first ones first; returns how many there were.
+    fn take_bytes(&mut self, from: Offset, bytes: u64) -> u64 {
+        let mut rest = bytes - self.moved.take_bytes(bytes);
+        let first = self.mark_of(from).unwrap_or(0);
+        for mark in self.marks.iter_mut().skip(first) {
+            let gone = mark.bytes.min(rest);
+            mark.bytes -= gone;
+            rest -= gone;
+        }
+        bytes - rest
+    }
+
+    /// Gives bytes to the entries from one on, if there are any; returns how many were taken.
+    fn give_bytes(&mut self, from: Offset, bytes: u64) -> u64 {
+        if from >= self.end() {
+            return 0;
+        }
+        if self.moved.give_bytes(bytes) {
+            return bytes;
+        }
+        let number = self.mark_of(from).unwrap_or(0);
+        self.marks.get_mut(number).map_or(0, |mark| {
+            mark.bytes += bytes;
+            bytes
+        })
     }
 
     fn remove(&mut self, entries: &[Offset], bytes: u64) {
@@ -395,13 +424,6 @@ impl Queue {
             }
         }
         self.settle_head();
-    }
-
-    /// Forgets the moved entries below; returns what they had together.
-    fn lose_moved(&mut self, to: Offset) -> u64 {
-        let bytes = self.moved.take_below(to);
-        self.bytes -= bytes;
-        bytes
     }
 
     /// An entry is not in the queue any more.
@@ -469,7 +491,7 @@ impl Queue {
     fn settle_head(&mut self) {
         self.head = self.removed.first_gap(self.head).min(self.end());
         self.removed.remove_range(Offset::ZERO..self.head);
-        self.lose_moved(self.head);
+        self.bytes -= self.moved.take_below(self.head);
         // The mark at or before the head stays: entries behind it are found from there.
         if let Some(number) = self.mark_of(self.head).filter(|number| *number > 0) {
             let first = self.entry_of(number);

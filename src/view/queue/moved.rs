@@ -74,6 +74,26 @@ impl MovedEntries {
         gone
     }
 
+    /// Takes bytes off, the first entries' first; returns how many there were.
+    pub(super) fn take_bytes(&mut self, bytes: u64) -> u64 {
+        let mut rest = bytes;
+        for run in self.runs.values_mut() {
+            if rest == 0 {
+                break;
+            }
+            let gone = run.bytes.min(rest);
+            run.bytes -= gone;
+            rest -= gone;
+        }
+        bytes - rest
+    }
+
+    /// Gives bytes to the first entries; false where there are none.
+    pub(super) fn give_bytes(&mut self, bytes: u64) -> bool {
+        let first = self.runs.values_mut().next();
+        first.map(|run| run.bytes += bytes).is_some()
+    }
+
     /// Takes the entries whose records are below `to` out.
     pub(super) fn take_stored_below(&mut self, to: Offset) -> Vec<Run> {
         let old: Vec<Run> = self.stored_below(to).collect();
