@@ -8,9 +8,6 @@ use crate::model::Filter;
 use crate::model::address::{SubscribeAddress, is_reserved};
 use crate::partition::TopicAges;
 
-/// What does not name ordinary topics: queues keep by their own rules, and the others are ways to subscribe.
-const NOT_TOPICS: [&str; 3] = ["$queue/", "$share/", "$replay/"];
-
 /// Each publish of QoS 0 is compared with all of them.
 const FILTERS_MAX: usize = 64;
 
@@ -19,13 +16,7 @@ pub(super) fn topic_ages(history: &History) -> anyhow::Result<TopicAges> {
     let mut ages = Vec::with_capacity(history.topics.len());
     for (index, topics) in history.topics.iter().enumerate() {
         let of = || format!("history.topics.{index}.filter '{}'", topics.filter);
-        let filter = Filter::new(Bytes::from(topics.filter.clone())).with_context(of)?;
-        anyhow::ensure!(
-            !NOT_TOPICS.iter().any(|prefix| topics.filter.starts_with(prefix)),
-            "{}: this is no topic; write the filter of what is published, and limit a queue where it is declared",
-            of()
-        );
-        ages.push((filter, u64::from(topics.age_max_s) * 1000));
+        ages.push((filter(&topics.filter).with_context(of)?, u64::from(topics.age_max_s) * 1000));
     }
     Ok(TopicAges::new(ages))
 }
@@ -49,7 +40,7 @@ fn filter(text: &str) -> anyhow::Result<Filter> {
     let is_plain = matches!(SubscribeAddress::of(&filter), Ok(SubscribeAddress::Filter(_)));
     anyhow::ensure!(
         is_plain && !is_reserved(text),
-        "only filters over ordinary topics keep history; queues have rules of their own"
+        "only ordinary topics have a history; queues have rules of their own"
     );
     Ok(filter)
 }
@@ -68,7 +59,16 @@ mod tests {
             topic_ages(&history).map(drop).map_err(|error| format!("{error:#}"))
         };
         assert_eq!(read("debug/+/#"), Ok(()));
-        for filter in ["", "a/#/b", "a+", "$queue/jobs", "$share/g/a", "$replay/earliest/a"] {
+        for filter in [
+            "",
+            "a/#/b",
+            "a+",
+            "$queue/jobs",
+            "$share/g/a",
+            "$replay/earliest/a",
+            "$SYS/#",
+            "$dlq/a",
+        ] {
             let error = read(filter).unwrap_err();
             assert!(error.starts_with(&format!("history.topics.1.filter '{filter}'")), "{error}");
         }
