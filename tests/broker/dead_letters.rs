@@ -802,3 +802,11 @@ fn a_queue_without_dead_letters_finishes_what_is_rejected() {
         assert_eq!(declared, Ok(DECLARED));
     });
 }
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn a_full_queue_that_takes_more_is_caught() {
+    let bug = fluxmq::planted::PlantedBug::FullTakesMore;
+    let test = a_full_queue_that_rejects_refuses_publishers_and_bound_topics_until_there_is_room;
+    assert!(crate::world::catches(bug, test));
+}

@@ -294,3 +294,31 @@ fn a_declaration_that_cannot_look_back_is_refused_and_changes_nothing() {
         assert!(world.stats("q").settings.retroactive);
     });
 }
+
+/// Who brings it may bring some of it again.
+#[test]
+fn history_that_comes_twice_is_taken_once() {
+    let mut world = World::new(4);
+    let (publisher, _) = world.open("publisher", true, 0);
+    (0..50).for_each(|number| publish(&mut world, publisher, &format!("site/{number}"), number));
+    world.declare("all", following(&["site/+"]));
+    world.steward_stutters = true;
+    (50..90).for_each(|number| publish(&mut world, publisher, &format!("site/{number}"), number));
+    world.pass(10_000);
+
+    assert_eq!(world.stats("all").messages, 90);
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn history_that_is_taken_twice_or_goes_too_soon_is_caught() {
+    use fluxmq::planted::PlantedBug;
+
+    let waits: fn() = history_waits_for_queues_that_follow_it_also_around_a_crash;
+    let once: fn() = history_that_comes_twice_is_taken_once;
+    for (bug, test) in
+        [(PlantedBug::FollowersUnheeded, waits), (PlantedBug::HistoryTakenAgain, once)]
+    {
+        assert!(crate::world::catches(bug, test), "{}", bug.words());
+    }
+}

@@ -60,6 +60,8 @@ pub struct World {
     steward: Steward,
     /// What it asks for stays where it is.
     pub steward_rests: bool,
+    /// What the steward says comes twice.
+    pub steward_stutters: bool,
     /// A partition whose disk is slow: it does not get to flush.
     pub slow: Option<PartitionId>,
     /// Partitions that are to stop.
@@ -163,6 +165,7 @@ impl World {
             placement,
             steward,
             steward_rests: false,
+            steward_stutters: false,
             slow: None,
             failed: BTreeSet::new(),
             client_limits: ClientLimits::default(),
@@ -620,6 +623,9 @@ impl World {
         {
             events.from = to;
             let partition = self.partitions.get_mut(&to).expect("placed");
+            if self.steward_stutters {
+                partition.handle(STEWARD, request.clone(), self.now, &mut events);
+            }
             partition.handle(STEWARD, request, self.now, &mut events);
             busy = true;
         }
@@ -801,4 +807,13 @@ pub fn message(topic: &str, payload: impl Into<String>, qos: QoS) -> Message {
 /// A delivery's payload.
 pub fn text(delivery: &Delivery) -> String {
     String::from_utf8(delivery.message.payload.to_vec()).expect("text")
+}
+
+/// Returns true when a test fails with a defect.
+#[cfg(feature = "planted-bugs")]
+pub fn catches(bug: fluxmq::planted::PlantedBug, test: fn()) -> bool {
+    fluxmq::planted::plant(Some(bug));
+    let outcome = std::panic::catch_unwind(test);
+    fluxmq::planted::plant(None);
+    outcome.is_err()
 }
