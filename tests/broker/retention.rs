@@ -564,13 +564,13 @@ fn what_is_settled_while_it_moves_comes_no_more() {
             open.push_back(delivery.id);
         }
         if number % 32 == 31 {
-            world.slow = Some(P1);
+            world.stalled = Some(P1);
             world.pass(100);
             if let Some(delivery) = open.pop_front() {
                 world.say(member, Command::Settle { delivery, outcome: Outcome::Accepted });
                 world.run();
             }
-            world.slow = None;
+            world.stalled = None;
             world.run();
         }
     }

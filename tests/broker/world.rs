@@ -29,7 +29,7 @@ use fluxmq::partition::{Durability, Member, Options, Partition, PartitionError};
 use fluxmq::shard::{Events as Sent, Receiver};
 use fluxmq_log::format::{BatchReader, BatchRecord};
 use fluxmq_log::sim_disk::SimDisk;
-use fluxmq_log::{Log, LogOptions};
+use fluxmq_log::{Flush, Log, LogOptions};
 
 /// What is answered when a queue was not there.
 pub const DECLARED: QueueAnswer =
@@ -64,6 +64,9 @@ pub struct World {
     pub steward_stutters: bool,
     /// A partition whose disk is slow: it does not get to flush.
     pub slow: Option<PartitionId>,
+    /// A partition whose disk has stalled: a flush that it begins does not end.
+    pub stalled: Option<PartitionId>,
+    flights: BTreeMap<PartitionId, Flush<SimDisk>>,
     /// Partitions that are to stop.
     failed: BTreeSet<PartitionId>,
     /// Limits of connections that come.
@@ -167,6 +170,8 @@ impl World {
             steward_rests: false,
             steward_stutters: false,
             slow: None,
+            stalled: None,
+            flights: BTreeMap::new(),
             failed: BTreeSet::new(),
             client_limits: ClientLimits::default(),
         };
@@ -637,12 +642,11 @@ impl World {
         }
         for (id, partition) in &mut self.partitions {
             events.from = *id;
-            let served = serve(
-                partition,
-                flush && self.slow != Some(*id),
-                (self.now, self.options.durability),
-                &mut events,
-            );
+            let flush = flush && self.slow != Some(*id);
+            let (is_stalled, now) = (self.stalled == Some(*id), self.now);
+            let flight = (&mut self.flights, is_stalled);
+            let served =
+                serve(partition, flush, flight, (now, self.options.durability), &mut events);
             let failed = self.failed.remove(id) || served.is_err();
             if failed {
                 partition.stop(&mut events);
@@ -704,6 +708,7 @@ fn answer(live: &Live, client: &mut Client, asked: &Asked) {
 fn serve(
     partition: &mut Partition<SimDisk>,
     flush: bool,
+    (flights, is_stalled): (&mut BTreeMap<PartitionId, Flush<SimDisk>>, bool),
     (now, durability): (Millis, Durability),
     events: &mut Events,
 ) -> Result<bool, PartitionError> {
@@ -712,6 +717,9 @@ fn serve(
         busy |= partition.persist_in_memory(now, events)?;
     }
     if flush && let Some(job) = partition.persist()? {
+        flights.insert(partition.id(), job);
+    }
+    if !is_stalled && let Some(job) = flights.remove(&partition.id()) {
         partition.flushed(job.run(), events)?;
         busy = true;
     }
