@@ -95,10 +95,10 @@ mod tests {
     fn one_that_makes_no_sense_is_refused_with_its_place_and_the_reason() {
         let expected = [
             ("ok/#, a/#/b", "history.filters: 'a/#/b': '+' and '#' must stand alone"),
-            ("$queue/jobs", "history.filters: '$queue/jobs': only filters over ordinary topics"),
-            ("$SYS/#", "history.filters: '$SYS/#': only filters over ordinary topics"),
-            ("$share/g/a", "history.filters: '$share/g/a': only filters over ordinary topics"),
-            ("$dlq/jobs", "history.filters: '$dlq/jobs': only filters over ordinary topics"),
+            ("$queue/jobs", "history.filters: '$queue/jobs': only ordinary topics have a history"),
+            ("$SYS/#", "history.filters: '$SYS/#': only ordinary topics have a history"),
+            ("$share/g/a", "history.filters: '$share/g/a': only ordinary topics have a history"),
+            ("$dlq/jobs", "history.filters: '$dlq/jobs': only ordinary topics have a history"),
         ];
         for (filters, message) in expected {
             let error = read_filters(filters).unwrap_err();
