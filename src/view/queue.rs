@@ -371,6 +371,7 @@ impl Queue {
         if to <= self.head {
             return;
         }
+        let is_run_cut = self.moved.is_inside(to);
         let mut gone = self.moved.take_below(to);
         for number in 0..self.marks.len().saturating_sub(1) {
             if self.entry_of(number + 1) > to {
@@ -379,38 +380,35 @@ impl Queue {
             gone += std::mem::take(&mut self.marks[number].bytes);
         }
         self.bytes -= gone;
-        // Parts that were cut have a share of theirs only: what was counted is right.
+        // What was counted is right: the difference is of the parts that were cut.
         match bytes.checked_sub(gone) {
-            Some(more) => self.bytes -= self.take_bytes(to, more),
-            None => self.bytes += self.give_bytes(to, gone - bytes),
+            Some(more) => self.bytes -= self.take_bytes(to, more, is_run_cut),
+            None => self.bytes += self.give_bytes(to, gone - bytes, is_run_cut),
         }
         self.head = to;
         self.settle_head();
     }
 
-    /// Takes bytes off the entries from one on, the first ones first; returns how many there were.
-    fn take_bytes(&mut self, from: Offset, bytes: u64) -> u64 {
-        let mut rest = bytes - self.moved.take_bytes(bytes);
-        let first = self.mark_of(from).unwrap_or(0);
-        for mark in self.marks.iter_mut().skip(first) {
-            let gone = mark.bytes.min(rest);
+    /// Takes bytes off what was cut before an entry; returns how many there were.
+    fn take_bytes(&mut self, before: Offset, bytes: u64, is_run_cut: bool) -> u64 {
+        let of_run = if is_run_cut { self.moved.take_bytes(before, bytes) } else { 0 };
+        let number = self.mark_of(before).unwrap_or(0);
+        let of_mark = self.marks.get_mut(number).map_or(0, |mark| {
+            let gone = mark.bytes.min(bytes - of_run);
             mark.bytes -= gone;
-            rest -= gone;
-        }
-        bytes - rest
+            gone
+        });
+        of_run + of_mark
     }
 
-    /// Gives bytes to the entries from one on, if there are any; returns how many were taken.
-    fn give_bytes(&mut self, from: Offset, bytes: u64) -> u64 {
-        if from >= self.end() {
-            return 0;
-        }
-        if self.moved.give_bytes(bytes) {
+    /// Gives bytes to what was cut before an entry; returns how many were taken.
+    fn give_bytes(&mut self, before: Offset, bytes: u64, is_run_cut: bool) -> u64 {
+        if is_run_cut && self.moved.give_bytes(before, bytes) {
             return bytes;
         }
-        let number = self.mark_of(from).unwrap_or(0);
-        self.marks.get_mut(number).map_or(0, |mark| {
-            mark.bytes += bytes;
+        let number = self.mark_of(before).filter(|_| before < self.end());
+        number.map_or(0, |number| {
+            self.marks[number].bytes += bytes;
             bytes
         })
     }

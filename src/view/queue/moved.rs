@@ -74,24 +74,23 @@ impl MovedEntries {
         gone
     }
 
-    /// Takes bytes off, the first entries' first; returns how many there were.
-    pub(super) fn take_bytes(&mut self, bytes: u64) -> u64 {
-        let mut rest = bytes;
-        for run in self.runs.values_mut() {
-            if rest == 0 {
-                break;
-            }
-            let gone = run.bytes.min(rest);
-            run.bytes -= gone;
-            rest -= gone;
-        }
-        bytes - rest
+    /// Returns true when a run goes on from before an entry to it.
+    pub(super) fn is_inside(&self, entry: Offset) -> bool {
+        self.run_with(entry).is_some_and(|run| run.first < entry)
     }
 
-    /// Gives bytes to the first entries; false where there are none.
-    pub(super) fn give_bytes(&mut self, bytes: u64) -> bool {
-        let first = self.runs.values_mut().next();
-        first.map(|run| run.bytes += bytes).is_some()
+    /// Takes bytes off the run that begins with an entry; returns how many there were.
+    pub(super) fn take_bytes(&mut self, first: Offset, bytes: u64) -> u64 {
+        self.runs.get_mut(&first).map_or(0, |run| {
+            let gone = run.bytes.min(bytes);
+            run.bytes -= gone;
+            gone
+        })
+    }
+
+    /// Gives bytes to the run that begins with an entry; false where there is none.
+    pub(super) fn give_bytes(&mut self, first: Offset, bytes: u64) -> bool {
+        self.runs.get_mut(&first).map(|run| run.bytes += bytes).is_some()
     }
 
     /// Takes the entries whose records are below `to` out.
