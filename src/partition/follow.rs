@@ -27,10 +27,8 @@ use crate::model::{
 };
 use crate::planted::{PlantedBug, is_planted};
 
-/// For so long a leader that begins lets no history go, by log time and by ticks of 100 ms, as a clock may jump: it may not have heard yet of
-/// all queues that follow it.
+/// For so long a leader that begins lets no history go: it may not have heard yet of all queues that follow it.
 const HEARD_AFTER_MS: u64 = 2 * PATIENCE_MS;
-const HEARD_AFTER_TICKS: u64 = HEARD_AFTER_MS / 100;
 /// Bytes of messages that are brought together, and one more message.
 const TAKEN_BYTES_MAX: usize = 1 << 20;
 
@@ -47,7 +45,7 @@ pub(super) struct Follows {
     /// Each queue that follows this history: what it asked last, and where it goes on. It has what is below.
     places: BTreeMap<(ConnectionId, QueueName), (Token, Offset)>,
     /// From when on every queue is among them.
-    heard_at: Said,
+    heard_at: Millis,
 }
 
 type Waits = (ConnectionId, Token);
@@ -59,17 +57,16 @@ impl Follows {
     }
 
     /// This replica leads from now on.
-    pub(super) fn begin(&mut self, now: Said) {
-        let Said { at, tick } = now;
-        self.heard_at = Said { at: at.plus(HEARD_AFTER_MS), tick: tick + HEARD_AFTER_TICKS };
+    pub(super) fn begin(&mut self, now: Millis) {
+        self.heard_at = now.plus(HEARD_AFTER_MS);
     }
 
     /// Returns the first offset that a queue may not have yet: no history goes from there on.
-    pub(super) fn pinned(&self, now: Said) -> Option<Offset> {
+    pub(super) fn pinned(&self, now: Millis) -> Option<Offset> {
         if is_planted(PlantedBug::FollowersUnheeded) {
             return None;
         }
-        if now.at < self.heard_at.at || now.tick < self.heard_at.tick {
+        if now < self.heard_at {
             return Some(Offset::ZERO);
         }
         let places = self.places.iter().filter_map(|((connection, _), (token, asked))| {
@@ -121,15 +118,10 @@ impl Follows {
 }
 
 impl<D: Disk> Partition<D> {
-    /// Now, as what is said is remembered.
-    pub(super) fn said_now(&self) -> Said {
-        Said { at: self.now, tick: self.ticks }
-    }
-
     /// Says which queues here follow, when it is time to.
     pub(super) fn call_for_history(&mut self, out: &mut impl Outbox) {
         let Some(courier) = self.letters.courier() else { return };
-        let now = self.said_now();
+        let now = Said { at: self.now, tick: self.ticks };
         if self.follows.called.is_some_and(|called| !called.is_long_ago(now)) {
             return;
         }
