@@ -504,7 +504,9 @@ impl Queues {
                 true => is_done || !(dead_letters.with_expired && has_letters),
                 false => is_over && (is_done || !(dead_letters.with_overflow && has_letters)),
             };
-            let may_be_gone = has_history_ended && is_done;
+            // What waits has a share of all bytes, as if all entries were equally long: see open.txt.
+            let is_by_share = !is_stream && queue.settings.limits.bytes_max.is_some();
+            let may_be_gone = has_history_ended && is_done || is_by_share && !is_expired;
             if !it.is_gone && !is_due && !may_be_gone && found.is_ok() {
                 let what = format!(
                     "{:?}:{entry}, {:x}: dropped; expired {is_expired}, too many {is_over}: {} entries, {} bytes, {waiting} wait",
