@@ -27,8 +27,10 @@ use crate::model::{
 };
 use crate::planted::{PlantedBug, is_planted};
 
-/// For so long a leader that begins lets no history go: it may not have heard yet of all queues that follow it.
+/// For so long a leader that begins lets no history go, by log time and by ticks of 100 ms, as a clock may jump: it may not have heard yet of
+/// all queues that follow it.
 const HEARD_AFTER_MS: u64 = 2 * PATIENCE_MS;
+const HEARD_AFTER_TICKS: u64 = HEARD_AFTER_MS / 100;
 /// Bytes of messages that are brought together, and one more message.
 const TAKEN_BYTES_MAX: usize = 1 << 20;
 
@@ -45,7 +47,7 @@ pub(super) struct Follows {
     /// Each queue that follows this history: what it asked last, and where it goes on. It has what is below.
     places: BTreeMap<(ConnectionId, QueueName), (Token, Offset)>,
     /// From when on every queue is among them.
-    heard_at: Millis,
+    heard_at: Said,
 }
 
 type Waits = (ConnectionId, Token);
@@ -57,16 +59,17 @@ impl Follows {
     }
 
     /// This replica leads from now on.
-    pub(super) fn begin(&mut self, now: Millis) {
-        self.heard_at = now.plus(HEARD_AFTER_MS);
+    pub(super) fn begin(&mut self, now: Said) {
+        let Said { at, tick } = now;
+        self.heard_at = Said { at: at.plus(HEARD_AFTER_MS), tick: tick + HEARD_AFTER_TICKS };
     }
 
     /// Returns the first offset that a queue may not have yet: no history goes from there on.
-    pub(super) fn pinned(&self, now: Millis) -> Option<Offset> {
+    pub(super) fn pinned(&self, now: Said) -> Option<Offset> {
         if is_planted(PlantedBug::FollowersUnheeded) {
             return None;
         }
-        if now < self.heard_at {
+        if now.at < self.heard_at.at || now.tick < self.heard_at.tick {
             return Some(Offset::ZERO);
         }
         let places = self.places.iter().filter_map(|((connection, _), (token, asked))| {
@@ -118,10 +121,15 @@ impl Follows {
 }
 
 impl<D: Disk> Partition<D> {
+    /// Now, as what is said is remembered.
+    pub(super) fn said_now(&self) -> Said {
+        Said { at: self.now, tick: self.ticks }
+    }
+
     /// Says which queues here follow, when it is time to.
     pub(super) fn call_for_history(&mut self, out: &mut impl Outbox) {
         let Some(courier) = self.letters.courier() else { return };
-        let now = Said { at: self.now, tick: self.ticks };
+        let now = self.said_now();
         if self.follows.called.is_some_and(|called| !called.is_long_ago(now)) {
             return;
         }

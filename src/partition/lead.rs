@@ -40,7 +40,7 @@ impl<D: Disk> Partition<D> {
             self.leading = leads;
             self.led_from = self.applied.end;
             self.now = self.now.max(Millis(self.log().last_ts()));
-            self.follows.begin(self.now);
+            self.follows.begin(self.said_now());
             self.close_orphans();
             self.end_transient_queues();
             self.end_transient_exchanges();

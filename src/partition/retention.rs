@@ -174,8 +174,10 @@ impl<D: Disk> Partition<D> {
     /// Takes the next part of the way to the goal, within one segment, and finds what is needed in it.
     fn find_way(&mut self) -> Result<(), PartitionError> {
         let start = self.history_start();
-        let goal =
-            self.retention.goal.min(self.follows.pinned(self.now).unwrap_or(Offset(u64::MAX)));
+        let goal = self
+            .retention
+            .goal
+            .min(self.follows.pinned(self.said_now()).unwrap_or(Offset(u64::MAX)));
         let segments = self.log().segments();
         let end = segments.iter().map(|segment| segment.end_offset).find(|end| *end > start);
         let to = end.unwrap_or(goal).min(goal);
@@ -212,7 +214,7 @@ impl<D: Disk> Partition<D> {
         if !rest.is_empty() {
             return Ok(());
         }
-        let pins = [self.views.pinned(self.now), self.follows.pinned(self.now)];
+        let pins = [self.views.pinned(self.now), self.follows.pinned(self.said_now())];
         let to = pins.into_iter().flatten().fold(*to, Offset::min);
         if to > self.history_start() {
             self.retention.step = Step::Trimming;
