@@ -63,6 +63,7 @@ bugs! {
     DroppedEarly: "partition: a queue that has as much as it may have drops its oldest entry",
     AgedEarly: "partition: entries leave a queue at half of the age that it says",
     BytesUncounted: "partition: what a queue says of its bytes is not looked at",
+    BytesShared: "partition: what waits is taken to be as long as what does not",
     FullTakesMore: "partition: a queue that is full refuses nothing",
     LowestFirst: "partition: entries of the lowest priority are handed out first",
     HistoryTakenAgain: "partition: what comes for a queue that follows history is taken wherever the queue is",

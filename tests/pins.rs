@@ -9,8 +9,8 @@ use bytes::Bytes;
 use fluxmq::model::queue::QueueKind;
 use fluxmq::model::record::{DedupKey, queue_id};
 use fluxmq::model::{Control, Millis, QoS, QueueSettings, Record, StoredMessage};
-use fluxmq::view::Views;
-use fluxmq_index::Offset;
+use fluxmq::view::{Queue, Views};
+use fluxmq_index::{Offset, OffsetSet};
 use fluxmq_log::format::Retain;
 use proptest::prelude::*;
 
@@ -315,6 +315,7 @@ impl World {
             let spread = moved().max().unwrap_or(0) - moved().min().unwrap_or(0);
             let bytes: u64 = there().map(|entry| entry.bytes).sum();
             prop_assert!(queue.bytes().abs_diff(bytes) <= spread * moved().count() as u64);
+            weigh_all(queue, entries, spread * moved().count() as u64)?;
             let end = Offset(entries.len() as u64);
             let unfinished = self.views.unfinished_in(id(number), queue, Offset(0)..end);
             let unfinished: BTreeSet<u64> =
@@ -337,6 +338,27 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// What some entries have together is what is known of them and what those have that it names; the parts of runs are known as exactly as
+/// `more` bytes.
+fn weigh_all(queue: &Queue, entries: &[Entry], more: u64) -> Result<(), TestCaseError> {
+    let end = entries.len() as u64;
+    for (first, step, count) in [(0, end.max(1), end / 2), (3, 150, 140), (1, 300, 257), (0, 9, 2)]
+    {
+        let mut some = OffsetSet::new();
+        for start in (first..end).step_by(step as usize) {
+            some.insert_range(Offset(start)..Offset((start + count).min(end)));
+        }
+        let (known, others) = queue.weigh(&some);
+        let bytes = |entry: Offset| entries[entry.0 as usize].bytes;
+        prop_assert!(others.offsets().all(|it| some.contains(it) && !queue.is_removed(it)));
+        let all: u64 = some.offsets().filter(|it| !queue.is_removed(*it)).map(bytes).sum();
+        let weighed = known + others.offsets().map(bytes).sum::<u64>();
+        prop_assert!(weighed.abs_diff(all) <= more, "{weighed} of {all}: {some:?}, {others:?}");
+        prop_assert!(others.len() <= some.range_count() as u64 * 254 + more, "{others:?}");
+    }
+    Ok(())
 }
 
 proptest! {

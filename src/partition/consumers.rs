@@ -59,20 +59,20 @@ pub struct Consumers {
     pub(super) finished: Vec<Offset>,
     pub(super) released: Vec<Offset>,
     pub(super) postponed: Vec<(Offset, Millis)>,
-    unapplied: Unapplied,
+    pub(super) unapplied: Unapplied,
     /// Where it began, of a group that one consumer has to itself: nothing of it is stored.
     pub(super) own: Option<Group>,
 }
 
 /// Outcomes that are written and not applied: the view does not know them yet.
 #[derive(Debug, Default)]
-struct Unapplied {
+pub(super) struct Unapplied {
     records: u64,
     /// Entries that are finished with them.
-    finished: u64,
-    /// Which, and those that are finished and not written yet, of a queue with priorities: whose records move in the meantime, their
-    /// lanes must not have them again.
-    entries: BTreeSet<Offset>,
+    pub(super) finished: u64,
+    /// Which, and those that are finished and not written yet. Of a queue with priorities: whose records move in the meantime, their
+    /// lanes must not have them again. And of one that has no more than so many bytes: they do not wait.
+    pub(super) entries: BTreeSet<Offset>,
 }
 
 /// Who is next.
@@ -173,7 +173,7 @@ impl Consumers {
 
     /// An entry is done with, and what says so is written.
     pub(super) fn note_finished(&mut self, entry: Offset) {
-        if self.lanes.is_some() {
+        if self.lanes.is_some() || self.settings.limits.bytes_max.is_some() {
             self.unapplied.entries.insert(entry);
         }
     }
@@ -203,13 +203,6 @@ impl Consumers {
     /// Entries that are out or wait to be.
     pub fn held_count(&self) -> usize {
         self.pending.len() + self.delayed.len() + self.dying.len()
-    }
-
-    /// How many entries wait, of those that the view says are not finished: not those that are out, or settled, or about to be buried.
-    pub fn waiting(&self, unfinished: u64) -> u64 {
-        let settled = self.unapplied.finished + self.finished.len() as u64;
-        let held = (self.pending.len() + self.dying.len()) as u64;
-        unfinished.saturating_sub(held).saturating_sub(settled)
     }
 
     /// How many entries can be handed out, of those that the view says are not finished.

@@ -158,7 +158,7 @@ impl<D: Disk> Partition<D> {
     }
 
     /// Why a dead letter of this queue could not be stored now, as far as this partition knows.
-    pub(super) fn may_bury(&self, queue: u64) -> Result<(), Refusal> {
+    pub(super) fn may_bury(&mut self, queue: u64) -> Result<(), Refusal> {
         let Some((name, settings)) = self.queue(queue) else { return Ok(()) };
         match self.grave(name, settings) {
             None => Ok(()),
@@ -270,7 +270,7 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    fn has_room_for_letter(&self, target: &QueueName, letter: &Message) -> bool {
+    fn has_room_for_letter(&mut self, target: &QueueName, letter: &Message) -> bool {
         !self.disk_full && self.has_room(queue_id(target.as_bytes()), letter.len_bytes()).is_ok()
     }
 

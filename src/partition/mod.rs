@@ -40,6 +40,7 @@ mod replay;
 pub mod request;
 mod retention;
 mod retire;
+mod room;
 mod serve;
 mod session;
 mod sessions;
@@ -74,6 +75,7 @@ use self::reader::Readers;
 use self::request::{ConnectionId, Event, Outbox, Request};
 use self::retention::Retention;
 use self::retire::Heads;
+use self::room::Lengths;
 use self::sessions::{Holders, Opening};
 use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
@@ -128,6 +130,7 @@ pub struct Partition<D: Disk> {
     letters: Letters,
     follows: Follows,
     heads: Heads,
+    lengths: Lengths,
     owners: Owners,
     retention: Retention,
     fresh: Fresh,
@@ -271,6 +274,7 @@ impl<D: Disk> Partition<D> {
             letters: Letters::default(),
             follows: Follows::default(),
             heads: Heads::default(),
+            lengths: Lengths::new(),
             owners: Owners::default(),
             retention,
             fresh: Fresh::default(),

@@ -12,9 +12,9 @@ use fluxmq_log::disk::Disk;
 
 use super::{Partition, PartitionError, RECORDS_PER_TURN_MAX};
 use crate::model::queue::{Overflow, QueueKind, QueueLimits};
-use crate::model::{Control, Death, Millis, QueueSettings, Refusal, StoredMessage};
+use crate::model::{Control, Death, Millis, QueueSettings, StoredMessage};
 use crate::planted::{PlantedBug, is_planted};
-use crate::view::{Group, GroupKey, Queue};
+use crate::view::Queue;
 
 /// What is out at members is looked at again after so long.
 const HELD_LOOK_MS: u64 = 1_000;
@@ -44,7 +44,7 @@ impl<D: Disk> Partition<D> {
         let leaving = leaving.count() as u64;
         let stays = |(count, bytes): (u64, u64)| (count.saturating_sub(leaving), bytes);
         let all = stays((queue.len(), queue.bytes()));
-        let waiting = stays(self.waiting(id, queue));
+        let waiting = stays(self.waiting(id)?);
         // What is out, and would be a letter, stays out.
         let held = match settings.dead_letters.with_expired || settings.dead_letters.with_overflow {
             true => self.groups.held_of(id).into_iter().flat_map(|(_, entries)| entries).collect(),
@@ -134,7 +134,7 @@ impl<D: Disk> Partition<D> {
                 false => course.taken += bytes,
             }
         }
-        course.leaves((u64::from(!is_leaving), bytes), is_done);
+        course.leaves((u64::from(!is_leaving), bytes), !is_done && !is_leaving);
         course.passes(to);
         Ok(Step::Next)
     }
@@ -158,25 +158,6 @@ impl<D: Disk> Partition<D> {
             && groups.all(|(_, group)| group.is_finished(entry))
     }
 
-    /// How many entries wait for the group that is furthest behind, and their bytes, as if all were equally long; where there is no group, and
-    /// of a stream, all of them. What is out or finished does not make a queue too long.
-    fn waiting(&self, id: u64, queue: &Queue) -> (u64, u64) {
-        if queue.settings().kind == QueueKind::Stream {
-            return (queue.len(), queue.bytes());
-        }
-        let left_of = |(key, group): (&GroupKey, &Group)| {
-            let unfinished = queue.end().0.saturating_sub(group.committed().0);
-            let unfinished = unfinished.saturating_sub(group.finished_count());
-            let consumers = self.groups.get(key);
-            consumers.map_or(unfinished, |consumers| consumers.waiting(unfinished))
-        };
-        let most = self.views.groups.of(id).map(left_of).max();
-        let waiting = most.map_or(queue.len(), |most| most.min(queue.len()));
-        let share =
-            u128::from(queue.bytes()) * u128::from(waiting) / u128::from(queue.len().max(1));
-        (waiting, share as u64)
-    }
-
     /// Returns false where nothing can be due, as far as that is seen without reading.
     fn may_be_due(&self, id: u64, queue: &Queue, settings: &QueueSettings) -> bool {
         if is_over(&settings.limits, (queue.len(), queue.bytes())) {
@@ -189,42 +170,6 @@ impl<D: Disk> Partition<D> {
                 head.due <= self.now
             }
             _ => true,
-        }
-    }
-
-    /// Refuses what a full queue has no room for, where it is the publisher that gives way.
-    pub(super) fn has_room(&self, id: u64, bytes: usize) -> Result<(), Refusal> {
-        self.has_room_for(id, (1, bytes as u64))
-    }
-
-    /// The same of several messages.
-    pub(super) fn has_room_for(&self, id: u64, (more, bytes): (u64, u64)) -> Result<(), Refusal> {
-        let Some((_, settings)) = self.queue(id) else { return Ok(()) };
-        let limits = &settings.limits;
-        if limits.overflow == Overflow::DropHead || is_planted(PlantedBug::FullTakesMore) {
-            return Ok(());
-        }
-        // What comes after a deletion is not as full as what it deletes.
-        let queue = self.views.queues.get(id).filter(|_| !self.overlay.queues.contains_key(&id));
-        let (messages, used) = queue.map_or((0, 0), |queue| self.waiting(id, queue));
-        let (coming, coming_bytes) = self.overlay.coming.get(&id).copied().unwrap_or((0, 0));
-        let then = (messages + coming + more, used + coming_bytes + bytes);
-        match is_over(limits, then) {
-            true => Err(Refusal::Quota { limit: "the length of a queue" }),
-            false => Ok(()),
-        }
-    }
-
-    /// Counts what is on its way to queues that may be full.
-    pub(super) fn overlay_routes(&mut self, routes: &[u64], bytes: usize) {
-        for id in routes {
-            let rejects = self
-                .queue(*id)
-                .is_some_and(|(_, settings)| settings.limits.overflow != Overflow::DropHead);
-            if rejects {
-                let coming = self.overlay.coming.entry(*id).or_default();
-                *coming = (coming.0 + 1, coming.1 + bytes as u64);
-            }
         }
     }
 }
@@ -266,17 +211,15 @@ impl Course {
         }
     }
 
-    fn leaves(&mut self, (count, bytes): (u64, u64), is_done: bool) {
+    fn leaves(&mut self, (count, bytes): (u64, u64), has_waited: bool) {
         let less = |(messages, all): (u64, u64)| {
             (messages.saturating_sub(count), all.saturating_sub(bytes))
         };
         self.has_begun = true;
         self.all = less(self.all);
-        if !is_done {
+        if has_waited {
             self.waiting = less(self.waiting);
         }
-        // Its bytes are a share of all: what is left may be less, where what was finished was longer than the rest.
-        self.waiting.1 = self.waiting.1.min(self.all.1);
     }
 }
 
@@ -290,7 +233,7 @@ fn due(settings: &QueueSettings, message: &StoredMessage) -> Millis {
         .map_or(Millis(u64::MAX), |age| message.time.plus(age))
 }
 
-fn is_over(limits: &QueueLimits, (messages, bytes): (u64, u64)) -> bool {
+pub(super) fn is_over(limits: &QueueLimits, (messages, bytes): (u64, u64)) -> bool {
     let bytes = if is_planted(PlantedBug::BytesUncounted) { 0 } else { bytes };
     limits.messages_max.is_some_and(|max| messages > max)
         || limits.bytes_max.is_some_and(|max| bytes > max)

@@ -257,7 +257,7 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    fn admit_to_queues(&self, routes: &[u64], publish: &Publish) -> Result<(), Refusal> {
+    fn admit_to_queues(&mut self, routes: &[u64], publish: &Publish) -> Result<(), Refusal> {
         let bytes = publish.message.len_bytes();
         routes.iter().try_for_each(|queue| self.has_room(*queue, bytes))
     }

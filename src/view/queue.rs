@@ -7,6 +7,7 @@
 mod moved;
 mod purge;
 mod row;
+mod weigh;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

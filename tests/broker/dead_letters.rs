@@ -13,14 +13,9 @@ use fluxmq::partition::request::{ConnectionId, QueueAction, QueueAnswer};
 use fluxmq_index::Offset;
 
 use crate::consumers::consume;
-use crate::world::{DECLARED, World, message, text};
+use crate::world::{DECLARED, World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn name(text: &str) -> QueueName {
     QueueName::from_text(Bytes::from(text.to_owned())).unwrap()
@@ -615,101 +610,6 @@ fn bytes_are_bounded_also_where_letters_go_elsewhere() {
 }
 
 #[test]
-fn bytes_and_age_are_bounded_too() {
-    with_one_and_four(|mut world| {
-        let limits = QueueLimits {
-            bytes_max: Some(10_000),
-            age_max_ms: Some(60_000),
-            ..QueueLimits::default()
-        };
-        world.declare("jobs", QueueSettings { limits, ..QueueSettings::default() });
-        let (publisher, _) = world.open("publisher", true, 0);
-        for _ in 0..20 {
-            let big = message("$queue/jobs", "x".repeat(989), ONCE);
-            world.publish(publisher, big, None);
-        }
-
-        world.pass(100);
-        let stats = world.stats("jobs");
-        assert_eq!((stats.messages, stats.bytes), (10, 10_000));
-        world.pass(59_000);
-        assert_eq!(world.stats("jobs").messages, 10);
-        world.pass(1_000);
-        let stats = world.stats("jobs");
-        assert_eq!((stats.messages, stats.bytes), (0, 0));
-    });
-}
-
-/// What waits is taken for a share of all bytes: the long one that goes first, as nobody wants it any more, is more than its share.
-#[test]
-fn nothing_that_waits_gives_way_where_what_is_finished_makes_room() {
-    with_one_and_four(|mut world| {
-        let limits = QueueLimits { bytes_max: Some(2_500), ..QueueLimits::default() };
-        world.declare("jobs", QueueSettings { limits, ..QueueSettings::default() });
-        let (publisher, _) = world.open("publisher", true, 0);
-        let publish = |world: &mut World, bytes: usize| {
-            let message = message("$queue/jobs", "x".repeat(bytes - 11), ONCE);
-            assert_eq!(world.publish(publisher, message, None), Some(Ok(true)));
-        };
-        publish(&mut world, 1_000);
-        let worker = reader(&mut world, "workers", "jobs");
-        let first = world.deliveries(worker).remove(0);
-        world.settle(worker, first.id, Outcome::Accepted);
-        world.close(worker, false);
-        (0..45).for_each(|_| publish(&mut world, 40));
-
-        (0..3).for_each(|_| world.pass(100));
-
-        let stats = world.stats("jobs");
-        assert_eq!((stats.messages, stats.bytes), (45, 1_800));
-    });
-}
-
-#[test]
-fn a_full_queue_that_rejects_refuses_publishers_and_bound_topics_until_there_is_room() {
-    with_one_and_four(|mut world| {
-        let limits = QueueLimits {
-            messages_max: Some(10),
-            overflow: Overflow::RejectPublish,
-            ..QueueLimits::default()
-        };
-        let filter = Filter::new(Bytes::from("site/#")).unwrap();
-        let settings = QueueSettings { limits, bindings: vec![filter], ..QueueSettings::default() };
-        world.declare("jobs", settings);
-        let (publisher, _) = world.open("publisher", true, 0);
-        // Told at once: what is on its way counts.
-        for number in 0..15u64 {
-            let message = Arc::new(message("$queue/jobs", number.to_string(), ONCE));
-            world.say(
-                publisher,
-                Command::Publish { token: Token(number), message, packet_id: None },
-            );
-        }
-        world.run();
-        let mut answers = Vec::new();
-        while let Some(result) = world.take(publisher, |effect| match effect {
-            Effect::Confirm { result, .. } => Some(result.clone()),
-            _ => None,
-        }) {
-            answers.push(result);
-        }
-        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 10);
-        assert!(
-            answers
-                .iter()
-                .flat_map(|it| it.as_ref().err())
-                .all(|it| matches!(it, Refusal::Quota { .. }))
-        );
-        let refused = world.publish(publisher, message("site/1", "x", ONCE), None);
-        assert!(matches!(refused, Some(Err(Refusal::Quota { .. }))), "{refused:?}");
-
-        world.manage("jobs", QueueAction::Purge).unwrap();
-        assert_eq!(world.publish(publisher, message("site/1", "x", ONCE), None), Some(Ok(true)));
-        assert_eq!(world.stats("jobs").messages, 1);
-    });
-}
-
-#[test]
 fn letters_are_published_again_where_they_died_each_once() {
     for target in [None, Some("failed"), Some("x"), Some("morgue")] {
         let mut world = World::new(4);
@@ -801,12 +701,4 @@ fn a_queue_without_dead_letters_finishes_what_is_rejected() {
         let declared = world.manage("$dlq/jobs", QueueAction::Declare(Arc::new(settings)));
         assert_eq!(declared, Ok(DECLARED));
     });
-}
-
-#[cfg(feature = "planted-bugs")]
-#[test]
-fn a_full_queue_that_takes_more_is_caught() {
-    let bug = fluxmq::planted::PlantedBug::FullTakesMore;
-    let test = a_full_queue_that_rejects_refuses_publishers_and_bound_topics_until_there_is_room;
-    assert!(crate::world::catches(bug, test));
 }

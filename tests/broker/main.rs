@@ -5,6 +5,7 @@
 mod authorization;
 mod bad_input;
 mod bindings;
+mod bounds;
 mod consumer_laws;
 mod consumers;
 mod dead_letter_exchanges;

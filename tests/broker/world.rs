@@ -750,6 +750,12 @@ fn authority(acl: Option<&str>) -> Arc<Authority> {
     Arc::new(Authority::new(policy, None, acl, [5; 32]))
 }
 
+/// Runs a test in a world of one partition, and in one of four.
+pub fn with_one_and_four(test: impl Fn(World)) {
+    test(World::new(1));
+    test(World::new(4));
+}
+
 /// A peer whose certificate says who it is.
 pub fn certified(user: &str) -> Box<PeerInfo> {
     let identity = CertificateIdentity {

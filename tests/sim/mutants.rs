@@ -98,6 +98,7 @@ const PLANTED: &[(Bug, &[Invariant])] = &[
     (Bug::Broker(B::DroppedEarly), &[I28]),
     (Bug::Broker(B::AgedEarly), &[I28]),
     (Bug::Broker(B::BytesUncounted), &[I24]),
+    (Bug::Broker(B::BytesShared), &[I28]),
     (Bug::Broker(B::HistoryLeftOut), &[I32]),
     (Bug::Broker(B::VerbUnstored), &[I27]),
     (Bug::Broker(B::FinishedHandedOut), &[I27]),

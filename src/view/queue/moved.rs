@@ -111,11 +111,15 @@ impl MovedEntries {
 
     /// Counts those among these entries.
     pub(super) fn count_in(&self, entries: &OffsetRange) -> u64 {
-        let first = self.run_with(entries.start).map_or(entries.start, |run| run.first);
-        let runs = self.runs.range(first..entries.end.max(first)).map(|(_, run)| run);
         let count =
             |run: &Run| run.end().min(entries.end).0.saturating_sub(run.first.max(entries.start).0);
-        runs.map(count).sum()
+        self.runs_in(entries).map(count).sum()
+    }
+
+    /// Lists the runs that have some of these entries, each whole.
+    pub(super) fn runs_in(&self, entries: &OffsetRange) -> impl Iterator<Item = &Run> {
+        let first = self.run_with(entries.start).map_or(entries.start, |run| run.first);
+        self.runs.range(first..entries.end.max(first)).map(|(_, run)| run)
     }
 
     /// Takes the entries out that do not stay; returns their bytes.

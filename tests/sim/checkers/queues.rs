@@ -161,6 +161,10 @@ impl Queue {
     fn has_own_letters(&self) -> bool {
         self.settings.dead_letters.target == DeadLetterTarget::Own
     }
+
+    fn has_letters_elsewhere(&self) -> bool {
+        !self.has_own_letters() && self.settings.dead_letters.target != DeadLetterTarget::Nowhere
+    }
 }
 
 impl Group {
@@ -494,28 +498,30 @@ impl Queues {
         for entry in queue.head..to.min(queue.entries.len() as u64) {
             let it = &queue.entries[entry as usize];
             let is_expired = queue.is_expired(it, time);
-            let counts = if done.contains(&entry) { queue.len } else { waiting };
+            let all = (queue.len, queue.bytes);
+            let counts = if done.contains(&entry) { all } else { waiting };
             let is_over = queue.is_over(entry, counts) || queue.is_old(it, time);
             let dead_letters = &queue.settings.dead_letters;
             let has_letters = dead_letters.target != DeadLetterTarget::Nowhere;
             // What all have finished makes no letter.
             let is_done = done.contains(&entry);
+            // At one look letters are stored first, and then those go that make none: there was more when it was decided.
+            let is_over = is_over || is_done && queue.was_over(entry);
             let is_due = match is_expired {
                 true => is_done || !(dead_letters.with_expired && has_letters),
                 false => is_over && (is_done || !(dead_letters.with_overflow && has_letters)),
             };
-            // What waits has a share of all bytes, as if all entries were equally long: see open.txt.
-            let is_by_share = !is_stream && queue.settings.limits.bytes_max.is_some();
-            let may_be_gone = has_history_ended && is_done || is_by_share && !is_expired;
+            let may_be_gone = has_history_ended && is_done;
             if !it.is_gone && !is_due && !may_be_gone && found.is_ok() {
                 let what = format!(
-                    "{:?}:{entry}, {:x}: dropped; expired {is_expired}, too many {is_over}: {} entries, {} bytes, {waiting} wait",
+                    "{:?}:{entry}, {:x}: dropped; expired {is_expired}, too many {is_over}: {} entries, {} bytes, {waiting:?} wait",
                     queue.name, it.id, queue.len, queue.bytes
                 );
                 found = wrong(Invariant::I28, what);
             }
+            let bytes = it.bytes;
             if queue.leave(entry) && !is_done {
-                waiting = waiting.saturating_sub(1);
+                waiting = (waiting.0.saturating_sub(1), waiting.1.saturating_sub(bytes));
             }
         }
         queue.head = queue.head.max(to);

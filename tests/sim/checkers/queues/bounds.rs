@@ -18,7 +18,7 @@ impl Queue {
     pub(super) fn come(&mut self) {
         self.len += 1;
         self.bytes += self.entries.last().map_or(0, |entry| entry.bytes);
-        if self.is_full(self.len) {
+        if self.is_full((self.len, self.bytes)) {
             self.over_end = self.entries.len() as u64;
         }
     }
@@ -34,18 +34,24 @@ impl Queue {
         is_new
     }
 
-    /// Returns true when so many entries are more than there may be, or the bytes of all are.
-    fn is_full(&self, count: u64) -> bool {
+    /// Returns true when so many entries are more than there may be, or their bytes are.
+    fn is_full(&self, (count, bytes): (u64, u64)) -> bool {
         let limits = &self.settings.limits;
         let is_long = limits.messages_max.is_some_and(|max| count > max);
-        is_long || limits.bytes_max.is_some_and(|max| self.bytes > max)
+        is_long || limits.bytes_max.is_some_and(|max| bytes > max)
     }
 
-    /// Returns true when the oldest entry gives way to others, where so many count.
-    pub(super) fn is_over(&self, entry: u64, count: u64) -> bool {
+    /// Returns true when the oldest entry gives way to others, where so many count, and so many bytes.
+    pub(super) fn is_over(&self, entry: u64, counts: (u64, u64)) -> bool {
         // A letter that goes elsewhere is decided on before it is stored, and so is what comes with it.
-        let was_over = !self.has_own_letters() && entry < self.over_end;
-        self.settings.limits.overflow == Overflow::DropHead && (self.is_full(count) || was_over)
+        let was_over = self.has_letters_elsewhere() && self.was_over(entry);
+        let drops = self.settings.limits.overflow == Overflow::DropHead;
+        was_over || drops && self.is_full(counts)
+    }
+
+    /// Returns true when there was too much once an entry had come.
+    pub(super) fn was_over(&self, entry: u64) -> bool {
+        self.settings.limits.overflow == Overflow::DropHead && entry < self.over_end
     }
 
     /// Returns true for an entry that leaves because of its age, however many there are.
@@ -70,20 +76,19 @@ impl Queue {
 }
 
 impl Queues {
-    /// How many entries wait, as far as anybody knows who does not know what is out: of a stream, and where nobody reads, all of them, or
-    /// else those that the group furthest behind has not finished.
-    pub(super) fn waiting(&self, id: u64) -> u64 {
-        let Some(queue) = self.by_id.get(&id) else { return 0 };
+    /// How many entries wait, and their bytes, as far as anybody knows who does not know what is out: of a stream, and where nobody
+    /// reads, all of them, or else of each the most that one of the groups has not finished.
+    pub(super) fn waiting(&self, id: u64) -> (u64, u64) {
+        let Some(queue) = self.by_id.get(&id) else { return (0, 0) };
         let readers = self.groups.iter().filter(|((of, _), _)| *of == id);
         let unfinished = readers.map(|(_, group)| {
             let all = group.finished_to()..queue.entries.len() as u64;
-            let is_there = |entry: &u64| {
-                !queue.entries[*entry as usize].is_gone && !group.finished.contains(entry)
-            };
-            all.filter(is_there).count() as u64
+            let open = all.filter(|entry| !group.finished.contains(entry));
+            let there = open.map(|entry| &queue.entries[entry as usize]).filter(|it| !it.is_gone);
+            there.fold((0, 0), |(count, bytes), it| (count + 1, bytes + it.bytes))
         });
-        let most = unfinished.max().filter(|_| !queue.is_stream());
-        most.unwrap_or(queue.len)
+        let most = unfinished.reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)));
+        most.filter(|_| !queue.is_stream()).unwrap_or((queue.len, queue.bytes))
     }
 
     /// I24: soon after nothing more comes there is no more of a queue than it says, where that does not depend on what is out.
@@ -93,7 +98,7 @@ impl Queues {
             let limits = &queue.settings.limits;
             let is_read = self.groups.keys().any(|(of, _)| of == id) && !queue.is_stream();
             let drops = limits.overflow == Overflow::DropHead;
-            let is_full = drops && queue.is_full(queue.len);
+            let is_full = drops && queue.is_full((queue.len, queue.bytes));
             // What all have finished may be gone with history.
             let is_there = |number: u64, entry: &Entry| {
                 !(entry.is_gone || self.has_history_ended && self.is_finished_by_all(*id, number))

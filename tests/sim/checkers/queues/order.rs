@@ -117,7 +117,7 @@ impl Queues {
             let it = &queue.entries[entry as usize];
             let may_leave = queue.is_expired(it, clock + LATE_MS)
                 || queue.is_old(it, clock + LATE_MS)
-                || queue.is_over(entry, queue.len);
+                || queue.is_over(entry, (queue.len, queue.bytes));
             let is_late = it.seen < self.now && it.deliver_at.is_none() && !it.is_moved;
             is_late && !may_leave && !is_over(entry)
         };

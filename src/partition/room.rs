@@ -1,0 +1,185 @@
+//! What a queue has room for: how much of it waits.
+//!
+//! What is out at a consumer, or finished and kept for others to read again, makes no queue too long. A queue knows how many bytes all
+//! its entries have, and those between two of its marks; where only some of those wait, the entries themselves say it. Their lengths are
+//! read once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fluxmq_index::{Offset, OffsetSet};
+use fluxmq_log::disk::Disk;
+
+use super::consumers::Consumers;
+use super::history::HistoryError;
+use super::retire::is_over;
+use super::{Partition, RECORDS_PER_TURN_MAX};
+use crate::model::Refusal;
+use crate::model::queue::{Overflow, QueueKind};
+use crate::planted::{PlantedBug, is_planted};
+use crate::view::{Group, GroupKey, Queue};
+
+/// How long entries of a queue are that do not wait, among some that do.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Where the queue was declared: another one of its name begins anew.
+    declared: Offset,
+    by_entry: BTreeMap<Offset, u64>,
+}
+
+/// By queue.
+pub(super) type Lengths = BTreeMap<u64, Known>;
+
+impl Consumers {
+    /// How many entries wait, of those that the view says are not finished: not those that are out, or settled, or about to be buried.
+    fn waiting(&self, unfinished: u64) -> u64 {
+        let settled = self.unapplied.finished + self.finished.len() as u64;
+        let held = (self.pending.len() + self.dying.len()) as u64;
+        unfinished.saturating_sub(held).saturating_sub(settled)
+    }
+
+    /// The same of a queue that has no more than so many bytes: which entries do not wait.
+    fn not_waiting(&self) -> OffsetSet {
+        let mut entries = OffsetSet::new();
+        let settled = self.unapplied.entries.iter().chain(&self.finished);
+        for entry in self.pending.keys().chain(self.dying.keys()).chain(settled) {
+            entries.insert(*entry);
+        }
+        entries
+    }
+}
+
+impl<D: Disk> Partition<D> {
+    /// How many entries wait, and how many bytes they have: of each the most that do for any of the groups. Where there is no group,
+    /// and of a stream, that is all of them.
+    pub(super) fn waiting(&mut self, id: u64) -> Result<(u64, u64), HistoryError> {
+        Ok((self.waiting_count(id), self.waiting_bytes(id)?))
+    }
+
+    fn waiting_count(&self, id: u64) -> u64 {
+        let Some(queue) = self.views.queues.get(id) else { return 0 };
+        if queue.settings().kind == QueueKind::Stream {
+            return queue.len();
+        }
+        let left_of = |(key, group): (&GroupKey, &Group)| {
+            let unfinished = queue.end().0.saturating_sub(group.committed().0);
+            let unfinished = unfinished.saturating_sub(group.finished_count());
+            let consumers = self.groups.get(key);
+            consumers.map_or(unfinished, |consumers| consumers.waiting(unfinished))
+        };
+        let most = self.views.groups.of(id).map(left_of).max();
+        most.map_or(queue.len(), |most| most.min(queue.len()))
+    }
+
+    fn waiting_bytes(&mut self, id: u64) -> Result<u64, HistoryError> {
+        let Some(queue) = self.views.queues.get(id) else { return Ok(0) };
+        let all = queue.bytes();
+        if queue.settings().limits.bytes_max.is_none() {
+            return Ok(all);
+        }
+        if is_planted(PlantedBug::BytesShared) {
+            return Ok(all * self.waiting_count(id) / queue.len().max(1));
+        }
+        let idle = self.not_waiting(id, queue);
+        let idle: Vec<(u64, OffsetSet)> = idle.iter().map(|entries| queue.weigh(entries)).collect();
+        self.learn_lengths(id, idle.iter().flat_map(|(_, single)| single.offsets()).collect())?;
+        let known = self.lengths.get(&id);
+        let length = |entry| known.and_then(|known| known.by_entry.get(&entry)).unwrap_or(&0);
+        let less =
+            idle.iter().map(|(bytes, single)| bytes + single.offsets().map(length).sum::<u64>());
+        Ok(all.saturating_sub(less.min().unwrap_or(0)))
+    }
+
+    /// The entries of a queue that are on their way out, and for each of its groups those also that it has finished, or has out, or that are
+    /// to be buried.
+    fn not_waiting(&self, id: u64, queue: &Queue) -> Vec<OffsetSet> {
+        let mut leaving = OffsetSet::new();
+        for (_, entry) in self.overlay.leaving.range((id, Offset::ZERO)..=(id, Offset(u64::MAX))) {
+            leaving.insert(*entry);
+        }
+        let groups = self.views.groups.of(id).map(|(key, group)| {
+            let mut entries = group.finished();
+            entries.union_with(&leaving);
+            if let Some(consumers) = self.groups.get(key) {
+                entries.union_with(&consumers.not_waiting());
+            }
+            entries
+        });
+        let is_stream = queue.settings().kind == QueueKind::Stream;
+        let groups: Vec<OffsetSet> = groups.filter(|_| !is_stream).collect();
+        if groups.is_empty() { vec![leaving] } else { groups }
+    }
+
+    /// Reads how long entries of a queue are, as far as that is not known, and forgets about all others.
+    fn learn_lengths(&mut self, id: u64, wanted: BTreeSet<Offset>) -> Result<(), HistoryError> {
+        let known = self.lengths.remove(&id);
+        let Some(declared) = self.views.queues.get(id).map(Queue::declared) else { return Ok(()) };
+        let known = known.filter(|known| known.declared == declared).map(|known| known.by_entry);
+        let mut by_entry = known.unwrap_or_default();
+        by_entry.retain(|entry, _| wanted.contains(entry));
+        let mut missing: BTreeSet<Offset> =
+            wanted.into_iter().filter(|entry| !by_entry.contains_key(entry)).collect();
+        while let Some(from) = missing.first().copied() {
+            for (entry, offset) in self.positions_of(id, from, RECORDS_PER_TURN_MAX)? {
+                if missing.remove(&entry) {
+                    let message = self.history.fetch(self.node.log(), offset)?;
+                    by_entry.insert(entry, message.map_or(0, |message| message.len_bytes() as u64));
+                }
+            }
+            if missing.remove(&from) {
+                by_entry.insert(from, 0);
+            }
+        }
+        if !by_entry.is_empty() {
+            self.lengths.insert(id, Known { declared, by_entry });
+        }
+        Ok(())
+    }
+
+    /// Refuses what a full queue has no room for, where it is the publisher that gives way.
+    pub(super) fn has_room(&mut self, id: u64, bytes: usize) -> Result<(), Refusal> {
+        self.has_room_for(id, (1, bytes as u64))
+    }
+
+    /// The same of several messages.
+    pub(super) fn has_room_for(
+        &mut self,
+        id: u64,
+        (more, bytes): (u64, u64),
+    ) -> Result<(), Refusal> {
+        let Some((_, settings)) = self.queue(id) else { return Ok(()) };
+        let limits = settings.limits.clone();
+        if limits.overflow == Overflow::DropHead || is_planted(PlantedBug::FullTakesMore) {
+            return Ok(());
+        }
+        let (coming, coming_bytes) = self.overlay.coming.get(&id).copied().unwrap_or((0, 0));
+        let then = |(messages, used)| (messages + coming + more, used + coming_bytes + bytes);
+        // What comes after a deletion is not as full as what it deletes.
+        let queue = self.views.queues.get(id).filter(|_| !self.overlay.queues.contains_key(&id));
+        let all = queue.map_or((0, 0), |queue| (queue.len(), queue.bytes()));
+        if !is_over(&limits, then(all)) {
+            return Ok(());
+        }
+        // Whoever waits is told of what cannot be read when `persist` reports it and the partition stops.
+        let waiting = self.waiting(id).unwrap_or_else(|error| {
+            self.failed.get_or_insert(error.into());
+            all
+        });
+        match is_over(&limits, then(waiting)) {
+            true => Err(Refusal::Quota { limit: "the length of a queue" }),
+            false => Ok(()),
+        }
+    }
+
+    /// Counts what is on its way to queues that may be full.
+    pub(super) fn overlay_routes(&mut self, routes: &[u64], bytes: usize) {
+        for id in routes {
+            let rejects = self
+                .queue(*id)
+                .is_some_and(|(_, settings)| settings.limits.overflow != Overflow::DropHead);
+            if rejects {
+                let coming = self.overlay.coming.entry(*id).or_default();
+                *coming = (coming.0 + 1, coming.1 + bytes as u64);
+            }
+        }
+    }
+}
