@@ -11,15 +11,10 @@ use fluxmq::partition::request::{Counts, Position, QueueAction, QueueAnswer};
 use fluxmq_index::Offset;
 use std::sync::Arc;
 
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 const LEVELS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn bound_to(filters: &[&str]) -> QueueSettings {
     let filter = |text: &&str| Filter::new(Bytes::from((*text).to_owned())).unwrap();

@@ -15,9 +15,9 @@ use fluxmq::model::{
 use fluxmq::partition::request::{ConnectionId, QueueAction, QueueAnswer};
 
 use crate::exchanges::{bind, bound, declare, exchange, plain, queue, unbound};
-use crate::route::{bytes, send, with_one_and_four};
+use crate::route::{bytes, send};
 use crate::wire::Dice;
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 const DELETE: QueueCommand = QueueCommand::Delete { if_unused: false, if_empty: false };

@@ -6,15 +6,10 @@ use fluxmq::model::{Filter, Outcome, QoS, QueueRefusal, QueueSettings, Refusal};
 use fluxmq::partition::request::{ConnectionId, QueueAction};
 use std::sync::Arc;
 
-use crate::world::{DECLARED, World, message, text};
+use crate::world::{DECLARED, World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 const LEVELS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn ephemeral(filters: &[&str]) -> QueueSettings {
     let filter = |text: &&str| Filter::new(Bytes::from((*text).to_owned())).unwrap();

@@ -11,8 +11,8 @@ use fluxmq::model::{
 };
 use fluxmq::partition::request::{ConnectionId, QueueAction};
 
-use crate::route::{bytes, send, with_one_and_four};
-use crate::world::{World, message};
+use crate::route::{bytes, send};
+use crate::world::{World, message, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 

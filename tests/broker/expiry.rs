@@ -4,15 +4,10 @@ use fluxmq::model::command::Close;
 use fluxmq::model::{Command, Message, QoS, Token};
 use fluxmq::partition::request::ConnectionId;
 
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const FOREVER: u32 = u32::MAX;
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 /// A stored session with a subscription.
 fn open(world: &mut World, expiry_s: u32) -> ConnectionId {

@@ -5,15 +5,10 @@ use fluxmq::model::{Filter, Message, Properties, Property, QoS, QueueSettings, R
 use fluxmq::partition::request::ConnectionId;
 
 use crate::wire::Dice;
-use crate::world::{World, message};
+use crate::world::{World, message, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 const LEVELS: [QoS; 2] = [QoS::AtLeastOnce, QoS::ExactlyOnce];
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn named(topic: &str, payload: &str, said: &[(&str, &str)]) -> Message {
     let user = |(key, value): &(&str, &str)| {

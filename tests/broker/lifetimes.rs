@@ -12,15 +12,10 @@ use fluxmq::model::{
 use fluxmq::partition::request::{ConnectionId, Counts, QueueAction};
 
 use crate::consumers::{consume as consume_as, get, stop};
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 const DELETE: QueueCommand = QueueCommand::Delete { if_unused: false, if_empty: false };
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn settings(with: impl Fn(&mut QueueSettings)) -> QueueSettings {
     let mut settings = QueueSettings::default();

@@ -9,8 +9,8 @@ use fluxmq::partition::request::ConnectionId;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use crate::management::{ask, done, refused, with_one_and_four};
-use crate::world::World;
+use crate::management::{ask, done, refused};
+use crate::world::{World, with_one_and_four};
 
 /// Lists page by page.
 fn all(world: &mut World, by: ConnectionId, address: &str, count: usize) -> Vec<Value> {

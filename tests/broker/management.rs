@@ -6,14 +6,9 @@ use fluxmq::partition::request::ConnectionId;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
-
-pub fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 /// Asks, and returns the answer with what became of the request.
 pub fn ask(

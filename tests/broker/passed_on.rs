@@ -10,16 +10,11 @@ use fluxmq::model::{Command, DeliverySource, Filter, Message, QoS, RetainHandlin
 use fluxmq::partition::request::ConnectionId;
 use proptest::prelude::*;
 
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const AT_MOST: QoS = QoS::AtMostOnce;
 const FOREVER: u32 = u32::MAX;
 const TOPIC: &str = "a/b";
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn retained(topic: &str, payload: &str) -> Message {
     Message { retain: true, ..message(topic, payload, AT_MOST) }

@@ -6,14 +6,9 @@ use fluxmq::partition::request::{ConnectionId, Position, QueueAction};
 use fluxmq_index::Offset;
 
 use crate::wire::Dice;
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn declared(mut world: World, priority_max: u8) -> World {
     // Members leave often here, and each time counts as a delivery.

@@ -8,14 +8,9 @@ use fluxmq::model::{
 use fluxmq::partition::request::ConnectionId;
 use fluxmq_index::Offset;
 
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn name(text: &str) -> QueueName {
     QueueName::new(Bytes::from(text.to_owned())).unwrap()

@@ -11,7 +11,7 @@ use fluxmq::partition::{Durability, Options};
 use fluxmq_index::Offset;
 use fluxmq_log::sim_disk::SimDisk;
 
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 
@@ -31,11 +31,6 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
 
 fn from(position: &'static str) -> impl Fn(&mut Subscribe) {
     move |subscribe| subscribe.position = Some(Bytes::from_static(position.as_bytes()))
-}
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
 }
 
 #[test]

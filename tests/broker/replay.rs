@@ -15,16 +15,11 @@ use fluxmq_index::topic_trie;
 use fluxmq_log::sim_disk::SimDisk;
 
 use crate::wire::Dice;
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 const EXACTLY: QoS = QoS::ExactlyOnce;
 const FOREVER: u32 = u32::MAX;
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 /// Publishes numbers to topics in turn, a millisecond apart.
 fn publish_numbers(world: &mut World, topics: &[&str], range: std::ops::Range<usize>) {

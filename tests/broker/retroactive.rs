@@ -11,14 +11,9 @@ use fluxmq_index::Offset;
 use fluxmq_log::sim_disk::SimDisk;
 
 use crate::wire::Dice;
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn following(filters: &[&str]) -> QueueSettings {
     let filter = |text: &&str| Filter::new(Bytes::from((*text).to_owned())).unwrap();

@@ -13,14 +13,9 @@ use fluxmq::partition::request::{
     ConnectionId, Event, Outbox, Publish, QueueAction, Request, Target, Transaction,
 };
 
-use crate::world::{World, message};
+use crate::world::{World, message, with_one_and_four};
 
 const LEVELS: [QoS; 2] = [QoS::AtMostOnce, QoS::AtLeastOnce];
-
-pub fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 pub fn bytes(text: &str) -> Bytes {
     Bytes::from(text.to_owned())

@@ -9,16 +9,11 @@ use fluxmq::model::{
     Token, Topic,
 };
 
-use crate::world::{World, message, open_command, text};
+use crate::world::{World, message, open_command, text, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
 const EXACTLY: QoS = QoS::ExactlyOnce;
 const FOREVER: u32 = u32::MAX;
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn publish_numbers(world: &mut World, topics: &[&str], count: usize) {
     let (publisher, _) = world.open("publisher", true, 0);

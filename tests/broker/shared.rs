@@ -11,14 +11,9 @@ use fluxmq::partition::request::ConnectionId;
 use fluxmq::view::View;
 use fluxmq_index::Offset;
 
-use crate::world::{World, message, text};
+use crate::world::{World, message, text, with_one_and_four};
 
 const SHARED: &str = "$share/g/a/#";
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn numbers(range: std::ops::Range<usize>) -> Vec<usize> {
     range.collect()

@@ -11,8 +11,8 @@ use fluxmq::model::{
 use fluxmq::partition::request::ConnectionId;
 use std::sync::Arc;
 
-use crate::route::{bytes, send, with_one_and_four};
-use crate::world::{World, message, open_command};
+use crate::route::{bytes, send};
+use crate::world::{World, message, open_command, with_one_and_four};
 
 const LEVELS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 const QUEUES: [&str; 4] = ["a", "b", "c", "d"];

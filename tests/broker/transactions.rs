@@ -10,14 +10,9 @@ use fluxmq::partition::request::{ConnectionId, QueueAction};
 use std::sync::Arc;
 
 use crate::wire::Dice;
-use crate::world::{World, message};
+use crate::world::{World, message, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn part(topic: &str, payload: &str, said: &[(&str, &str)]) -> Message {
     let user = |(key, value): &(&str, &str)| {

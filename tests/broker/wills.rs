@@ -10,7 +10,7 @@ use fluxmq::partition::Partition;
 use fluxmq::partition::request::{ConnectionId, Publish, Request, Target};
 use fluxmq_log::sim_disk::SimDisk;
 
-use crate::world::{World, here, message, text};
+use crate::world::{World, here, message, text, with_one_and_four};
 
 const FOREVER: u32 = u32::MAX;
 
@@ -24,11 +24,6 @@ struct Mortal {
 }
 
 const MORTAL: Mortal = Mortal { clean_start: false, expiry_s: 300, delay_s: 10, topic: "will" };
-
-fn with_one_and_four(test: impl Fn(World)) {
-    test(World::new(1));
-    test(World::new(4));
-}
 
 fn open_with(world: &mut World, mortal: Mortal, will: Message) -> ConnectionId {
     let id = world.connect();
