@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fluxmq_index::{Offset, TopicTrie};
 use serde::{Deserialize, Serialize};
 
-use super::section::{decode_rows, encode_rows};
+use super::section::{decode_rows, encode_each};
 use super::{SectionError, View};
 use crate::model::{Control, ExchangeBinding, Millis, Record, TopicPattern};
 
@@ -145,7 +145,7 @@ impl View for QueueBindings {
             queue: *queue,
             bindings: bindings.iter().map(ExchangeBinding::to_bytes).collect(),
         };
-        encode_rows(&self.by_queue.iter().map(row).collect::<Vec<Row>>())
+        encode_each(self.by_queue.iter().map(row))
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use fluxmq_index::Offset;
 use serde::{Deserialize, Serialize};
 
-use super::section::{decode_rows, encode_rows};
+use super::section::{decode_rows, encode_each};
 use super::{SectionError, View};
 use crate::model::{Control, Millis, PartitionId, Record};
 
@@ -62,7 +62,7 @@ impl View for Follows {
             source: source.0,
             next: next.0,
         };
-        encode_rows(&self.places.iter().map(row).collect::<Vec<Row>>())
+        encode_each(self.places.iter().map(row))
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {

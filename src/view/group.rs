@@ -11,7 +11,7 @@ use fluxmq_index::{Offset, OffsetSet};
 use serde::{Deserialize, Serialize};
 
 use super::queue::gaps;
-use super::section::{decode_rows, encode_rows};
+use super::section::{decode_rows, encode_each};
 use super::{SectionError, View};
 use crate::model::record::filter_id;
 use crate::model::{Control, Filter, Millis, Record};
@@ -394,7 +394,7 @@ impl View for Groups {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        encode_rows(&self.by_key.iter().map(to_row).collect::<Vec<Row>>())
+        encode_each(self.by_key.iter().map(to_row))
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fluxmq_index::Offset;
 use serde::{Deserialize, Serialize};
 
-use super::section::{decode_rows, encode_rows};
+use super::section::{decode_rows, encode_each};
 use super::{SectionError, View};
 use crate::model::record::queue_id;
 use crate::model::{Control, Millis, Record};
@@ -104,7 +104,7 @@ impl View for Leases {
             expires_ms: lease.expires_ms,
             unused_since: lease.unused_since.map(|since| since.0),
         };
-        encode_rows(&self.by_queue.iter().map(row).collect::<Vec<Row>>())
+        encode_each(self.by_queue.iter().map(row))
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {

@@ -18,7 +18,7 @@ use fluxmq_index::{Offset, OffsetRange, OffsetSet, TopicTrie};
 use self::moved::MovedEntries;
 pub(super) use self::purge::gaps;
 use self::row::{Row, from_row, to_row};
-use super::section::{decode_rows, encode_rows};
+use super::section::{decode_rows, encode_each};
 use super::{SectionError, View};
 use crate::model::queue::{Binding, QueueKind};
 use crate::model::record::queue_id;
@@ -559,7 +559,7 @@ impl View for Queues {
     fn due(&self, _now: Millis, _out: &mut Vec<Control>) {}
 
     fn snapshot(&self) -> Vec<u8> {
-        encode_rows(&self.by_id.values().map(|queue| to_row(queue)).collect::<Vec<Row>>())
+        encode_each(self.by_id.values().map(|queue| to_row(queue)))
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {

@@ -8,7 +8,7 @@ use fluxmq_index::{Offset, topic_trie};
 
 use serde::{Deserialize, Serialize};
 
-use super::section::{decode_rows, encode_rows};
+use super::section::{decode_rows, encode_each};
 use super::{SectionError, View};
 use crate::model::record::Retain;
 use crate::model::{Control, Filter, Millis, QoS, Record};
@@ -188,9 +188,7 @@ impl View for Retained {
     fn due(&self, _now: Millis, _out: &mut Vec<Control>) {}
 
     fn snapshot(&self) -> Vec<u8> {
-        let rows: Vec<(&[u8], &RetainedMessage)> =
-            self.by_topic.iter().map(|(topic, message)| (topic.as_ref(), message)).collect();
-        encode_rows(&rows)
+        encode_each(self.by_topic.iter().map(|(topic, message)| (topic.as_ref(), message)))
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {

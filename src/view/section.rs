@@ -3,8 +3,8 @@
 //! Bodies are bincode of plain rows; the version names their schema. Checksums are the snapshot store's.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 /// The schema that this release writes and reads.
@@ -71,6 +71,22 @@ pub fn section_name(bytes: &[u8]) -> Option<&str> {
 pub(super) fn encode_rows<T: Serialize>(rows: &T) -> Vec<u8> {
     let encoded = bincode::serde::encode_to_vec(rows, bincode::config::standard());
     encoded.expect("rows of integers and bytes always encode")
+}
+
+/// Encodes rows one by one, each as long as it takes, to what [`encode_rows`] makes of all of them in a vector.
+pub(super) fn encode_each<I>(rows: I) -> Vec<u8>
+where
+    I: Iterator<Item: Serialize> + Clone,
+{
+    struct Each<I>(I);
+
+    impl<I: Iterator<Item: Serialize> + Clone> Serialize for Each<I> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(self.0.clone())
+        }
+    }
+
+    encode_rows(&Each(rows))
 }
 
 /// Decodes a view's rows.

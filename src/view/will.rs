@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use serde::{Deserialize, Serialize};
 
-use super::section::{decode_rows, encode_rows};
+use super::section::{decode_rows, encode_each};
 use super::{SectionError, View};
 use crate::model::command::Will;
 use crate::model::message::publisher_id;
@@ -117,7 +117,7 @@ impl View for Wills {
     fn due(&self, _now: Millis, _out: &mut Vec<Control>) {}
 
     fn snapshot(&self) -> Vec<u8> {
-        encode_rows(&self.kept.iter().map(to_row).collect::<Vec<Row>>())
+        encode_each(self.kept.iter().map(to_row))
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
