@@ -2,7 +2,8 @@
 """Measures how FluxMQ grows: queues, sessions, replay out of a large log, and what acknowledgements cost.
 
     cargo build --profile perf --bins
-    benches/scale.py queues                       # 100 queues against 100,000 at the same total load
+    benches/scale.py queues                       # 100 queues against 100,000, as fast as it goes
+    benches/scale.py queues --rate 200000         # the same at the same total rate
     benches/scale.py sessions --count 1000000     # that many stored sessions, idle: memory, and restart to serving
     benches/scale.py claims                       # a queue claimed and acknowledged, against plain QoS 1
     benches/scale.py replay --gib 10              # a filter that selects 0.1 % of a log: bytes read
@@ -173,16 +174,21 @@ class Load:
             client = Client(port, f"publisher-{number}-{time.monotonic_ns()}")
             self.lanes.append([client, windows, 0, 0, b""])
 
-    def run(self, count):
-        """Publishes about `count` messages in all and returns how many, and the seconds."""
+    def run(self, count, rate=None):
+        """Publishes about `count` messages in all, no more than `rate` a second, and returns how many, and the seconds."""
         began, sent, done = time.monotonic(), 0, 0
-        poll, by_fd = select.epoll(), {}
+        poll, by_fd, idle = select.epoll(), {}, collections.deque(self.lanes)
         for lane in self.lanes:
             by_fd[lane[0].socket.fileno()] = lane
             poll.register(lane[0].socket, select.EPOLLIN)
-            sent += self.send(lane)
-        while done < sent:
-            for fd, _ in poll.poll(60) or self.stalled():
+        while done < sent or sent < count:
+            while idle and sent < count and (rate is None or sent <= (time.monotonic() - began) * rate):
+                sent += self.send(idle.popleft())
+            waits = 60 if rate is None or not idle or sent >= count else max(0, began + sent / rate - time.monotonic())
+            found = poll.poll(waits)
+            if not found and waits == 60:
+                raise SystemExit("nothing was confirmed for a minute")
+            for fd, _ in found:
                 lane = by_fd[fd]
                 data = lane[0].socket.recv(1 << 16)
                 if not data:
@@ -194,8 +200,7 @@ class Load:
                     lane[0].socket.sendall(release)
                 elif lane[3] == 0:
                     done += lane[1][lane[2] - 1].count
-                    if sent < count:
-                        sent += self.send(lane)
+                    idle.append(lane)
         return done, time.monotonic() - began
 
     def send(self, lane):
@@ -207,9 +212,6 @@ class Load:
         self.stored_bytes += window.stored_bytes
         lane[0].socket.sendall(window.data)
         return window.count
-
-    def stalled(self):
-        raise SystemExit("nothing was confirmed for a minute")
 
 
 def windows(topics, window, payload):
@@ -235,21 +237,21 @@ def directory(options):
 # --- queues
 
 
-def measure_queues(options, count):
+def measure_queues(options, count, most):
     data = directory(options)
     broker = Broker(options, data)
     broker.start()
     topics = [f"$queue/orders-{number}/new" for number in range(count)]
     lanes = 8
     load = Load(options.port, [windows(topics[lane::lanes] * max(1, 4000 // count), 200, bytes(200)) for lane in range(lanes)])
-    before = broker.resident_bytes()
-    load.run(max(count, 20_000))
-    more, files, cpu = broker.resident_bytes() - before, broker.open_files(), broker.cpu_s()
-    done, seconds = load.run(options.messages)
-    cpu = broker.cpu_s() - cpu
+    # As many messages for few queues as for many: the log has its caches.
+    load.run(most)
+    cpu = broker.cpu_s()
+    done, seconds = load.run(options.messages, options.rate)
+    cpu, memory, files = broker.cpu_s() - cpu, broker.resident_bytes(), broker.open_files()
     broker.end()
     shutil.rmtree(data)
-    return {"queues": count, "per_s": done / seconds, "cpu_us": cpu / done * 1e6, "more_mib": more / MIB, "files": files}
+    return {"queues": count, "per_s": done / seconds, "cpu_us": cpu / done * 1e6, "mib": memory / MIB, "files": files}
 
 
 def queues(options):
@@ -257,15 +259,17 @@ def queues(options):
     sizes, found = [100, options.count or 100_000], {}
     for _ in range(options.rounds):
         for size in sizes:
-            it = measure_queues(options, size)
+            it = measure_queues(options, size, sizes[1])
             print(json.dumps(it), file=sys.stderr)
             found.setdefault(size, []).append(it)
-    print("| Queues | messages/s | broker's CPU, µs a message | memory for as many messages, MiB | open files |\n|---|---|---|---|---|")
+    print("| Queues | messages/s | broker's CPU, µs a message | memory in the end, MiB | open files |\n|---|---|---|---|---|")
     for size in sizes:
-        rows = [spread([it[key] for it in found[size]], form) for key, form in (("per_s", "{:.0f}"), ("cpu_us", "{:.2f}"), ("more_mib", "{:.0f}"), ("files", "{:.0f}"))]
+        rows = [spread([it[key] for it in found[size]], form) for key, form in (("per_s", "{:.0f}"), ("cpu_us", "{:.2f}"), ("mib", "{:.0f}"), ("files", "{:.0f}"))]
         print(f"| {size} | {' | '.join(rows)} |")
     ratios = [many["per_s"] / few["per_s"] for few, many in zip(found[sizes[0]], found[sizes[1]])]
     print(f"\nthroughput with {sizes[1]} over that with {sizes[0]}, round by round: {spread(ratios, '{:.2f}')}")
+    more = [many["mib"] - few["mib"] for few, many in zip(found[sizes[0]], found[sizes[1]])]
+    print(f"more memory, round by round: {spread(more)} MiB")
 
 
 # --- sessions
@@ -647,6 +651,7 @@ def main():
     parser.add_argument("-r", "--rounds", type=int, default=5, help="rounds of each (5)")
     parser.add_argument("-c", "--count", type=int, help="sessions, or queues")
     parser.add_argument("-m", "--messages", type=int, default=400_000, help="messages of a round (400,000)")
+    parser.add_argument("--rate", type=int, help="messages a second to queues (as many as go)")
     parser.add_argument("-z", "--seconds", type=int, default=5, help="seconds of a round of claims (5)")
     parser.add_argument("-w", "--window", type=int, default=64, help="unconfirmed publishes of claims (64)")
     parser.add_argument("--gib", type=float, default=10, help="GiB of log to replay from (10)")
