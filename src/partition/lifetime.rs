@@ -54,7 +54,7 @@ impl<D: Disk> Partition<D> {
         let members = self.groups.end_queue(id);
         self.owners.0.remove(&id);
         self.heads.remove(&id);
-        self.lengths.remove(&id);
+        self.waits.remove(&id);
         self.overlay.queue_changes(id, None);
         let mut over: Vec<Waiting> = members
             .into_iter()

@@ -75,7 +75,7 @@ use self::reader::Readers;
 use self::request::{ConnectionId, Event, Outbox, Request};
 use self::retention::Retention;
 use self::retire::Heads;
-use self::room::Lengths;
+use self::room::Waits;
 use self::sessions::{Holders, Opening};
 use self::stage::{InFlight, Overlay, Pending, Waiting};
 use self::stop::refuse;
@@ -130,7 +130,7 @@ pub struct Partition<D: Disk> {
     letters: Letters,
     follows: Follows,
     heads: Heads,
-    lengths: Lengths,
+    waits: Waits,
     owners: Owners,
     retention: Retention,
     fresh: Fresh,
@@ -274,7 +274,7 @@ impl<D: Disk> Partition<D> {
             letters: Letters::default(),
             follows: Follows::default(),
             heads: Heads::default(),
-            lengths: Lengths::new(),
+            waits: Waits::new(),
             owners: Owners::default(),
             retention,
             fresh: Fresh::default(),

@@ -18,16 +18,23 @@ use crate::model::queue::{Overflow, QueueKind};
 use crate::planted::{PlantedBug, is_planted};
 use crate::view::{Group, GroupKey, Queue};
 
-/// How long entries of a queue are that do not wait, among some that do.
+/// How much of a queue waited when that was counted.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct Counted {
     /// Where the queue was declared: another one of its name begins anew.
     declared: Offset,
-    by_entry: BTreeMap<Offset, u64>,
+    tick: u64,
+    /// Entries that had left the queue.
+    gone: u64,
+    /// The bytes of the others, and of those of them that waited.
+    all: u64,
+    waiting: u64,
+    /// How long entries are that did not wait, and of which no mark and no run says it.
+    lengths: BTreeMap<Offset, u64>,
 }
 
 /// By queue.
-pub(super) type Lengths = BTreeMap<u64, Known>;
+pub(super) type Waits = BTreeMap<u64, Counted>;
 
 impl Consumers {
     /// How many entries wait, of those that the view says are not finished: not those that are out, or settled, or about to be buried.
@@ -70,23 +77,31 @@ impl<D: Disk> Partition<D> {
         most.map_or(queue.len(), |most| most.min(queue.len()))
     }
 
+    /// Counted once a tick, as long as nothing leaves the queue: many of them may be out, each by itself. What comes in between waits.
     fn waiting_bytes(&mut self, id: u64) -> Result<u64, HistoryError> {
         let Some(queue) = self.views.queues.get(id) else { return Ok(0) };
-        let all = queue.bytes();
+        let (all, gone) = (queue.bytes(), queue.end().0 - queue.len());
         if queue.settings().limits.bytes_max.is_none() {
             return Ok(all);
         }
         if is_planted(PlantedBug::BytesShared) {
             return Ok(all * self.waiting_count(id) / queue.len().max(1));
         }
+        let (declared, tick) = (queue.declared(), self.ticks);
+        if let Some(counted) = self.waits.get(&id)
+            && (counted.declared, counted.tick, counted.gone) == (declared, tick, gone)
+        {
+            return Ok(counted.waiting + all.saturating_sub(counted.all));
+        }
         let idle = self.not_waiting(id, queue);
-        let idle: Vec<(u64, OffsetSet)> = idle.iter().map(|entries| queue.weigh(entries)).collect();
-        self.learn_lengths(id, idle.iter().flat_map(|(_, single)| single.offsets()).collect())?;
-        let known = self.lengths.get(&id);
-        let length = |entry| known.and_then(|known| known.by_entry.get(&entry)).unwrap_or(&0);
-        let less =
-            idle.iter().map(|(bytes, single)| bytes + single.offsets().map(length).sum::<u64>());
-        Ok(all.saturating_sub(less.min().unwrap_or(0)))
+        let idle = idle.iter().map(|entries| queue.weigh(entries)).collect::<Vec<_>>();
+        let counted = self.waits.remove(&id).filter(|counted| counted.declared == declared);
+        let lengths = counted.map(|counted| counted.lengths).unwrap_or_default();
+        let lengths = self.learn_lengths(id, &idle, lengths)?;
+        let less = idle.iter().map(|(bytes, single)| bytes + sum(&lengths, single).0);
+        let waiting = all.saturating_sub(less.min().unwrap_or(0));
+        self.waits.insert(id, Counted { declared, tick, gone, all, waiting, lengths });
+        Ok(waiting)
     }
 
     /// The entries of a queue that are on their way out, and for each of its groups those also that it has finished, or has out, or that are
@@ -109,30 +124,34 @@ impl<D: Disk> Partition<D> {
         if groups.is_empty() { vec![leaving] } else { groups }
     }
 
-    /// Reads how long entries of a queue are, as far as that is not known, and forgets about all others.
-    fn learn_lengths(&mut self, id: u64, wanted: BTreeSet<Offset>) -> Result<(), HistoryError> {
-        let known = self.lengths.remove(&id);
-        let Some(declared) = self.views.queues.get(id).map(Queue::declared) else { return Ok(()) };
-        let known = known.filter(|known| known.declared == declared).map(|known| known.by_entry);
-        let mut by_entry = known.unwrap_or_default();
-        by_entry.retain(|entry, _| wanted.contains(entry));
+    /// Reads how long entries of a queue are, as far as that is not known, and forgets about most others.
+    fn learn_lengths(
+        &mut self,
+        id: u64,
+        idle: &[(u64, OffsetSet)],
+        mut lengths: BTreeMap<Offset, u64>,
+    ) -> Result<BTreeMap<Offset, u64>, HistoryError> {
+        let wanted: u64 = idle.iter().map(|(_, single)| single.len()).sum();
+        if lengths.len() as u64 > 2 * wanted {
+            lengths.retain(|entry, _| idle.iter().any(|(_, single)| single.contains(*entry)));
+        }
+        let is_known = |(_, single): &&(u64, OffsetSet)| sum(&lengths, single).1 == single.len();
+        let others =
+            idle.iter().filter(|it| !is_known(it)).flat_map(|(_, single)| single.offsets());
         let mut missing: BTreeSet<Offset> =
-            wanted.into_iter().filter(|entry| !by_entry.contains_key(entry)).collect();
+            others.filter(|entry| !lengths.contains_key(entry)).collect();
         while let Some(from) = missing.first().copied() {
             for (entry, offset) in self.positions_of(id, from, RECORDS_PER_TURN_MAX)? {
                 if missing.remove(&entry) {
                     let message = self.history.fetch(self.node.log(), offset)?;
-                    by_entry.insert(entry, message.map_or(0, |message| message.len_bytes() as u64));
+                    lengths.insert(entry, message.map_or(0, |message| message.len_bytes() as u64));
                 }
             }
             if missing.remove(&from) {
-                by_entry.insert(from, 0);
+                lengths.insert(from, 0);
             }
         }
-        if !by_entry.is_empty() {
-            self.lengths.insert(id, Known { declared, by_entry });
-        }
-        Ok(())
+        Ok(lengths)
     }
 
     /// Refuses what a full queue has no room for, where it is the publisher that gives way.
@@ -182,4 +201,10 @@ impl<D: Disk> Partition<D> {
             }
         }
     }
+}
+
+/// Returns what entries have together, and of how many that is known.
+fn sum(lengths: &BTreeMap<Offset, u64>, entries: &OffsetSet) -> (u64, u64) {
+    let known = entries.iter().flat_map(|range| lengths.range(range));
+    known.fold((0, 0), |(bytes, count), (_, length)| (bytes + length, count + 1))
 }
