@@ -175,18 +175,19 @@ impl World {
     ) {
         let here = self.services[&to].node;
         let is_linked = self.is_linked(node, here);
-        let is_over = |(_, event): &(PartitionId, Said)| matches!(event, Said::Resigned(_));
-        if node != here && (!is_linked || events.iter().any(is_over)) {
-            // The stream ends, and the next one begins anew.
+        let resigned = events.iter().filter(|(_, event)| matches!(event, Said::Resigned(_)));
+        let resigned: BTreeSet<PartitionId> = resigned.map(|(from, _)| *from).collect();
+        if node != here && (!is_linked || !resigned.is_empty()) {
+            // The stream ends, and with it all that was asked on it; the next one begins anew.
             self.forget_at(to, node, self.now + 300);
+            let reads = &self.services[&to].reads;
+            let here = reads.iter().filter(|(_, (asked, _))| *asked == node);
+            let lost =
+                here.map(|(from, _)| *from).filter(|it| !is_linked || !resigned.contains(it));
+            let lost: Vec<PartitionId> = lost.collect();
+            self.resign(to, lost.into_iter());
         }
         if !is_linked {
-            let reads = &self.services[&to].reads;
-            let lost = events.iter().map(|(from, _)| *from).filter(|from| reads.contains_key(from));
-            let lost: BTreeSet<PartitionId> = lost.collect();
-            if !lost.is_empty() {
-                self.resign(to, lost.into_iter());
-            }
             return;
         }
         let letters = events.iter().filter(|(_, event)| matches!(event, Said::Letter(_))).count();

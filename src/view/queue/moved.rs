@@ -50,16 +50,36 @@ impl MovedEntries {
         }
     }
 
-    /// Takes an entry of so many bytes out; returns those that are fewer now, when it was there.
+    /// Takes an entry of so many bytes out; returns how many are fewer now, when it was there.
     pub(super) fn take(&mut self, entry: Offset, bytes: u64) -> Option<u64> {
         let run = *self.run_with(entry)?;
         self.runs.remove(&run.first);
-        let bytes = if run.count == 1 { run.bytes } else { bytes.min(run.bytes) };
-        let others = Run { count: run.count - 1, bytes: run.bytes - bytes, ..run };
+        let own = if run.count == 1 { run.bytes } else { bytes.min(run.bytes) };
+        let others = Run { count: run.count - 1, bytes: run.bytes - own, ..run };
         let (before, behind) = others.split(entry);
         self.put_run(before);
         self.put_run(Run { first: behind.first.next(), at: behind.at.next(), ..behind });
-        Some(bytes)
+        Some(self.even_out(entry, own, bytes))
+    }
+
+    /// An entry of so many bytes is gone, and with it what its run had of them: the difference is in the runs beside, which had one run's
+    /// bytes with it by shares. Returns how many are fewer now.
+    fn even_out(&mut self, entry: Offset, mut gone: u64, bytes: u64) -> u64 {
+        for is_behind in [true, false] {
+            let beside = match is_behind {
+                true => self.runs.range_mut(entry..).next(),
+                false => self.runs.range_mut(..entry).next_back(),
+            };
+            let Some((_, run)) = beside else { continue };
+            if gone > bytes {
+                run.bytes += gone - bytes;
+                return bytes;
+            }
+            let more = run.bytes.min(bytes - gone);
+            run.bytes -= more;
+            gone += more;
+        }
+        gone
     }
 
     /// Takes the entries below another out; returns their bytes.
@@ -329,5 +349,24 @@ mod tests {
         moved.take(Offset(500), 1);
         moved.put(Offset(500), Offset(9_000), 1);
         assert_eq!(moved.run_count(), 3);
+    }
+
+    /// In parts of a run all entries are as long: what one has more, or less, is its neighbours' (seed 1795390003057).
+    #[test]
+    fn entries_of_any_length_are_taken_with_their_own_bytes() {
+        for order in [[3, 1, 2, 0, 4], [0, 2, 4, 1, 3], [4, 3, 2, 1, 0]] {
+            let mut moved = MovedEntries::default();
+            let lengths = [1_000, 3, 500, 70, 9];
+            for (entry, length) in (0..).zip(lengths) {
+                moved.put(Offset(entry), Offset(40 + entry), length);
+            }
+            let mut left: u64 = lengths.iter().sum();
+            for entry in order {
+                let length = lengths[entry as usize];
+                assert_eq!(moved.take(Offset(entry), length), Some(length), "{order:?}");
+                left -= length;
+                assert_eq!(moved.bytes(), left);
+            }
+        }
     }
 }
