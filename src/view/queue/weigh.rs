@@ -11,29 +11,25 @@ impl Queue {
         let mut entries = entries.clone();
         entries.remove_range(Offset::ZERO..self.head);
         entries.remove_range(self.end()..Offset(u64::MAX));
-        let (mut bytes, mut others) = (0, OffsetSet::new());
+        let (mut bytes, mut others, mut cut) = (0, entries.clone(), Vec::new());
         for range in entries.iter() {
-            let mut rest = OffsetSet::new();
-            rest.insert_range(range.clone());
-            let mut cut = Vec::new();
             for run in self.moved.runs_in(&range) {
                 let moved = run.range().start.max(range.start)..run.end().min(range.end);
                 if moved == run.range() {
                     bytes += run.bytes;
-                    rest.remove_range(moved);
+                    others.remove_range(moved);
                 } else {
                     cut.push(moved);
                 }
             }
             for (marked, known) in self.marks_within(&range) {
                 bytes += known;
-                rest.remove_range(marked);
+                others.remove_range(marked);
             }
-            // A mark does not count what was moved.
-            for moved in cut {
-                rest.insert_range(moved);
-            }
-            others.union_with(&rest);
+        }
+        // A mark does not count what was moved.
+        for moved in cut {
+            others.insert_range(moved);
         }
         for gone in self.removed.iter() {
             others.remove_range(gone);
