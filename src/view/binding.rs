@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fluxmq_index::{Offset, TopicTrie};
 use serde::{Deserialize, Serialize};
 
-use super::section::{decode_rows, encode_each};
+use super::section::{decode_each, encode_each};
 use super::{SectionError, View};
 use crate::model::{Control, ExchangeBinding, Millis, Record, TopicPattern};
 
@@ -150,7 +150,8 @@ impl View for QueueBindings {
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         *self = QueueBindings::default();
-        for Row { queue, bindings } in decode_rows::<Vec<Row>>(section)? {
+        for row in decode_each(section)? {
+            let Row { queue, bindings } = row?;
             for bytes in bindings {
                 let binding = ExchangeBinding::from_bytes(&bytes.into());
                 self.insert(queue, binding.ok_or(SectionError::Settings)?.detached());

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use fluxmq_index::Offset;
 use serde::{Deserialize, Serialize};
 
-use super::section::{decode_rows, encode_each};
+use super::section::{decode_each, encode_each};
 use super::{SectionError, View};
 use crate::model::{Control, Millis, PartitionId, Record};
 
@@ -67,7 +67,8 @@ impl View for Follows {
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         let row = |row: Row| ((row.queue, PartitionId(row.source)), Offset(row.next));
-        self.places = decode_rows::<Vec<Row>>(section)?.into_iter().map(row).collect();
+        let rows = decode_each(section)?;
+        self.places = rows.map(|it| it.map(row)).collect::<Result<_, _>>()?;
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use fluxmq_index::{Offset, OffsetSet};
 use serde::{Deserialize, Serialize};
 
 use super::queue::gaps;
-use super::section::{decode_rows, encode_each};
+use super::section::{decode_each, encode_each};
 use super::{SectionError, View};
 use crate::model::record::filter_id;
 use crate::model::{Control, Filter, Millis, Record};
@@ -399,8 +399,8 @@ impl View for Groups {
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         *self = Groups::default();
-        for row in decode_rows::<Vec<Row>>(section)? {
-            let (key, group) = from_row(row);
+        for row in decode_each(section)? {
+            let (key, group) = from_row(row?);
             for (client_id, member) in &group.members {
                 if let Some(at) = member.ends_at() {
                     self.ending.insert((at, key.clone(), client_id.clone()));

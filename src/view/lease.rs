@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fluxmq_index::Offset;
 use serde::{Deserialize, Serialize};
 
-use super::section::{decode_rows, encode_each};
+use super::section::{decode_each, encode_each};
 use super::{SectionError, View};
 use crate::model::record::queue_id;
 use crate::model::{Control, Millis, Record};
@@ -109,8 +109,8 @@ impl View for Leases {
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         *self = Leases::default();
-        for row in decode_rows::<Vec<Row>>(section)? {
-            let Row { queue, expires_ms, unused_since } = row;
+        for row in decode_each(section)? {
+            let Row { queue, expires_ms, unused_since } = row?;
             self.set(queue, Lease { expires_ms, unused_since: unused_since.map(Millis) });
         }
         Ok(())

@@ -17,8 +17,8 @@ use fluxmq_index::{Offset, OffsetRange, OffsetSet, TopicTrie};
 
 use self::moved::MovedEntries;
 pub(super) use self::purge::gaps;
-use self::row::{Row, from_row, to_row};
-use super::section::{decode_rows, encode_each};
+use self::row::{from_row, to_row};
+use super::section::{decode_each, encode_each};
 use super::{SectionError, View};
 use crate::model::queue::{Binding, QueueKind};
 use crate::model::record::queue_id;
@@ -564,8 +564,8 @@ impl View for Queues {
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         *self = Queues::default();
-        for row in decode_rows::<Vec<Row>>(section)? {
-            self.insert(from_row(row)?);
+        for row in decode_each(section)? {
+            self.insert(from_row(row?)?);
         }
         Ok(())
     }

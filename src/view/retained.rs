@@ -8,7 +8,7 @@ use fluxmq_index::{Offset, topic_trie};
 
 use serde::{Deserialize, Serialize};
 
-use super::section::{decode_rows, encode_each};
+use super::section::{decode_each, encode_each};
 use super::{SectionError, View};
 use crate::model::record::Retain;
 use crate::model::{Control, Filter, Millis, QoS, Record};
@@ -192,11 +192,13 @@ impl View for Retained {
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
-        let rows = decode_rows::<Vec<(Vec<u8>, RetainedMessage)>>(section)?;
-        self.bytes = rows.iter().map(|(_, message)| u64::from(message.bytes)).sum();
-        let offsets = rows.iter().map(|(_, message)| (message.offset(), message.expires_at));
-        self.by_offset = offsets.collect();
-        self.by_topic = rows.into_iter().map(|(topic, at)| (Bytes::from(topic), at)).collect();
+        *self = Retained::default();
+        for row in decode_each::<(Vec<u8>, RetainedMessage)>(section)? {
+            let (topic, message) = row?;
+            self.bytes += u64::from(message.bytes);
+            self.by_offset.insert(message.offset(), message.expires_at);
+            self.by_topic.insert(Bytes::from(topic), message);
+        }
         Ok(())
     }
 }

@@ -94,3 +94,16 @@ pub(super) fn decode_rows<T: DeserializeOwned>(body: &[u8]) -> Result<T, Section
     let (rows, _) = bincode::serde::decode_from_slice(body, bincode::config::standard())?;
     Ok(rows)
 }
+
+/// Decodes rows one by one: those of a vector that [`encode_rows`] took, or of [`encode_each`].
+pub(super) fn decode_each<T: DeserializeOwned>(
+    body: &[u8],
+) -> Result<impl Iterator<Item = Result<T, SectionError>>, SectionError> {
+    let config = bincode::config::standard();
+    let (count, mut next): (u64, usize) = bincode::serde::decode_from_slice(body, config)?;
+    Ok((0..count).map(move |_| {
+        let (row, read) = bincode::serde::decode_from_slice(&body[next..], config)?;
+        next += read;
+        Ok(row)
+    }))
+}

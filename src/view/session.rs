@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
-use super::section::{decode_rows, encode_rows};
+use super::section::{decode_each, encode_rows};
 use super::{SectionError, SmallMap, View};
 use crate::model::{
     Control, Filter, Millis, OutboundEntry, PartitionId, Principal, Record, SessionProgress,
@@ -359,8 +359,8 @@ impl View for Sessions {
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         *self = Sessions::default();
-        for row in decode_rows::<Vec<row::Row>>(section)? {
-            let (client_id, mut session) = row.into_session();
+        for row in decode_each::<row::Row>(section)? {
+            let (client_id, mut session) = row?.into_session();
             if is_planted(PlantedBug::RestoreForgetsCursors) {
                 session.cursors = SmallMap::default();
             }

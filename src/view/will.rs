@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 use serde::{Deserialize, Serialize};
 
-use super::section::{decode_rows, encode_each};
+use super::section::{decode_each, encode_each};
 use super::{SectionError, View};
 use crate::model::command::Will;
 use crate::model::message::publisher_id;
@@ -122,8 +122,8 @@ impl View for Wills {
 
     fn restore(&mut self, section: &[u8]) -> Result<(), SectionError> {
         *self = Wills::default();
-        for row in decode_rows::<Vec<Row>>(section)? {
-            let (key, kept) = from_row(row);
+        for row in decode_each(section)? {
+            let (key, kept) = from_row(row?);
             self.put(key, kept);
         }
         Ok(())
