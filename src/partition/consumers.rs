@@ -225,9 +225,13 @@ impl Consumers {
         let count = finished.iter().map(|(_, count)| count).sum();
         self.unapplied.records = self.unapplied.records.saturating_sub(1);
         self.unapplied.finished = self.unapplied.finished.saturating_sub(count);
-        let runs = finished.iter().map(|(first, count)| *first..first.plus(*count));
-        let is_applied = |entry: &Offset| runs.clone().any(|run| run.contains(entry));
-        self.unapplied.entries.retain(|entry| !is_applied(entry));
+        let entries = &mut self.unapplied.entries;
+        for (first, count) in finished {
+            let applied = entries.range(*first..first.plus(*count)).copied();
+            for entry in applied.collect::<Vec<Offset>>() {
+                entries.remove(&entry);
+            }
+        }
     }
 
     /// Returns true when nothing is lost by beginning again with what the view knows: nobody reads, has something, or is waited for.

@@ -439,7 +439,10 @@ impl Groups {
             }
             consumers.delayed.clear();
             consumers.dying.clear();
-            consumers.finished.clear();
+            // What is written finishes yet.
+            for entry in std::mem::take(&mut consumers.finished) {
+                consumers.unapplied.entries.remove(&entry);
+            }
             consumers.released.clear();
             consumers.postponed.clear();
         }
