@@ -76,11 +76,11 @@ pub(super) fn encode_rows<T: Serialize>(rows: &T) -> Vec<u8> {
 /// Encodes rows one by one, each as long as it takes, to what [`encode_rows`] makes of all of them in a vector.
 pub(super) fn encode_each<I>(rows: I) -> Vec<u8>
 where
-    I: Iterator<Item: Serialize> + Clone,
+    I: ExactSizeIterator<Item: Serialize> + Clone,
 {
     struct Each<I>(I);
 
-    impl<I: Iterator<Item: Serialize> + Clone> Serialize for Each<I> {
+    impl<I: ExactSizeIterator<Item: Serialize> + Clone> Serialize for Each<I> {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             serializer.collect_seq(self.0.clone())
         }

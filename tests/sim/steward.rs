@@ -180,10 +180,9 @@ impl World {
         if node != here && (!is_linked || !resigned.is_empty()) {
             // The stream ends, and with it all that was asked on it; the next one begins anew.
             self.forget_at(to, node, self.now + 300);
-            let reads = &self.services[&to].reads;
-            let here = reads.iter().filter(|(_, (asked, _))| *asked == node);
-            let lost =
-                here.map(|(from, _)| *from).filter(|it| !is_linked || !resigned.contains(it));
+            let reads = self.services[&to].reads.iter();
+            let asked = reads.filter(|(_, (asked, _))| *asked == node).map(|(from, _)| *from);
+            let lost = asked.filter(|it| !is_linked || !resigned.contains(it));
             let lost: Vec<PartitionId> = lost.collect();
             self.resign(to, lost.into_iter());
         }
