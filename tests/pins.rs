@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fluxmq::model::queue::QueueKind;
 use fluxmq::model::record::{DedupKey, queue_id};
 use fluxmq::model::{Control, Millis, QoS, QueueSettings, Record, StoredMessage};
-use fluxmq::view::{Queue, Views};
+use fluxmq::view::{Queue, Views, Weight};
 use fluxmq_index::{Offset, OffsetSet};
 use fluxmq_log::format::Retain;
 use proptest::prelude::*;
@@ -29,6 +29,7 @@ enum Act {
     Seek { queue: usize, group: usize, to: prop::sample::Index },
     Remove { queue: usize, entry: prop::sample::Index },
     Cut { queue: usize, to: prop::sample::Index },
+    Purge { queue: usize, one_in: usize },
     Move { which: prop::sample::Index },
     Trim { to: prop::sample::Index },
 }
@@ -48,6 +49,7 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(queue, group, to)| Act::Seek { queue, group, to }),
         1 => (queue(), index()).prop_map(|(queue, entry)| Act::Remove { queue, entry }),
         1 => (queue(), index()).prop_map(|(queue, to)| Act::Cut { queue, to }),
+        1 => (queue(), 1..90usize).prop_map(|(queue, one_in)| Act::Purge { queue, one_in }),
         4 => index().prop_map(|which| Act::Move { which }),
         4 => index().prop_map(|to| Act::Trim { to }),
     ]
@@ -198,10 +200,30 @@ impl World {
                 let to = Offset(to as u64);
                 self.say(&Control::QueueTrimmed { queue: id(*queue), to, bytes });
             }
+            Act::Purge { queue, one_in } => self.purge(*queue, *one_in),
             Act::Move { which } => self.store_again(which),
             Act::Trim { to } => return self.trim(to.index(self.next as usize + 1) as u64),
         }
         Ok(())
+    }
+
+    /// One in so many entries is out at every group, and stays.
+    fn purge(&mut self, queue: usize, one_in: usize) {
+        let entries = &mut self.model.queues[queue];
+        let (mut stay, mut lengths) = (Vec::new(), Vec::new());
+        for (number, entry) in entries.iter_mut().enumerate().filter(|(_, entry)| entry.is_in) {
+            entry.is_in = number % one_in == 0;
+            if entry.is_in {
+                stay.push(Offset(number as u64));
+                lengths.push(entry.bytes);
+            }
+        }
+        let to = Offset(entries.len() as u64);
+        for (_, finished) in self.model.groups.iter_mut().filter(|((of, _), _)| *of == queue) {
+            finished.extend((0..to.0).filter(|entry| !stay.contains(&Offset(*entry))));
+        }
+        let kept = (0..GROUPS.len()).map(|name| (group(name), stay.clone())).collect();
+        self.say(&Control::QueuePurged { queue: id(queue), to, kept, lengths });
     }
 
     fn settle(&mut self, key: (usize, usize), from: &prop::sample::Index, count: u64) {
@@ -350,13 +372,22 @@ fn weigh_all(queue: &Queue, entries: &[Entry], more: u64) -> Result<(), TestCase
         for start in (first..end).step_by(step as usize) {
             some.insert_range(Offset(start)..Offset((start + count).min(end)));
         }
-        let (known, others) = queue.weigh(&some);
+        let weight = queue.weigh(&some);
         let bytes = |entry: Offset| entries[entry.0 as usize].bytes;
-        prop_assert!(others.offsets().all(|it| some.contains(it) && !queue.is_removed(it)));
+        let moved = entries.iter().filter(|it| it.at != it.first).count() as u64;
+        let Weight { bytes: known, lacks, exceeds } = &weight;
+        prop_assert!(lacks.offsets().all(|it| some.contains(it) && !queue.is_removed(it)));
+        prop_assert!(exceeds.offsets().all(|it| !some.contains(it) && !queue.is_removed(it)));
         let all: u64 = some.offsets().filter(|it| !queue.is_removed(*it)).map(bytes).sum();
-        let weighed = known + others.offsets().map(bytes).sum::<u64>();
-        prop_assert!(weighed.abs_diff(all) <= more, "{weighed} of {all}: {some:?}, {others:?}");
-        prop_assert!(others.len() <= some.range_count() as u64 * 254 + more, "{others:?}");
+        let sum = |entries: &OffsetSet| entries.offsets().map(bytes).sum::<u64>();
+        let weighed = known + sum(lacks);
+        prop_assert!(
+            (weighed).abs_diff(all + sum(exceeds)) <= more,
+            "{weight:?} of {all}: {some:?}"
+        );
+        // Of a mark half of its entries, and of a run those of its ends.
+        let (marks, asked) = (end / 128 + 2, lacks.len() + exceeds.len());
+        prop_assert!(asked <= marks * 64 + moved, "{weight:?}");
     }
     Ok(())
 }

@@ -273,12 +273,16 @@ fn queue_control() -> impl Strategy<Value = Control> {
         }),
         (queue(), proptest::collection::vec(offset(), 0..4), 0u64..20)
             .prop_map(|(queue, entries, bytes)| Control::QueueRemoved { queue, entries, bytes }),
-        (queue(), offset(), proptest::collection::btree_map(name(), kept, 0..3)).prop_map(
-            |(queue, to, kept)| {
+        (
+            queue(),
+            offset(),
+            proptest::collection::btree_map(name(), kept, 0..3),
+            proptest::collection::vec(0u64..20, 0..12)
+        )
+            .prop_map(|(queue, to, kept, lengths)| {
                 let kept = kept.into_iter().map(|(group, it)| (group, it.into_iter().collect()));
-                Control::QueuePurged { queue, to, kept: kept.collect() }
-            }
-        ),
+                Control::QueuePurged { queue, to, kept: kept.collect(), lengths }
+            }),
         (queue(), any::<bool>()).prop_map(|(queue, goes_on)| Control::QueueUsed { queue, goes_on }),
         (queue(), name(), proptest::collection::vec((offset(), time()), 0..3))
             .prop_map(|(queue, group, entries)| Control::Postponed { queue, group, entries }),
@@ -478,7 +482,7 @@ fn list_entries(lists: &mut BTreeMap<u64, Vec<bool>>, said: &Said, views: &Views
                 }
             }
         }
-        Said::Control(Control::QueuePurged { queue, to, kept }) => {
+        Said::Control(Control::QueuePurged { queue, to, kept, .. }) => {
             let list = lists.get_mut(queue).into_iter().flatten().take(to.0 as usize);
             for (entry, is_in) in list.enumerate() {
                 *is_in &= kept.iter().any(|(_, it)| it.contains(&Offset(entry as u64)));

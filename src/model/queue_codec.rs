@@ -36,13 +36,14 @@ pub(super) fn put_queue_control(out: &mut Vec<u8>, control: &Control) {
             put_list(out, entries, |out, entry| varint::put(out, entry.0));
             varint::put(out, *bytes);
         }
-        Control::QueuePurged { queue, to, kept } => {
+        Control::QueuePurged { queue, to, kept, lengths } => {
             out.extend_from_slice(&queue.to_le_bytes());
             varint::put(out, to.0);
             put_list(out, kept, |out, (group, entries)| {
                 put_bytes(out, group);
                 put_list(out, entries, |out, entry| varint::put(out, entry.0));
             });
+            put_list(out, lengths, |out, length| varint::put(out, *length));
         }
         Control::QueueUsed { queue, goes_on } => {
             out.extend_from_slice(&queue.to_le_bytes());
@@ -88,6 +89,7 @@ pub(super) fn take_queue_control(opcode: u8, input: &mut Source<'_>) -> Option<C
                 let group = take_bytes(input)?;
                 Some((group, take_list(input, |input| Some(Offset(input.input.varint()?)))?))
             })?,
+            lengths: take_list(input, |input| input.input.varint())?,
         },
         28 => Control::QueueUsed {
             queue: input.input.u64()?,

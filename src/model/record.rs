@@ -168,6 +168,8 @@ pub enum Control {
         to: Offset,
         /// By group, what stays: queue offsets, ascending.
         kept: Vec<(Bytes, Vec<Offset>)>,
+        /// How long these are, each once, ascending by queue offset.
+        lengths: Vec<u64>,
     },
     /// Somebody uses a queue that ends when nobody does.
     QueueUsed {

@@ -121,6 +121,7 @@ impl<D: Disk> Partition<D> {
             Control::QueueDeleted { queue } => {
                 self.overlay.queue_applied(*queue);
                 self.groups.queue_gone(*queue);
+                self.waits.remove(queue);
             }
             Control::ExchangeDeclared { name, .. } => self.exchange_applied(name),
             Control::ExchangeDeleted { exchange } => self.exchange_applied(&exchange.name),
@@ -151,7 +152,7 @@ impl<D: Disk> Partition<D> {
                 }
                 self.groups.removed(*queue, entries);
             }
-            Control::QueuePurged { queue, to, kept } => {
+            Control::QueuePurged { queue, to, kept, .. } => {
                 self.overlay.trimming.remove(queue);
                 self.groups.purged(*queue, *to, kept);
             }

@@ -77,7 +77,7 @@ impl Contents {
                     self.removed.insert(*entry);
                 }
             }
-            Decoded::Control(Control::QueuePurged { queue, to, kept }) if *queue == id => {
+            Decoded::Control(Control::QueuePurged { queue, to, kept, .. }) if *queue == id => {
                 let stays = |entry: &Offset| !self.removed.contains(*entry);
                 let kept = kept.iter().flat_map(|(_, entries)| entries.iter().copied());
                 let kept: Vec<Offset> = kept.filter(stays).collect();
@@ -124,12 +124,15 @@ fn is_default(id: u64, (queue, group): (u64, &[u8])) -> bool {
 impl<D: Disk> Partition<D> {
     /// Finds what a queue has for the group [`GROUP_DEFAULT`]; of one that stores nothing, or is not there, that is nothing.
     pub(super) fn contents(&mut self, id: u64) -> Result<Contents, Refusal> {
-        self.find_contents(id).map_err(|error| {
-            tracing::error!(partition = self.id.0, %error, "cannot count a queue");
-            // Whoever waits is told when `persist` reports this and the partition stops.
-            self.failed.get_or_insert(error);
-            Refusal::Unavailable { partition: self.id.0 }
-        })
+        let found = self.find_contents(id);
+        found.map_err(|error| self.uncounted(error))
+    }
+
+    /// A queue cannot be counted. Whoever waits is told when `persist` reports it and the partition stops.
+    pub(super) fn uncounted(&mut self, error: PartitionError) -> Refusal {
+        tracing::error!(partition = self.id.0, %error, "cannot count a queue");
+        self.failed.get_or_insert(error);
+        Refusal::Unavailable { partition: self.id.0 }
     }
 
     /// What is known of a queue's group [`GROUP_DEFAULT`] without a look into the log.

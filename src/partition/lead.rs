@@ -123,6 +123,7 @@ impl<D: Disk> Partition<D> {
         let mut connections = self.dismiss(&refusal, out);
         connections.extend(self.fresh.refuse(&refusal, out));
         self.overlay = Overlay::default();
+        self.waits.clear();
         connections.extend(std::mem::take(&mut self.owners).connections());
         self.retention.resign();
         self.announcer.resign();

@@ -172,9 +172,11 @@ impl<D: Disk> Partition<D> {
         let kept = self.groups.held_of(id);
         contents.hold(kept.iter().flat_map(|(_, entries)| entries.iter().copied()));
         if contents.len() > 0 {
+            let lengths = self.lengths_of(id, kept.iter().flat_map(|(_, entries)| entries))?;
             // Its limits are looked at again when it is applied.
             self.overlay.trimming.insert(id);
-            self.write(&Control::QueuePurged { queue: id, to: contents.end, kept }, None);
+            let purged = Control::QueuePurged { queue: id, to: contents.end, kept, lengths };
+            self.write(&purged, None);
         }
         Ok(Managed::Staged(QueueAnswer::Done { count: contents.ready() }))
     }

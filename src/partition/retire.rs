@@ -44,7 +44,10 @@ impl<D: Disk> Partition<D> {
         let leaving = leaving.count() as u64;
         let stays = |(count, bytes): (u64, u64)| (count.saturating_sub(leaving), bytes);
         let all = stays((queue.len(), queue.bytes()));
-        let waiting = stays(self.waiting(id)?);
+        let waiting = match is_over(&settings.limits, all) {
+            true => stays(self.waiting(id)?),
+            false => all,
+        };
         // What is out, and would be a letter, stays out.
         let held = match settings.dead_letters.with_expired || settings.dead_letters.with_overflow {
             true => self.groups.held_of(id).into_iter().flat_map(|(_, entries)| entries).collect(),

@@ -1,8 +1,7 @@
 //! What a queue has room for: how much of it waits.
 //!
 //! What is out at a consumer, or finished and kept for others to read again, makes no queue too long. A queue knows how many bytes all
-//! its entries have, and those between two of its marks; where only some of those wait, the entries themselves say it. Their lengths are
-//! read once.
+//! its entries have, and those between two of its marks; where only some of those wait, the entries themselves say it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +15,7 @@ use super::{Partition, RECORDS_PER_TURN_MAX};
 use crate::model::Refusal;
 use crate::model::queue::{Overflow, QueueKind};
 use crate::planted::{PlantedBug, is_planted};
-use crate::view::{Group, GroupKey, Queue};
+use crate::view::{Group, GroupKey, Queue, Weight};
 
 /// How much of a queue waited when that was counted.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ impl Consumers {
     /// The same of a queue that has no more than so many bytes: which entries do not wait.
     fn not_waiting(&self) -> OffsetSet {
         let mut entries = OffsetSet::new();
-        let settled = self.unapplied.entries.iter().chain(&self.finished);
+        let settled = &self.unapplied.entries;
         for entry in self.pending.keys().chain(self.dying.keys()).chain(settled) {
             entries.insert(*entry);
         }
@@ -93,13 +92,17 @@ impl<D: Disk> Partition<D> {
         {
             return Ok(counted.waiting + all.saturating_sub(counted.all));
         }
-        let idle = self.not_waiting(id, queue);
-        let idle = idle.iter().map(|entries| queue.weigh(entries)).collect::<Vec<_>>();
+        let rest = self.not_waiting(id, queue);
+        let rest = rest.iter().map(|entries| queue.weigh(entries)).collect::<Vec<Weight>>();
         let counted = self.waits.remove(&id).filter(|counted| counted.declared == declared);
         let lengths = counted.map(|counted| counted.lengths).unwrap_or_default();
-        let lengths = self.learn_lengths(id, &idle, lengths)?;
-        let less = idle.iter().map(|(bytes, single)| bytes + sum(&lengths, single).0);
-        let waiting = all.saturating_sub(less.min().unwrap_or(0));
+        let lengths = self.learn_lengths(id, &rest, lengths)?;
+        let bytes = |weight: &Weight| {
+            let (lacks, exceeds) =
+                (sum(&lengths, &weight.lacks).0, sum(&lengths, &weight.exceeds).0);
+            (weight.bytes + lacks).saturating_sub(exceeds)
+        };
+        let waiting = all.saturating_sub(rest.iter().map(bytes).min().unwrap_or(0));
         self.waits.insert(id, Counted { declared, tick, gone, all, waiting, lengths });
         Ok(waiting)
     }
@@ -111,6 +114,9 @@ impl<D: Disk> Partition<D> {
         for (_, entry) in self.overlay.leaving.range((id, Offset::ZERO)..=(id, Offset(u64::MAX))) {
             leaving.insert(*entry);
         }
+        if queue.settings().kind == QueueKind::Stream {
+            return vec![leaving];
+        }
         let groups = self.views.groups.of(id).map(|(key, group)| {
             let mut entries = group.finished();
             entries.union_with(&leaving);
@@ -119,8 +125,7 @@ impl<D: Disk> Partition<D> {
             }
             entries
         });
-        let is_stream = queue.settings().kind == QueueKind::Stream;
-        let groups: Vec<OffsetSet> = groups.filter(|_| !is_stream).collect();
+        let groups: Vec<OffsetSet> = groups.collect();
         if groups.is_empty() { vec![leaving] } else { groups }
     }
 
@@ -128,16 +133,16 @@ impl<D: Disk> Partition<D> {
     fn learn_lengths(
         &mut self,
         id: u64,
-        idle: &[(u64, OffsetSet)],
+        weights: &[Weight],
         mut lengths: BTreeMap<Offset, u64>,
     ) -> Result<BTreeMap<Offset, u64>, HistoryError> {
-        let wanted: u64 = idle.iter().map(|(_, single)| single.len()).sum();
-        if lengths.len() as u64 > 2 * wanted {
-            lengths.retain(|entry, _| idle.iter().any(|(_, single)| single.contains(*entry)));
+        let asked = || weights.iter().flat_map(|weight| [&weight.lacks, &weight.exceeds]);
+        let count: u64 = asked().map(OffsetSet::len).sum();
+        if lengths.len() as u64 > 2 * count {
+            lengths.retain(|entry, _| asked().any(|entries| entries.contains(*entry)));
         }
-        let is_known = |(_, single): &&(u64, OffsetSet)| sum(&lengths, single).1 == single.len();
-        let others =
-            idle.iter().filter(|it| !is_known(it)).flat_map(|(_, single)| single.offsets());
+        let others = asked().filter(|entries| sum(&lengths, entries).1 < entries.len());
+        let others = others.flat_map(OffsetSet::offsets);
         let mut missing: BTreeSet<Offset> =
             others.filter(|entry| !lengths.contains_key(entry)).collect();
         while let Some(from) = missing.first().copied() {
@@ -152,6 +157,22 @@ impl<D: Disk> Partition<D> {
             }
         }
         Ok(lengths)
+    }
+
+    /// How long entries of a queue are, each once, ascending.
+    pub(super) fn lengths_of<'a>(
+        &mut self,
+        id: u64,
+        entries: impl Iterator<Item = &'a Offset>,
+    ) -> Result<Vec<u64>, Refusal> {
+        let mut lacks = OffsetSet::new();
+        for entry in entries {
+            lacks.insert(*entry);
+        }
+        let weights = [Weight { lacks, ..Weight::default() }];
+        let lengths = self.learn_lengths(id, &weights, BTreeMap::new());
+        let lengths = lengths.map_err(|error| self.uncounted(error.into()))?;
+        Ok(lengths.into_values().collect())
     }
 
     /// Refuses what a full queue has no room for, where it is the publisher that gives way.
@@ -178,11 +199,10 @@ impl<D: Disk> Partition<D> {
         if !is_over(&limits, then(all)) {
             return Ok(());
         }
-        // Whoever waits is told of what cannot be read when `persist` reports it and the partition stops.
-        let waiting = self.waiting(id).unwrap_or_else(|error| {
-            self.failed.get_or_insert(error.into());
-            all
-        });
+        if queue.is_none() {
+            return Err(Refusal::Quota { limit: "the length of a queue" });
+        }
+        let waiting = self.waiting(id).map_err(|error| self.uncounted(error.into()))?;
         match is_over(&limits, then(waiting)) {
             true => Err(Refusal::Quota { limit: "the length of a queue" }),
             false => Ok(()),

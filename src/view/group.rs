@@ -345,7 +345,7 @@ impl View for Groups {
                     group.finish_to(*to);
                 }
             }
-            Control::QueuePurged { queue, to, kept } => {
+            Control::QueuePurged { queue, to, kept, .. } => {
                 let range = self.by_key.range_mut((*queue, Bytes::new())..);
                 for ((_, name), group) in range.take_while(|((of, _), _)| of == queue) {
                     let kept = kept.iter().filter(|(group, _)| group == name);

@@ -29,7 +29,7 @@ pub use horizon::Horizon;
 pub use inputs::{Inputs, Known};
 pub use lease::Leases;
 pub use needs::Pin;
-pub use queue::{MARK_EVERY, Queue, Queues};
+pub use queue::{MARK_EVERY, Queue, Queues, Weight};
 pub use retained::{Retained, RetainedMessage};
 pub use section::{SectionError, section_name};
 pub use session::{Away, Session, Sessions, StoredSubscription};

@@ -18,6 +18,7 @@ use fluxmq_index::{Offset, OffsetRange, OffsetSet, TopicTrie};
 use self::moved::MovedEntries;
 pub(super) use self::purge::gaps;
 use self::row::{from_row, to_row};
+pub use self::weigh::Weight;
 use super::section::{decode_each, encode_each};
 use super::{SectionError, View};
 use crate::model::queue::{Binding, QueueKind};
@@ -399,7 +400,7 @@ impl Queue {
             mark.bytes -= gone;
             gone
         });
-        of_run + of_mark
+        self.moved.even_out(before, of_run + of_mark, bytes)
     }
 
     /// Gives bytes to what was cut before an entry; returns how many were taken.
@@ -431,9 +432,9 @@ impl Queue {
             (Some(moved), _) => moved,
             (None, Some(number)) => {
                 let mark = &mut self.marks[number];
-                let gone = mark.bytes.min(bytes);
-                mark.bytes -= gone;
-                gone
+                let own = mark.bytes.min(bytes);
+                mark.bytes -= own;
+                self.moved.even_out(entry, own, bytes)
             }
             (None, None) => 0,
         };
@@ -536,9 +537,9 @@ impl View for Queues {
                     queue.remove(entries, *bytes);
                 }
             }
-            Record::Control(Control::QueuePurged { queue, to, kept }) => {
+            Record::Control(Control::QueuePurged { queue, to, kept, lengths }) => {
                 if let Some(queue) = self.by_id.get_mut(queue) {
-                    queue.purge(*to, kept);
+                    queue.purge(*to, kept, lengths);
                 }
             }
             Record::Control(Control::HistoryTrimmed { to }) => {

@@ -44,7 +44,7 @@ fn bytes_that_are_out_make_no_queue_too_long() {
             (0..10).for_each(|_| assert!(publish(&mut world, publisher, 100)));
             let (worker, _) = world.open("worker", true, 0);
             consume(&mut world, worker, (1, "jobs"), Credit::Granted(1)).expect("consumes");
-            let out = world.deliveries(worker).remove(0);
+            assert_eq!(world.deliveries(worker).len(), 1);
 
             (0..40).for_each(|_| assert!(publish(&mut world, publisher, 100)));
             (0..3).for_each(|_| world.pass(100));
@@ -54,11 +54,49 @@ fn bytes_that_are_out_make_no_queue_too_long() {
             (0..3).for_each(|_| world.pass(100));
             assert_eq!(is_taken, overflow == Overflow::DropHead);
             assert_eq!(kept(&mut world).0, 51 - u64::from(is_taken), "the oldest");
+        });
+    }
+}
 
-            // What comes back waits.
-            world.settle(worker, out.id, Outcome::Released);
-            (0..3).for_each(|_| world.pass(100));
-            assert!(overflow == Overflow::DropHead || !publish(&mut world, publisher, 11));
+#[test]
+fn what_comes_back_waits() {
+    with_one_and_four(|mut world| {
+        let publisher = bounded(&mut world, 5_000, Overflow::RejectPublish);
+        assert!(publish(&mut world, publisher, 4_000));
+        let (worker, _) = world.open("worker", true, 0);
+        consume(&mut world, worker, (1, "jobs"), Credit::Granted(1)).expect("consumes");
+        let out = world.deliveries(worker).remove(0);
+        (0..45).for_each(|_| assert!(publish(&mut world, publisher, 100)));
+
+        world.settle(worker, out.id, Outcome::Released);
+        world.pass(100);
+
+        assert!(!publish(&mut world, publisher, 100), "8,500 wait");
+        world.manage("jobs", QueueAction::Purge).unwrap();
+        assert!(publish(&mut world, publisher, 5_000));
+    });
+}
+
+/// What is out stays with its own bytes, which were a share of those that went.
+#[test]
+fn a_purge_leaves_what_is_out_as_long_as_it_is() {
+    for (out_bytes, others) in [(4_000, 11), (11, 500)] {
+        with_one_and_four(|mut world| {
+            let publisher = bounded(&mut world, 5_000, Overflow::RejectPublish);
+            assert!(publish(&mut world, publisher, out_bytes));
+            let (worker, _) = world.open("worker", true, 0);
+            consume(&mut world, worker, (1, "jobs"), Credit::Granted(1)).expect("consumes");
+            assert_eq!(world.deliveries(worker).len(), 1);
+            (0..9).for_each(|_| assert!(publish(&mut world, publisher, others)));
+
+            world.manage("jobs", QueueAction::Purge).unwrap();
+
+            assert_eq!(kept(&mut world), (1, out_bytes as u64));
+            (0..50).for_each(|_| assert!(publish(&mut world, publisher, 100)));
+            world.pass(100);
+            assert!(!publish(&mut world, publisher, 11), "5,000 wait");
+            let mut world = world.crash(1);
+            assert_eq!(kept(&mut world), (51, out_bytes as u64 + 5_000));
         });
     }
 }

@@ -4,47 +4,83 @@ use fluxmq_index::{Offset, OffsetRange, OffsetSet};
 
 use super::Queue;
 
+/// What entries have together, as far as that is known: between two marks, or in a run of moved ones.
+#[derive(Debug, Default)]
+pub struct Weight {
+    /// What is known.
+    pub bytes: u64,
+    /// Entries that it does not have and should.
+    pub lacks: OffsetSet,
+    /// Entries that it has and should not.
+    pub exceeds: OffsetSet,
+}
+
 impl Queue {
-    /// Weighs entries: returns what those have together of which that is known, between two marks or in a run of moved ones, and which
-    /// others of them are in the queue.
-    pub fn weigh(&self, entries: &OffsetSet) -> (u64, OffsetSet) {
+    /// Weighs those of some entries that are in the queue: of each mark either they are named, or the others of it, whichever are fewer.
+    pub fn weigh(&self, entries: &OffsetSet) -> Weight {
         let mut entries = entries.clone();
         entries.remove_range(Offset::ZERO..self.head);
         entries.remove_range(self.end()..Offset(u64::MAX));
-        let (mut bytes, mut others, mut cut) = (0, entries.clone(), Vec::new());
+        for gone in self.removed.iter() {
+            entries.remove_range(gone);
+        }
+        let (mut weight, mut in_place) = (Weight::default(), entries.clone());
         for range in entries.iter() {
             for run in self.moved.runs_in(&range) {
                 let moved = run.range().start.max(range.start)..run.end().min(range.end);
+                in_place.remove_range(moved.clone());
                 if moved == run.range() {
-                    bytes += run.bytes;
-                    others.remove_range(moved);
+                    weight.bytes += run.bytes;
                 } else {
-                    cut.push(moved);
+                    weight.lacks.insert_range(moved);
                 }
             }
-            for (marked, known) in self.marks_within(&range) {
-                bytes += known;
-                others.remove_range(marked);
+        }
+        let mut next = 0;
+        for range in in_place.iter() {
+            let first = self.mark_of(range.start).unwrap_or(0).max(next);
+            for number in (first..self.marks.len()).take_while(|it| self.entry_of(*it) < range.end)
+            {
+                self.weigh_mark(number, &in_place, &mut weight);
+                next = number + 1;
             }
         }
-        // A mark does not count what was moved.
-        for moved in cut {
-            others.insert_range(moved);
-        }
-        for gone in self.removed.iter() {
-            others.remove_range(gone);
-        }
-        (bytes, others)
+        weight
     }
 
-    /// Lists what each mark counts whose entries are all among these, and that.
-    fn marks_within(&self, range: &OffsetRange) -> impl Iterator<Item = (OffsetRange, u64)> {
-        let first = self.mark_of(range.start).unwrap_or(0);
-        let numbers = (first..self.marks.len()).take_while(|at| self.entry_of(*at) < range.end);
-        let marked = numbers.map(|at| {
-            let end = if at + 1 < self.marks.len() { self.entry_of(at + 1) } else { self.end() };
-            (self.entry_of(at).max(self.head)..end, self.marks[at].bytes)
-        });
-        marked.filter(|(it, _)| range.start <= it.start && it.start < it.end && it.end <= range.end)
+    /// Weighs the entries of one mark, of those that were not moved.
+    fn weigh_mark(&self, number: usize, in_place: &OffsetSet, weight: &mut Weight) {
+        let marked = self.entries_of(number);
+        let all = self.count_in_place(marked.clone());
+        let some = in_place.count_in(marked.clone());
+        let takes_all = 2 * some > all;
+        if takes_all {
+            weight.bytes += self.marks[number].bytes;
+        }
+        if some == all {
+            return;
+        }
+        for entry in (marked.start.0..marked.end.0).map(Offset) {
+            match in_place.contains(entry) {
+                true if !takes_all => {
+                    weight.lacks.insert(entry);
+                }
+                false if takes_all && self.is_in_place(entry) => {
+                    weight.exceeds.insert(entry);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The entries of a mark, but for those below the head.
+    pub(super) fn entries_of(&self, number: usize) -> OffsetRange {
+        let is_last = number + 1 == self.marks.len();
+        let end = if is_last { self.end() } else { self.entry_of(number + 1) };
+        self.entry_of(number).max(self.head)..end
+    }
+
+    fn is_in_place(&self, entry: Offset) -> bool {
+        !self.removed.contains(entry) && self.moved.get(entry).is_none()
     }
 }

@@ -171,7 +171,12 @@ fn controls_that_move_something_say_where_to() {
         Control::QueueTrimmed { queue, to: at(7), bytes: 100 },
         Control::QueueFollowed { queue, source: PartitionId(2), next: at(9) },
         Control::QueueDeleted { queue },
-        Control::QueuePurged { queue, to: at(11), kept: vec![("default".into(), vec![at(3)])] },
+        Control::QueuePurged {
+            queue,
+            to: at(11),
+            kept: vec![("default".into(), vec![at(3)])],
+            lengths: vec![70],
+        },
         Control::QueueUsed { queue, goes_on: true },
     ] {
         let mut body = Vec::new();
