@@ -37,6 +37,7 @@ impl World {
                 self.wills.apply(partition, &frame, &mut self.coverage);
             }
             if !self.plan.declared.is_empty() {
+                self.queues.is_short = self.is_short(partition);
                 self.queues.apply(partition, &frame, &mut self.coverage);
             }
         }
@@ -56,6 +57,13 @@ impl World {
                 Record::Control(_) | Record::Message { .. } => {}
             }
         }
+    }
+
+    /// Returns true when a replica does not have all of history.
+    fn is_short(&self, partition: PartitionId) -> bool {
+        let replicas = self.nodes.iter().filter_map(|node| node.owned.get(&partition));
+        let mut replicas = replicas.map(|owned| &owned.partition);
+        replicas.any(|it| it.log().first_offset() > it.views().horizon.start())
     }
 
     /// Returns true for a place below the beginning of history: only queues and retained messages have what was there.

@@ -113,7 +113,13 @@ fn stay_calm(world: &mut World) {
     }
     // What was under way when all was healed, as an election whose leader nobody asked anything, has ended by then.
     world.run(world.now + CALM);
-    let before = group::leaders(world);
+    let mut before = group::leaders(world);
+    for _ in 0..2 {
+        if before.values().any(Option::is_none) {
+            world.run(world.now + CALM);
+            before = group::leaders(world);
+        }
+    }
     world.run(world.now + CALM);
     let after = group::leaders(world);
     if before != after && world.violation.is_none() {
