@@ -180,13 +180,25 @@ impl<D: Disk> Fenced<D> {
 
     pub(crate) fn newest_readable(&self) -> Result<Option<(SnapshotAt, Vec<Bytes>)>, FileError> {
         for at in self.manifest.state().snapshots.values().rev() {
-            match read_snapshot(&self.disk, &snapshot_path(&self.dir, at.index), *at) {
-                Ok(chunks) => return Ok(Some((*at, chunks))),
-                Err(SnapshotReadError::File(error)) => return Err(error),
-                Err(SnapshotReadError::Missing { .. } | SnapshotReadError::Damaged { .. }) => {}
+            if let Some(chunks) = self.readable(*at)? {
+                return Ok(Some((*at, chunks)));
             }
         }
         Ok(None)
+    }
+
+    /// Returns true for a snapshot that is here and whole.
+    pub(crate) fn has_snapshot(&self, at: SnapshotAt) -> Result<bool, FileError> {
+        let listed = self.manifest.state().snapshots.get(&at.index).filter(|it| **it == at);
+        Ok(listed.is_some() && self.readable(at)?.is_some())
+    }
+
+    fn readable(&self, at: SnapshotAt) -> Result<Option<Vec<Bytes>>, FileError> {
+        match read_snapshot(&self.disk, &snapshot_path(&self.dir, at.index), at) {
+            Ok(chunks) => Ok(Some(chunks)),
+            Err(SnapshotReadError::File(error)) => Err(error),
+            Err(SnapshotReadError::Missing { .. } | SnapshotReadError::Damaged { .. }) => Ok(None),
+        }
     }
 
     /// Opens the log, when nothing is missing but perhaps its end.

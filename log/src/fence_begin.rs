@@ -13,19 +13,33 @@ use crate::snapshot_store::SnapshotAt;
 
 impl<D: Disk> Fenced<D> {
     /// Gives up the segment with a hole and all before it: another replica's log begins with `begins`, so history is over up to there.
-    /// Nothing behind it is touched, and the replica remembers what it voted and acknowledged. Returns false, and changes nothing, when the
-    /// segment is not over, or no snapshot that can be read holds what it led to.
+    /// Nothing behind `begins` is touched, and the replica remembers what it voted and acknowledged. Where it has a snapshot up to there that a
+    /// segment begins after, the log begins there and can be given away (ADR 0024); else right behind the hole. Returns false, and
+    /// changes nothing, when the segment is not over, or no snapshot that can be read holds what it led to.
     pub fn begin_after(&mut self, hole: &Hole, begins: u64) -> Result<bool, OpenError> {
         let next = self.spans.partition_point(|span| span.segment_no <= hole.damage.segment_no);
-        let Some(span) = self.spans.get(next) else { return Ok(false) };
-        let Ok(header) = self.header_of(span.segment_no)? else { return Ok(false) };
-        let SegmentHeader { base_index, prev_term: term, base_offset: end, .. } = header;
-        let base = SnapshotAt { index: base_index - 1, term, end };
-        let newest = self.newest_readable()?.map(|(at, _)| at.index);
-        if base_index > begins || newest.is_none_or(|index| index < base.index) {
-            return Ok(false);
+        let newest = self.newest_readable()?.map_or(0, |(at, _)| at.index);
+        let mut found = None;
+        for number in next..self.spans.len() {
+            let Ok(header) = self.header_of(self.spans[number].segment_no)? else {
+                // A log cannot begin where nobody knows what is.
+                if found.is_none() {
+                    break;
+                } else {
+                    continue;
+                };
+            };
+            let SegmentHeader { base_index, prev_term: term, base_offset: end, .. } = header;
+            let base = SnapshotAt { index: base_index.saturating_sub(1), term, end };
+            if base_index > begins || newest < base.index {
+                break;
+            }
+            if found.is_none() || self.has_snapshot(base)? {
+                found = Some((number, base));
+            }
         }
-        self.drop_before(next, base)?;
+        let Some((first, base)) = found else { return Ok(false) };
+        self.drop_before(first, base)?;
         Ok(true)
     }
 

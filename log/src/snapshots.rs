@@ -74,19 +74,12 @@ impl<D: Disk> Log<D> {
     }
 
     /// Reads what a replica needs that is behind the first entry: the snapshot that the log begins after, and how the segment behind it
-    /// begins, if that is known. Where that one is not here ([`Fenced::begin_after`](crate::Fenced::begin_after)) it is the first that a segment ends with;
-    /// `None` when there is none.
+    /// begins, if that is known. `None` when it is not here ([`Fenced::begin_after`](crate::Fenced::begin_after)): a later one would leave
+    /// that replica without history that this one has. There is one again after the next [`Log::trim_to_snapshot`].
     pub fn given_snapshot(&self) -> Result<Option<GivenSnapshot>, SnapshotReadError> {
-        let base = self.base().index;
-        let is_between = |at: &&SnapshotAt| at.index == base || self.ends_segment(at.index);
-        let Some(at) = self.snapshots.range(base.max(1)..).map(|(_, at)| at).find(is_between)
-        else {
-            return Ok(None);
-        };
-        let behind = self.segments.iter().find(|it| it.header.base_index == at.index + 1);
-        let origin = behind.map(origin_of).or(self.origin.filter(|_| at.index == base));
+        let Some(at) = self.snapshots.get(&self.base().index) else { return Ok(None) };
         let chunks = read_snapshot(&self.disk, &snapshot_path(&self.dir, at.index), *at)?;
-        Ok(Some(GivenSnapshot { at: *at, origin, chunks }))
+        Ok(Some(GivenSnapshot { at: *at, origin: self.origin(), chunks }))
     }
 
     /// Returns the newest snapshot that is whole; `None` when none was ever saved. Damaged ones are passed over, and listed by

@@ -174,6 +174,47 @@ fn below_a_snapshot_even_the_end_is_put_back() {
     assert_eq!(log.must_reach().is_some(), has < before.len(), "the rest may have been promised");
 }
 
+/// Saves a snapshot at the end of a segment.
+fn save_at_end(disk: &SimDisk, of: usize) -> u64 {
+    let index = segment(disk, of as u64).last_index;
+    let mut log = open(disk);
+    let end = log.segments()[of].end_offset;
+    let at = SnapshotAt { index, term: log.term(index).unwrap(), end };
+    log.save_snapshot(at, &[chunk("views")]).unwrap();
+    index
+}
+
+/// What is given away is a snapshot that the log begins after, and no later one: whoever took that would be without history that is here
+/// (seed 1795420003033).
+#[test]
+fn a_log_that_begins_behind_damage_begins_after_a_snapshot_where_it_has_one() {
+    // Snapshots at the ends of these segments, up to where history is over, and the segment that the log begins with.
+    let cases: [(&[usize], u64, u64); 5] =
+        [(&[1, 3], 1, 1), (&[1, 3], 2, 2), (&[1, 3], 3, 2), (&[1, 2, 3], 3, 3), (&[2, 3], 2, 1)];
+    for (snapshots, over_to, first) in cases {
+        let [disk, ..] = replicas();
+        let saved: Vec<u64> = snapshots.iter().map(|of| save_at_end(&disk, *of)).collect();
+        let begins = segment(&disk, over_to).base_index;
+        let base = segment(&disk, first).base_index - 1;
+        disk.flip_bit(&segment_file(0), 6000).unwrap();
+        let mut fenced = fence(&disk);
+        let hole = fenced.holes()[0].clone();
+        assert!(fenced.begin_after(&hole, begins).unwrap());
+        while fenced.check_next().unwrap() {}
+        let (mut log, _) = fenced.finish().unwrap();
+
+        assert_eq!(log.first_index(), base + 1, "{snapshots:?}, over up to {over_to}");
+        let given = log.given_snapshot().unwrap().map(|given| given.at.index);
+        assert_eq!(given, saved.contains(&base).then_some(base));
+        // There is one as soon as it is trimmed to one.
+        let later = log.snapshots().into_iter().rev().nth(1);
+        if let Some(later) = later.filter(|later| later.index > base) {
+            assert_eq!(log.trim_to_snapshot(later.index + 1).unwrap(), later.index + 1);
+            assert_eq!(log.given_snapshot().unwrap().unwrap().at, later);
+        }
+    }
+}
+
 /// A log that begins behind damage, and is cut before the only snapshot it had, begins anew: nothing says what the views were (seed 1795362957498).
 #[test]
 fn a_log_that_is_left_without_the_snapshot_it_begins_after_is_given_up() {

@@ -106,7 +106,7 @@ enum OfferError {
 }
 
 impl<D: Disk> Store<D> {
-    /// Reads the snapshot that the log begins after, or a later one; `None` when it begins with its first entry.
+    /// Reads the snapshot that the log begins after; `None` when it begins with its first entry, or does not have it (ADR 0035).
     fn make_offer(&self) -> std::result::Result<Option<Offer>, OfferError> {
         let Some(given) = self.log.given_snapshot()? else { return Ok(None) };
         let GivenSnapshot { at, origin: Some(origin), chunks: sections } = given else {
