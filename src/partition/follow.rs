@@ -27,8 +27,8 @@ use crate::model::{
 };
 use crate::planted::{PlantedBug, is_planted};
 
-/// For so long a leader that begins lets no history go, by log time and by ticks of 100 ms, as a clock may jump: it may not have heard yet of
-/// all queues that follow it.
+/// For so long a leader that begins, or loses who brings history to queues, lets none of it go, by log time and by ticks of 100 ms, as a
+/// clock may jump: it may not have heard yet of all queues that follow it.
 const HEARD_AFTER_MS: u64 = 2 * PATIENCE_MS;
 const HEARD_AFTER_TICKS: u64 = HEARD_AFTER_MS / 100;
 /// Bytes of messages that are brought together, and one more message.
@@ -58,7 +58,7 @@ impl Follows {
         self.called = None;
     }
 
-    /// This replica leads from now on.
+    /// From now on queues say that they follow.
     pub(super) fn begin(&mut self, now: Said) {
         let Said { at, tick } = now;
         self.heard_at = Said { at: at.plus(HEARD_AFTER_MS), tick: tick + HEARD_AFTER_TICKS };
@@ -95,13 +95,17 @@ impl Follows {
         }
     }
 
-    /// A connection is gone.
-    pub(super) fn forget(&mut self, connection: ConnectionId) {
+    /// A connection is gone: whoever brings what a queue follows from now on has to say so first.
+    pub(super) fn forget(&mut self, connection: ConnectionId, now: Said) {
         let range = (connection, Token(0))..=(connection, Token(u64::MAX));
         for who in self.waiting.range(range).map(|(who, _)| *who).collect::<Vec<_>>() {
             self.remove(who);
         }
+        let known = self.places.len();
         self.places.retain(|(of, _), _| *of != connection);
+        if self.places.len() < known {
+            self.begin(now);
+        }
     }
 
     /// Leadership is gone.
@@ -167,11 +171,15 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    /// Reads for those who wait, one segment each in a turn; true when some have not read everything.
+    /// Reads for those who wait, one segment each in a turn; true when some have not read everything. What history loses now it loses
+    /// before they read.
     pub(super) fn serve_followers(
         &mut self,
         out: &mut impl Outbox,
     ) -> Result<bool, PartitionError> {
+        if self.retention.is_trimming() {
+            return Ok(false);
+        }
         for who in std::mem::take(&mut self.follows.ready) {
             let Some((settings, from)) = self.follows.waiting.get(&who).cloned() else { continue };
             let found = self.read_history(&settings, from)?;

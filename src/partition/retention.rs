@@ -90,6 +90,11 @@ impl Retention {
         }
     }
 
+    /// Returns true while the record that says where history begins is on its way.
+    pub(super) fn is_trimming(&self) -> bool {
+        matches!(self.step, Step::Trimming)
+    }
+
     /// History begins where it was said to begin: what is next is looked for at once.
     pub(super) fn trimmed(&mut self) {
         self.step = Step::None;

@@ -138,7 +138,7 @@ impl<D: Disk> Partition<D> {
         self.end_queues_of(connection);
         self.announcer.forget(connection);
         self.letters.forget(connection);
-        self.follows.forget(connection);
+        self.follows.forget(connection, self.said_now());
         if let Some(client_id) = self.holders.held_by(connection)
             && !self.holders.vanishes_opening(&client_id, connection)
         {
