@@ -8,6 +8,7 @@ use fluxmq_log::format::frame::Frame;
 use fluxmq_log::sim_disk::SimDisk;
 
 use crate::checkers::queues::HandOut;
+use crate::checkers::{Invariant, wrong};
 use crate::connection::delivered_id;
 use crate::coverage::Point;
 use crate::history::{EntryName, id_of};
@@ -37,7 +38,6 @@ impl World {
                 self.wills.apply(partition, &frame, &mut self.coverage);
             }
             if !self.plan.declared.is_empty() {
-                self.queues.is_short = self.is_short(partition);
                 self.queues.apply(partition, &frame, &mut self.coverage);
             }
         }
@@ -57,13 +57,6 @@ impl World {
                 Record::Control(_) | Record::Message { .. } => {}
             }
         }
-    }
-
-    /// Returns true when a replica does not have all of history.
-    fn is_short(&self, partition: PartitionId) -> bool {
-        let replicas = self.nodes.iter().filter_map(|node| node.owned.get(&partition));
-        let mut replicas = replicas.map(|owned| &owned.partition);
-        replicas.any(|it| it.log().first_offset() > it.views().horizon.start())
     }
 
     /// Returns true for a place below the beginning of history: only queues and retained messages have what was there.
@@ -106,6 +99,12 @@ impl World {
             let is_level = is_whole && owned.partition.applied().index == all;
             let views = owned.partition.views();
             found.push(self.queues.look_at((node, *partition), views, is_level));
+            let (first, start) = (owned.partition.log().first_offset(), views.horizon.start());
+            if is_level && first > start {
+                let at = format!("node {node}, p{}", partition.0);
+                let what = format!("{at}: history begins at {start}, and the log at {first}");
+                found.push(wrong(Invariant::I15, what));
+            }
         }
         found.into_iter().for_each(|found| self.accept(found));
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use fluxmq::broker::{Live, Passing, Placement};
 use fluxmq::model::PartitionId;
+use fluxmq::model::record::queue_id;
 use fluxmq::partition::request::{ConnectionId, Event as Said, Request};
 use fluxmq::partition::{Opened, Options};
 
@@ -473,6 +474,9 @@ impl World {
             post.from = partition;
             if owned.partition.status().serves && is_late(&request, owned.partition.views()) {
                 self.coverage.hit(Point::Superseded);
+            }
+            if let (true, Request::ReadOn(read)) = (owned.partition.status().serves, &request) {
+                self.queues.asks(queue_id(read.queue.as_bytes()), partition);
             }
             owned.partition.handle(from, request, wall, &mut post);
         }

@@ -74,7 +74,7 @@ pub enum Invariant {
     I30,
     /// A queue is handed out in its order. A stream's readers are given everything, and are moved on by what they settle alone.
     I31,
-    /// A queue that follows history has each record that matches once, in order, from where history began when it was declared.
+    /// A queue that follows history has each record that matches once, in order, from where history began when it was first asked.
     I32,
 }
 

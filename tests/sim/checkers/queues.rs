@@ -49,8 +49,6 @@ pub struct Queues {
     committed: BTreeMap<(usize, u64, Bytes), Offset>,
     /// History has ended somewhere: records that nobody needs are gone.
     has_history_ended: bool,
-    /// A replica's log begins behind the beginning of history: see open.txt.
-    pub is_short: bool,
     order: Order,
     follows: Follows,
     pub found: Vec<Violation>,
@@ -342,7 +340,6 @@ impl Queues {
                 let id = queue_id(&name);
                 if let btree_map::Entry::Vacant(place) = self.by_id.entry(id) {
                     place.insert(queue);
-                    self.begin_to_follow(id);
                 }
             }
             Control::HistoryTrimmed { to } => {
@@ -493,7 +490,7 @@ impl Queues {
         let is_stream = queue.is_stream();
         let is_done = |entry: &u64| !is_stream && self.is_finished_by_all(id, *entry);
         let done: BTreeSet<u64> = leaving.filter(is_done).collect();
-        let (has_history_ended, is_short) = (self.has_history_ended, self.is_short);
+        let has_history_ended = self.has_history_ended;
         let mut waiting = self.waiting(id);
         let queue = self.by_id.get_mut(&id).expect("just seen");
         let mut found = Ok(());
@@ -513,7 +510,7 @@ impl Queues {
                 true => is_done || !(dead_letters.with_expired && has_letters),
                 false => is_over && (is_done || !(dead_letters.with_overflow && has_letters)),
             };
-            let may_be_gone = has_history_ended && is_done || is_short;
+            let may_be_gone = has_history_ended && is_done;
             if !it.is_gone && !is_due && !may_be_gone && found.is_ok() {
                 let what = format!(
                     "{:?}:{entry}, {:x}: dropped; expired {is_expired}, too many {is_over}: {} entries, {} bytes, {waiting:?} wait",

@@ -1,5 +1,5 @@
 //! Queues that follow history: I32. Each record that matches once, in the order of each partition, from where history began when the queue
-//! was declared.
+//! was first asked for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,7 @@ pub struct Follows {
     stored: BTreeMap<PartitionId, Vec<Stored>>,
     /// Where history begins.
     starts: BTreeMap<PartitionId, Offset>,
+    /// Of queues for which it was asked.
     places: BTreeMap<(u64, PartitionId), Place>,
     /// Of the present frame, what came for which queue.
     brought: Vec<(u64, MessageId)>,
@@ -28,8 +29,10 @@ pub struct Follows {
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     next: Offset,
-    /// Where history began when the queue was declared.
+    /// Where history began when it was first asked for: from then on it waits.
     start: Offset,
+    /// The end of more of it was on its way then.
+    may_begin_later: bool,
 }
 
 #[derive(Debug)]
@@ -68,18 +71,23 @@ impl Queues {
         }
     }
 
-    /// Notes where histories begin when a queue is declared that follows them.
-    pub(super) fn begin_to_follow(&mut self, queue: u64) {
+    /// Somebody asks for what a history has for a queue.
+    pub fn asks(&mut self, queue: u64, source: PartitionId) {
         let Follows { starts, places, .. } = &mut self.follows;
-        for (source, start) in starts {
-            places.entry((queue, *source)).or_default().start = *start;
-        }
+        let start = starts.get(&source).copied().unwrap_or_default();
+        let asked = Place { start, may_begin_later: true, ..Place::default() };
+        places.entry((queue, source)).or_insert(asked);
     }
 
     /// History ends below an offset.
     pub(super) fn end_history(&mut self, partition: PartitionId, to: Offset) {
-        let start = self.follows.starts.entry(partition).or_default();
+        let Follows { starts, places, .. } = &mut self.follows;
+        let start = starts.entry(partition).or_default();
         *start = to.max(*start);
+        let asked = places.iter_mut().filter(|((_, source), _)| *source == partition);
+        for (_, place) in asked.filter(|(_, place)| place.may_begin_later) {
+            (place.start, place.may_begin_later) = (*start, false);
+        }
     }
 
     /// I32: what a queue is brought is what comes next in the history of a partition.
@@ -93,7 +101,12 @@ impl Queues {
         let mine = brought.extract_if(.., |(of, _)| *of == queue);
         let mine: Vec<MessageId> = mine.map(|(_, id)| id).collect();
         let Some(view) = self.by_id.get(&queue) else { return Ok(()) };
-        let place = places.entry((queue, source)).or_default();
+        let Some(place) = places.get_mut(&(queue, source)) else {
+            return wrong(
+                Invariant::I32,
+                format!("{:?} is brought what nobody asked for", view.name),
+            );
+        };
         let from = std::mem::replace(&mut place.next, next);
         let at = format!("{:?}, p{} from {from} to {next}", view.name, source.0);
         if next <= from {
@@ -124,11 +137,11 @@ impl Queues {
     pub fn unfollowed(&self) -> Option<String> {
         for (id, queue) in self.by_id.iter().filter(|(_, queue)| queue.settings.retroactive) {
             for (source, stored) in &self.follows.stored {
-                let place = self.follows.places.get(&(*id, *source)).copied().unwrap_or_default();
-                let is_missing = |it: &&Stored| {
-                    it.offset >= place.next.max(place.start)
-                        && queue.settings.is_bound_to(&it.topic)
-                };
+                let start = || self.follows.starts.get(source).copied().unwrap_or_default();
+                let place = self.follows.places.get(&(*id, *source));
+                let from = place.map_or_else(start, |place| place.next.max(place.start));
+                let is_missing =
+                    |it: &&Stored| it.offset >= from && queue.settings.is_bound_to(&it.topic);
                 if let Some(it) = stored.iter().find(is_missing) {
                     let at = format!("{:x} at {} of p{}", it.id, it.offset, source.0);
                     return Some(format!("{:?} does not have {at}", queue.name));
