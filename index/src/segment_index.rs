@@ -177,6 +177,12 @@ impl SegmentIndex {
             + lane_bytes
     }
 
+    /// Returns the topic of a record; `None` where the offset is no message's, or not in the index.
+    pub fn topic_of(&self, offset: Offset) -> Option<&[u8]> {
+        let topic = *self.column.get(self.relative(offset)? as usize)?;
+        Some(self.topics.get(topic as usize)?.name(&self.names))
+    }
+
     /// Returns the number of a topic, given if need be.
     fn topic_id(&mut self, topic: &[u8]) -> u32 {
         let hash = xxh3_64_with_seed(topic, self.seed);

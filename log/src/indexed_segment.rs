@@ -132,17 +132,15 @@ impl<F: DiskFile> IndexedSegment<F> {
 
     /// Reads one message; `None` where the offset holds a control or is not in the segment.
     pub fn read(&mut self, offset: Offset) -> Result<Option<Message>, RecordError> {
-        self.read_message(offset, true)
+        self.read_found(offset, None, true)
     }
 
-    /// The same without its producer: a block less.
-    pub fn read_unnamed(&mut self, offset: Offset) -> Result<Option<Message>, RecordError> {
-        self.read_message(offset, false)
-    }
-
-    fn read_message(
+    /// The same of a record whose topic may be known, as that by which it was found: else the index is asked for all of them. Without its
+    /// producer it is a block less.
+    pub fn read_found(
         &mut self,
         offset: Offset,
+        topic: Option<Bytes>,
         with_producer: bool,
     ) -> Result<Option<Message>, RecordError> {
         let (Some(place), Some(frame)) =
@@ -150,7 +148,13 @@ impl<F: DiskFile> IndexedSegment<F> {
         else {
             return Ok(None);
         };
-        let Some(topic) = self.index.topic_at(offset)? else { return Ok(None) };
+        let topic = match topic {
+            Some(topic) => topic,
+            None => match self.index.topic_at(offset)? {
+                Some(topic) => topic.into(),
+                None => return Ok(None),
+            },
+        };
         let record = self.read_blocks(place)?;
         let meta = BatchMeta {
             base_offset: offset,
@@ -163,7 +167,7 @@ impl<F: DiskFile> IndexedSegment<F> {
             true => Some(self.producers(&frame)?),
             false => None,
         };
-        Ok(Some(BatchReader::read_alone(meta, topic.into(), producers, record)?))
+        Ok(Some(BatchReader::read_alone(meta, topic, producers, record)?))
     }
 
     fn producers(&mut self, frame: &FrameEntry) -> Result<&[Producer], RecordError> {

@@ -11,7 +11,7 @@ use fluxmq_index::Offset;
 use crate::disk::{Disk, DiskFile};
 use crate::format::{FRAME_HEADER_BYTES, Frame, FrameError, FrameHeader, SEGMENT_HEADER_BYTES};
 use crate::layout::{AtPath, FileError, segment_path};
-use crate::log::Log;
+use crate::log::{Log, Placed};
 use crate::scan::{Expected, FrameFault, Window};
 use crate::segment::{FrameAt, FrameMap, Segment};
 
@@ -241,6 +241,11 @@ impl<D: Disk> Log<D> {
             }
         }
         unreachable!("the segment ends after its last index")
+    }
+
+    /// Returns an entry that is in memory.
+    pub(crate) fn placed(&self, index: u64) -> Option<&Placed> {
+        self.cached(index).map(|at| &self.tail.frames[at])
     }
 
     /// Returns where in the cache the entry is.

@@ -100,6 +100,7 @@ impl<D: Disk> Partition<D> {
         if keeps {
             self.history.keep(frame, kept);
         }
+        self.history.indexes.take_apart(self.node.log(), frame);
         self.applied = Applied { index: frame.header.index, end: frame.header.end_offset() };
         self.since_snapshot += frame.header.frame_bytes();
         self.retention.since_end += frame.header.frame_bytes();

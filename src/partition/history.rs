@@ -3,18 +3,22 @@
 //! Where records are, [`SegmentIndexes`] knows, one segment at a time. What they say is read from the log: a frame for those who read
 //! on from there, which is kept for who comes next ([`DecodedFrames`]), or one record alone where its frame is long and nobody is near.
 
+mod course;
 mod decoded_frames;
 mod segment_indexes;
 
 use std::ops::Deref;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fluxmq_index::Offset;
 use fluxmq_log::disk::Disk;
+use fluxmq_log::format::Message;
 use fluxmq_log::format::frame::Frame;
-use fluxmq_log::{Log, ReadError, RecordError};
+use fluxmq_log::{Log, ReadError, RecordError, SegmentSpan};
 use thiserror::Error;
 
+use self::course::Course;
 use self::decoded_frames::{DecodedFrame, DecodedFrames};
 use self::segment_indexes::SegmentIndexes;
 use crate::model::frame::{self, DecodeError, Decoded};
@@ -22,16 +26,13 @@ use crate::model::{Control, Filter, QoS, StoredMessage};
 
 /// Bytes of a frame whose records are kept as they were applied, at most: of a larger one few wait, or each is long.
 pub const KEPT_BYTES_MAX: u64 = 256 << 10;
-/// Records closer than this are read with all that is between them.
-const NEAR_BYTES: u64 = 32 << 10;
 
 /// Finds and fetches records below the applied end.
 pub struct History<D: Disk> {
     /// Where they are.
     pub indexes: SegmentIndexes<D>,
     decoded: DecodedFrames,
-    /// Where the last record was that was read without its frame, by segment and byte.
-    alone_at: Option<(u64, u64)>,
+    course: Course,
 }
 
 /// A message that was read: a part of its frame, or by itself.
@@ -92,7 +93,7 @@ impl<D: Disk> History<D> {
         History {
             indexes: SegmentIndexes::new(active),
             decoded: DecodedFrames::default(),
-            alone_at: None,
+            course: Course::default(),
         }
     }
 
@@ -211,22 +212,16 @@ impl<D: Disk> History<D> {
 
     /// Fetches one message, also one that was stored again; `None` where the offset holds another control, or is not kept any more.
     pub fn fetch(&mut self, log: &Log<D>, offset: Offset) -> Result<Option<Fetched>, HistoryError> {
-        self.fetch_with(log, offset, true)
+        self.fetch_found(log, offset, &[], true)
     }
 
-    /// The same for somebody to whom it is all one who published: that may not be read, and then nobody is named.
-    pub fn fetch_unnamed(
+    /// The same of one that these filters found, if there are any. Where it is all one who published, that may not be read, and then nobody is
+    /// named.
+    pub fn fetch_found(
         &mut self,
         log: &Log<D>,
         offset: Offset,
-    ) -> Result<Option<Fetched>, HistoryError> {
-        self.fetch_with(log, offset, false)
-    }
-
-    fn fetch_with(
-        &mut self,
-        log: &Log<D>,
-        offset: Offset,
+        by: &[Filter],
         with_publisher: bool,
     ) -> Result<Option<Fetched>, HistoryError> {
         if offset < log.first_offset() {
@@ -234,7 +229,7 @@ impl<D: Disk> History<D> {
         }
         let frame = match self.decoded.get(offset) {
             Some(frame) => frame.clone(),
-            None => match self.fetch_alone(log, offset, with_publisher) {
+            None => match self.fetch_alone(log, offset, by, with_publisher) {
                 Some(message) => return Ok(Some(Fetched::Alone(message))),
                 None => self.read_frame(log, offset)?,
             },
@@ -249,43 +244,74 @@ impl<D: Disk> History<D> {
         &mut self,
         log: &Log<D>,
         offset: Offset,
+        by: &[Filter],
         with_publisher: bool,
     ) -> Option<StoredMessage> {
         let span = log.spans((offset, offset.next())).next()?;
-        let last = self.alone_at;
-        let segment = self.indexes.sealed(log, span)?;
-        let mut read = || {
-            let places = (segment.index().frame_at(offset)?, segment.index().record_at(offset)?);
-            let (Some(frame), Some(place)) = places else { return Ok(None) };
-            let is_near = last.is_some_and(|(of, at)| {
-                of == span.segment_no && at.abs_diff(place.start) < NEAR_BYTES
-            });
-            let at = (span.segment_no, place.start);
-            if is_near || frame.bytes.end - frame.bytes.start < NEAR_BYTES {
-                return Ok(Some((at, None)));
-            }
-            let unnamed = match with_publisher {
-                true => None,
-                // What came at QoS 0 says in its name whether it was passed on.
-                false => segment.read_unnamed(offset)?.filter(|message| message.qos > 0),
-            };
-            let message = match unnamed {
-                Some(message) => Some(message),
-                None => segment.read(offset)?,
-            };
-            Ok(Some((at, message)))
-        };
-        let read: Result<_, RecordError> = read();
+        if self.indexes.sealed(log, span).is_none() {
+            return self.fetch_part(log, span, offset, with_publisher);
+        }
+        let read = self.read_alone(log, span, offset, by, with_publisher);
         match read {
-            Ok(found) => {
-                let (at, message) = found?;
-                self.alone_at = Some(at);
-                let message = message?;
-                let qos = QoS::from_bits(message.qos)?;
-                Some(frame::to_stored(message, qos))
-            }
+            Ok(message) => to_stored(message?),
             Err(error) => {
                 self.indexes.distrust(span, &error);
+                None
+            }
+        }
+    }
+
+    fn read_alone(
+        &mut self,
+        log: &Log<D>,
+        span: SegmentSpan,
+        offset: Offset,
+        by: &[Filter],
+        with_publisher: bool,
+    ) -> Result<Option<Message>, RecordError> {
+        let topic = self.indexes.only_topic(span, by)?;
+        let Some(segment) = self.indexes.sealed(log, span) else { return Ok(None) };
+        let places = (segment.index().frame_at(offset)?, segment.index().record_at(offset)?);
+        let (Some(frame), Some(place)) = places else { return Ok(None) };
+        if self.course.comes_to(span.segment_no, place, frame.bytes) {
+            return Ok(None);
+        }
+        let read = segment.read_found(offset, topic.clone(), with_publisher)?;
+        match read {
+            // What came at QoS 0 says in its name whether it was passed on.
+            Some(message) if message.qos == 0 && !with_publisher => {
+                segment.read_found(offset, topic, true)
+            }
+            read => Ok(read),
+        }
+    }
+
+    /// The same in a segment that has no file yet.
+    fn fetch_part(
+        &mut self,
+        log: &Log<D>,
+        span: SegmentSpan,
+        offset: Offset,
+        with_publisher: bool,
+    ) -> Option<StoredMessage> {
+        let (parts, topic) = self.indexes.apart(span, offset)?;
+        let place = parts.place_of(offset).filter(|_| log.is_on_disk_only(parts))?;
+        if self.course.comes_to(span.segment_no, place, parts.body()) {
+            return None;
+        }
+        let topic = Bytes::copy_from_slice(topic);
+        let read = match log.read_part(parts, offset, topic.clone(), with_publisher) {
+            // What came at QoS 0 says in its name whether it was passed on.
+            Ok(Some(message)) if message.qos == 0 && !with_publisher => {
+                log.read_part(parts, offset, topic, true)
+            }
+            read => read,
+        };
+        match read {
+            Ok(message) => to_stored(message?),
+            Err(error) => {
+                tracing::warn!(%offset, %error, "a part of a frame is not as it was: it is read whole");
+                self.indexes.forget_parts_of(offset);
                 None
             }
         }
@@ -304,6 +330,11 @@ impl<D: Disk> History<D> {
         self.decoded.keep(decoded.clone(), frame.header.frame_bytes() as usize);
         Ok(decoded)
     }
+}
+
+fn to_stored(message: Message) -> Option<StoredMessage> {
+    let qos = QoS::from_bits(message.qos)?;
+    Some(frame::to_stored(message, qos))
 }
 
 /// The message of a record, also of one that was stored again.
@@ -328,6 +359,7 @@ fn decode(frame: &Frame) -> Result<DecodedFrame, DecodeError> {
 mod tests {
     use std::path::{Path, PathBuf};
 
+    use fluxmq_index::sealed::Section;
     use fluxmq_index::topic_trie::matches;
     use fluxmq_log::format::{BatchBuilder, FrameKind, MessageRecord, Producer};
     use fluxmq_log::sim_disk::SimDisk;
@@ -482,28 +514,142 @@ mod tests {
         }
     }
 
-    /// One segment of ten frames of a hundred records of a kibibyte, and an active one.
-    fn long_frames() -> Log<SimDisk> {
-        let mut log = open(&SimDisk::new(1));
-        for _ in 0..10 {
-            let index = log.last_index() + 1;
-            let mut batch = BatchBuilder::new(index);
-            for number in 0..100u64 {
-                batch.push_message(&MessageRecord {
-                    topic: format!("a/{number}").as_bytes(),
-                    payload: &[number as u8; 1000],
-                    qos: u8::from(number != 60),
-                    ts: index,
-                    producer: Some(Producer { id: 1 + number % 3, epoch: 1, seq: 1 }),
-                    ..MessageRecord::default()
-                });
-            }
-            log.append(Entry::from_batch(index, 1, 0, batch.finish())).unwrap();
+    /// Appends a frame of a hundred records of a kibibyte.
+    fn append_long(log: &mut Log<SimDisk>) {
+        let index = log.last_index() + 1;
+        let mut batch = BatchBuilder::new(index);
+        for number in 0..100u64 {
+            batch.push_message(&MessageRecord {
+                topic: format!("a/{number}").as_bytes(),
+                payload: &[number as u8; 1000],
+                qos: u8::from(number != 60),
+                ts: index,
+                producer: Some(Producer { id: 1 + number % 3, epoch: 1, seq: 1 }),
+                ..MessageRecord::default()
+            });
         }
+        log.append(Entry::from_batch(index, 1, 0, batch.finish())).unwrap();
+    }
+
+    /// One segment of ten long frames, and an active one.
+    fn long_frames() -> Log<SimDisk> {
+        long_frames_on(&SimDisk::new(1))
+    }
+
+    fn long_frames_on(disk: &SimDisk) -> Log<SimDisk> {
+        let mut log = open(disk);
+        (0..10).for_each(|_| append_long(&mut log));
         let (index, body) = (log.last_index() + 1, log.seal_body());
         log.append(Entry::without_records(index, 1, FrameKind::Seal, 0, body)).unwrap();
         log.flush().unwrap();
         log
+    }
+
+    /// A segment of ten long frames that grows, applied and not in memory any more.
+    fn growing() -> (SimDisk, Log<SimDisk>, History<SimDisk>) {
+        let disk = SimDisk::new(1);
+        let options = LogOptions { cache_bytes: 0, ..LogOptions::default() };
+        let (mut log, _) = Log::open(disk.clone(), PathBuf::from("p0001"), options).unwrap();
+        let mut history = History::new(Offset::ZERO);
+        history.indexes.roll(Offset::ZERO);
+        for _ in 0..10 {
+            append_long(&mut log);
+            let frame = log.entries(log.last_index(), log.last_index() + 1, 1).unwrap().remove(0);
+            for (offset, _, record) in frame::decode(&frame).unwrap().map(Result::unwrap) {
+                let Decoded::Message(message, queues) = record else { unreachable!() };
+                history.indexes.add(offset, &message.topic, &queues);
+            }
+            history.indexes.take_apart(&log, &frame);
+        }
+        log.flush().unwrap();
+        (disk, log, history)
+    }
+
+    /// Where in the segment's file each payload is.
+    fn payloads(disk: &SimDisk) -> Vec<usize> {
+        let bytes = disk.contents()[&segment_path()].clone().unwrap();
+        let (mut at, mut found) = (0, Vec::new());
+        for number in (0..1000).map(|offset| (offset % 100) as u8) {
+            at += bytes[at..].windows(1000).position(|it| *it == [number; 1000]).unwrap();
+            found.push(at);
+            at += 1000;
+        }
+        found
+    }
+
+    fn segment_path() -> PathBuf {
+        PathBuf::from(format!("p0001/log/{:020}.seg", 0))
+    }
+
+    #[test]
+    fn records_of_a_segment_that_grows_are_read_without_the_others() {
+        let (disk, log, mut history) = growing();
+        let payloads = payloads(&disk);
+        let flip = |offset: u64| {
+            let bit = payloads[offset as usize] as u64 * 8 + 77;
+            disk.flip_bit(&segment_path(), bit).unwrap();
+        };
+        let mut whole = History::new(Offset::ZERO);
+        let wanted: Vec<u64> = (0..10).map(|frame| 100 * frame + 11 * frame).collect();
+        let expected: Vec<_> =
+            wanted.iter().map(|at| whole.fetch(&log, Offset(*at)).unwrap().unwrap()).collect();
+        // Of each frame nothing is as it was but the five records of a part, or twice that, and the tables.
+        for at in &wanted {
+            let of_frame = at / 100 * 100..at / 100 * 100 + 100;
+            of_frame.filter(|other| other.abs_diff(*at) > 5).for_each(flip);
+        }
+
+        for (at, expected) in wanted.iter().zip(&expected) {
+            let found = history.fetch(&log, Offset(*at)).unwrap().unwrap();
+            assert!(matches!(found, Fetched::Alone(_)), "{at}");
+            assert_eq!(*found, **expected);
+        }
+        assert_eq!(history.decoded.bytes(), 0);
+        // A part that is not as it was is looked for in its frame, which is damaged.
+        history.course = Course::default();
+        flip(wanted[4]);
+        let found = history.fetch(&log, Offset(wanted[4]));
+        assert!(matches!(found, Err(HistoryError::Read(ReadError::Damaged { .. }))));
+        assert!(
+            history
+                .indexes
+                .apart(span_of(&log), Offset(wanted[4]))
+                .unwrap()
+                .0
+                .place_of(Offset(wanted[4]))
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn frames_in_memory_are_not_read_and_nothing_is_kept_for_what_has_a_file() {
+        let mut log = open(&SimDisk::new(1));
+        let mut history = History::new(Offset::ZERO);
+        history.indexes.roll(Offset::ZERO);
+        for _ in 0..3 {
+            append_long(&mut log);
+            let frame = log.entries(log.last_index(), log.last_index() + 1, 1).unwrap().remove(0);
+            history.indexes.take_apart(&log, &frame);
+            (0..100)
+                .for_each(|at| history.indexes.add(frame.header.base_offset.plus(at), b"a", &[]));
+        }
+        let span = span_of(&log);
+        assert!(history.indexes.apart(span, Offset(150)).is_some());
+        assert!(matches!(history.fetch(&log, Offset(150)), Ok(Some(Fetched::InFrame(..)))));
+        let (index, body) = (log.last_index() + 1, log.seal_body());
+        log.append(Entry::without_records(index, 1, FrameKind::Seal, 0, body)).unwrap();
+        log.flush().unwrap();
+        let built = build(&mut log).unwrap();
+        history.indexes.roll(built.end);
+        assert!(history.indexes.apart(built, Offset(150)).is_some());
+        history.indexes.has_index(built);
+        history.indexes.roll(built.base);
+        history.indexes.add(Offset(299), b"a", &[]);
+        assert!(history.indexes.apart(built, Offset(299)).is_none());
+    }
+
+    fn span_of(log: &Log<SimDisk>) -> SegmentSpan {
+        log.spans((Offset::ZERO, Offset(1))).next().unwrap()
     }
 
     #[test]
@@ -534,7 +680,7 @@ mod tests {
         build(&mut log).unwrap();
         let mut history = History::new(Offset(1000));
         for (at, is_named) in [(50, false), (160, true), (250, false), (360, true)] {
-            let unnamed = history.fetch_unnamed(&log, Offset(at)).unwrap().unwrap();
+            let unnamed = history.fetch_found(&log, Offset(at), &[], false).unwrap().unwrap();
             let named = History::new(Offset(1000)).fetch(&log, Offset(at)).unwrap().unwrap();
             let expected = match is_named {
                 true => (*named).clone(),
@@ -548,10 +694,34 @@ mod tests {
         }
         let mut history = History::new(Offset(1000));
         for frame in 0..10 {
-            history.fetch_unnamed(&log, Offset(frame * 100 + 50)).unwrap();
+            history.fetch_found(&log, Offset(frame * 100 + 50), &[], false).unwrap();
         }
         let read = history.indexes.bytes_read().unwrap();
         assert!(read <= 10 * 2 * 4096, "{read} bytes: a record in one block or two");
+    }
+
+    #[test]
+    fn the_topics_of_others_are_not_read_where_one_filter_found_one_topic() {
+        for (filter, is_one) in [("a/50", true), ("+/50", true), ("a/+", false)] {
+            let disk = SimDisk::new(1);
+            let mut log = long_frames_on(&disk);
+            let span = build(&mut log).unwrap();
+            let column = log.open_index(0).unwrap().unwrap().header().section(Section::Column);
+            let path = PathBuf::from(format!("p0001/log/{:020}.six", 0));
+            disk.flip_bit(&path, column.at * 8 + 5).unwrap();
+
+            let by = [Filter::new(filter.into()).unwrap()];
+            let mut history = History::new(span.end);
+            let found = history.select(&log, &by, (Offset::ZERO, span.end), usize::MAX).unwrap();
+            assert_eq!(found.offsets.len(), if is_one { 10 } else { 1000 });
+            for at in (0..10).map(|frame| Offset(100 * frame + 50)) {
+                let found = history.fetch_found(&log, at, &by, true).unwrap().unwrap();
+                let expected = History::new(span.end).fetch(&log, at).unwrap().unwrap();
+                assert_eq!(*found, *expected);
+            }
+            let distrusted = history.indexes.take_distrusted().contains(&span.segment_no);
+            assert_eq!((distrusted, history.decoded.bytes() > 0), (!is_one, !is_one), "{filter}");
+        }
     }
 
     #[test]

@@ -76,10 +76,8 @@ impl<D: Disk> Partition<D> {
                 found.offsets.reverse();
             }
             for offset in &found.offsets {
-                let message = match wanted.no_local {
-                    true => self.history.fetch(log, *offset)?,
-                    false => self.history.fetch_unnamed(log, *offset)?,
-                };
+                let by = &wanted.filters;
+                let message = self.history.fetch_found(log, *offset, by, wanted.no_local)?;
                 let Some(message) = message else { continue };
                 if self.options.topic_ages.is_over(&message, self.now) {
                     continue;

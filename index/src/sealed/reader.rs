@@ -200,6 +200,19 @@ impl<S: Source> SealedIndex<S> {
         dictionary.topic(bytes, topic).map(Some).ok_or(malformed(Section::Topics))
     }
 
+    /// Returns the name of a topic that is the only one of its selection here: who found a record by it need not look for the record's.
+    pub fn only_topic(
+        &self,
+        topics: &TopicRanges,
+    ) -> Result<Option<Vec<u8>>, SealedError<S::Error>> {
+        let [range] = topics.ranges() else { return Ok(None) };
+        if range.len() != 1 {
+            return Ok(None);
+        }
+        let (bytes, dictionary) = self.dictionary()?;
+        dictionary.topic(bytes, range.start).map(Some).ok_or(malformed(Section::Topics))
+    }
+
     /// Visits the places of all frames, in order.
     pub fn for_each_frame(
         &self,

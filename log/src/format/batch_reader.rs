@@ -3,6 +3,8 @@
 //! What a record holds are slices of the body: nothing is copied. Bodies come from a disk, so every length is checked before
 //! it is used, and a body that does not read as a batch is an error, never a panic.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use fluxmq_index::Offset;
 
@@ -250,6 +252,15 @@ impl BatchReader {
         let mut input = Input::new(bytes);
         let attrs = input.varint().and_then(|_| input.u8());
         attrs.is_some_and(|attrs| attrs & ATTR_PRODUCER != 0)
+    }
+
+    /// Steps over records from byte `at` on, by their lengths; ends with the bytes.
+    pub fn record_spans(bytes: &[u8], at: usize) -> impl Iterator<Item = Range<usize>> {
+        let mut at = at;
+        std::iter::from_fn(move || {
+            let end = Input::at(bytes, at).take_prefixed()?.end;
+            Some(std::mem::replace(&mut at, end)..end)
+        })
     }
 
     /// Reads the producers that a table lists, as far as it can be read.

@@ -9,11 +9,13 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::error::Error;
 
+use bytes::Bytes;
 use fluxmq_index::sealed::{SealedError, TopicRanges};
 use fluxmq_index::segment_index::TopicSelection;
 use fluxmq_index::{Offset, SegmentIndex};
 use fluxmq_log::disk::Disk;
-use fluxmq_log::{FileError, IndexedSegment, Log, SegmentSpan};
+use fluxmq_log::format::Frame;
+use fluxmq_log::{FileError, FrameParts, IndexedSegment, Log, SegmentSpan};
 
 use super::HistoryError;
 use crate::model::Filter;
@@ -29,6 +31,9 @@ const IN_MEMORY_MAX: usize = 4;
 const OPEN_FILES_MAX: usize = 16;
 const OPEN_BYTES_MAX: usize = 64 << 20;
 
+/// Frames of which parts can be read: the long ones of five segments.
+const FRAMES_APART_MAX: usize = 5 << 12;
+
 /// The indexes of a log's segments: those in memory, and the files that are open.
 pub struct SegmentIndexes<D: Disk> {
     /// Base offset of the segment that grows.
@@ -40,6 +45,8 @@ pub struct SegmentIndexes<D: Disk> {
     /// Segments whose index file gave no answer.
     distrusted: BTreeSet<u64>,
     selections: HashMap<(Filter, Offset), Selection>,
+    /// Long frames of segments that have no file, by base offset, as they were applied.
+    apart: BTreeMap<Offset, FrameParts>,
 }
 
 /// The topics of one segment that match a filter.
@@ -57,6 +64,7 @@ impl<D: Disk> SegmentIndexes<D> {
             open: VecDeque::new(),
             distrusted: BTreeSet::new(),
             selections: HashMap::new(),
+            apart: BTreeMap::new(),
         }
     }
 
@@ -74,10 +82,37 @@ impl<D: Disk> SegmentIndexes<D> {
         }
     }
 
+    /// Notes where the parts of a frame are that was just applied.
+    pub fn take_apart(&mut self, log: &Log<D>, frame: &Frame) {
+        if let Some(parts) = log.take_apart(frame) {
+            self.apart.insert(frame.header.base_offset, parts);
+        }
+        if self.apart.len() > FRAMES_APART_MAX {
+            self.apart.pop_first();
+        }
+    }
+
+    /// Returns the parts of a record's frame, and its topic, where a segment that has no file knows them.
+    pub fn apart(&self, span: SegmentSpan, offset: Offset) -> Option<(&FrameParts, &[u8])> {
+        let topic = self.in_memory.get(&span.base)?.topic_of(offset)?;
+        let (_, parts) = self.apart.range(..=offset).next_back()?;
+        Some((parts, topic))
+    }
+
+    /// Has a frame read whole from now on.
+    pub fn forget_parts_of(&mut self, offset: Offset) {
+        if let Some((base, _)) = self.apart.range(..=offset).next_back() {
+            self.apart.remove(&base.clone());
+        }
+    }
+
     /// A segment has an index file: what memory had for it is not needed any more.
     pub fn has_index(&mut self, segment: SegmentSpan) {
         self.distrusted.remove(&segment.segment_no);
         self.open.retain(|(base, _)| *base != segment.base);
+        let mut behind = self.apart.split_off(&segment.end);
+        self.apart.split_off(&segment.base);
+        self.apart.append(&mut behind);
         // An active segment that begins there too, behind one without records, keeps its own.
         if segment.base < segment.end && segment.base != self.active {
             self.in_memory.remove(&segment.base);
@@ -87,6 +122,7 @@ impl<D: Disk> SegmentIndexes<D> {
     /// Forgets what belongs to segments that are gone.
     pub fn forget_below(&mut self, first: Offset) {
         self.in_memory = self.in_memory.split_off(&first);
+        self.apart = self.apart.split_off(&first);
         self.open.retain(|(base, _)| *base >= first);
         self.selections.retain(|(_, base), _| *base >= first);
     }
@@ -188,6 +224,21 @@ impl<D: Disk> SegmentIndexes<D> {
         self.limit_open();
         self.open.push_back(opened?);
         self.open.back_mut().map(|(_, segment)| segment)
+    }
+
+    /// Returns the topic of what a filter found in the segment that was asked or opened last, when it is of one.
+    pub fn only_topic(
+        &self,
+        span: SegmentSpan,
+        filters: &[Filter],
+    ) -> Result<Option<Bytes>, SealedError<FileError>> {
+        let ([filter], Some((_, segment))) = (filters, self.open.back()) else { return Ok(None) };
+        match self.selections.get(&(filter.clone(), span.base)) {
+            Some(Selection::Sealed(topics)) => {
+                Ok(segment.index().only_topic(topics)?.map(Bytes::from))
+            }
+            Some(Selection::InMemory(_)) | None => Ok(None),
+        }
     }
 
     /// Answers from memory until the file of a segment is built again.

@@ -1,0 +1,72 @@
+//! Whether records are read with all that is between them: for those who read on, and not for those who want one here and one there.
+
+use std::ops::Range;
+
+/// Records with no more than this between them are near.
+const NEAR_BYTES: u64 = 8 << 10;
+/// After so many near ones their frame is read: two may be near by chance.
+const NEAR_MIN: u32 = 2;
+/// Shorter frames are always read whole.
+const LONG_FRAME_BYTES: u64 = 32 << 10;
+
+/// Where the last record was that was not in memory.
+#[derive(Debug, Default)]
+pub struct Course {
+    /// The segment, and the byte in it behind what was read.
+    last: Option<(u64, u64)>,
+    near: u32,
+}
+
+impl Course {
+    /// Comes to a record in a segment's file, and the frame that it is in. Returns true when the frame is to be read, and then goes on behind it.
+    pub fn comes_to(&mut self, segment_no: u64, record: Range<u64>, frame: Range<u64>) -> bool {
+        let is_near =
+            |(of, at): (u64, u64)| of == segment_no && at.abs_diff(record.start) < NEAR_BYTES;
+        self.near = if self.last.is_some_and(is_near) { self.near + 1 } else { 0 };
+        let is_whole = self.near >= NEAR_MIN || frame.end - frame.start < LONG_FRAME_BYTES;
+        self.last = Some((segment_no, if is_whole { frame.end } else { record.end }));
+        is_whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    /// Reads records of a KiB in frames of a hundred; returns how many records and how many frames are read.
+    fn read(starts: impl IntoIterator<Item = u64>) -> (usize, usize) {
+        let (mut course, mut alone, mut frames) = (Course::default(), 0, Vec::new());
+        for start in starts {
+            let frame = start / (100 * KIB);
+            if frames.last() == Some(&frame) {
+                continue;
+            }
+            let bytes = frame * 100 * KIB..(frame + 1) * 100 * KIB;
+            match course.comes_to(1, start..start + KIB, bytes) {
+                true => frames.push(frame),
+                false => alone += 1,
+            }
+        }
+        (alone, frames.len())
+    }
+
+    #[test]
+    fn who_reads_on_reads_frames_and_who_wants_few_reads_those() {
+        assert_eq!(read((0..1000).map(|at| at * KIB)), (2, 10), "all");
+        assert_eq!(read((0..1000).step_by(3).map(|at| at * KIB)), (2, 10), "every third");
+        assert_eq!(read((0..1000).step_by(20).map(|at| at * KIB)), (50, 0), "every twentieth");
+        let pairs = (0..10).flat_map(|at| [at * 100 * KIB, (at * 100 + 1) * KIB]);
+        assert_eq!(read(pairs), (20, 0), "two here and two there");
+    }
+
+    #[test]
+    fn short_frames_are_read_and_places_of_other_segments_are_not_near() {
+        let mut course = Course::default();
+        assert!(course.comes_to(1, 0..10, 0..LONG_FRAME_BYTES - 1));
+        let long = 0..LONG_FRAME_BYTES;
+        let whole = [1, 2, 3, 3, 3].map(|segment| course.comes_to(segment, 0..10, long.clone()));
+        assert_eq!(whole, [false, false, false, false, true]);
+    }
+}
