@@ -110,8 +110,8 @@ impl<D: Disk> Log<D> {
         self.placed(parts.index).is_none()
     }
 
-    /// Reads one message out of its frame's file, of which the topic is known. Without its producer it is a part less; `None` where the offset
-    /// holds a control or is not in the frame. An error says that the frame must be asked.
+    /// Reads one message, of which the topic is known, out of its segment's file. Without its producer it is a part less; `None` where the
+    /// offset is not in the frame. After an error, as for a control, the frame must be asked.
     pub fn read_part(
         &self,
         parts: &FrameParts,

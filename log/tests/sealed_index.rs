@@ -6,12 +6,15 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use fluxmq_log::disk::{Disk, DiskFile};
 use fluxmq_log::format::{
     BatchBuilder, BatchReader, BatchRecord, FLAG_ROLL, FrameKind, Message, MessageRecord, Producer,
 };
 use fluxmq_log::sim_disk::{Crash, SimDisk};
-use fluxmq_log::{BuildIndexError, Entry, Log, Offset, RecordError, SegmentSpan, SnapshotAt};
+use fluxmq_log::{
+    BuildIndexError, Entry, FrameParts, Log, Offset, RecordError, SegmentSpan, SnapshotAt,
+};
 use support::*;
 
 /// A sealed segment of six frames, in them four topics and two queues, and an active one behind it; all of it committed.
@@ -299,8 +302,14 @@ fn a_segment_that_was_rolled_without_a_seal_and_one_without_records_are_indexed_
 
 /// A sealed segment of three long frames, with every field that a message can have, and controls; an active one behind it.
 fn long_frames() -> (SimDisk, Log<SimDisk>) {
+    let (disk, log, _) = long_frames_apart();
+    (disk, log)
+}
+
+/// The same, and the parts of the three.
+fn long_frames_apart() -> (SimDisk, Log<SimDisk>, Vec<FrameParts>) {
     let disk = SimDisk::new(1);
-    let mut log = open_clean(&disk);
+    let (mut log, mut parts) = (open_clean(&disk), Vec::new());
     for _ in 0..3 {
         let index = log.last_index() + 1;
         let ts = 1_000 + index * 10;
@@ -329,11 +338,13 @@ fn long_frames() -> (SimDisk, Log<SimDisk>) {
             });
         }
         log.append(Entry::from_batch(index, 1, 0, batch.finish())).unwrap();
+        let frame = log.entries(index, index + 1, 1).unwrap().remove(0);
+        parts.push(log.take_apart(&frame).unwrap());
     }
     seal(&mut log);
     append_and_flush(&mut log, 1);
     build(&mut log);
-    (disk, log)
+    (disk, log, parts)
 }
 
 /// The messages of a segment by their offsets, read with their frames. Route sets are known to frames only.
@@ -376,6 +387,61 @@ fn rot_in_the_blocks_of_a_record_is_noticed_and_elsewhere_is_not_looked_at() {
         let mut segment = log.open_indexed(0).unwrap().unwrap();
         for (offset, expected) in right.iter().skip(20).step_by(13) {
             match segment.read(*offset) {
+                Ok(found) => {
+                    assert_eq!(&found, expected, "byte {byte}");
+                    served += 1;
+                }
+                Err(error) => {
+                    assert!(matches!(error, RecordError::Block { .. }), "{error}");
+                    noticed += 1;
+                }
+            }
+        }
+    }
+    assert!(noticed > 20 && served > 20, "{noticed} noticed, {served} served");
+}
+
+#[test]
+fn a_record_of_a_frame_that_was_taken_apart_is_read_with_all_it_has() {
+    let (_, log, parts) = long_frames_apart();
+    for (offset, expected) in by_frames(&log) {
+        let frame = (offset.0 / 60) as usize;
+        for (number, parts) in parts.iter().enumerate() {
+            assert_eq!(parts.place_of(offset).is_some(), number == frame, "offset {offset}");
+        }
+        let topic = expected.as_ref().map_or(Bytes::new(), |message| message.topic.clone());
+        let read =
+            |with_producer| log.read_part(&parts[frame], offset, topic.clone(), with_producer);
+        let Some(expected) = expected else {
+            assert!(matches!(read(true), Err(RecordError::Batch(_))), "offset {offset}: a control");
+            continue;
+        };
+        let place = parts[frame].place_of(offset).unwrap();
+        assert!(
+            (4096..4096 + 900).contains(&(place.end - place.start)) || offset.0 % 60 > 50,
+            "{place:?}"
+        );
+        assert_eq!(read(false).unwrap(), Some(Message { producer: None, ..expected.clone() }));
+        assert_eq!(read(true).unwrap(), Some(expected), "offset {offset}");
+        assert_eq!(log.read_part(&parts[(frame + 1) % 3], offset, topic, true).unwrap(), None);
+    }
+    let short = &log.entries(5, 6, 1).unwrap()[0];
+    assert!(log.take_apart(short).is_none(), "it is read whole");
+}
+
+#[test]
+fn rot_in_a_part_is_noticed_and_elsewhere_is_not_looked_at() {
+    let (disk, log, parts) = long_frames_apart();
+    let right = by_frames(&log);
+    let (mut noticed, mut served) = (0, 0);
+    for byte in (4096..45_000).step_by(331) {
+        let rotten = disk.crash_image(Crash::Process);
+        rotten.flip_bit(&segment_file(0), byte * 8 + byte % 8).unwrap();
+        let log = open(&rotten);
+        for (offset, expected) in right.iter().skip(20).step_by(13) {
+            let Some(message) = expected else { continue };
+            let frame = &parts[(offset.0 / 60) as usize];
+            match log.read_part(frame, *offset, message.topic.clone(), true) {
                 Ok(found) => {
                     assert_eq!(&found, expected, "byte {byte}");
                     served += 1;
