@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fluxmq::model::queue::{Overflow, QueueLimits};
 use fluxmq::model::{Command, Credit, Effect, Filter, Outcome, QoS, QueueSettings, Refusal, Token};
-use fluxmq::partition::request::{ConnectionId, QueueAction};
+use fluxmq::partition::request::{ConnectionId, Position, QueueAction};
+use fluxmq_index::Offset;
 
-use crate::consumers::consume;
+use crate::consumers::{consume, name};
 use crate::world::{World, message, with_one_and_four};
 
 const ONCE: QoS = QoS::AtLeastOnce;
@@ -74,6 +75,33 @@ fn what_comes_back_waits() {
         assert!(!publish(&mut world, publisher, 100), "8,500 wait");
         world.manage("jobs", QueueAction::Purge).unwrap();
         assert!(publish(&mut world, publisher, 5_000));
+    });
+}
+
+/// It was taken for settled until it was settled again.
+#[test]
+fn what_a_member_settles_while_a_seek_is_on_its_way_waits_again() {
+    with_one_and_four(|mut world| {
+        let publisher = bounded(&mut world, 5_000, Overflow::RejectPublish);
+        assert!(publish(&mut world, publisher, 4_000));
+        let (worker, _) = world.open("worker", true, 0);
+        consume(&mut world, worker, (1, "jobs"), Credit::Granted(1)).expect("consumes");
+        let out = world.deliveries(worker).remove(0);
+
+        world.stalled = Some(world.placement.queue(&name("jobs")));
+        let seek = QueueAction::Seek { group: name("default"), to: Position::Earliest };
+        let sought = world.begin_to_manage("jobs", seek);
+        world.settle(worker, out.id, Outcome::Accepted);
+        assert_eq!(world.managed(sought), None, "it is being flushed");
+        world.stalled = None;
+        world.run();
+        assert!(matches!(world.managed(sought), Some(Ok(_))));
+
+        let group = &world.stats("jobs").groups[0];
+        assert_eq!((group.committed, group.pending), (Offset(0), 0), "it waits");
+        assert!(publish(&mut world, publisher, 1_000));
+        world.pass(100);
+        assert!(!publish(&mut world, publisher, 11), "5,000 wait");
     });
 }
 

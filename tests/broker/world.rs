@@ -386,12 +386,23 @@ impl World {
 
     /// Asks for something of a queue that no protocol asks for, and runs until it is answered.
     pub fn manage(&mut self, queue: &str, action: QueueAction) -> Result<QueueAnswer, Refusal> {
+        let token = self.begin_to_manage(queue, action);
+        self.managed(token).expect("answered")
+    }
+
+    /// The same where it cannot be answered yet.
+    pub fn begin_to_manage(&mut self, queue: &str, action: QueueAction) -> Token {
         let queue = QueueName::from_text(Bytes::from(queue.to_owned())).expect("a name");
         let token = self.steward.ask(queue, action);
         self.run();
-        let (answered, result) = self.steward.poll_answer().expect("answered");
+        token
+    }
+
+    /// What was answered, if it was.
+    pub fn managed(&mut self, token: Token) -> Option<Result<QueueAnswer, Refusal>> {
+        let (answered, result) = self.steward.poll_answer()?;
         assert_eq!(answered, token);
-        result
+        Some(result)
     }
 
     /// Declares a queue; panics when it is refused.
