@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq::model::queue::{Overflow, QueueLimits};
-use fluxmq::model::{Command, Credit, Effect, Filter, Outcome, QoS, QueueSettings, Refusal, Token};
+use fluxmq::model::{
+    Command, Credit, DeliveryId, Effect, Filter, Outcome, QoS, QueueSettings, Refusal, Token,
+};
 use fluxmq::partition::request::{ConnectionId, Position, QueueAction};
 use fluxmq_index::Offset;
 
@@ -28,6 +30,16 @@ fn publish(world: &mut World, by: ConnectionId, bytes: usize) -> bool {
         Err(Refusal::Quota { .. }) => false,
         Err(other) => panic!("{other:?}"),
     }
+}
+
+/// A queue that refuses from 5,000 bytes on, with one message of so many, which a worker has; who publishes, the worker, and what it has.
+fn with_one_out(world: &mut World, bytes: usize) -> (ConnectionId, ConnectionId, DeliveryId) {
+    let publisher = bounded(world, 5_000, Overflow::RejectPublish);
+    assert!(publish(world, publisher, bytes));
+    let (worker, _) = world.open("worker", true, 0);
+    consume(world, worker, (1, "jobs"), Credit::Granted(1)).expect("consumes");
+    let out = world.deliveries(worker).remove(0);
+    (publisher, worker, out.id)
 }
 
 fn kept(world: &mut World) -> (u64, u64) {
@@ -62,14 +74,10 @@ fn bytes_that_are_out_make_no_queue_too_long() {
 #[test]
 fn what_comes_back_waits() {
     with_one_and_four(|mut world| {
-        let publisher = bounded(&mut world, 5_000, Overflow::RejectPublish);
-        assert!(publish(&mut world, publisher, 4_000));
-        let (worker, _) = world.open("worker", true, 0);
-        consume(&mut world, worker, (1, "jobs"), Credit::Granted(1)).expect("consumes");
-        let out = world.deliveries(worker).remove(0);
+        let (publisher, worker, out) = with_one_out(&mut world, 4_000);
         (0..45).for_each(|_| assert!(publish(&mut world, publisher, 100)));
 
-        world.settle(worker, out.id, Outcome::Released);
+        world.settle(worker, out, Outcome::Released);
         world.pass(100);
 
         assert!(!publish(&mut world, publisher, 100), "8,500 wait");
@@ -82,16 +90,12 @@ fn what_comes_back_waits() {
 #[test]
 fn what_a_member_settles_while_a_seek_is_on_its_way_waits_again() {
     with_one_and_four(|mut world| {
-        let publisher = bounded(&mut world, 5_000, Overflow::RejectPublish);
-        assert!(publish(&mut world, publisher, 4_000));
-        let (worker, _) = world.open("worker", true, 0);
-        consume(&mut world, worker, (1, "jobs"), Credit::Granted(1)).expect("consumes");
-        let out = world.deliveries(worker).remove(0);
+        let (publisher, worker, out) = with_one_out(&mut world, 4_000);
 
         world.stalled = Some(world.placement.queue(&name("jobs")));
         let seek = QueueAction::Seek { group: name("default"), to: Position::Earliest };
         let sought = world.begin_to_manage("jobs", seek);
-        world.settle(worker, out.id, Outcome::Accepted);
+        world.settle(worker, out, Outcome::Accepted);
         assert_eq!(world.managed(sought), None, "it is being flushed");
         world.stalled = None;
         world.run();
@@ -110,11 +114,7 @@ fn what_a_member_settles_while_a_seek_is_on_its_way_waits_again() {
 fn a_purge_leaves_what_is_out_as_long_as_it_is() {
     for (out_bytes, others) in [(4_000, 11), (11, 500)] {
         with_one_and_four(|mut world| {
-            let publisher = bounded(&mut world, 5_000, Overflow::RejectPublish);
-            assert!(publish(&mut world, publisher, out_bytes));
-            let (worker, _) = world.open("worker", true, 0);
-            consume(&mut world, worker, (1, "jobs"), Credit::Granted(1)).expect("consumes");
-            assert_eq!(world.deliveries(worker).len(), 1);
+            let (publisher, ..) = with_one_out(&mut world, out_bytes);
             (0..9).for_each(|_| assert!(publish(&mut world, publisher, others)));
 
             world.manage("jobs", QueueAction::Purge).unwrap();
