@@ -9,7 +9,7 @@ use crate::housekeeping::quarantine;
 use crate::layout::segment_path;
 use crate::manifest_edit::Edit;
 use crate::recovery::OpenError;
-use crate::snapshot_store::SnapshotAt;
+use crate::snapshot_store::{Origin, SnapshotAt};
 
 impl<D: Disk> Fenced<D> {
     /// Gives up the segment with a hole and all before it: another replica's log begins with `begins`, so history is over up to there.
@@ -25,27 +25,26 @@ impl<D: Disk> Fenced<D> {
                 // A log cannot begin where nobody knows what is.
                 if found.is_none() {
                     break;
-                } else {
-                    continue;
-                };
+                }
+                continue;
             };
-            let SegmentHeader { base_index, prev_term: term, base_offset: end, .. } = header;
-            let base = SnapshotAt { index: base_index.saturating_sub(1), term, end };
-            if base_index > begins || newest < base.index {
+            let base = base_of(&header);
+            if header.base_index > begins || newest < base.index {
                 break;
             }
             if found.is_none() || self.has_snapshot(base)? {
-                found = Some((number, base));
+                found = Some((number, header));
             }
         }
-        let Some((first, base)) = found else { return Ok(false) };
-        self.drop_before(first, base)?;
+        let Some((first, header)) = found else { return Ok(false) };
+        self.drop_before(first, &header)?;
         Ok(true)
     }
 
     /// The log begins with a segment. What can be read of those before it may be of use to somebody: they are kept in `quarantine/`.
-    fn drop_before(&mut self, first: usize, base: SnapshotAt) -> Result<(), OpenError> {
+    fn drop_before(&mut self, first: usize, header: &SegmentHeader) -> Result<(), OpenError> {
         self.patch = None;
+        let base = base_of(header);
         let numbers: Vec<u64> = self.spans[..first].iter().map(|span| span.segment_no).collect();
         let paths = numbers.iter().map(|segment_no| segment_path(&self.dir, *segment_no));
         let there: Vec<PathBuf> = paths.filter(|path| self.disk.open_read(path).is_ok()).collect();
@@ -53,12 +52,19 @@ impl<D: Disk> Fenced<D> {
         let older: Vec<Edit> =
             older.map(|(index, _)| Edit::DropSnapshot { index: *index }).collect();
         let drops = numbers.into_iter().map(|segment_no| Edit::Drop { segment_no });
-        let edits: Vec<Edit> =
-            std::iter::once(Edit::Base(base)).chain(drops).chain(older).collect();
+        // Were its only segment cut, the next one would be the same as everybody else's.
+        let begins = [Edit::Base(base), Edit::Origin(Origin::of(header))];
+        let edits: Vec<Edit> = begins.into_iter().chain(drops).chain(older).collect();
         self.manifest.append(&edits)?;
         quarantine(&self.disk, &self.dir, &there)?;
         self.spans.drain(..first);
         self.check_again_from(0);
         Ok(())
     }
+}
+
+/// The entry that the log begins after where it begins with a segment.
+fn base_of(header: &SegmentHeader) -> SnapshotAt {
+    let SegmentHeader { base_index, prev_term: term, base_offset: end, .. } = *header;
+    SnapshotAt { index: base_index.saturating_sub(1), term, end }
 }

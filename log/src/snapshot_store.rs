@@ -16,6 +16,7 @@ use bytes::Bytes;
 use fluxmq_index::Offset;
 
 use crate::disk::{Disk, DiskFile};
+use crate::format::SegmentHeader;
 use crate::format::varint::{u32_at, u64_at};
 use crate::layout::{
     AtPath, FileError, parent, read_if_there, remove_if_there, snapshot_path, sync_dir, temporary,
@@ -48,6 +49,14 @@ pub struct Origin {
     pub capacity_bytes: u64,
     /// Log time of its first frame.
     pub base_ts: u64,
+}
+
+impl Origin {
+    /// Returns how a segment begins.
+    pub(crate) fn of(header: &SegmentHeader) -> Origin {
+        let SegmentHeader { segment_no, prev_chain, capacity_bytes, base_ts, .. } = *header;
+        Origin { segment_no, prev_chain, capacity_bytes, base_ts }
+    }
 }
 
 impl SnapshotAt {

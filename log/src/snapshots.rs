@@ -70,7 +70,7 @@ impl<D: Disk> Log<D> {
 
     /// Returns how the first segment begins; `None` while there is none and there was none.
     pub fn origin(&self) -> Option<Origin> {
-        self.segments.first().map(origin_of).or(self.origin)
+        self.segments.first().map(|first| Origin::of(&first.header)).or(self.origin)
     }
 
     /// Reads what a replica needs that is behind the first entry: the snapshot that the log begins after, and how the segment behind it
@@ -205,14 +205,5 @@ impl<D: Disk> Log<D> {
             return Err(SnapshotError::FlushInFlight);
         }
         Ok(())
-    }
-}
-
-fn origin_of(segment: &Segment) -> Origin {
-    Origin {
-        segment_no: segment.segment_no(),
-        prev_chain: segment.header.prev_chain,
-        capacity_bytes: segment.header.capacity_bytes,
-        base_ts: segment.header.base_ts,
     }
 }

@@ -10,7 +10,7 @@ use fluxmq_log::disk::Disk;
 use fluxmq_log::format::Frame;
 use fluxmq_log::sim_disk::SimDisk;
 use fluxmq_log::{
-    Fenced, Hole, Log, Mended, OpenError, PatchError, RangeAnswer, RangeRequest, SnapshotAt,
+    Entry, Fenced, Hole, Log, Mended, OpenError, PatchError, RangeAnswer, RangeRequest, SnapshotAt,
     SnapshotError,
 };
 use support::*;
@@ -213,6 +213,47 @@ fn a_log_that_begins_behind_damage_begins_after_a_snapshot_where_it_has_one() {
             assert_eq!(log.given_snapshot().unwrap().unwrap().at, later);
         }
     }
+}
+
+/// The entries behind may never have been committed: where all of them are cut, the next segment is the same file as on the others.
+#[test]
+fn a_log_that_is_left_with_nothing_behind_its_snapshot_goes_on_as_the_others_do() {
+    let disks = replicas();
+    let (disk, peer) = (&disks[0], &disks[1]);
+    let base = save_at_end(disk, 3);
+    let begins = segment(disk, 4).base_index;
+    let behind = open(peer).entries(begins, open(peer).last_index() + 1, u64::MAX).unwrap();
+    disk.flip_bit(&segment_file(0), 6000).unwrap();
+    let mut fenced = fence(disk);
+    let hole = fenced.holes()[0].clone();
+    assert!(fenced.begin_after(&hole, begins).unwrap());
+    while fenced.check_next().unwrap() {}
+    let (mut log, _) = fenced.finish().unwrap();
+    log.truncate_suffix(base + 1).unwrap();
+    assert_eq!((log.first_index(), log.last_index()), (base + 1, base));
+    drop(log);
+
+    let mut log = open(disk);
+    for Frame { header: it, body } in behind {
+        log.append(Entry {
+            index: it.index,
+            term: it.term,
+            kind: it.kind,
+            flags: it.flags,
+            base_ts: it.base_ts,
+            commit_hint: it.commit_hint,
+            record_count: it.record_count,
+            max_ts_delta: it.max_ts_delta,
+            tables_len: it.tables_len,
+            topic_count: it.topic_count,
+            body,
+        })
+        .unwrap();
+    }
+    log.flush().unwrap();
+    let head = |disk: &SimDisk| disk.contents()[&segment_file(4)].clone().unwrap()[..4096].to_vec();
+    assert_eq!(head(disk), head(peer));
+    assert_eq!(canonical(&frames(&log)), canonical(&frames(&open(peer)))[base as usize..]);
 }
 
 /// A log that begins behind damage, and is cut before the only snapshot it had, begins anew: nothing says what the views were (seed 1795362957498).
