@@ -4,7 +4,6 @@
 //! go out while its own flush runs (Raft thesis §10.2.1); what promises entries waits for the flush that holds them. A group of one
 //! takes the same path: its own flush is the majority.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -159,8 +158,7 @@ impl<D: Disk> Node<D> {
         let last_ts = log.last_ts();
         let alone = members.voters() == [member.id];
         let committed = committed(&log, applied)?;
-        let store =
-            Store { log, members, committed, failed: OnceCell::new(), offer: OnceCell::new() };
+        let store = Store::new(log, members, committed);
         let raw = RawNode::new(&config, store, &logger(address.partition))?;
         let mut node = Node {
             raw,

@@ -30,6 +30,8 @@ pub(super) struct Store<D: Disk> {
     pub(super) failed: OnceCell<ReadError>,
     /// The snapshot that the log begins after, while somebody fetches it.
     pub(super) offer: OnceCell<Offer>,
+    /// Somebody needed it, and it is not here: that was said.
+    pub(super) lacks_base: OnceCell<()>,
 }
 
 impl<D: Disk> Storage for Store<D> {
@@ -85,7 +87,16 @@ impl<D: Disk> Storage for Store<D> {
         if self.offer.get().is_none() {
             match self.make_offer() {
                 Ok(Some(offer)) => drop(self.offer.set(offer)),
-                Ok(None) => {}
+                Ok(None) => {
+                    if self.lacks_base.set(()).is_ok() {
+                        let base = self.log.base().index;
+                        tracing::warn!(
+                            base,
+                            to,
+                            "a replica needs the snapshot that the log begins after, which is not here: it waits until the log is trimmed to a later one, or another replica leads"
+                        );
+                    }
+                }
                 Err(error) => {
                     tracing::error!(%error, "the snapshot that the log begins after cannot be given away");
                 }
@@ -106,6 +117,12 @@ enum OfferError {
 }
 
 impl<D: Disk> Store<D> {
+    /// Owns a log from here on, of a group of these members, committed up to there.
+    pub(super) fn new(log: Log<D>, members: Members, committed: u64) -> Store<D> {
+        let (failed, offer, lacks_base) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Store { log, members, committed, failed, offer, lacks_base }
+    }
+
     /// Reads the snapshot that the log begins after; `None` when it begins with its first entry, or does not have it (ADR 0035).
     fn make_offer(&self) -> std::result::Result<Option<Offer>, OfferError> {
         let Some(given) = self.log.given_snapshot()? else { return Ok(None) };
