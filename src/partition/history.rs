@@ -238,8 +238,8 @@ impl<D: Disk> History<D> {
         Ok(is_there.then_some(Fetched::InFrame(frame, offset)))
     }
 
-    /// Fetches a message without its frame, where that reads less: far from the last one, and its frame is long. `None` sends the
-    /// reader to the frame, also when it cannot be read this way.
+    /// Fetches a message without its frame, where that is long and nobody reads on there ([`Course`]). `None` sends the reader to the frame,
+    /// also when it cannot be read this way.
     fn fetch_alone(
         &mut self,
         log: &Log<D>,
@@ -309,9 +309,11 @@ impl<D: Disk> History<D> {
         };
         match read {
             Ok(message) => to_stored(message?),
+            // Reading the frame says what is wrong with the disk.
+            Err(RecordError::File(_)) => None,
             Err(error) => {
                 tracing::warn!(%offset, %error, "a part of a frame is not as it was: it is read whole");
-                self.indexes.forget_parts_of(offset);
+                self.indexes.forget_parts_of(span, offset);
                 None
             }
         }

@@ -1,30 +1,46 @@
 //! Whether records are read with all that is between them: for those who read on, and not for those who want one here and one there.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 /// Records with no more than this between them are near.
 const NEAR_BYTES: u64 = 8 << 10;
 /// After so many near ones their frame is read: two may be near by chance.
 const NEAR_MIN: u32 = 2;
+/// So many who read one record at a time are told apart.
+const PLACES_MAX: usize = 8;
 /// Shorter frames are always read whole.
 const LONG_FRAME_BYTES: u64 = 32 << 10;
 
-/// Where the last record was that was not in memory.
+/// Where the last records were that were not in memory.
 #[derive(Debug, Default)]
 pub struct Course {
-    /// The segment, and the byte in it behind what was read.
-    last: Option<(u64, u64)>,
+    places: VecDeque<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    segment_no: u64,
+    /// The byte behind what was read.
+    end: u64,
+    /// How many were near one another up to here.
     near: u32,
 }
 
 impl Course {
     /// Comes to a record in a segment's file, and the frame that it is in. Returns true when the frame is to be read, and then goes on behind it.
     pub fn comes_to(&mut self, segment_no: u64, record: Range<u64>, frame: Range<u64>) -> bool {
-        let is_near =
-            |(of, at): (u64, u64)| of == segment_no && at.abs_diff(record.start) < NEAR_BYTES;
-        self.near = if self.last.is_some_and(is_near) { self.near + 1 } else { 0 };
-        let is_whole = self.near >= NEAR_MIN || frame.end - frame.start < LONG_FRAME_BYTES;
-        self.last = Some((segment_no, if is_whole { frame.end } else { record.end }));
+        let is_near = |place: &Place| {
+            place.segment_no == segment_no && place.end.abs_diff(record.start) < NEAR_BYTES
+        };
+        let last = self.places.iter().position(is_near).and_then(|at| self.places.remove(at));
+        let near = last.map_or(0, |last| last.near + 1);
+        let is_whole = near >= NEAR_MIN || frame.end - frame.start < LONG_FRAME_BYTES;
+        let end = if is_whole { frame.end } else { record.end };
+        self.places.push_back(Place { segment_no, end, near });
+        if self.places.len() > PLACES_MAX {
+            self.places.pop_front();
+        }
         is_whole
     }
 }
@@ -59,6 +75,19 @@ mod tests {
         assert_eq!(read((0..1000).step_by(20).map(|at| at * KIB)), (50, 0), "every twentieth");
         let pairs = (0..10).flat_map(|at| [at * 100 * KIB, (at * 100 + 1) * KIB]);
         assert_eq!(read(pairs), (20, 0), "two here and two there");
+    }
+
+    #[test]
+    fn readers_that_take_turns_are_told_apart() {
+        let mut course = Course::default();
+        for (record, is_whole) in [(0, false), (1, false), (2, true), (100, true), (200, true)] {
+            for reader in 0..PLACES_MAX as u64 {
+                let (start, frame) = (record * KIB, record / 100 * 100 * KIB);
+                let frame = frame..frame + 100 * KIB;
+                let is_read = course.comes_to(reader, start..start + KIB, frame);
+                assert_eq!(is_read, is_whole, "record {record} of reader {reader}");
+            }
+        }
     }
 
     #[test]

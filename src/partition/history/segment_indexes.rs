@@ -31,9 +31,6 @@ const IN_MEMORY_MAX: usize = 4;
 const OPEN_FILES_MAX: usize = 16;
 const OPEN_BYTES_MAX: usize = 64 << 20;
 
-/// Frames of which parts can be read: the long ones of five segments.
-const FRAMES_APART_MAX: usize = 5 << 12;
-
 /// The indexes of a log's segments: those in memory, and the files that are open.
 pub struct SegmentIndexes<D: Disk> {
     /// Base offset of the segment that grows.
@@ -45,8 +42,8 @@ pub struct SegmentIndexes<D: Disk> {
     /// Segments whose index file gave no answer.
     distrusted: BTreeSet<u64>,
     selections: HashMap<(Filter, Offset), Selection>,
-    /// Long frames of segments that have no file, by base offset, as they were applied.
-    apart: BTreeMap<Offset, FrameParts>,
+    /// Long frames of segments that have an index in memory, as they were applied: by base offset of the segment, and their own.
+    apart: BTreeMap<Offset, BTreeMap<Offset, FrameParts>>,
 }
 
 /// The topics of one segment that match a filter.
@@ -85,37 +82,40 @@ impl<D: Disk> SegmentIndexes<D> {
     /// Notes where the parts of a frame are that was just applied.
     pub fn take_apart(&mut self, log: &Log<D>, frame: &Frame) {
         if let Some(parts) = log.take_apart(frame) {
-            self.apart.insert(frame.header.base_offset, parts);
-        }
-        if self.apart.len() > FRAMES_APART_MAX {
-            self.apart.pop_first();
+            let frames = self.apart.entry(self.active).or_default();
+            frames.insert(frame.header.base_offset, parts);
         }
     }
 
     /// Returns the parts of a record's frame, and its topic, where a segment that has no file knows them.
     pub fn apart(&self, span: SegmentSpan, offset: Offset) -> Option<(&FrameParts, &[u8])> {
         let topic = self.in_memory.get(&span.base)?.topic_of(offset)?;
-        let (_, parts) = self.apart.range(..=offset).next_back()?;
+        let (_, parts) = self.apart.get(&span.base)?.range(..=offset).next_back()?;
         Some((parts, topic))
     }
 
     /// Has a frame read whole from now on.
-    pub fn forget_parts_of(&mut self, offset: Offset) {
-        if let Some((base, _)) = self.apart.range(..=offset).next_back() {
-            self.apart.remove(&base.clone());
+    pub fn forget_parts_of(&mut self, span: SegmentSpan, offset: Offset) {
+        let Some(frames) = self.apart.get_mut(&span.base) else { return };
+        if let Some(base) = frames.range(..=offset).next_back().map(|(base, _)| *base) {
+            frames.remove(&base);
         }
+    }
+
+    fn forget_memory_of(&mut self, base: Offset) {
+        self.in_memory.remove(&base);
+        self.apart.remove(&base);
     }
 
     /// A segment has an index file: what memory had for it is not needed any more.
     pub fn has_index(&mut self, segment: SegmentSpan) {
         self.distrusted.remove(&segment.segment_no);
         self.open.retain(|(base, _)| *base != segment.base);
-        let mut behind = self.apart.split_off(&segment.end);
-        self.apart.split_off(&segment.base);
-        self.apart.append(&mut behind);
+        // What begins where a file began may have other numbers for its topics.
+        self.selections.retain(|(_, base), _| *base != segment.base);
         // An active segment that begins there too, behind one without records, keeps its own.
         if segment.base < segment.end && segment.base != self.active {
-            self.in_memory.remove(&segment.base);
+            self.forget_memory_of(segment.base);
         }
     }
 
@@ -288,7 +288,7 @@ impl<D: Disk> SegmentIndexes<D> {
         while self.in_memory.len() > IN_MEMORY_MAX + 1 {
             let oldest = self.in_memory.keys().copied().find(|base| *base != self.active);
             let Some(oldest) = oldest else { break };
-            self.in_memory.remove(&oldest);
+            self.forget_memory_of(oldest);
         }
     }
 
@@ -307,7 +307,9 @@ impl<D: Disk> SegmentIndexes<D> {
             if self.in_memory.len() > IN_MEMORY_MAX + 1 {
                 let others = |of: &&Offset| **of != base && **of != self.active;
                 let oldest = self.in_memory.keys().find(others).copied();
-                oldest.map(|oldest| self.in_memory.remove(&oldest));
+                if let Some(oldest) = oldest {
+                    self.forget_memory_of(oldest);
+                }
             }
         }
         Ok(&self.in_memory[&base])
