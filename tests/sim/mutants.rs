@@ -100,6 +100,7 @@ const PLANTED: &[(Bug, &[Invariant])] = &[
     (Bug::Broker(B::BytesUncounted), &[I24]),
     (Bug::Broker(B::BytesShared), &[I28]),
     (Bug::Broker(B::HistoryLeftOut), &[I32]),
+    (Bug::Broker(B::FollowersUnheeded), &[I32]),
     (Bug::Broker(B::VerbUnstored), &[I27]),
     (Bug::Broker(B::FinishedHandedOut), &[I27]),
     (Bug::Broker(B::DiedUnwritten), &[I28]),

@@ -31,7 +31,7 @@ struct Place {
     next: Offset,
     /// Where history began when it was first asked for: from then on it waits.
     start: Offset,
-    /// The end of more of it was on its way then.
+    /// The end of more of it may have been on its way then: nothing is brought before that has come.
     may_begin_later: bool,
 }
 
@@ -108,6 +108,7 @@ impl Queues {
             );
         };
         let from = std::mem::replace(&mut place.next, next);
+        place.may_begin_later = false;
         let at = format!("{:?}, p{} from {from} to {next}", view.name, source.0);
         if next <= from {
             return wrong(Invariant::I32, format!("{at}: it goes back"));
