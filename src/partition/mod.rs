@@ -528,6 +528,7 @@ impl<D: Disk> Partition<D> {
         self.node.tick()?;
         self.follow_up(out)?;
         if self.leading.is_some() {
+            self.make_way()?;
             self.groups.expire(self.now);
             self.retire()?;
             self.retain_history()?;

@@ -133,6 +133,15 @@ impl<D: Disk> Partition<D> {
         Ok(self.node.transfer(to).map_err(PartitionError::from)??)
     }
 
+    /// Hands leadership over where that may help a replica which cannot be brought up to date from here.
+    pub(super) fn make_way(&mut self) -> Result<(), PartitionError> {
+        let Some(to) = self.node.who_may_give() else { return Ok(()) };
+        self.propose()?;
+        // Who may not be handed it now may be another time.
+        let _refused = self.node.transfer(to)?;
+        Ok(())
+    }
+
     /// How this replica stands in its group.
     pub fn status(&self) -> Status {
         Status {

@@ -1,6 +1,6 @@
 //! The partition log as the Raft library reads it.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use bytes::Bytes;
 use fluxmq_log::disk::Disk;
@@ -30,8 +30,8 @@ pub(super) struct Store<D: Disk> {
     pub(super) failed: OnceCell<ReadError>,
     /// The snapshot that the log begins after, while somebody fetches it.
     pub(super) offer: OnceCell<Offer>,
-    /// Somebody needed it, and it is not here: that was said.
-    pub(super) lacks_base: OnceCell<()>,
+    /// How often somebody needed it, and it could not be given.
+    pub(super) asked_in_vain: Cell<u32>,
 }
 
 impl<D: Disk> Storage for Store<D> {
@@ -86,19 +86,13 @@ impl<D: Disk> Storage for Store<D> {
     fn snapshot(&self, _request_index: u64, to: u64) -> Result<Snapshot> {
         if self.offer.get().is_none() {
             match self.make_offer() {
-                Ok(Some(offer)) => drop(self.offer.set(offer)),
-                Ok(None) => {
-                    if self.lacks_base.set(()).is_ok() {
-                        let base = self.log.base().index;
-                        tracing::warn!(
-                            base,
-                            to,
-                            "a replica needs the snapshot that the log begins after, which is not here: it waits until the log is trimmed to a later one, or another replica leads"
-                        );
-                    }
-                }
+                Ok(offer) => drop(self.offer.set(offer)),
                 Err(error) => {
-                    tracing::error!(%error, "the snapshot that the log begins after cannot be given away");
+                    let asked = self.asked_in_vain.get();
+                    if asked == 0 {
+                        tracing::error!(%error, to, "a replica cannot be brought to where the log begins");
+                    }
+                    self.asked_in_vain.set(asked + 1);
                 }
             }
         }
@@ -114,22 +108,25 @@ enum OfferError {
     Read(#[from] SnapshotReadError),
     #[error(transparent)]
     Members(#[from] MembersError),
+    #[error("the snapshot of entry {base}, which the log begins after, is not here")]
+    Missing { base: u64 },
 }
 
 impl<D: Disk> Store<D> {
     /// Owns a log from here on, of a group of these members, committed up to there.
     pub(super) fn new(log: Log<D>, members: Members, committed: u64) -> Store<D> {
-        let (failed, offer, lacks_base) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Store { log, members, committed, failed, offer, lacks_base }
+        let (failed, offer, asked_in_vain) = Default::default();
+        Store { log, members, committed, failed, offer, asked_in_vain }
     }
 
-    /// Reads the snapshot that the log begins after; `None` when it begins with its first entry, or does not have it (ADR 0035).
-    fn make_offer(&self) -> std::result::Result<Option<Offer>, OfferError> {
-        let Some(given) = self.log.given_snapshot()? else { return Ok(None) };
+    /// Reads the snapshot that the log begins after.
+    fn make_offer(&self) -> std::result::Result<Offer, OfferError> {
+        let missing = OfferError::Missing { base: self.log.base().index };
+        let given = self.log.given_snapshot()?.ok_or(missing)?;
         let GivenSnapshot { at, origin: Some(origin), chunks: sections } = given else {
-            return Ok(None);
+            return Err(OfferError::Missing { base: given.at.index });
         };
-        Ok(Some(Offer::new(at, origin, &sections)?))
+        Ok(Offer::new(at, origin, &sections)?)
     }
 }
 

@@ -22,6 +22,9 @@ use crate::planted::{PlantedBug, is_planted};
 
 /// Ticks after which a follower asks again.
 const ASK_AGAIN_TICKS: u32 = 3;
+/// Times that a leader is asked for what it cannot give before it hands leadership over; about five seconds. Twice as many after each time.
+const ASKED_IN_VAIN_MAX: u32 = 25;
+const HAND_OVERS_COUNTED_MAX: u32 = 8;
 /// Ticks without a request after which a leader offers again.
 const OFFER_AGAIN_TICKS: u32 = 20;
 
@@ -64,6 +67,8 @@ pub(super) struct Transfers {
     installed: Option<(SnapshotAt, Vec<Bytes>)>,
     /// Ticks since each peer asked for a chunk.
     quiet: BTreeMap<ReplicaId, u32>,
+    /// How often leadership was handed over because somebody else may have what is asked for here.
+    hand_overs: u32,
     /// Bytes of one chunk.
     chunk_bytes: usize,
 }
@@ -251,6 +256,25 @@ impl<D: Disk> Node<D> {
             }
         }
         self.advance()
+    }
+
+    /// Returns to whom a leader hands over that cannot bring a replica to where its log begins: a voter that has everything, each time another.
+    /// Its log may begin after a snapshot that it has (ADR 0035).
+    pub fn who_may_give(&mut self) -> Option<ReplicaId> {
+        let asked = &self.raw.store().asked_in_vain;
+        let patience = ASKED_IN_VAIN_MAX << self.transfers.hand_overs.min(HAND_OVERS_COUNTED_MAX);
+        if self.role() != Role::Leader || asked.get() < patience {
+            return None;
+        }
+        asked.set(0);
+        let has_all = |id: &ReplicaId| {
+            let progress = self.raw.raft.prs().get(id.0);
+            *id != self.id() && progress.is_some_and(|it| it.matched >= self.commit())
+        };
+        let able: Vec<ReplicaId> = self.members().voters().into_iter().filter(has_all).collect();
+        let next = (self.transfers.hand_overs as usize).checked_rem(able.len())?;
+        self.transfers.hand_overs += 1;
+        Some(able[next])
     }
 
     /// Replaces log and views by a snapshot that has arrived. No flush is under way.

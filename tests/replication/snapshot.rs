@@ -1,5 +1,7 @@
 //! Replicas that are behind the leader's first entry.
 
+use std::path::PathBuf;
+
 use fluxmq::partition::{MemberChange, Options, ReplicaId};
 use fluxmq_log::sim_disk::SimDisk;
 
@@ -52,6 +54,28 @@ fn a_replica_behind_the_first_entry_is_given_a_snapshot_and_all_entries_after() 
     cluster.publish(away, 50, 3000);
     cluster.ticks(10);
     cluster.assert_identical();
+}
+
+/// Whoever leads next has one of its own (seed 1795440043285).
+#[test]
+fn a_leader_that_has_no_snapshot_to_give_makes_way_for_one_that_has() {
+    let (mut cluster, leader, away) = trimmed();
+    let base = cluster.partition(leader).log().base().index;
+    let disk = &cluster.replicas[&leader].disk;
+    disk.zero(&PathBuf::from(format!("p0001/snap/{base:020}.snap")), 0..5000).expect("zeroes");
+
+    cluster.start(away);
+    cluster.ticks(30);
+    assert_eq!(cluster.leader(), Some(leader), "it is asked for some seconds");
+    assert!(cluster.partition(away).log().last_index() < base);
+
+    cluster.ticks(60);
+    let next = cluster.leader().expect("somebody leads");
+    assert!(![leader, away].contains(&next), "{next} leads");
+    cluster.publish(next, 3, 100);
+    cluster.ticks(5);
+    cluster.assert_identical();
+    assert_eq!(cluster.partition(away).log().first_index(), base + 1);
 }
 
 #[test]

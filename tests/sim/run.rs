@@ -171,8 +171,11 @@ impl World {
                     continue;
                 }
                 let all = self.ledger.frames(*partition).len() as u64;
-                if !owned.partition.is_quiet() || owned.partition.applied().index < all {
-                    return Some(format!("node {number} p{} has not come to rest", partition.0));
+                let (applied, log) = (owned.partition.applied().index, owned.partition.log());
+                if !owned.partition.is_quiet() || applied < all {
+                    let at = format!("applied {applied} of {all}, log from {}", log.first_index());
+                    let what = format!("node {number} p{} has not come to rest", partition.0);
+                    return Some(format!("{what}: {at} to {}", log.last_index()));
                 }
             }
         }
