@@ -183,6 +183,65 @@ fn history_goes_on_when_a_queue_that_followed_it_is_deleted() {
     assert!(world.has_let_history_go());
 }
 
+/// Whoever brings it is lost with its process, and another one says soon where the queue is.
+#[test]
+fn history_waits_for_a_while_when_nobody_brings_it_any_more() {
+    // Whenever history is looked at next.
+    for waited in 0..11 {
+        let options = Options { history_age_max_ms: 5_000, ..Options::default() };
+        let mut world = World::with(SimDisk::new(4), 1, options).unwrap();
+        let (publisher, _) = world.open("publisher", true, 0);
+        world.declare("all", following(&["site/#"]));
+        world.steward_rests = true;
+        (0..50).for_each(|number| publish(&mut world, publisher, "site/1", number));
+        (0..150 + 10 * waited).for_each(|_| world.pass(100));
+        assert!(!world.has_let_history_go(), "the queue does not have it");
+
+        world.lose_steward();
+        (0..99).for_each(|_| world.pass(100));
+        assert!(!world.has_let_history_go(), "lost {waited} s later");
+        (0..600).for_each(|_| world.pass(100));
+        assert!(world.has_let_history_go(), "nobody asks");
+    }
+}
+
+/// What one read brings, and where the next one finds history begun, would else have a gap between them.
+#[test]
+fn history_that_is_about_to_end_is_not_read() {
+    let options = Options { history_age_max_ms: 5_000, ..Options::default() };
+    let mut world = World::with(SimDisk::new(4), 4, options).unwrap();
+    let (publisher, _) = world.open("publisher", true, 0);
+    let source = world.placement.topic(&message("a/1", "", ONCE).topic);
+    (0..110).for_each(|_| world.pass(100));
+    (0..400).for_each(|number| publish(&mut world, publisher, "a/1", number));
+    (0..45).for_each(|_| world.pass(100));
+    (400..450).for_each(|number| publish(&mut world, publisher, "a/1", number));
+    let names = (0..).map(|number| format!("q{number}"));
+    let home = |name: &String| {
+        let name = fluxmq::model::QueueName::new(Bytes::from(name.clone())).unwrap();
+        world.placement.queue(&name)
+    };
+    let queue = names.into_iter().find(|name| home(name) != source).unwrap();
+
+    // Log time of the first is over by now, and the record that says so is not flushed.
+    world.stalled = Some(source);
+    (0..20).for_each(|_| world.pass(100));
+    assert!(!world.has_let_history_go());
+    world.declare(&queue, following(&["a/#"]));
+    assert_eq!(world.stats(&queue).messages, 0, "nothing is read");
+    world.stalled = None;
+    (0..5).for_each(|_| world.pass(100));
+    assert!(world.has_let_history_go());
+
+    let numbers =
+        by_topic(&read(&mut world, "reader", &queue)).remove(&format!("$queue/{queue}/a/1"));
+    let numbers = numbers.unwrap();
+    assert!(
+        numbers.ends_with(&[449]) && numbers.is_sorted_by(|one, next| one + 1 == *next),
+        "{numbers:?}"
+    );
+}
+
 /// No history has them, so they are brought when they are published, as to every queue that is bound to their topic.
 #[test]
 fn messages_of_qos_0_are_in_it_from_its_declaration_on() {

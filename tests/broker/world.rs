@@ -484,6 +484,11 @@ impl World {
         self.run();
     }
 
+    /// The steward's connection ends, and what it was waited for with it; for another one to come it must rest no more.
+    pub fn lose_steward(&mut self) {
+        self.vanish(STEWARD);
+    }
+
     /// Notes that the network connection is over.
     pub fn hang_up(&mut self, id: ConnectionId) {
         if let Some(peer) = self.clients.get_mut(&id) {
