@@ -19,7 +19,7 @@ use crate::log::Log;
 /// Bytes of a part, and of a record more.
 const PART_BYTES: usize = 4096;
 /// Frames are taken apart from so many bytes on: shorter ones are read whole.
-const LONG_FRAME_BYTES: u64 = 32 << 10;
+pub const LONG_FRAME_BYTES: u64 = 32 << 10;
 
 /// Where the parts of one frame are.
 #[derive(Clone, Debug)]

@@ -49,7 +49,7 @@ pub use entry::{AppendError, Entry, SealDifference};
 pub use fence::{Fenced, Hole};
 pub use flush::{Flush, FlushError, Flushed};
 pub use fluxmq_index::{Offset, OffsetRange};
-pub use frame_parts::FrameParts;
+pub use frame_parts::{FrameParts, LONG_FRAME_BYTES};
 pub use hard_state::{HardState, Life};
 pub use index_file::{BuildIndexError, BuiltIndex, IndexFile, IndexJob, LogIndex, SegmentSpan};
 pub use indexed_segment::{IndexedSegment, RecordError};

@@ -276,14 +276,7 @@ impl<D: Disk> History<D> {
         if self.course.comes_to(span.segment_no, place, frame.bytes) {
             return Ok(None);
         }
-        let read = segment.read_found(offset, topic.clone(), with_publisher)?;
-        match read {
-            // What came at QoS 0 says in its name whether it was passed on.
-            Some(message) if message.qos == 0 && !with_publisher => {
-                segment.read_found(offset, topic, true)
-            }
-            read => Ok(read),
-        }
+        read_as_asked(with_publisher, |named| segment.read_found(offset, topic.clone(), named))
     }
 
     /// The same in a segment that has no file yet.
@@ -300,14 +293,8 @@ impl<D: Disk> History<D> {
             return None;
         }
         let topic = Bytes::copy_from_slice(topic);
-        let read = match log.read_part(parts, offset, topic.clone(), with_publisher) {
-            // What came at QoS 0 says in its name whether it was passed on.
-            Ok(Some(message)) if message.qos == 0 && !with_publisher => {
-                log.read_part(parts, offset, topic, true)
-            }
-            read => read,
-        };
-        match read {
+        let read = |named| log.read_part(parts, offset, topic.clone(), named);
+        match read_as_asked(with_publisher, read) {
             Ok(message) => to_stored(message?),
             // Reading the frame says what is wrong with the disk.
             Err(RecordError::File(_)) => None,
@@ -331,6 +318,18 @@ impl<D: Disk> History<D> {
         let decoded = Arc::new(decode(frame)?);
         self.decoded.keep(decoded.clone(), frame.header.frame_bytes() as usize);
         Ok(decoded)
+    }
+}
+
+/// Reads a message with who published it, where somebody asks for that or it has to be known: what came at QoS 0 says in its name whether it
+/// was passed on.
+fn read_as_asked(
+    with_publisher: bool,
+    mut read: impl FnMut(bool) -> Result<Option<Message>, RecordError>,
+) -> Result<Option<Message>, RecordError> {
+    match read(with_publisher)? {
+        Some(message) if message.qos == 0 && !with_publisher => read(true),
+        found => Ok(found),
     }
 }
 

@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use fluxmq_log::LONG_FRAME_BYTES;
+
 /// Records with no more than this between them are near.
 const NEAR_BYTES: u64 = 8 << 10;
 /// After so many near ones their frame is read: two may be near by chance.
 const NEAR_MIN: u32 = 2;
 /// So many who read one record at a time are told apart.
 const PLACES_MAX: usize = 8;
-/// Shorter frames are always read whole.
-const LONG_FRAME_BYTES: u64 = 32 << 10;
 
 /// Where the last records were that were not in memory.
 #[derive(Debug, Default)]
@@ -28,7 +28,8 @@ struct Place {
 }
 
 impl Course {
-    /// Comes to a record in a segment's file, and the frame that it is in. Returns true when the frame is to be read, and then goes on behind it.
+    /// Comes to a record in a segment's file, and the frame that it is in. Returns true when the frame is to be read, as a short one always is,
+    /// and then goes on behind it.
     pub fn comes_to(&mut self, segment_no: u64, record: Range<u64>, frame: Range<u64>) -> bool {
         let is_near = |place: &Place| {
             place.segment_no == segment_no && place.end.abs_diff(record.start) < NEAR_BYTES
